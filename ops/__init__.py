@@ -1,0 +1,1 @@
+"""Running the courier: simulator, command line, exporter, bench and configurations."""

@@ -1,0 +1,64 @@
+"""Doorbells: Celery tasks that say "something is due in this lane" and carry nothing else."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable
+from typing import Any
+
+from producers.connection import SOCKET_OPTIONS
+from schemas.keys import POLL
+from schemas.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+EXPIRES = 60
+"""Seconds after which a doorbell that no worker took is dropped; the sweep rings again."""
+
+
+def queue(namespace: str, name: str) -> str:
+    """The Celery queue of a lane, or of ``poll`` and ``enqueue`` (contract)."""
+    return f"{namespace}.{name}" if name in (POLL, "enqueue") else f"{namespace}.send.{name}"
+
+
+def task(name: str) -> tuple[str, list[str]]:
+    """The task behind a bell, and its arguments."""
+    return ("courier.poll", []) if name == POLL else ("courier.send", [name])
+
+
+class Bells:
+    """Rings through the official Celery client, made when first needed, anew after a fork."""
+
+    def __init__(self, settings: Settings, app: Any = None) -> None:
+        self._settings = settings
+        self._app, self._pid = app, os.getpid() if app is None else None
+
+    def ring(self, names: Iterable[str]) -> None:
+        """Put a doorbell on the queue of each lane (or ``poll``).
+
+        A failure is logged, not raised: the messages are stored and the sweep finds them.
+        """
+        for name in names:
+            task_name, args = task(name)
+            try:
+                self._celery().send_task(
+                    task_name,
+                    args=args,
+                    queue=queue(self._settings.namespace, name),
+                    expires=EXPIRES,
+                    ignore_result=True,
+                    retry=False,
+                )
+            except Exception as error:  # whatever the broker's transport raises
+                logger.warning(
+                    "doorbell not rung", extra={"bell": name, "error": type(error).__name__}
+                )
+
+    def _celery(self) -> Any:
+        if self._app is None or self._pid not in (None, os.getpid()):
+            from celery import Celery  # a light import of producers is a promise
+
+            self._app, self._pid = Celery(broker=self._settings.broker_url), os.getpid()
+            self._app.conf.broker_transport_options = SOCKET_OPTIONS
+        return self._app

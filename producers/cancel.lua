@@ -1,0 +1,21 @@
+-- End a message that waits and is not inside a request.
+--
+-- KEYS  1 results  2 counts  3-10 lane sets
+-- ARGV  1 record key  2 id  3 n as the caller saw it  4 attempts likewise
+--       5 from  6 to  7 head  8 tail  9 content key  10 keep ms  11 keep content ms  12 count
+--       13 ... fields
+-- Reply 'done', 'again' (the record has changed since the caller saw it), 'busy' (inside a
+-- request, or it was when its worker died) or 'gone' (it doesn't wait). Events: one if 'done'.
+#include move
+local seen = redis.call('HMGET', ARGV[1], 'status', 'set', 'n', 'attempts')
+if seen[1] ~= ARGV[5] then return 'gone' end
+if (seen[3] or '0') ~= ARGV[3] or (seen[4] or '0') ~= ARGV[4] then return 'again' end
+local lane = KEYS[2 + tonumber(seen[2])]
+local score = redis.call('ZSCORE', lane, ARGV[2])
+if not score then return 'gone' end
+if tonumber(score) % 4 == 2 then return 'busy' end
+local row = {from = ARGV[5], to = ARGV[6], head = ARGV[7], tail = ARGV[8], content = ARGV[9],
+  keep = ARGV[10], keep_content = ARGV[11], count = ARGV[12], fields = {unpack(ARGV, 13)}}
+if not move(ARGV[1], ARGV[2], KEYS[1], KEYS[2], row) then return 'gone' end
+redis.call('ZREM', lane, ARGV[2])
+return 'done'

@@ -1,0 +1,323 @@
+"""The Producer: an app's whole view of viber-courier."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, NamedTuple, TypeVar
+
+import redis
+
+from producers.bells import Bells
+from producers.connection import StoreUnavailable, connect, script, store_errors
+from producers.results import Event, read_results
+from schemas.errors import Conflict, EnqueueError, InvalidMessage, QueueFull
+from schemas.event import Change, SmsState, render
+from schemas.keys import LANES, Keys
+from schemas.message import TTL_DEFAULT, Campaign, Job, digest_of, dumps, parse_job
+from schemas.settings import Settings
+from schemas.status import Reason, Status
+
+CHUNK = 500
+"""Rows of ``enqueue_many`` that go to Redis in one round trip, and stand or fall together."""
+
+OnInvalid = Callable[[int, Any, EnqueueError], object]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """A message as its app may see it; texts and phone number are not part of it."""
+
+    id: str
+    status: Status
+    final: bool
+    reason: str | None
+    attempts: int
+    unsure: int
+    provider_id: int | None
+    provider_status: str | None
+    provider_code: str | None
+    status_at: str | None
+    sms: tuple[SmsState, ...]
+    metadata: dict[str, Any]
+
+
+class _Row(NamedTuple):
+    number: int
+    raw: Any
+    id: str
+    job: Job
+
+
+class Producer:
+    """Enqueues jobs, looks messages up, cancels them, reads result events.
+
+    One instance serves many threads, and processes forked after it was made. Methods raise
+    StoreUnavailable when Redis can't be used; repeating them with the same ids is safe.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        client: redis.Redis | None = None,
+        bells: Bells | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.settings = settings
+        self.redis = connect(settings.redis_url) if client is None else client
+        self._bells = Bells(settings) if bells is None else bells
+        self._clock = clock
+        self._keys = Keys(settings.namespace)
+        names = ("enqueue", "cancel", "reject", "get")
+        self._scripts = {name: script(self.redis, "producers", name) for name in names}
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] = os.environ) -> Producer:
+        """A Producer by the COURIER_* variables; the provider's are not needed. ConfigError."""
+        return cls(Settings.from_env(env))
+
+    def close(self) -> None:
+        """Give the connections back; the Producer may still be used and opens new ones."""
+        self.redis.close()
+
+    def enqueue(self, job: Mapping[str, Any]) -> str:
+        """Store one job and return its id, in one round trip.
+
+        Raises InvalidMessage, Conflict, QueueFull or StoreUnavailable; then nothing is stored
+        (after StoreUnavailable it may be: repeat with the same id).
+        """
+        parsed = parse_job(job, self._clock())
+        id = parsed.id or str(uuid.uuid4())
+        if self._store([_Row(0, job, id, parsed)], None):
+            raise Conflict(id)
+        return id
+
+    def enqueue_many(
+        self,
+        rows: Iterable[Mapping[str, Any]],
+        common: Mapping[str, Any] | None = None,
+        on_invalid: OnInvalid | None = None,
+    ) -> list[str]:
+        """Store a job for each row merged over ``common``; ids in row order.
+
+        Any iterable is streamed in chunks, one round trip each. A wrong row raises its error with
+        ``.row`` and ``.accepted`` and nothing of its chunk is stored, earlier chunks are; with
+        ``on_invalid(row number, row, error)`` it is left out instead.
+        """
+        campaign = None if common is None else Campaign(common, self._clock())
+        accepted: list[str] = []
+        numbered = enumerate(rows)
+        try:
+            while chunk := list(islice(numbered, CHUNK)):
+                accepted += self._store_chunk(chunk, campaign, on_invalid)
+        except (EnqueueError, StoreUnavailable) as error:
+            error.accepted = accepted
+            raise
+        return accepted
+
+    def get(self, id: str) -> Record | None:
+        """The message with this id; None if there is none (any more)."""
+        state = self._state(id)
+        return None if state is None else _record(id, *state)
+
+    def cancel(self, id: str) -> bool:
+        """Stop a message. True only if it never left and now never will, also the second time.
+
+        A message that may have left in an earlier attempt ends ``unconfirmed``, and the answer is
+        False. One that is inside a request right now is left alone: False, ask again.
+        """
+        while (state := self._state(id)) is not None:
+            record = _record(id, *state)
+            if record.status != Status.QUEUED:
+                return record.status == Status.CANCELLED and record.provider_id is None
+            answer = self._cancel(record, state[0])
+            if answer != "again":
+                if answer == "done":
+                    return record.unsure == 0
+                if answer == "busy":
+                    return False
+        return False
+
+    def results(self, group: str, consumer: str, block: float = 5.0) -> Iterator[Event]:
+        """Result events for this consumer of a group, until ``block`` seconds of silence.
+
+        A new group starts at the oldest kept event. First come the consumer's own unacknowledged
+        events, then others' that nobody acknowledged for 60 s, then new ones.
+        """
+        return read_results(self.redis, self._keys.results, group, consumer, block)
+
+    def _store_chunk(
+        self, chunk: list[tuple[int, Any]], campaign: Campaign | None, skip: OnInvalid | None
+    ) -> list[str]:
+        rows = list(self._parse(chunk, campaign, skip))
+        while clashes := self._store(_distinct(rows), campaign):
+            for row in [row for row in rows if row.id in clashes]:
+                _fault(row.number, row.raw, Conflict(row.id), skip)
+            rows = [row for row in rows if row.id not in clashes]
+        return [row.id for row in rows]
+
+    def _parse(
+        self, chunk: list[tuple[int, Any]], campaign: Campaign | None, skip: OnInvalid | None
+    ) -> Iterator[_Row]:
+        now, digests = self._clock(), dict[str, str]()
+        for number, raw in chunk:
+            try:
+                job = campaign.parse_row(raw, now) if campaign else parse_job(raw, now)
+                id = job.id or str(uuid.uuid4())
+                if digests.setdefault(id, job.digest) != job.digest:
+                    raise Conflict(id)
+            except EnqueueError as error:
+                _fault(number, raw, error, skip)
+            else:
+                yield _Row(number, raw, id, job)
+
+    def _store(self, rows: list[_Row], campaign: Campaign | None) -> set[str]:
+        """One call of enqueue.lua; the ids that conflict, and then nothing was written."""
+        if not rows:
+            return set()
+        keys, settings = self._keys, self.settings
+        content = dumps(campaign.wire) if campaign else ""
+        digest = digest_of(campaign.wire) if campaign else ""
+        fields = [_fields(row.job, digest) for row in rows]
+        width = 7 + max(map(len, fields))
+        args: list[str | int] = [
+            *("", keys.record, keys.content, settings.max_queued),
+            *(_ms(settings.bell_ttl), Status.QUEUED, content, _ms(settings.content_retention)),
+            width,
+        ]
+        for row, pairs in zip(rows, fields, strict=True):
+            job = row.job
+            args += (row.id, job.digest, 2 * LANES.index(job.lane) + job.resend + 1)
+            args += (job.send_at or "", (job.ttl or TTL_DEFAULT) * 1_000_000, dumps(job.own))
+            args += (len(pairs) // 2, *pairs, *[""] * (width - 7 - len(pairs)))
+        common = keys.common + digest if campaign else ""
+        names = [keys.results, keys.counts, common, *keys.lanes, *map(keys.bell, LANES)]
+        with store_errors():
+            state, *more = self._scripts["enqueue"](keys=names, args=args)
+        if state == "full":
+            raise QueueFull(settings.max_queued)
+        if state == "conflict":
+            return {rows[int(index)].id for index in more[0]}
+        self._bells.ring(LANES[lane - 1] for lane in more[0])
+        return set()
+
+    def _state(self, id: str) -> tuple[dict[str, str], float] | None:
+        """The record's fields and its score (0: in no lane)."""
+        with store_errors():
+            score, *pairs = self._scripts["get"](
+                keys=self._keys.lanes, args=[self._keys.record + id, id]
+            )
+        fields = dict(zip(pairs[::2], pairs[1::2], strict=True))
+        return (fields, float(score or 0)) if fields else None
+
+    def _cancel(self, record: Record, state: Mapping[str, str]) -> str:
+        to = Status.UNCONFIRMED if record.unsure else Status.CANCELLED
+        head, tail = render(
+            Change(
+                message_id=record.id,
+                status=to,
+                final=True,
+                reason=Reason.BY_REQUEST,
+                attempts=record.attempts,
+                unsure=record.unsure,
+                metadata=record.metadata,
+            ),
+            self.settings.namespace,
+            self._clock(),
+        )
+        keys, settings = self._keys, self.settings
+        with store_errors():
+            answer: str = self._scripts["cancel"](
+                keys=[keys.results, keys.counts, *keys.lanes],
+                args=[
+                    *(keys.record + record.id, record.id, state.get("n", "0")),
+                    *(state.get("attempts", "0"), Status.QUEUED, to, head, tail),
+                    *(keys.content + record.id, _ms(settings.retention)),
+                    *(_ms(settings.content_retention), f"{to}:{Reason.BY_REQUEST}"),
+                    *("reason", Reason.BY_REQUEST),
+                ],
+            )
+        return answer
+
+    def reject(self, id: str, fresh: str, raw: object, error: EnqueueError) -> str:
+        """Record a job that was refused where its app can't see an exception; its event's id.
+
+        ``fresh`` takes the place of an ``id`` that is unusable or taken; the event then names the
+        ``requestedId``. Repeating the call changes nothing.
+        """
+        reason = Reason.CONFLICT if isinstance(error, Conflict) else Reason.INVALID
+        faults = error.errors if isinstance(error, InvalidMessage) else {"id": ["is taken"]}
+        more: dict[str, Any] = {"errors": faults}
+        for attempt in (id, fresh):
+            if attempt != id:
+                more["requestedId"] = id or None
+            if attempt and self._reject(attempt, digest_of([repr(raw)]), reason, more):
+                return attempt
+        raise Conflict(fresh)
+
+    def _reject(self, id: str, digest: str, reason: Reason, more: Mapping[str, Any]) -> bool:
+        change = Change(message_id=id, status=Status.REJECTED, final=True, reason=reason, more=more)
+        head, tail = render(change, self.settings.namespace, self._clock())
+        keys = self._keys
+        with store_errors():
+            done = self._scripts["reject"](
+                keys=[keys.results, keys.counts],
+                args=[
+                    *(keys.record + id, id, digest, Status.REJECTED, head, tail),
+                    *(_ms(self.settings.retention), f"{Status.REJECTED}:{reason}"),
+                    *("reason", reason),
+                ],
+            )
+        return bool(done)
+
+
+def _fault(number: int, raw: Any, error: EnqueueError, skip: OnInvalid | None) -> None:
+    error.row = number
+    if skip is None:
+        raise error
+    skip(number, raw, error)
+
+
+def _distinct(rows: list[_Row]) -> list[_Row]:
+    return list({row.id: row for row in rows}.values())
+
+
+def _fields(job: Job, common: str) -> list[str]:
+    fields = ["common", common] if common else []
+    if job.ttl is not None:
+        fields += ["ttl", str(job.ttl)]
+    if job.on_unsure:
+        fields += ["onUnsure", job.on_unsure]
+    if job.metadata:
+        fields += ["metadata", dumps(job.metadata)]
+    return fields
+
+
+def _record(id: str, fields: Mapping[str, str], score: float) -> Record:
+    inside = score % 4 == 2
+    provider_id = fields.get("provider")
+    return Record(
+        id=id,
+        status=Status.SENDING if inside else Status(fields["status"]),
+        final="final" in fields,
+        reason=fields.get("reason"),
+        attempts=int(fields.get("attempts", 0)) + inside,
+        unsure=int(fields.get("unsure", 0)),
+        provider_id=int(provider_id) if provider_id else None,
+        provider_status=fields.get("providerStatus"),
+        provider_code=fields.get("providerCode"),
+        status_at=fields.get("statusAt"),
+        sms=tuple(SmsState(*each) for each in json.loads(fields.get("sms", "[]"))),
+        metadata=json.loads(fields.get("metadata", "{}")),
+    )
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)

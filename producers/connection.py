@@ -1,0 +1,68 @@
+"""How everything of ours talks to Redis: timeouts, retries, scripts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import redis
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.retry import Retry
+
+from schemas.errors import CourierError
+
+SOCKET_OPTIONS: dict[str, Any] = {
+    # Without these a half-open connection hangs for ever (measured with default options).
+    "socket_timeout": 5,
+    "socket_connect_timeout": 3,
+    "socket_keepalive": True,
+    "health_check_interval": 5,
+}
+"""For our own clients and, as transport options, for Celery's broker connection."""
+
+
+class StoreUnavailable(CourierError, redis.RedisError):
+    """Redis did not do it, or did not say so: repeat with the same ids.
+
+    ``accepted`` holds the ids that ``enqueue_many`` had stored by then.
+    """
+
+    accepted: tuple[str, ...] | list[str] = ()
+
+
+def connect(url: str) -> redis.Redis:
+    """A client for threads and forks; a command fails after at most some seconds."""
+    return redis.Redis.from_url(
+        url,
+        decode_responses=True,
+        protocol=2,
+        retry=Retry(ExponentialWithJitterBackoff(cap=0.5, base=0.05), 3),
+        **SOCKET_OPTIONS,
+    )
+
+
+@contextmanager
+def store_errors() -> Iterator[None]:
+    """Turn redis-py's errors into StoreUnavailable, whose text holds no address and no secret."""
+    try:
+        yield
+    except redis.OutOfMemoryError as error:
+        raise StoreUnavailable("Redis has reached its maxmemory: nothing was stored") from error
+    except redis.RedisError as error:
+        raise StoreUnavailable(f"Redis can't be used now: {type(error).__name__}") from error
+
+
+@cache
+def source(package: str, name: str) -> str:
+    """The script ``name``.lua of a package, with the fragments it includes from ``producers``."""
+    text = (files(package) / f"{name}.lua").read_text(encoding="utf-8")
+    return re.sub(r"(?m)^#include (\w+)$", lambda m: source("producers", m[1]), text)
+
+
+def script(client: redis.Redis, package: str, name: str) -> Callable[..., Any]:
+    """A callable ``(keys=[...], args=[...])``: EVALSHA, loading the script where it is unknown."""
+    return client.register_script(source(package, name))

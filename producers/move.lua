@@ -1,0 +1,41 @@
+-- The one door through which a message's status moves (schemas/status.py knows who may follow
+-- whom; here names are only compared).
+--
+-- move(record, id, row): row = {from, to, head, tail, content, keep, keep_content, fields...}
+--   from, to       the status expected and the one to write; to = '' leaves status and events alone
+--   head, tail     the event's JSON around its number ('' head: no event)
+--   content        key of the content; '' unless the message ends here
+--   keep           ms that an ended record is kept, keep_content ms that its content is
+--   fields         name, value, name, value ... written to the record in any case
+-- Returns false, and writes nothing, if the status is another one or the message has ended.
+local function move(record, id, results, counts, row)
+  local seen = redis.call('HMGET', record, 'status', 'final', 'n', 'row')
+  if seen[1] ~= row.from or seen[2] then return false end
+  local fields = row.fields
+  if row.to ~= '' then
+    fields[#fields + 1] = 'status'
+    fields[#fields + 1] = row.to
+  end
+  if row.head ~= '' then
+    local n = string.format('%.0f', (tonumber(seen[3]) or 0) + 1)
+    fields[#fields + 1] = 'n'
+    fields[#fields + 1] = n
+    redis.call('XADD', results, '*', 'event', row.head .. n .. row.tail)
+  end
+  if row.content ~= '' then
+    fields[#fields + 1] = 'final'
+    fields[#fields + 1] = '1'
+  end
+  if #fields > 0 then redis.call('HSET', record, unpack(fields)) end
+  if row.content ~= '' then
+    if seen[4] then
+      redis.call('SET', row.content, seen[4], 'PX', row.keep_content)
+      redis.call('HDEL', record, 'row')
+    else
+      redis.call('PEXPIRE', row.content, row.keep_content)
+    end
+    redis.call('PEXPIRE', record, row.keep)
+  end
+  if row.count ~= '' then redis.call('HINCRBY', counts, row.count, 1) end
+  return true
+end

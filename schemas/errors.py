@@ -1,0 +1,55 @@
+"""Every exception that this project raises on purpose."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+Faults = Mapping[str, Sequence[str]]
+"""Field path (``content.text``) to what is wrong there; never the value itself."""
+
+
+class CourierError(Exception):
+    """Base of all errors of viber-courier."""
+
+
+class ConfigError(CourierError):
+    """The environment is wrong. ``faults`` maps each setting's name to what is allowed there."""
+
+    def __init__(self, faults: Mapping[str, str]) -> None:
+        self.faults = dict(faults)
+        super().__init__("; ".join(f"{name}: {fault}" for name, fault in self.faults.items()))
+
+
+class EnqueueError(CourierError):
+    """A job was not accepted.
+
+    ``row`` is its place in ``enqueue_many`` (from 0; None for a single job or for ``common``),
+    ``accepted`` the ids that ``enqueue_many`` had stored by then, in row order.
+    """
+
+    row: int | None = None
+    accepted: Sequence[str] = ()
+
+
+class InvalidMessage(EnqueueError):
+    """A job breaks rules. ``errors`` holds every fault by field path; no value is repeated."""
+
+    def __init__(self, errors: Faults) -> None:
+        self.errors = {path: list(texts) for path, texts in errors.items()}
+        super().__init__("; ".join(f"{p}: {' '.join(t)}" for p, t in sorted(self.errors.items())))
+
+
+class Conflict(EnqueueError):
+    """The id was already used for another job. ``id`` names it."""
+
+    def __init__(self, id: str) -> None:
+        self.id = id
+        super().__init__(f"id {id!r} was accepted before with another job")
+
+
+class QueueFull(EnqueueError):
+    """More than ``COURIER_MAX_QUEUED`` messages would wait; nothing of this call's chunk stored."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        super().__init__(f"the queue is full: COURIER_MAX_QUEUED is {limit}")

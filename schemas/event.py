@@ -1,0 +1,83 @@
+"""The result event: CloudEvents 1.0, JSON, one for each change of a message's status."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from schemas.status import Status
+
+SOURCE = "viber-courier"
+
+
+@dataclass(frozen=True, slots=True)
+class SmsState:
+    """One SMS segment: the SMS centre's id and its state as the provider spelled it."""
+
+    id: int | None
+    state: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """What an event tells of a message; ``status_at`` is ISO 8601, or the provider's raw text."""
+
+    message_id: str
+    status: Status
+    final: bool
+    reason: str | None = None
+    provider_id: int | None = None
+    provider_status: str | None = None
+    provider_code: str | None = None
+    status_at: str | None = None
+    attempts: int = 0
+    unsure: int = 0
+    sms: Sequence[SmsState] = ()
+    metadata: Mapping[str, Any] | None = None
+    more: Mapping[str, Any] | None = None
+
+
+def render(change: Change, namespace: str, now: float) -> tuple[str, str]:
+    """The event's JSON in two parts; between them belongs its number within the message.
+
+    The script that writes the status fills it in, so numbers have no gaps. ``now`` is the wall
+    clock in seconds. Provider ids become strings: they exceed 2^53, JavaScript's exact integers.
+    """
+    data = {
+        "messageId": change.message_id,
+        "status": change.status,
+        "final": change.final,
+        "reason": change.reason,
+        "providerId": _text(change.provider_id),
+        "providerStatus": change.provider_status,
+        "providerCode": change.provider_code,
+        "statusAt": change.status_at,
+        "attempts": change.attempts,
+        "unsure": change.unsure,
+        "sms": [{"id": _text(s.id), "state": s.state} for s in change.sms],
+        "metadata": change.metadata or {},
+        **(change.more or {}),
+    }
+    tail = {
+        "source": f"{SOURCE}/{namespace}",
+        "type": f"viber.message.{change.status}",
+        "subject": change.message_id,
+        "time": instant(now),
+        "datacontenttype": "application/json",
+        "data": data,
+    }
+    head = f'{{"specversion":"1.0","id":"{change.message_id}:'
+    return head, '",' + json.dumps(tail, ensure_ascii=False, separators=(",", ":"))[1:]
+
+
+def instant(seconds: float) -> str:
+    """Seconds since 1970 as ISO 8601 in UTC, to the millisecond."""
+    stamp = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+    return stamp.replace("+00:00", "Z")
+
+
+def _text(number: int | None) -> str | None:
+    return None if number is None else str(number)

@@ -1,0 +1,99 @@
+"""The Redis layout, key by key. All keys of a namespace share one hash slot.
+
+======================== ======= ==================================================================
+key                      type    holds
+======================== ======= ==================================================================
+``{ns}:m:<id>``          hash    the record: small fields only, so that it stays a listpack
+``{ns}:c:<id>``          string  the job's own wire fields as JSON, where too long for the record;
+                                 of a finished message always, until they are erased
+``{ns}:common:<digest>`` string  the wire fields that a campaign's rows share, as JSON
+``{ns}:lane:<p>:<f>``    zset    waiting messages of priority p with resendSms f (0, 1)
+``{ns}:watch``           zset    accepted messages that are polled
+``{ns}:fence:<what>``    string  the latest lease given: leases never repeat
+``{ns}:once:<token>``    string  the answer to a script's first call, for its repeats
+``{ns}:bell:<lane|poll>`` string present while a doorbell task is on its way
+``{ns}:counts``          hash    how many messages entered each status (and for what reason)
+``{ns}:results``         stream  result events, one field ``event``
+======================== ======= ==================================================================
+
+The score of a member of ``lane:*`` and ``watch`` is microseconds since 1970 by the Redis server's
+clock, a multiple of four, plus its *kind*:
+
+* 0: due at that instant (new, scheduled, or waiting for a retry or the next poll);
+* 1: leased until then; the holder has not begun a request with it;
+* 2: leased until then and inside a request: if the lease lapses, it may have been sent.
+
+A lease's instant is unique, so the score is also the holder's fencing token
+(docs/decisions/0001-the-score-is-the-lease.md).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+LANES = ("realtime", "high", "normal", "low")
+"""The API's priorities (document, "priority"), most urgent first."""
+
+POLL = "poll"
+"""The bell of the watch set, beside one for each lane."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Names of the keys of one namespace (``COURIER_NAMESPACE``)."""
+
+    namespace: str
+
+    def _key(self, *parts: str) -> str:
+        return ":".join((f"{{{self.namespace}}}", *parts))
+
+    @property
+    def record(self) -> str:
+        """Prefix of the records; scripts append the message id."""
+        return self._key("m", "")
+
+    @property
+    def content(self) -> str:
+        """Prefix of the contents; scripts append the message id."""
+        return self._key("c", "")
+
+    @property
+    def common(self) -> str:
+        """Prefix of the campaigns' contents; scripts append the content's digest."""
+        return self._key("common", "")
+
+    @property
+    def lanes(self) -> list[str]:
+        """The eight lane sets, most urgent first, without and with resendSms."""
+        return [self._key("lane", lane, flag) for lane in LANES for flag in "01"]
+
+    def lanes_from(self, lane: str) -> list[str]:
+        """The lane sets that a worker rung for ``lane`` may serve: its own and those above it."""
+        return self.lanes[: 2 * LANES.index(lane) + 2]
+
+    @property
+    def watch(self) -> str:
+        """Accepted messages, scored by their next poll."""
+        return self._key("watch")
+
+    def fence(self, what: str) -> str:
+        """The latest lease given for ``send`` or ``poll``."""
+        return self._key("fence", what)
+
+    def once(self, token: str) -> str:
+        """The first answer to the script call that carries this token."""
+        return self._key("once", token)
+
+    def bell(self, name: str) -> str:
+        """Present while a task for this lane (or ``poll``) is on its way."""
+        return self._key("bell", name)
+
+    @property
+    def counts(self) -> str:
+        """Counters by status and reason."""
+        return self._key("counts")
+
+    @property
+    def results(self) -> str:
+        """The outbound stream (contract: ``{NAMESPACE}:results``)."""
+        return self._key("results")

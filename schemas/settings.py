@@ -1,0 +1,183 @@
+"""All settings as one frozen value, read once from a mapping such as ``os.environ``.
+
+Durations are seconds and may have fractions. Faults are reported together, by the variable's name,
+and never repeat a value: it may be a secret.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from schemas.errors import ConfigError
+
+PREFIX = "COURIER_"
+FROM_FILE = ("redis_url", "broker_url", "api_url", "api_login", "api_password")
+"""Settings that ``..._FILE`` may give instead, naming a file that holds the value."""
+
+
+class _WrongError(ValueError):
+    """What a setting allows; its text goes into the ConfigError."""
+
+
+def _number(least: float, *, above: bool = False) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        wrong = _WrongError(f"must be a number {'above' if above else 'of at least'} {least:g}")
+        try:
+            value = float(text)
+        except ValueError:
+            raise wrong from None
+        if not (least < value if above else least <= value) or value > 1e10:
+            raise wrong
+        return value
+
+    return parse
+
+
+def _whole(least: int, most: int = 10**12) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,13}", text) or not least <= int(text) <= most:
+            raise _WrongError(f"must be a whole number from {least} to {most}")
+        return int(text)
+
+    return parse
+
+
+def _url(*schemes: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        wrong = _WrongError(f"must be a URL that starts with {' or '.join(schemes)}://")
+        try:
+            parts = urlsplit(text)
+            whole = bool(parts.hostname or parts.scheme == "unix") and parts.port != 0
+        except ValueError:
+            raise wrong from None
+        if parts.scheme not in schemes or not whole:
+            raise wrong
+        return text
+
+    return parse
+
+
+def _pattern(pattern: str, allowed: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise _WrongError(f"must be {allowed}")
+        return text
+
+    return parse
+
+
+def _delays(text: str) -> tuple[float, ...]:
+    parse = _number(0, above=True)
+    try:
+        return tuple(parse(part) for part in text.split(","))
+    except _WrongError:
+        raise _WrongError("must be seconds above 0 with commas between") from None
+
+
+def _api_url(text: str) -> str:
+    return _url("https", "http")(text).rstrip("/")
+
+
+def _set(default: object, parse: Callable[[str], object], *, secret: bool = False) -> Any:
+    return field(default=default, repr=not secret, metadata={"parse": parse})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """DESIGN section 6, one attribute for each variable: its name in lower case without prefix."""
+
+    redis_url: str = _set("redis://localhost:6379/0", _url("redis", "rediss", "unix"), secret=True)
+    broker_url: str = _set("", _url("redis", "rediss"), secret=True)
+    namespace: str = _set("courier", _pattern("[A-Za-z0-9_.-]{1,32}", "1 to 32 of A-Za-z0-9_.-"))
+    api_url: str = _set("https://viber.devinotele.com:444", _api_url)
+    # RFC 7617: a user name with a colon can't be told from its password.
+    api_login: str = _set("", _pattern("[^:\\s]+", "without colons and spaces"), secret=True)
+    api_password: str = _set("", _pattern(".+", "one line"), secret=True)
+    ca_file: str = _set("", str)
+    proxy: str = _set("", _url("http", "https"), secret=True)
+    batch_size: int = _set(100, _whole(1, 1000))
+    status_batch_size: int = _set(100, _whole(1, 1000))
+    rate_limit: float = _set(0.0, _number(0))
+    rate_burst: float = _set(0.0, _number(0, above=True))
+    poll_rate_limit: float = _set(20.0, _number(0))
+    connect_timeout: float = _set(5.0, _number(0, above=True))
+    read_timeout: float = _set(30.0, _number(0, above=True))
+    lease: float = _set(120.0, _number(0, above=True))
+    retry_base: float = _set(5.0, _number(0, above=True))
+    retry_cap: float = _set(300.0, _number(1))
+    max_attempts: int = _set(0, _whole(0))
+    on_unsure: str = _set("auto", _pattern("auto|park|resend", "auto, park or resend"))
+    poll_delays: tuple[float, ...] = _set((10, 30, 60, 300, 900, 3600, 14400), _delays)
+    read_window: float = _set(86400.0, _number(0))
+    sms_grace: float = _set(600.0, _number(0))
+    tracking_margin: float = _set(3600.0, _number(0))
+    sweep_interval: float = _set(1.0, _number(0.05))
+    retention: float = _set(604800.0, _number(1))
+    content_retention: float = _set(86400.0, _number(1))
+    results_retention: float = _set(172800.0, _number(1))
+    max_queued: int = _set(0, _whole(0))
+
+    @property
+    def deadline(self) -> float:
+        """Seconds that one request to the provider may take in all."""
+        return self.connect_timeout + self.read_timeout
+
+    @property
+    def bell_ttl(self) -> float:
+        """Seconds after which a doorbell that nobody answered may be rung again."""
+        return max(1.0, 2 * self.sweep_interval)
+
+    @classmethod
+    def from_env(
+        cls,
+        env: Mapping[str, str],
+        *,
+        provider: bool = False,
+        read: Callable[[str], str] = lambda path: Path(path).read_text(encoding="utf-8"),
+    ) -> Settings:
+        """Read every ``COURIER_*`` variable; an empty one counts as unset.
+
+        ``provider`` says that the login and password are needed (workers, not producers).
+        Raises ConfigError with every fault.
+        """
+        values: dict[str, Any] = {}
+        faults: dict[str, str] = {}
+        for each in fields(cls):
+            name = PREFIX + each.name.upper()
+            try:
+                text = _text(env, name, each.name in FROM_FILE, read)
+                if text:
+                    values[each.name] = each.metadata["parse"](text)
+            except _WrongError as wrong:
+                faults[name] = str(wrong)
+        for name in ("api_login", "api_password") if provider else ():
+            if name not in values and PREFIX + name.upper() not in faults:
+                faults[PREFIX + name.upper()] = f"must be set (or {PREFIX}{name.upper()}_FILE)"
+        settings = cls(**values)
+        if not faults and settings.lease <= settings.deadline:
+            faults["COURIER_LEASE"] = (
+                "must be longer than COURIER_CONNECT_TIMEOUT and COURIER_READ_TIMEOUT together"
+            )
+        if faults:
+            raise ConfigError(faults)
+        values.setdefault("broker_url", settings.redis_url)
+        values.setdefault("rate_burst", max(1.0, settings.rate_limit))
+        return cls(**values)
+
+
+def _text(env: Mapping[str, str], name: str, filed: bool, read: Callable[[str], str]) -> str:
+    text = env.get(name, "")
+    path = env.get(f"{name}_FILE", "").strip() if filed else ""
+    if text and path:
+        raise _WrongError(f"is set twice: here and by {name}_FILE")
+    if not path:
+        return text if filed else text.strip()  # a password may begin or end with a space
+    try:
+        return read(path).strip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise _WrongError(f"{name}_FILE can't be read: {type(error).__name__}") from None

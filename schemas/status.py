@@ -1,0 +1,72 @@
+"""The status vocabulary. Everything that is known about an order of statuses comes from NEXT."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Status(StrEnum):
+    """Where a message is. The names are a contract: events and records carry them."""
+
+    QUEUED = "queued"
+    SENDING = "sending"
+    SUBMITTED = "submitted"
+    SENT = "sent"
+    DELIVERED = "delivered"
+    READ = "read"
+    SMS_SENT = "sms_sent"
+    SMS_DELIVERED = "sms_delivered"
+    UNDELIVERED = "undelivered"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    REJECTED = "rejected"
+    EXPIRED = "expired"
+    UNCONFIRMED = "unconfirmed"
+    LOST = "lost"
+
+
+class Reason(StrEnum):
+    """Why a message ended so, where it isn't a provider's code or ``http-<code>``."""
+
+    ATTEMPTS = "attempts"
+    TTL = "ttl"
+    CRASHED = "crashed"
+    UNSURE = "unsure"
+    INVALID = "invalid"
+    CONFLICT = "conflict"
+    SMS_UNDELIVERED = "sms-undelivered"
+    PROVIDER_FAILED = "provider-failed"
+    BY_REQUEST = "by-request"
+    TRACKING_ENDED = "tracking-ended"
+    CONTENT_GONE = "content-gone"
+    ALL_REFUSED = "all-refused"
+
+
+S = Status
+_ENDS = frozenset({S.UNDELIVERED, S.FAILED, S.CANCELLED})
+_UNSENT = frozenset({S.REJECTED, S.EXPIRED, S.FAILED, S.CANCELLED, S.UNCONFIRMED})
+
+NEXT: dict[Status, frozenset[Status]] = {
+    # A late answer makes `queued` -> `submitted` possible without `sending` in between.
+    S.QUEUED: frozenset({S.SENDING, S.SUBMITTED}) | _UNSENT,
+    S.SENDING: frozenset({S.QUEUED, S.SUBMITTED}) | _UNSENT,
+    S.SUBMITTED: frozenset({S.SENT, S.DELIVERED, S.READ, S.SMS_SENT, S.SMS_DELIVERED, S.LOST})
+    | _ENDS,
+    S.SENT: frozenset({S.DELIVERED, S.READ, S.SMS_SENT, S.SMS_DELIVERED}) | _ENDS,
+    S.DELIVERED: frozenset({S.READ}),
+    S.SMS_SENT: frozenset({S.DELIVERED, S.READ, S.SMS_DELIVERED, S.LOST}) | _ENDS,
+    **{
+        end: frozenset()
+        for end in (S.READ, S.SMS_DELIVERED, S.REJECTED, S.EXPIRED, S.UNCONFIRMED, S.LOST, *_ENDS)
+    },
+}
+"""Who may follow whom (DESIGN section 4). A status with no followers is final."""
+
+
+def is_final(status: Status, closed: bool = False) -> bool:
+    """Whether nothing follows: no status can, or tracking has closed the message in this one."""
+    return closed or not NEXT[status]
+
+
+TRACKED = frozenset({S.SUBMITTED, S.SENT, S.DELIVERED, S.SMS_SENT})
+"""Statuses of messages that the provider took and whose delivery is watched by polling."""

@@ -1,0 +1,184 @@
+"""The provider's requests and replies: strict out, tolerant in.
+
+The provider's words for delivery states are translated here, once, and the originals kept.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+
+from schemas.event import SmsState
+from schemas.message import dumps
+from schemas.status import Status
+
+SEND_PATH, STATUS_PATH = "/send", "/status"
+
+STATES = {
+    "enqueued": Status.SUBMITTED,
+    "sent": Status.SENT,
+    "delivered": Status.DELIVERED,
+    "read": Status.READ,
+    "visited": Status.READ,  # not in the document, seen in the wild
+    "undelivered": Status.UNDELIVERED,
+    "vp_expired": Status.UNDELIVERED,  # not in the document, seen in the wild
+    "failed": Status.FAILED,
+    "cancelled": Status.CANCELLED,
+}
+"""The provider's Viber states (document, table of /status) as ours."""
+
+_SMS_FINISHED = {"delivered": True, "undelivered": False}
+"""SMS states after which a segment changes no more; the value says whether it arrived."""
+
+
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}")
+
+
+class Malformed(ValueError):
+    """A reply that isn't the API's JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class SendEntry:
+    """One entry of a /send reply. ``provider_id`` is None unless a positive 64-bit integer."""
+
+    code: str | None
+    provider_id: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class StatusEntry:
+    """One entry of a /status reply. ``status`` is None where the state is missing or unknown."""
+
+    provider_id: int
+    code: str | None
+    word: str | None
+    status: Status | None
+    at: str | None
+    error: str | None
+    sms: tuple[SmsState, ...]
+
+
+Entry = TypeVar("Entry")
+
+
+@dataclass(frozen=True, slots=True)
+class Reply(Generic[Entry]):
+    """A reply: the request's own code (None unless a string) and its entries (None: no list)."""
+
+    status: str | None
+    entries: Sequence[Entry] | None
+
+
+def send_body(
+    common: Mapping[str, Any], messages: Sequence[Mapping[str, Any]], resend: bool
+) -> bytes:
+    """A /send request. The flag has the form of the document's examples (traps T1 to T4, T7)."""
+    body: dict[str, Any] = {"resendSms": "true" if resend else "false"}
+    if common:
+        body["commonData"] = common
+    body["messages"] = messages
+    return dumps(body).encode()
+
+
+def status_body(provider_ids: Collection[int]) -> bytes:
+    """A /status request: integers, each once (trap T25)."""
+    return dumps({"messages": list(dict.fromkeys(provider_ids))}).encode()
+
+
+def read_send(body: bytes) -> Reply[SendEntry]:
+    """Read a /send reply. Raises Malformed."""
+    status, rows = _read(body)
+    if rows is None:
+        return Reply(status, None)
+    return Reply(status, [SendEntry(_word(r.get("code")), _id(r.get("providerId"))) for r in rows])
+
+
+def read_status(body: bytes) -> Reply[StatusEntry]:
+    """Read a /status reply; entries without a usable id are left out. Raises Malformed."""
+    status, rows = _read(body)
+    if rows is None:
+        return Reply(status, None)
+    return Reply(status, [e for r in rows if (e := _status_entry(r)) is not None])
+
+
+def fold(word: str) -> str:
+    """A provider's word without the differences seen in the wild: case, "_" for "-" (T33, T35)."""
+    return word.strip().lower().replace("_", "-")
+
+
+def sms_leg(states: Sequence[SmsState]) -> Status | None:
+    """What the segments together say; None where there are none (trap T28)."""
+    if not states:
+        return None
+    ends = [_SMS_FINISHED.get(s.state.strip().lower()) for s in states]
+    if None in ends:
+        return Status.SMS_SENT
+    return Status.SMS_DELIVERED if all(ends) else Status.UNDELIVERED
+
+
+def _read(body: bytes) -> tuple[str | None, list[dict[str, Any]] | None]:
+    try:
+        reply = json.loads(body, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        raise Malformed("not JSON") from None
+    if not isinstance(reply, dict):
+        raise Malformed("not an object")
+    rows = reply.get("messages")
+    if not isinstance(rows, list):
+        return _word(reply.get("status")), None
+    # An entry that is no object keeps its place: /send replies match by position (trap T10).
+    return _word(reply.get("status")), [row if isinstance(row, dict) else {} for row in rows]
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(constant)
+
+
+def _word(value: object) -> str | None:
+    return fold(value) if isinstance(value, str) else None
+
+
+def _id(value: object) -> int | None:
+    return value if type(value) is int and 0 < value < 2**64 else None
+
+
+def _status_entry(row: Mapping[str, Any]) -> StatusEntry | None:
+    provider_id = _id(row.get("providerId"))
+    if provider_id is None:
+        return None
+    word = row.get("status") if isinstance(row.get("status"), str) else None
+    return StatusEntry(
+        provider_id=provider_id,
+        code=_word(row.get("code")),
+        word=word,
+        status=STATES.get(word.strip().lower()) if word else None,
+        at=_instant(row.get("statusAt")),
+        error=_word(row.get("error")) or _word(row.get("errorCode")),
+        sms=_segments(row.get("smsStates")),
+    )
+
+
+def _segments(value: object) -> tuple[SmsState, ...]:
+    if not isinstance(value, list):
+        return ()
+    found = []
+    for each in value:
+        state = each.get("state", each.get("status")) if isinstance(each, dict) else None
+        if isinstance(state, str):
+            found.append(SmsState(_id(each.get("id")), state))
+    return tuple(found)
+
+
+def _instant(value: object) -> str | None:
+    """``statusAt`` (document: UTC) as ISO 8601; None where it isn't a date (trap T36)."""
+    if not isinstance(value, str) or not _DATE.fullmatch(value):
+        return None
+    try:
+        return datetime.fromisoformat(value).isoformat() + "Z"
+    except ValueError:
+        return None

@@ -1,0 +1,65 @@
+"""One request's shape: what its messages share goes into ``commonData``, once.
+
+Only fields that are present and equal in every message, and ``content`` only as a whole: no rule
+about how the provider merges overrides is relied on (trap T8). ``expand(factor(b)) == b``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from schemas.message import VALIDITY
+from worker.policy import ALONE_AFTER, SMS_VALIDITY_DEFAULT, Waiting, seconds_left
+
+Message = dict[str, Any]
+ADDRESS = "address"
+
+
+def factor(messages: Sequence[Message]) -> tuple[Message, list[Message]]:
+    """The common part and what is left of each message; no common part for a single one."""
+    if len(messages) < 2:
+        return {}, list(messages)
+    first, others = messages[0], messages[1:]
+    common = {
+        name: value
+        for name, value in first.items()
+        if name != ADDRESS and all(name in m and _same(m[name], value) for m in others)
+    }
+    if not common:
+        return {}, list(messages)
+    return common, [{k: v for k, v in m.items() if k not in common} for m in messages]
+
+
+def expand(common: Message, messages: Iterable[Message]) -> list[Message]:
+    """The messages that a request means: each over the common part, field by field."""
+    return [{**common, **message} for message in messages]
+
+
+def wire_message(message: Waiting, now: int) -> Message:
+    """The message as it is sent now: with its type, and with validities clipped to its ``ttlSec``.
+
+    The API's defaults are clipped too where they are longer than what is left.
+    """
+    wire: Message = {"type": "viber", **(message.content or {})}
+    if message.ttl:
+        left = seconds_left(message, now)
+        _clip(wire, "validityPeriodSec", VALIDITY[1], left)
+        if message.lane.endswith(":1"):
+            _clip(wire, "smsValidityPeriodSec", SMS_VALIDITY_DEFAULT, left)
+    return wire
+
+
+def _same(one: object, other: object) -> bool:
+    return one is other or (type(one) is type(other) and one == other)
+
+
+def _clip(wire: Message, name: str, default: int, left: int) -> None:
+    if left < wire.get(name, default):
+        wire[name] = min(left, VALIDITY[1])
+
+
+def requests(messages: Sequence[Waiting]) -> list[list[Waiting]]:
+    """The messages of one claim as requests: those whose leases keep lapsing go alone, last."""
+    together = [m for m in messages if m.lapses < ALONE_AFTER]
+    return [*([together] if together else []), *([m] for m in messages if m.lapses >= ALONE_AFTER)]

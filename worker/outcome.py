@@ -1,0 +1,75 @@
+"""What one answer of the provider means for one message, or for a whole request.
+
+Values, not exceptions: whoever calls must look at each. DESIGN section 5 is the table behind them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from schemas.wire import StatusEntry
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The provider took the message and gave it this id."""
+
+    provider_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The provider will never take this message."""
+
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """The provider did not take the message now (``error-system``): try again with backoff."""
+
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unsure:
+    """Nobody can know whether the provider took the message."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class NotSent:
+    """The provider surely did not take it; ``retry_after`` is its own wish, in seconds."""
+
+    why: str
+    retry_after: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """Nothing can be sent now: credentials, account or address of the API are wrong."""
+
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
+class Spoiled:
+    """The request was refused as a whole, perhaps for one message in it."""
+
+    code: str
+
+
+Outcome = Accepted | Refused | Again | Unsure | NotSent | Blocked | Spoiled
+"""What /send means for one message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Statuses:
+    """A /status reply that counts as an answer: its entries by provider id."""
+
+    entries: Mapping[int, StatusEntry]
+
+
+StatusOutcome = Statuses | Again | NotSent | Blocked | Spoiled

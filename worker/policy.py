@@ -1,0 +1,166 @@
+"""Decisions until a message is accepted or given up: after a claim, after an answer of /send.
+
+Functions of values. No I/O, no clock, no chance: ``now`` is microseconds by the Redis server's clock, ``jitter`` a
+number from 0 to 1. Durations in settings are seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from schemas.message import VALIDITY
+from schemas.settings import Settings
+from schemas.status import Reason, Status
+from worker.outcome import Accepted, Again, Blocked, NotSent, Outcome, Refused, Spoiled, Unsure
+
+SECOND = 1_000_000
+ALONE_AFTER = 5
+"""Lapsed leases in a row after which a message is sent alone; one more ends it."""
+BLOCKED_DELAY = 60.0
+"""Seconds until the next try after credentials, account or address were refused."""
+TRACKING_MOST = 5 * 86400
+"""Seconds after which an accepted message is followed no more, whatever /status says."""
+SMS_VALIDITY_DEFAULT = 259200
+"""Seconds an SMS may take where the job sets none: the SMS centre decides."""
+
+
+@dataclass(slots=True)
+class Waiting:
+    """A message leased from a lane, as far as decisions need it; instants in microseconds."""
+
+    id: str
+    lane: str
+    until: int
+    lapsed_inside: bool = False
+    lapses: int = 0
+    attempts: int = 0
+    failures: int = 0
+    unsure: int = 0
+    on_unsure: str = ""
+    ttl: bool = False
+    metadata: str = ""
+    content: dict[str, object] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What to write. ``status`` None: unchanged. ``at``: the next due time where it stays."""
+
+    place: Literal["stay", "watch", "end"]
+    at: int = 0
+    status: Status | None = None
+    reason: str | None = None
+    fields: Sequence[str | int] = field(default=())
+
+
+def backoff(failures: int, jitter: float, settings: Settings) -> float:
+    """Seconds until the next try after ``failures`` counted ones: exponential, full jitter."""
+    return jitter * min(settings.retry_cap, settings.retry_base * 2.0 ** min(failures - 1, 60))
+
+
+def triage(message: Waiting, now: int, jitter: float, settings: Settings) -> Step | None:
+    """What a claimed message needs instead of being sent; None if it can be sent."""
+    crashed = message.lapses > ALONE_AFTER
+    if message.lapsed_inside:
+        message.attempts += 1
+        if crashed:
+            message.unsure += 1
+            return give_up(message, Status.FAILED, Reason.CRASHED)
+        return _unsure(message, now, jitter, settings)
+    if message.until <= now or (message.ttl and seconds_left(message, now) < VALIDITY[0]):
+        return give_up(message, Status.EXPIRED, Reason.TTL)
+    if crashed:
+        return give_up(message, Status.FAILED, Reason.CRASHED)
+    if message.content is None:
+        return give_up(message, Status.FAILED, Reason.CONTENT_GONE)
+    return None
+
+
+def seconds_left(message: Waiting, now: int) -> int:
+    """Validity left to a message with ``ttlSec``, in whole seconds of two significant digits.
+
+    Rounded up to a second first, then down, so that the messages of a batch still share it.
+    """
+    left = max(0, -(-(message.until - now) // SECOND))
+    step: int = 10 ** max(0, len(str(left)) - 2)
+    return left // step * step
+
+
+def give_up(message: Waiting, status: Status, reason: str, code: str | None = None) -> Step:
+    """End a message that was never accepted: ``unconfirmed`` if any attempt was unsure."""
+    status = Status.UNCONFIRMED if message.unsure else status
+    fields = [*_tally(message), "reason", reason]
+    return Step("end", status=status, reason=reason, fields=[*fields, *_code(code)])
+
+
+def after_send(
+    outcome: Outcome, message: Waiting, now: int, jitter: float, settings: Settings
+) -> Step:
+    """What becomes of a message whose request has been answered (DESIGN section 5)."""
+    message.lapses = 0
+    match outcome:
+        case Accepted(provider_id):
+            return _submitted(message, provider_id, now, settings)
+        case Refused(code) | Spoiled(code):
+            return give_up(message, Status.REJECTED, code, code)
+        case Again(code):
+            return _retry(message, now, jitter, settings, code)
+        case Unsure():
+            return _unsure(message, now, jitter, settings)
+        case NotSent(_, retry_after):
+            wait = retry_after if retry_after is not None else backoff(1, jitter, settings)
+            return _stay(message, now, wait)
+        case Blocked(code):
+            return _stay(message, now, BLOCKED_DELAY, code)
+
+
+def _submitted(message: Waiting, provider_id: int, now: int, settings: Settings) -> Step:
+    content = message.content or {}
+    sms = content.get("smsValidityPeriodSec", SMS_VALIDITY_DEFAULT)
+    follow = int(str(content.get("validityPeriodSec", VALIDITY[1])))
+    follow += int(str(sms)) if message.lane.endswith(":1") else 0
+    follow = min(follow + int(settings.tracking_margin), TRACKING_MOST)
+    fields = [*_tally(message), "provider", str(provider_id), *_code("ok")]
+    fields += ["submitted", now, "tracked", now + follow * SECOND]
+    at = min(now + int(settings.poll_delays[0] * SECOND), now + follow * SECOND)
+    return Step("watch", at, Status.SUBMITTED, fields=fields)
+
+
+def _unsure(message: Waiting, now: int, jitter: float, settings: Settings) -> Step:
+    message.unsure += 1
+    choice = message.on_unsure or settings.on_unsure
+    if choice == "auto":
+        urgent = message.lane.split(":")[0] in ("realtime", "high")
+        choice = "resend" if urgent else "park"
+    if choice == "park":
+        return give_up(message, Status.UNCONFIRMED, Reason.UNSURE)
+    return _retry(message, now, jitter, settings)
+
+
+def _retry(
+    message: Waiting, now: int, jitter: float, settings: Settings, code: str | None = None
+) -> Step:
+    message.failures += 1
+    if 0 < settings.max_attempts <= message.failures:
+        return give_up(message, Status.FAILED, Reason.ATTEMPTS, code)
+    return _stay(message, now, backoff(message.failures, jitter, settings), code)
+
+
+def _stay(message: Waiting, now: int, wait: float, code: str | None = None) -> Step:
+    at = min(now + int(wait * SECOND), max(message.until, now))
+    return Step("stay", at - at % 4, fields=[*_tally(message), *_code(code)])
+
+
+def _tally(message: Waiting) -> list[str | int]:
+    fields: list[str | int] = ["attempts", message.attempts]
+    if message.failures:
+        fields += ["failures", message.failures]
+    if message.unsure:
+        fields += ["unsure", message.unsure]
+    return [*fields, "lapses", message.lapses]
+
+
+def _code(code: str | None) -> list[str | int]:
+    return ["providerCode", code] if code else []

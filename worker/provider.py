@@ -1,0 +1,347 @@
+"""The provider's HTTP API: one POST, and what its answer means.
+
+The only table of the provider's codes (document, "Таблица кодов возврата") is here.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import socket
+import threading
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+from schemas import wire
+from schemas.settings import Settings
+from schemas.wire import Malformed, Reply, SendEntry, StatusEntry
+from worker.outcome import (
+    Accepted,
+    Again,
+    Blocked,
+    NotSent,
+    Outcome,
+    Refused,
+    Spoiled,
+    Statuses,
+    StatusOutcome,
+    Unsure,
+)
+
+IDLE_MOST = 5.0
+"""Seconds after which an idle connection isn't used for /send: it may be closing just then."""
+REPLY_MOST = 4 * 1024 * 1024
+"""Bytes of a reply that are read; the document's replies are some 100 bytes an entry."""
+
+OK, SYSTEM = "ok", "error-system"
+AUTH = frozenset({"error-auth", "error-account-locked"})
+_SPOILED = (
+    "error-syntax",
+    "error-instant-message-typeformat",
+    "error-instant-message-content-type-format",
+    "error-instant-message-content-image-id-format",
+    "error-instant-message-client-id-not-unique",
+    "error-subject-format",
+    "error-subject-unknown",
+    "error-subject-not-specified",
+    "error-address-format",
+    "error-address-unknown",
+    "error-address-not-specified",
+    "error-priority-format",
+    "error-comment-format",
+    "error-instant-message-type-format",
+    "error-instant-message-type-not-specified",
+    "error-content-type-format",
+    "error-content-not-specified",
+    "error-validity-period-seconds-format",
+    "error-instant-message-provider-id-format",
+    "error-instant-message-provider-id-duplicate",
+    "error-instant-message-provider-id-unknown",
+    "error-resend-sms-error",
+    "error-resend-sms-validity-period-error",
+)
+"""Codes that at request level speak of one message, or of the request's form."""
+
+
+def _squash(code: str) -> str:
+    """A code without the differences of its spellings (trap T33)."""
+    return code.removeprefix("error-").removeprefix("instant-message-").replace("-", "")
+
+
+_KNOWN = {_squash(code): code for code in reversed((OK, SYSTEM, *sorted(AUTH), *_SPOILED))}
+
+
+def canonical(code: str) -> str:
+    """The document's spelling of a code; an unknown one as it is."""
+    if code == OK or code.startswith("error-"):
+        return code if code in _SPOILED else _KNOWN.get(_squash(code), code)
+    return code
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An HTTP answer that was read whole."""
+
+    http: int
+    body: bytes
+    retry_after: str | None = None
+
+
+@dataclass(slots=True)
+class _Call:
+    """What is known of the request that this thread makes now."""
+
+    made: bool = False
+    connection: Any = None
+
+
+_calls = threading.local()
+
+
+class _Noting:
+    """Notes whether a connection was made: before that, nothing can have been sent."""
+
+    sock: Any
+
+    def connect(self) -> None:
+        super().connect()  # type: ignore[misc]
+        self._note()
+
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        if self.sock is not None:
+            self._note()
+        super().request(*args, **kwargs)  # type: ignore[misc]
+
+    def _note(self) -> None:
+        call: _Call = _calls.current
+        call.made, call.connection = True, self
+
+
+class _Http(_Noting, HTTPConnection):
+    pass
+
+
+class _Https(_Noting, HTTPSConnection):
+    pass
+
+
+class _HttpPool(HTTPConnectionPool):
+    ConnectionCls = _Http
+
+
+class _HttpsPool(HTTPSConnectionPool):
+    ConnectionCls = _Https
+
+
+class _Adapter(HTTPAdapter):
+    """requests' adapter, without retries and with connections that note."""
+
+    _pools = {"http": _HttpPool, "https": _HttpsPool}  # noqa: RUF012
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = self._pools
+
+    def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
+        manager = super().proxy_manager_for(*args, **kwargs)
+        manager.pool_classes_by_scheme = self._pools
+        return manager
+
+
+class Provider:
+    """Posts to the API with one kept-alive session for each thread of each process."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        login = f"{settings.api_login}:{settings.api_password}".encode()
+        self._headers = {
+            "Authorization": "Basic " + base64.b64encode(login).decode(),
+            "Content-Type": "application/json; charset=utf-8",
+            "Accept-Encoding": "identity",
+            "User-Agent": "viber-courier",
+        }
+        self._local = threading.local()
+
+    def send(self, body: bytes, count: int) -> list[Outcome]:
+        """POST /send with ``count`` messages; one outcome for each, in their order."""
+        answer = self._post(wire.SEND_PATH, body)
+        return read_send_answer(answer, count) if isinstance(answer, Answer) else [answer] * count
+
+    def status(self, provider_ids: Collection[int]) -> StatusOutcome:
+        """POST /status for these ids."""
+        answer = self._post(wire.STATUS_PATH, wire.status_body(provider_ids))
+        if isinstance(answer, Unsure):
+            return Again(answer.why)
+        return read_status_answer(answer) if isinstance(answer, Answer) else answer
+
+    def _post(self, path: str, body: bytes) -> Answer | NotSent | Unsure:
+        call = _calls.current = _Call()
+        settings = self._settings
+        end = time.monotonic() + settings.deadline
+        # requests' timeouts are per read: a trickling reply is cut off here.
+        watch = threading.Timer(settings.deadline, _cut, (call,))
+        watch.daemon = True
+        watch.start()
+        try:
+            with self._session().post(
+                settings.api_url + path,
+                data=body,
+                headers=self._headers,
+                timeout=(settings.connect_timeout, settings.read_timeout),
+                allow_redirects=False,
+                stream=True,
+            ) as response:
+                text = bytearray()
+                for piece in response.iter_content(65536):
+                    text += piece
+                    if len(text) > REPLY_MOST:
+                        return Unsure("reply-too-large")
+                if time.monotonic() > end:
+                    return Unsure("deadline")
+                retry_after = response.headers.get("Retry-After")
+                return Answer(response.status_code, bytes(text), retry_after)
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+            why = type(error).__name__
+            return Unsure(why) if call.made else NotSent(why)
+        finally:
+            watch.cancel()
+            self._local.used = time.monotonic()
+
+    def _session(self) -> requests.Session:
+        local = self._local
+        if getattr(local, "pid", None) != os.getpid():
+            local.pid, local.used, local.session = os.getpid(), 0.0, self._new_session()
+        elif time.monotonic() - local.used > IDLE_MOST:
+            local.session.close()
+        session: requests.Session = local.session
+        return session
+
+    def _new_session(self) -> requests.Session:
+        session = requests.Session()
+        session.trust_env = False  # no netrc, no proxy of the environment
+        session.verify = self._settings.ca_file or True
+        if self._settings.proxy:
+            session.proxies = dict.fromkeys(("http", "https"), self._settings.proxy)
+        adapter = _Adapter(pool_connections=1, pool_maxsize=1, max_retries=0)
+        session.mount("https://", adapter)
+        session.mount("http://", adapter)
+        return session
+
+
+def _cut(call: _Call) -> None:
+    sock = getattr(call.connection, "sock", None)
+    if sock is not None:
+        try:
+            # Of the plain socket: an SSLSocket's own would pull its state from under the reader.
+            socket.socket.shutdown(sock, socket.SHUT_RDWR)
+        except OSError:
+            pass  # closed already
+
+
+def read_send_answer(answer: Answer, count: int) -> list[Outcome]:
+    """What an answer to /send means for each of its messages; the first rule that fits wins."""
+    try:
+        reply: Reply[SendEntry] = wire.read_send(answer.body)
+    except Malformed:
+        reply = Reply(None, None)
+    if reply.entries and len(reply.entries) == count:
+        return _entries(reply.entries)
+    return [_whole_send(answer, reply)] * count
+
+
+def _whole_send(answer: Answer, reply: Reply[SendEntry]) -> Outcome:
+    if reply.entries:
+        return Unsure("wrong-count")
+    if reply.status is None:
+        return _by_http(answer)
+    code = canonical(reply.status)
+    if code in AUTH:
+        return Blocked(code)
+    if code in _SPOILED:
+        return Spoiled(code)
+    if code.startswith("error-"):
+        return Again(code)
+    return Unsure("no-entries") if code == OK else Unsure("unknown-status")
+
+
+def _entries(entries: Sequence[SendEntry]) -> list[Outcome]:
+    ids = [entry.provider_id for entry in entries]
+    twice = {id for id in ids if id is not None and ids.count(id) > 1} if _repeats(ids) else set()
+    return [_entry(entry, entry.provider_id in twice) for entry in entries]
+
+
+def _repeats(ids: Sequence[int | None]) -> bool:
+    given = [id for id in ids if id is not None]
+    return len(set(given)) < len(given)
+
+
+def _entry(entry: SendEntry, twice: bool) -> Outcome:
+    code = canonical(entry.code) if entry.code else ""
+    if code == OK and entry.provider_id is not None and not twice:
+        return Accepted(entry.provider_id)
+    if not code.startswith("error-") or entry.provider_id is not None:
+        return Unsure("entry")
+    if code == SYSTEM:
+        return Again(code)
+    return Blocked(code) if code in AUTH else Refused(code)
+
+
+def _by_http(answer: Answer) -> Again | NotSent | Blocked | Spoiled | Unsure:
+    http = answer.http
+    code = f"http-{http}"
+    if http in (408, 429, 503):
+        return NotSent(code, retry_after(answer.retry_after))
+    if http in (400, 413, 422):
+        return Spoiled(code)
+    if 300 <= http < 500:
+        return Blocked(code)
+    return Unsure(code)
+
+
+def read_status_answer(answer: Answer) -> StatusOutcome:
+    """What an answer to /status means; entries count, whatever stands beside them."""
+    try:
+        reply: Reply[StatusEntry] = wire.read_status(answer.body)
+    except Malformed:
+        reply = Reply(None, None)
+    code = canonical(reply.status) if reply.status else None
+    if reply.entries or (reply.entries is not None and code == OK):
+        return Statuses({entry.provider_id: entry for entry in reply.entries})
+    if code is None:
+        outcome = _by_http(answer)
+        return Again(outcome.why) if isinstance(outcome, Unsure) else outcome
+    if code in AUTH:
+        return Blocked(code)
+    return Spoiled(code) if code in _SPOILED else Again(code)
+
+
+def retry_after(value: str | None, now: datetime | None = None) -> float | None:
+    """Seconds that a Retry-After header asks for (RFC 9110 section 10.2.3); None if bad or none."""
+    if value is None:
+        return None
+    if value.strip().isascii() and value.strip().isdigit():
+        return float(value[:12])
+    try:
+        moment = parsedate_to_datetime(value)
+        return max(0.0, (moment - (now or datetime.now(UTC))).total_seconds())
+    except (ValueError, TypeError):
+        return None
+
+
+def by_code(outcomes: Sequence[Outcome]) -> Mapping[str, int]:
+    """How many outcomes of each kind, for logs and task summaries."""
+    counts: dict[str, int] = {}
+    for outcome in outcomes:
+        name = type(outcome).__name__.lower()
+        counts[name] = counts.get(name, 0) + 1
+    return counts

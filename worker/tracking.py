@@ -1,0 +1,157 @@
+"""Decisions about an accepted message: what each poll of its status means, and when to stop.
+
+Finality is DESIGN section 4. Functions of values, as worker/policy.py.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from schemas.event import SmsState
+from schemas.settings import Settings
+from schemas.status import NEXT, Reason, Status
+from schemas.wire import StatusEntry, sms_leg
+from worker.policy import SECOND, TRACKING_MOST, Step
+
+
+@dataclass(slots=True)
+class Watched:
+    """An accepted message leased from the watch set; instants in microseconds."""
+
+    id: str
+    provider_id: int
+    status: Status
+    resend: bool
+    submitted: int
+    tracked: int
+    polls: int = 0
+    since: int = 0
+    fault: str = ""
+    attempts: int = 0
+    unsure: int = 0
+    sms: str = ""
+    metadata: str = ""
+    provider_status: str | None = None
+    provider_code: str | None = None
+    status_at: str | None = None
+
+
+def after_poll(message: Watched, entry: StatusEntry | None, now: int, settings: Settings) -> Step:
+    """What an answered /status request means for one of its messages (DESIGN section 4).
+
+    ``entry`` None: the reply did not name it, or said nothing: pending. ``now`` is when it was
+    asked, so an answer closes what should have closed before.
+    """
+    fields: list[str | int] = []
+    target, reason = (None, None) if entry is None else _target(message, entry, now, fields)
+    if entry is not None:
+        fields += _seen(message, entry)
+    if target is not None and target != message.status and target in NEXT[message.status]:
+        if not NEXT[target]:
+            return _end(target, reason, fields)
+        if target == Status.DELIVERED:
+            message.since = now
+            fields += ["since", now]
+            if settings.read_window == 0:
+                return _end(target, reason, fields)
+        message.status = target
+        changed: Status | None = target
+    else:
+        changed = None
+    if closed := _closed_by_clock(message, now, settings):
+        return _end(*closed, fields)
+    delay = settings.poll_delays[min(message.polls + 1, len(settings.poll_delays) - 1)]
+    at = _next_poll(message, now, delay, settings)
+    return Step("stay", at, changed, reason, [*fields, "polls", message.polls + 1])
+
+
+def after_failed_poll(message: Watched, now: int, jitter: float, settings: Settings) -> Step:
+    """Poll again without using a step of the schedule; close only what is past every patience."""
+    if now >= message.submitted + TRACKING_MOST * SECOND:
+        return _end(*_last_word(message), [])
+    delay = settings.poll_delays[min(message.polls, len(settings.poll_delays) - 1)]
+    wait = min(delay, settings.retry_cap) * (0.5 + jitter / 2)
+    return Step("stay", _next_poll(message, now, wait, settings))
+
+
+def _target(
+    message: Watched, entry: StatusEntry, now: int, fields: list[str | int]
+) -> tuple[Status | None, str | None]:
+    """The status that the entry speaks for, best news first, and the provider's reason."""
+    viber, leg = entry.status, sms_leg(entry.sms)
+    if viber in (Status.READ, Status.DELIVERED):
+        return viber, None
+    if leg == Status.SMS_DELIVERED or leg == Status.SMS_SENT:
+        return leg, entry.error
+    if leg == Status.UNDELIVERED:
+        return leg, Reason.SMS_UNDELIVERED
+    if viber == Status.FAILED:
+        reason: str | None = entry.error or Reason.PROVIDER_FAILED
+    else:
+        reason = entry.error
+    if viber in (Status.UNDELIVERED, Status.FAILED) and message.resend:
+        if not message.fault and message.status in (Status.SUBMITTED, Status.SENT):
+            message.fault, message.since = f"{viber} {reason or ''}", now
+            fields += ["fault", message.fault, "since", now]
+        return None, None
+    return viber, reason
+
+
+def _seen(message: Watched, entry: StatusEntry) -> list[str | int]:
+    """Fields that keep the provider's own words, where they are news."""
+    seen: list[str | int] = []
+    sms = json.dumps([[s.id, s.state] for s in entry.sms]) if entry.sms else message.sms
+    if sms != message.sms:
+        message.sms = sms
+        seen += ["sms", sms]
+    if entry.word and (entry.word, entry.at) != (message.provider_status, message.status_at):
+        message.provider_status, message.status_at = entry.word, entry.at
+        seen += ["providerStatus", entry.word, "statusAt", entry.at or ""]
+    if entry.code and entry.code != message.provider_code:
+        message.provider_code = entry.code
+        seen += ["providerCode", entry.code]
+    return seen
+
+
+def sms_states(message: Watched) -> list[SmsState]:
+    """The SMS segments as last seen."""
+    return [SmsState(*each) for each in json.loads(message.sms or "[]")]
+
+
+def _closes(message: Watched, settings: Settings) -> int:
+    """When the clock closes a message, if nothing else does: microseconds."""
+    if message.status == Status.DELIVERED:
+        return min(message.since + int(settings.read_window * SECOND), message.tracked)
+    if message.fault and message.status in (Status.SUBMITTED, Status.SENT):
+        return min(message.since + int(settings.sms_grace * SECOND), message.tracked)
+    return message.tracked
+
+
+def _closed_by_clock(
+    message: Watched, now: int, settings: Settings
+) -> tuple[Status, str | None] | None:
+    return _last_word(message) if now >= _closes(message, settings) else None
+
+
+def _last_word(message: Watched) -> tuple[Status, str | None]:
+    if message.fault and message.status in (Status.SUBMITTED, Status.SENT):
+        status, _, reason = message.fault.partition(" ")
+        return Status(status), reason or None
+    if message.status == Status.DELIVERED:
+        return message.status, None
+    if message.status == Status.SENT:
+        return message.status, Reason.TRACKING_ENDED
+    return Status.LOST, Reason.TRACKING_ENDED
+
+
+def _next_poll(message: Watched, now: int, delay: float, settings: Settings) -> int:
+    at, closes = now + int(delay * SECOND), _closes(message, settings)
+    at = min(at, closes) if closes > now else at
+    return at - at % 4 + 4
+
+
+def _end(status: Status, reason: str | None, fields: Sequence[str | int]) -> Step:
+    said: Sequence[str | int] = [*fields, "reason", reason] if reason else fields
+    return Step("end", status=status, reason=reason, fields=said)
