@@ -138,11 +138,10 @@ class Producer:
             if record.status != Status.QUEUED:
                 return record.status == Status.CANCELLED and record.provider_id is None
             answer = self._cancel(record, state[0])
-            if answer != "again":
-                if answer == "done":
-                    return record.unsure == 0
-                if answer == "busy":
-                    return False
+            if answer == "done":
+                return record.unsure == 0
+            if answer == "busy":
+                return False
         return False
 
     def results(self, group: str, consumer: str, block: float = 5.0) -> Iterator[Event]:
@@ -246,21 +245,24 @@ class Producer:
             )
         return answer
 
-    def reject(self, id: str, fresh: str, raw: object, error: EnqueueError) -> str:
-        """Record a job that was refused where its app can't see an exception; its event's id.
+    def reject(self, raw: object, fresh: str, error: EnqueueError) -> str:
+        """Record a job refused where its app can't see the exception; the id of its event.
 
-        ``fresh`` takes the place of an ``id`` that is unusable or taken; the event then names the
-        ``requestedId``. Repeating the call changes nothing.
+        That is the job's own id, or ``fresh`` where it has none, an unusable or a taken one.
+        Repeating the call changes nothing.
         """
-        reason = Reason.CONFLICT if isinstance(error, Conflict) else Reason.INVALID
-        faults = error.errors if isinstance(error, InvalidMessage) else {"id": ["is taken"]}
+        conflict = isinstance(error, Conflict)
+        faults = error.errors if isinstance(error, InvalidMessage) else {"id": [str(error)]}
         more: dict[str, Any] = {"errors": faults}
-        for attempt in (id, fresh):
-            if attempt != id:
-                more["requestedId"] = id or None
-            if attempt and self._reject(attempt, digest_of([repr(raw)]), reason, more):
-                return attempt
-        raise Conflict(fresh)
+        own = raw.get("id") if isinstance(raw, Mapping) else None
+        reason = Reason.CONFLICT if conflict else Reason.INVALID
+        digest = digest_of(repr(raw))
+        if own is not None:
+            if "id" not in faults and self._reject(own, digest, reason, more):
+                return str(own)
+            more["requestedId"] = own if isinstance(own, str) else None
+        self._reject(fresh, digest, reason, more)
+        return fresh
 
     def _reject(self, id: str, digest: str, reason: Reason, more: Mapping[str, Any]) -> bool:
         change = Change(message_id=id, status=Status.REJECTED, final=True, reason=reason, more=more)

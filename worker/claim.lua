@@ -4,9 +4,11 @@
 -- ARGV  1 now ('' = TIME)  2 most members  3 lease us  4 '1' if this answers the bell
 --       5 bell ms  6 record prefix  7 content prefix ('' if contents aren't wanted)
 --       8 common prefix  9 sets per rank  10 once ms  11 ... record fields to return
--- Reply {} or {set's place among the sets, lease, now, '1' if the bell is to be rung again,
---   members, commons}: members = {id, kind as found, own content or false, fields ...} each,
---   commons = {digest, content or false ...}. A repeat with the same once key returns the same.
+-- Reply {} or {set's place among the sets, lease, now, more, members, commons}
+--   more: '0' nothing else is due, '1' there is and its bell is on the way, '2' ring it
+--   members: {id, kind as found, {own content, common digest, fields ...}} each
+--   commons: digest, content, digest, content ...; what is missing is false
+-- A repeat with the same once key returns the same members.
 -- Kinds (schemas/keys.py): 0 becomes 1; 1 and 2 lapsed, they stay what they are and are counted.
 #include clock
 local at = now(ARGV[1])
@@ -64,11 +66,11 @@ for i = 1, #members, 2 do
 end
 if not before and #leases > 0 then redis.call('ZADD', KEYS[place], unpack(leases)) end
 
-local ring = '0'
+local more = '0'
 for i = 4, #KEYS do
   if oldest(i) then
-    if redis.call('SET', KEYS[3], '1', 'NX', 'PX', ARGV[5]) then ring = '1' end
+    more = redis.call('SET', KEYS[3], '1', 'NX', 'PX', ARGV[5]) and '2' or '1'
     break
   end
 end
-return {place - 3, text(lease), due, ring, rows, commons}
+return {place - 3, text(lease), due, more, rows, commons}

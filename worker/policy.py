@@ -1,7 +1,7 @@
 """Decisions until a message is accepted or given up: after a claim, after an answer of /send.
 
-Functions of values. No I/O, no clock, no chance: ``now`` is microseconds by the Redis server's clock, ``jitter`` a
-number from 0 to 1. Durations in settings are seconds.
+Functions of values: ``now`` is microseconds by the Redis server's clock, ``jitter`` a number from
+0 to 1. Durations in settings are seconds.
 """
 
 from __future__ import annotations
@@ -103,16 +103,18 @@ def after_send(
     match outcome:
         case Accepted(provider_id):
             return _submitted(message, provider_id, now, settings)
-        case Refused(code) | Spoiled(code):
+        case Refused(code):
             return give_up(message, Status.REJECTED, code, code)
         case Again(code):
             return _retry(message, now, jitter, settings, code)
         case Unsure():
             return _unsure(message, now, jitter, settings)
         case NotSent(_, retry_after):
-            wait = retry_after if retry_after is not None else backoff(1, jitter, settings)
-            return _stay(message, now, wait)
-        case Blocked(code):
+            if retry_after is None:
+                return _stay(message, now, backoff(1, jitter, settings))
+            return _stay(message, now, min(max(retry_after, 1.0), settings.retry_cap))
+        case Blocked(code) | Spoiled(code):
+            # Alone and still refused whole: kept, until "all refused" can be told from "this one".
             return _stay(message, now, BLOCKED_DELAY, code)
 
 

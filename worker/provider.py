@@ -6,11 +6,12 @@ The only table of the provider's codes (document, "Таблица кодов в�
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import socket
 import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -86,6 +87,15 @@ def canonical(code: str) -> str:
     if code == OK or code.startswith("error-"):
         return code if code in _SPOILED else _KNOWN.get(_squash(code), code)
     return code
+
+
+_DELIVERY = ("user-blocked", "not-viber-user")
+"""Reasons of ``undelivered`` (document, "error" of /status)."""
+
+
+def is_known(code: str) -> bool:
+    """Whether the document has this code; others are counted together and raise an alarm."""
+    return code in _SPOILED or code in AUTH or code in _DELIVERY or code in (OK, SYSTEM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,11 +251,9 @@ class Provider:
 def _cut(call: _Call) -> None:
     sock = getattr(call.connection, "sock", None)
     if sock is not None:
-        try:
-            # Of the plain socket: an SSLSocket's own would pull its state from under the reader.
+        # Of the plain socket: an SSLSocket's own would pull its state from under the reader.
+        with contextlib.suppress(OSError):
             socket.socket.shutdown(sock, socket.SHUT_RDWR)
-        except OSError:
-            pass  # closed already
 
 
 def read_send_answer(answer: Answer, count: int) -> list[Outcome]:
@@ -336,12 +344,3 @@ def retry_after(value: str | None, now: datetime | None = None) -> float | None:
         return max(0.0, (moment - (now or datetime.now(UTC))).total_seconds())
     except (ValueError, TypeError):
         return None
-
-
-def by_code(outcomes: Sequence[Outcome]) -> Mapping[str, int]:
-    """How many outcomes of each kind, for logs and task summaries."""
-    counts: dict[str, int] = {}
-    for outcome in outcomes:
-        name = type(outcome).__name__.lower()
-        counts[name] = counts.get(name, 0) + 1
-    return counts

@@ -1,0 +1,1 @@
+"""Celery workers that send what is due and follow what was accepted (worker/celery.py)."""

@@ -1,0 +1,156 @@
+"""The Celery app: thin tasks, their queues, beat's schedule. ``celery -A worker worker -B``."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from celery import Celery
+from celery.exceptions import Reject
+from celery.signals import after_setup_logger
+from celery.worker.request import Request
+from kombu import Queue
+
+from producers.bells import EXPIRES, Bells, queue
+from producers.client import Producer
+from producers.connection import SOCKET_OPTIONS, StoreUnavailable, connect
+from schemas.errors import ConfigError, QueueFull
+from schemas.keys import LANES, POLL
+from schemas.settings import Settings
+from worker.intake import take
+from worker.poll import Poller
+from worker.provider import Provider
+from worker.send import Sender
+from worker.store import Store
+
+VISIBILITY = 60
+"""Seconds after which Celery redelivers a ``courier.enqueue`` whose worker vanished."""
+BELL_LOGGERS = ("celery.worker.strategy", "celery.app.trace", "celery.beat")
+"""Loggers that would write three lines for each sweep."""
+
+try:
+    settings = Settings.from_env(os.environ, provider=True)
+except ConfigError as error:
+    raise SystemExit(f"viber-courier can't start: {error}") from None
+
+
+class HiddenRequest(Request):  # type: ignore[misc]
+    """A request whose arguments, jobs, show in no event and no log, whatever the client sent."""
+
+    def __init__(self, message: Any, *args: Any, headers: Any = None, **kwargs: Any) -> None:
+        shown = dict(message.headers if headers is None else headers)
+        shown.update(argsrepr="(hidden)", kwargsrepr="{}")
+        super().__init__(message, *args, headers=shown, **kwargs)
+
+
+def _queue(name: str) -> Queue:
+    full = queue(settings.namespace, name)
+    return Queue(full, routing_key=full)
+
+
+app = Celery("worker", broker=settings.broker_url, set_as_current=True)
+app.conf.update(
+    task_queues=[_queue(name) for name in (POLL, "enqueue", *LANES)],
+    task_default_queue=queue(settings.namespace, POLL),
+    task_create_missing_queues=False,
+    accept_content=["json"],
+    task_serializer="json",
+    task_ignore_result=True,
+    # Bells ack early: losing one costs a sweep, and acks_late ends the worker when Redis restarts.
+    task_acks_late=False,
+    task_time_limit=settings.lease * 0.9,
+    worker_prefetch_multiplier=1,
+    worker_max_tasks_per_child=10_000,
+    worker_send_task_events=False,
+    broker_transport_options={**SOCKET_OPTIONS, "visibility_timeout": VISIBILITY},
+    broker_connection_retry_on_startup=True,
+    broker_connection_max_retries=None,
+    event_queue_ttl=EXPIRES,
+    event_queue_expires=EXPIRES,
+    # In memory: any number of beats may run, bells are rung once for all of them.
+    beat_scheduler="celery.beat:Scheduler",
+    beat_max_loop_interval=1,
+    beat_schedule={
+        "sweep": {
+            "task": "courier.sweep",
+            "schedule": settings.sweep_interval,
+            "options": {
+                "queue": queue(settings.namespace, POLL),
+                "expires": max(1.0, 2 * settings.sweep_interval),
+            },
+        }
+    },
+)
+
+
+@dataclass(frozen=True)
+class System:
+    """What a process's tasks work with. Its Redis client serves threads and survives forks."""
+
+    store: Store
+    bells: Bells
+    sender: Sender
+    poller: Poller
+    producer: Producer
+
+
+@cache
+def system() -> System:
+    """The wiring, made when the first task of a process needs it."""
+    client, bells, provider = connect(settings.redis_url), Bells(settings, app), Provider(settings)
+    store = Store(client, settings)
+    return System(
+        store=store,
+        bells=bells,
+        sender=Sender(settings, store, provider, bells),
+        poller=Poller(settings, store, provider, bells),
+        producer=Producer(settings, client=client, bells=bells),
+    )
+
+
+@app.task(name="courier.send")
+def send(lane: str) -> str:
+    """Send what is due in this lane and those above it."""
+    return system().sender.serve(lane)
+
+
+@app.task(name="courier.poll")
+def poll() -> str:
+    """Ask for the statuses that are due."""
+    return system().poller.serve()
+
+
+@app.task(name="courier.sweep")
+def sweep() -> str:
+    """Ring for what is due and has no doorbell on its way."""
+    names = system().store.sweep()
+    system().bells.ring(names)
+    return f"sweep: rang {', '.join(names) or 'nothing'}"
+
+
+@app.task(
+    name="courier.enqueue", bind=True, acks_late=True, reject_on_worker_lost=True, max_retries=None
+)
+def enqueue(self: Any, jobs: object) -> str:
+    """Store jobs of apps that don't install the package (contract, DESIGN section 3)."""
+    try:
+        return take(system().producer, self.request.id, jobs)
+    except (StoreUnavailable, QueueFull) as error:
+        logging.getLogger(__name__).warning(
+            "jobs not stored yet", extra={"task_id": self.request.id, "error": type(error).__name__}
+        )
+        time.sleep(1.0)
+        raise Reject(type(error).__name__, requeue=True) from None
+
+
+enqueue.Request = HiddenRequest
+
+
+@after_setup_logger.connect
+def _quiet_bells(**_: Any) -> None:
+    for name in BELL_LOGGERS:
+        logging.getLogger(name).setLevel(logging.WARNING)

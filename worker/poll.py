@@ -1,0 +1,106 @@
+"""The poll use case: lease what is to be asked for, ask, decide, settle."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from producers.bells import Bells
+from schemas.event import Change, render
+from schemas.keys import POLL
+from schemas.settings import Settings
+from schemas.status import Status, is_final
+from worker.outcome import Spoiled, Statuses
+from worker.policy import Step
+from worker.provider import Provider
+from worker.send import BUDGET, count_name
+from worker.store import Lease, Move, Store
+from worker.tracking import Watched, after_failed_poll, after_poll, sms_states
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Poller:
+    """Follows accepted messages. ``clock`` and ``chance`` as in worker/send.py."""
+
+    settings: Settings
+    store: Store
+    provider: Provider
+    bells: Bells
+    clock: Callable[[], float] = time.time
+    chance: Callable[[], float] = random.random
+
+    def serve(self) -> str:
+        """Answer the poll bell: ask until nothing is due or the time budget is used up."""
+        started, answered, asked, did = time.monotonic(), True, 0, Counter[str]()
+        while (lease := self.store.claim_watched(answered)) is not None:
+            if lease.ring:
+                self.bells.ring([POLL])
+            asked += len(lease.messages)
+            self._ask(lease, lease.messages, did)
+            answered = False
+            if not lease.more or time.monotonic() - started >= BUDGET:
+                break
+        news = "".join(f", {n} {what}" for what, n in sorted(did.items()))
+        return f"poll: {asked} asked{news}, {time.monotonic() - started:.2f} s"
+
+    def _ask(self, lease: Lease[Watched], messages: list[Watched], did: Counter[str]) -> None:
+        if not messages:
+            return
+        now, started = lease.at(), time.monotonic()
+        outcome = self.provider.status([message.provider_id for message in messages])
+        seconds = round(time.monotonic() - started, 4)
+        kind = type(outcome).__name__.lower()
+        logger.info("statuses asked", extra={"messages": len(messages), "seconds": seconds})
+        if isinstance(outcome, Spoiled) and len(messages) > 1:
+            middle = len(messages) // 2
+            if lease.left() > self.settings.deadline:
+                self._ask(lease, messages[:middle], did)
+                self._ask(lease, messages[middle:], did)
+                return
+        if isinstance(outcome, Statuses):
+            strangers = outcome.entries.keys() - {message.provider_id for message in messages}
+            if strangers:
+                self.store.count("strangers", len(strangers))
+        else:
+            did[f"unanswered ({kind})"] += len(messages)
+            logger.warning("statuses not answered", extra={"outcome": kind})
+        moves = []
+        for message in messages:
+            was = message.status
+            if isinstance(outcome, Statuses):
+                entry = outcome.entries.get(message.provider_id)
+                step = after_poll(message, entry, now, self.settings)
+            else:
+                step = after_failed_poll(message, now, self.chance(), self.settings)
+            moves.append(self._move(message, was, step))
+        did.update(move.step.status for move in moves if move.step.status)
+        for move in self.store.settle(lease, moves):
+            did["overtaken"] += 1
+            logger.warning("the lease was another's by then", extra={"message_id": move.id})
+
+    def _move(self, message: Watched, was: Status, step: Step) -> Move:
+        if step.status is None:
+            return Move(message.id, was, step)
+        change = Change(
+            message_id=message.id,
+            status=step.status,
+            final=step.place == "end" or is_final(step.status),
+            reason=step.reason,
+            provider_id=message.provider_id,
+            provider_status=message.provider_status,
+            provider_code=message.provider_code,
+            status_at=message.status_at,
+            attempts=message.attempts,
+            unsure=message.unsure,
+            sms=sms_states(message),
+            metadata=json.loads(message.metadata) if message.metadata else None,
+        )
+        head, tail = render(change, self.settings.namespace, self.clock())
+        return Move(message.id, was, step, head, tail, count_name(step.status, step.reason))

@@ -1,0 +1,187 @@
+"""The send use case: claim, triage, mark, POST, decide, settle."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import re
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from producers.bells import Bells
+from schemas.event import Change, render
+from schemas.settings import Settings
+from schemas.status import Reason, Status, is_final
+from schemas.wire import send_body
+from worker.batching import factor, requests, wire_message
+from worker.outcome import Accepted, Again, Blocked, Outcome, Refused, Spoiled
+from worker.policy import Step, Waiting, after_send, triage
+from worker.provider import OK, Provider, is_known
+from worker.store import Lease, Move, Store
+
+logger = logging.getLogger(__name__)
+
+BUDGET = 1.0
+"""Seconds after which a task takes no further batch: others may be waiting for its slot."""
+
+
+@dataclass
+class Tally:
+    """What a task did, for its summary in Flower."""
+
+    claimed: int = 0
+    did: Counter[str] = field(default_factory=Counter)
+
+
+Batch = tuple[Lease[Waiting], list[Waiting]]
+
+
+@dataclass(frozen=True)
+class Sender:
+    """Sends what is due. ``clock`` is the wall clock for events, ``chance`` gives 0 to 1."""
+
+    settings: Settings
+    store: Store
+    provider: Provider
+    bells: Bells
+    clock: Callable[[], float] = time.time
+    chance: Callable[[], float] = random.random
+
+    def serve(self, lane: str) -> str:
+        """Answer a lane's doorbell: send until nothing is due or the time budget is used up."""
+        started, tally, answered = time.monotonic(), Tally(), True
+        while (lease := self.store.claim(lane, answered)) is not None:
+            if lease.ring:
+                self.bells.ring([lane])  # before the call: idle slots join in meanwhile
+            tally.claimed += len(lease.messages)
+            self._handle(lease, started + BUDGET, tally)
+            answered = False
+            if not lease.more or time.monotonic() - started >= BUDGET:
+                break
+        did = "".join(f", {n} {what}" for what, n in sorted(tally.did.items()))
+        return f"{lane}: {tally.claimed} claimed{did}, {time.monotonic() - started:.2f} s"
+
+    def _handle(self, lease: Lease[Waiting], end: float, tally: Tally) -> None:
+        now, ready, ended = lease.at(), [], []
+        for message in lease.messages:
+            step = triage(message, now, self.chance(), self.settings)
+            if step is None:
+                ready.append(message)
+            else:
+                ended.append(self._move(message, step))
+        self._settle(lease, ended, tally)
+        batches = [(lease, batch) for batch in requests(ready)]
+        while batches:
+            batches[:0] = halves = self._request(*batches.pop(0), tally)
+            if halves and time.monotonic() >= end:
+                for held, batch in batches:  # the time budget is used up
+                    self._put_back(held, batch, tally)
+                return
+
+    def _request(self, lease: Lease[Waiting], batch: list[Waiting], tally: Tally) -> list[Batch]:
+        """One POST and its settling; the halves of the batch if one message spoiled it all."""
+        held = self.store.begin(lease, batch)
+        if not held.messages:
+            return []
+        if held.left() <= self.settings.deadline:
+            self._put_back(held, held.messages, tally)  # Redis was slow: too late for a request
+            return []
+        now = held.at()
+        common, rest = factor([wire_message(message, now) for message in held.messages])
+        body = send_body(common, rest, held.key.endswith(":1"))
+        for message in held.messages:
+            message.attempts += 1
+        started = time.monotonic()
+        outcomes = self.provider.send(body, len(rest))
+        self._log(outcomes, len(body), time.monotonic() - started)
+        if len(rest) > 1 and all(isinstance(outcome, Spoiled) for outcome in outcomes):
+            return self._halve(held, tally)
+        at, moves = held.at(), []
+        for message, outcome in zip(held.messages, outcomes, strict=True):
+            step = after_send(outcome, message, at, self.chance(), self.settings)
+            moves.append(self._move(message, step, outcome))
+        self._settle(held, moves, tally)
+        return []
+
+    def _halve(self, held: Lease[Waiting], tally: Tally) -> list[Batch]:
+        """Nothing of the batch was accepted: it is out of the request, each half is begun anew."""
+        tally.did["requests halved"] += 1
+        lease = self.store.begin(held, held.messages, inside=False)
+        middle = len(lease.messages) // 2
+        halves = (lease.messages[:middle], lease.messages[middle:])
+        return [(lease, half) for half in halves if half]
+
+    def _put_back(self, lease: Lease[Waiting], messages: list[Waiting], tally: Tally) -> None:
+        now = lease.at()
+        steps = [
+            (m, Step("stay", now - now % 4, fields=["attempts", m.attempts])) for m in messages
+        ]
+        self._settle(lease, [Move(m.id, Status.QUEUED, step) for m, step in steps], tally)
+
+    def _settle(self, lease: Lease[Waiting], moves: list[Move], tally: Tally) -> None:
+        tally.did.update(move.step.status or "retry" for move in moves)
+        for move in self.store.settle(lease, moves):
+            tally.did["overtaken"] += 1
+            more = {"message_id": move.id, "provider_id": _provider_id(move)}
+            logger.warning("the lease was another's by then", extra=more)
+            if move.late:
+                self.store.count("late")
+
+    def _move(self, message: Waiting, step: Step, outcome: Outcome | None = None) -> Move:
+        if step.status is None:
+            return Move(message.id, Status.QUEUED, step)
+        change = Change(
+            message_id=message.id,
+            status=step.status,
+            final=is_final(step.status),
+            reason=step.reason,
+            provider_id=outcome.provider_id if isinstance(outcome, Accepted) else None,
+            provider_code=_code(outcome),
+            attempts=message.attempts,
+            unsure=message.unsure,
+            metadata=json.loads(message.metadata) if message.metadata else None,
+        )
+        head, tail = render(change, self.settings.namespace, self.clock())
+        return Move(
+            id=message.id,
+            was=Status.QUEUED,
+            step=step,
+            head=head,
+            tail=tail,
+            count=count_name(step.status, step.reason),
+            late=isinstance(outcome, Accepted),
+        )
+
+    def _log(self, outcomes: list[Outcome], size: int, seconds: float) -> None:
+        kinds = Counter(type(outcome).__name__.lower() for outcome in outcomes)
+        figures = {"messages": len(outcomes), "bytes": size, "seconds": round(seconds, 4)}
+        logger.info("request sent", extra={**figures, **kinds})
+        codes = {_code(outcome) for outcome in outcomes}
+        for code in sorted(code for code in codes if code and not is_known(code)):
+            self.store.count("unknown-code")
+            logger.error("code not in the provider's document", extra={"code": code[:64]})
+
+
+def count_name(status: Status, reason: str | None) -> str:
+    """The counter of a change: few names, whatever the provider says."""
+    if reason is None:
+        return status
+    ours = reason in set(Reason) or is_known(reason) or re.fullmatch("http-[0-9]{3}", reason)
+    return f"{status}:{reason if ours else 'other'}"
+
+
+def _code(outcome: Outcome | None) -> str | None:
+    match outcome:
+        case Accepted():
+            return OK
+        case Refused(code) | Again(code) | Blocked(code) | Spoiled(code):
+            return code
+    return None
+
+
+def _provider_id(move: Move) -> str | None:
+    fields = move.step.fields
+    return str(fields[fields.index("provider") + 1]) if "provider" in fields else None

@@ -1,0 +1,294 @@
+"""The worker's side of Redis: lease what is due, mark it before the call, write what became of it.
+
+Every method is one script call that a repeat with the same token doesn't do twice.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
+
+import redis
+
+from producers.connection import script
+from schemas.keys import LANES, POLL, Keys
+from schemas.settings import Settings
+from schemas.status import Status
+from worker.policy import SECOND, Step, Waiting
+from worker.tracking import Watched
+
+logger = logging.getLogger(__name__)
+
+_WAITING = (*("until", "attempts", "failures", "unsure", "lapses", "onUnsure", "ttl", "metadata"),)
+_WATCHED = (
+    *("provider", "status", "set", "submitted", "tracked", "polls", "since", "fault"),
+    *("attempts", "unsure", "sms", "metadata", "providerStatus", "providerCode", "statusAt"),
+)
+PAUSE = 0.2
+"""Seconds between repeats of a call that Redis did not answer."""
+
+M = TypeVar("M")
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A step of one message with its event (``head`` "" for none); see settle.lua."""
+
+    id: str
+    was: Status
+    step: Step
+    head: str = ""
+    tail: str = ""
+    count: str = ""
+    late: bool = False
+
+
+@dataclass(slots=True)
+class Lease(Generic[M]):
+    """Messages that are ours until ``ends`` (of the local monotonic clock), under one token."""
+
+    key: str
+    token: str
+    now: int
+    taken: float
+    ends: float
+    more: bool
+    ring: bool
+    messages: list[M]
+
+    def at(self) -> int:
+        """The Redis server's clock now, in microseconds, as far as it can be known here."""
+        return self.now + int((time.monotonic() - self.taken) * SECOND)
+
+    def left(self) -> float:
+        """Seconds that the lease still holds, at least."""
+        return self.ends - time.monotonic()
+
+
+class Store:
+    """``now`` overrides the Redis server's clock in tests: microseconds, or "" for TIME."""
+
+    def __init__(
+        self, client: redis.Redis, settings: Settings, now: Callable[[], int | str] = lambda: ""
+    ) -> None:
+        self.redis, self._settings, self._now = client, settings, now
+        self.keys = Keys(settings.namespace)
+        names = ("claim", "begin", "settle", "sweep")
+        self._scripts = {name: script(client, "worker", name) for name in names}
+
+    def claim(self, lane: str, answered: bool) -> Lease[Waiting] | None:
+        """Lease due messages of the most urgent lane at or above ``lane``; None if none is due.
+
+        ``answered`` says that the lane's doorbell brought us here and may be rung again.
+        """
+        sets = self.keys.lanes_from(lane)
+        got = self._claim(
+            sets,
+            *("send", lane, 2, self._settings.batch_size, self._settings.lease),
+            answered,
+            (self.keys.content, *_WAITING),
+        )
+        if got is None:
+            return None
+        lease, rows, commons = got
+        name = lease.key.split(":", 2)[2]
+        lease.messages = [_waiting(row, name, commons) for row in rows]
+        return lease
+
+    def claim_watched(self, answered: bool) -> Lease[Watched] | None:
+        """Lease accepted messages whose next poll is due; None if there are none."""
+        seconds = self._settings.deadline + 5
+        size = self._settings.status_batch_size
+        got = self._claim(
+            [self.keys.watch], POLL, POLL, 1, size, seconds, answered, ("", *_WATCHED)
+        )
+        if got is None:
+            return None
+        lease, rows, _ = got
+        lease.messages = [_watched(row) for row in rows]
+        return lease
+
+    def begin(
+        self, lease: Lease[Waiting], messages: Sequence[Waiting], inside: bool = True
+    ) -> Lease[Waiting]:
+        """Renew the lease of messages right before (``inside``) or after a request with them.
+
+        Returns a Lease of those that are still ours. Repeated until Redis answers or the old lease
+        is over; then the error is raised, and nothing may be sent.
+        """
+        settings = self._settings
+        taken = time.monotonic()
+        args = [self._now(), lease.token, _micros(settings.lease), 2 if inside else 1]
+        token, now, flags = self._until(
+            lease.ends,
+            "begin",
+            [self.keys.once(uuid.uuid4().hex), self.keys.fence("send"), lease.key],
+            [*args, _ms(settings.lease), *(m.id for m in messages)],
+        )
+        ours = [m for m, flag in zip(messages, flags, strict=True) if flag == "1"]
+        # Its instant is taken late and its end early: both err to the safe side.
+        return replace(
+            lease,
+            token=token,
+            now=int(now),
+            taken=time.monotonic(),
+            ends=taken + settings.lease,
+            messages=ours,
+        )
+
+    def settle(self, lease: Lease[M], moves: Sequence[Move]) -> list[Move]:
+        """Write what became of leased messages; returns those whose lease was another's by then.
+
+        An answer in hand is never dropped: repeated until Redis answers or the lease is over.
+        """
+        if not moves:
+            return []
+        settings, keys = self._settings, self.keys
+        width = 10 + max(len(move.step.fields) for move in moves)
+        args: list[Any] = [keys.record, keys.content, lease.token, _ms(settings.retention)]
+        args += [_ms(settings.content_retention), _ms(settings.lease), width]
+        for move in moves:
+            step = move.step
+            args += (move.id, move.was, step.status or "", step.place, step.at)
+            args += ("1" if move.late else "0", move.head, move.tail, move.count)
+            args += (len(step.fields) // 2, *step.fields)
+            args += [""] * (width - 10 - len(step.fields))
+        names = [keys.once(uuid.uuid4().hex), lease.key, keys.watch, keys.results, keys.counts]
+        done: str = self._until(lease.ends, "settle", names, args)
+        return [move for move, flag in zip(moves, done, strict=True) if flag == "0"]
+
+    def sweep(self) -> list[str]:
+        """Names of the bells to ring for what is due and has none on its way."""
+        keys, settings = self.keys, self._settings
+        ring = self._scripts["sweep"](
+            keys=[
+                *(keys.results, keys.watch, keys.bell(POLL)),
+                *keys.lanes,
+                *map(keys.bell, LANES),
+            ],
+            args=[self._now(), _ms(settings.bell_ttl), _ms(settings.results_retention)],
+        )
+        return [(POLL, *LANES)[place] for place in ring]
+
+    def count(self, name: str, by: int = 1) -> None:
+        """Count something that isn't a change of status."""
+        self.redis.hincrby(self.keys.counts, name, by)
+
+    def _claim(
+        self,
+        sets: list[str],
+        fence: str,
+        bell: str,
+        rank: int,
+        size: int,
+        seconds: float,
+        answered: bool,
+        wanted: Iterable[str],
+    ) -> tuple[Lease[Any], list[Any], dict[str, str | None]] | None:
+        keys, settings = self.keys, self._settings
+        content, *fields = wanted
+        taken = time.monotonic()
+        got = self._scripts["claim"](
+            keys=[keys.once(uuid.uuid4().hex), keys.fence(fence), keys.bell(bell), *sets],
+            args=[
+                *(self._now(), size, _micros(seconds), int(answered), _ms(settings.bell_ttl)),
+                *(keys.record, content, keys.common, rank, _ms(seconds), *fields),
+            ],
+        )
+        if not got:
+            return None
+        place, token, now, more, rows, commons = got
+        lease: Lease[Any] = Lease(
+            key=sets[place - 1],
+            token=token,
+            now=int(now),
+            taken=time.monotonic(),
+            ends=taken + seconds,
+            more=more != "0",
+            ring=more == "2",
+            messages=[],
+        )
+        return lease, rows, dict(zip(commons[::2], commons[1::2], strict=True))
+
+    def _until(self, ends: float, name: str, keys: list[str], args: list[Any]) -> Any:
+        """Call a script until Redis answers, or raise its last error when the lease is over."""
+        while True:
+            try:
+                return self._scripts[name](keys=keys, args=args)
+            except (redis.ConnectionError, redis.TimeoutError, redis.OutOfMemoryError) as error:
+                if time.monotonic() + PAUSE >= ends:
+                    raise
+                logger.warning(
+                    "redis did not answer", extra={"script": name, "error": type(error).__name__}
+                )
+                time.sleep(PAUSE)
+
+
+def _waiting(row: list[Any], lane: str, commons: dict[str, str | None]) -> Waiting:
+    id, kind, values = row
+    own, digest, until, attempts, failures, unsure, lapses, on_unsure, ttl, metadata = values
+    return Waiting(
+        id=id,
+        lane=lane,
+        until=int(until),
+        lapsed_inside=kind == 2,
+        lapses=int(lapses or 0),
+        attempts=int(attempts or 0),
+        failures=int(failures or 0),
+        unsure=int(unsure or 0),
+        on_unsure=on_unsure or "",
+        ttl=ttl is not None,
+        metadata=metadata or "",
+        content=_content(own, digest, commons),
+    )
+
+
+def _content(
+    own: str | None, digest: str | None, commons: dict[str, str | None]
+) -> dict[str, object] | None:
+    if own is None:
+        return None
+    content: dict[str, object] = json.loads(own)
+    if digest is None:
+        return content
+    common = commons.get(digest)
+    if common is None:
+        return None
+    merged = {**json.loads(common), **content}
+    return {name: value for name, value in merged.items() if value is not None}
+
+
+def _watched(row: list[Any]) -> Watched:
+    given = dict(zip(_WATCHED, row[2][2:], strict=True))
+    return Watched(
+        id=row[0],
+        provider_id=int(given["provider"]),
+        status=Status(given["status"]),
+        # Sets are numbered from 1, without and with resendSms in turn.
+        resend=int(given["set"]) % 2 == 0,
+        submitted=int(given["submitted"]),
+        tracked=int(given["tracked"]),
+        polls=int(given["polls"] or 0),
+        since=int(given["since"] or 0),
+        fault=given["fault"] or "",
+        attempts=int(given["attempts"] or 0),
+        unsure=int(given["unsure"] or 0),
+        sms=given["sms"] or "",
+        metadata=given["metadata"] or "",
+        provider_status=given["providerStatus"],
+        provider_code=given["providerCode"],
+        status_at=given["statusAt"] or None,
+    )
+
+
+def _micros(seconds: float) -> int:
+    return int(seconds * SECOND) // 4 * 4
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)
