@@ -27,12 +27,17 @@ def task(name: str) -> tuple[str, list[str]]:
     return ("courier.poll", []) if name == POLL else ("courier.send", [name])
 
 
+CLIENT_OPTIONS = {**SOCKET_OPTIONS, "max_retries": 1, "interval_start": 0, "interval_step": 0}
+"""Transport options of the client that rings: one try, or ``enqueue`` waits for a dead broker."""
+
+
 class Bells:
     """Rings through the official Celery client, made when first needed, anew after a fork."""
 
-    def __init__(self, settings: Settings, app: Any = None) -> None:
+    def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._app, self._pid = app, os.getpid() if app is None else None
+        self._app: Any = None
+        self._pid = 0
 
     def ring(self, names: Iterable[str]) -> None:
         """Put a doorbell on the queue of each lane (or ``poll``).
@@ -56,9 +61,10 @@ class Bells:
                 )
 
     def _celery(self) -> Any:
-        if self._app is None or self._pid not in (None, os.getpid()):
+        if self._pid != os.getpid():
             from celery import Celery  # a light import of producers is a promise
 
-            self._app, self._pid = Celery(broker=self._settings.broker_url), os.getpid()
-            self._app.conf.broker_transport_options = SOCKET_OPTIONS
+            self._app = Celery(broker=self._settings.broker_url, set_as_current=False)
+            self._app.conf.broker_transport_options = CLIENT_OPTIONS
+            self._pid = os.getpid()
         return self._app

@@ -101,7 +101,7 @@ class System:
 @cache
 def system() -> System:
     """The wiring, made when the first task of a process needs it."""
-    client, bells, provider = connect(settings.redis_url), Bells(settings, app), Provider(settings)
+    client, bells, provider = connect(settings.redis_url), Bells(settings), Provider(settings)
     store = Store(client, settings)
     return System(
         store=store,

@@ -1,0 +1,261 @@
+"""Real parts for the tests: Redis, the simulator, Celery workers; each ended by its id."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import fakeredis
+import pytest
+import redis
+import requests
+
+from ops.redis_server import RedisServer
+from producers import Producer
+from producers.connection import connect
+from producers.testing import SilentBells
+from schemas.settings import Settings
+
+_numbers = itertools.count(1)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 20.0, what: str = "") -> Any:
+    """Wait until the condition holds and return what it gave; AssertionError at the deadline."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, what or "the condition did not hold in time"
+        time.sleep(0.02)
+    return value
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path_factory.mktemp("redis"), free_port())
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def namespace() -> str:
+    """A fresh namespace for each test: nothing is ever flushed."""
+    return f"t{next(_numbers)}"
+
+
+@pytest.fixture(params=["redis", "fakeredis"])
+def client(request: pytest.FixtureRequest) -> Iterator[redis.Redis]:
+    """The contract suite's server: a real one and fakeredis."""
+    if request.param == "redis":
+        made = connect(request.getfixturevalue("redis_server").url)
+    else:
+        made = fakeredis.FakeRedis(server=fakeredis.FakeServer(), decode_responses=True)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def settings(namespace: str) -> Settings:
+    """Loud where a test forgets to say more: the provider's address leads nowhere."""
+    return Settings(namespace=namespace, api_url="https://you-forgot-the-simulator.invalid")
+
+
+@pytest.fixture
+def bells() -> SilentBells:
+    return SilentBells()
+
+
+@pytest.fixture
+def producer(client: redis.Redis, settings: Settings, bells: SilentBells) -> Producer:
+    return Producer(settings, client=client, bells=bells)
+
+
+class Simulator:
+    """The provider's double as a process of its own."""
+
+    def __init__(self, *options: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "ops.simulator", "--port", "0", *options],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        self.url = self.process.stdout.readline().split()[-1]
+
+    def get(self, path: str) -> Any:
+        return requests.get(f"{self.url}/admin/{path}", timeout=10).json()
+
+    def fault(self, **rule: Any) -> None:
+        requests.post(f"{self.url}/admin/faults", json=rule, timeout=10).raise_for_status()
+
+    def reset(self) -> None:
+        requests.post(f"{self.url}/admin/reset", timeout=10).raise_for_status()
+
+    def accepted(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.get("accepted")
+        return found
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(10)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def simulator_process() -> Iterator[Simulator]:
+    made = Simulator("--step", "0.2", "--seed", "7")
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def simulator(simulator_process: Simulator) -> Simulator:
+    simulator_process.reset()
+    return simulator_process
+
+
+class Worker:
+    """``celery -A worker worker -B`` as supervisor would run it; its log is kept in memory."""
+
+    def __init__(self, env: dict[str, str], folder: Path, *options: str) -> None:
+        command = [sys.executable, "-m", "celery", "-A", "worker", "worker", "-B", "-c", "2"]
+        self.process = subprocess.Popen(
+            [*command, "--without-gossip", "--without-mingle", "-l", "INFO", *options],
+            env={**os.environ, **env},
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self.lines: list[str] = []
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        with self.process.stdout as stream:
+            self.lines.extend(iter(stream.readline, ""))
+
+    @property
+    def log(self) -> str:
+        return "".join(self.lines)
+
+    def ready(self) -> Worker:
+        wait_for(lambda: " ready." in self.log or self.process.poll() is not None, 30)
+        assert self.process.poll() is None, self.log
+        return self
+
+    def kill(self) -> None:
+        """kill -9 of the whole process group, children and beat included."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self._end()
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+        try:
+            self._end()
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+    def _end(self) -> None:
+        self.process.wait(40)
+        self._reader.join(10)
+
+
+@pytest.fixture
+def system_env(redis_server: RedisServer, simulator: Simulator, namespace: str) -> dict[str, str]:
+    """A whole installation in miniature: every wait is short."""
+    return {
+        "COURIER_REDIS_URL": redis_server.url,
+        "COURIER_NAMESPACE": namespace,
+        "COURIER_API_URL": simulator.url,
+        "COURIER_API_LOGIN": "tester",
+        "COURIER_API_PASSWORD": "111111",
+        "COURIER_POLL_DELAYS": "0.2,0.4",
+        "COURIER_RETRY_BASE": "0.3",
+        "COURIER_READ_WINDOW": "2",
+        "COURIER_SMS_GRACE": "2",
+        "COURIER_SWEEP_INTERVAL": "0.3",
+    }
+
+
+@pytest.fixture
+def start_worker(system_env: dict[str, str], tmp_path: Path) -> Iterator[Callable[..., Worker]]:
+    """Start workers with more options or other settings; all are ended with the test."""
+    started: list[Worker] = []
+
+    def start(*options: str, **env: str) -> Worker:
+        started.append(Worker({**system_env, **env}, tmp_path, *options))
+        return started[-1].ready()
+
+    yield start
+    for worker in started:
+        worker.stop()
+
+
+class Clock:
+    """The Redis server's clock as the scripts see it, moved ahead by the test."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def __call__(self) -> int:
+        return int((time.time() + self.ahead) * 1_000_000)
+
+    def advance(self, seconds: float) -> None:
+        self.ahead += seconds
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def text_job(address: str = "79250000001", **more: Any) -> dict[str, Any]:
+    """A small valid job."""
+    return {
+        "subject": "Shop",
+        "priority": "high",
+        "contentType": "text",
+        "content": {"text": "Код 1234 🙂"},
+        "address": address,
+        **more,
+    }
+
+
+def common_job(**more: Any) -> dict[str, Any]:
+    """What a campaign's rows share: all of a small job but the address."""
+    return {name: value for name, value in text_job(**more).items() if name != "address"}
+
+
+def iso_in(seconds: float) -> str:
+    """That many seconds ahead, as ``sendAt`` takes it."""
+    return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()
+
+
+def events_of(client: redis.Redis, settings: Settings, id: str | None = None) -> list[Any]:
+    """Result events on the stream, oldest first; of one message where ``id`` is given."""
+    entries: Any = client.xrange(f"{{{settings.namespace}}}:results")
+    events = [json.loads(fields["event"]) for _, fields in entries]
+    return [event for event in events if id in (None, event["subject"])]

@@ -1,0 +1,309 @@
+"""What an app relies on: ids, conflicts, streaming, cancel, threads, forks, an outage."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from ops.redis_server import RedisServer
+from producers import Conflict, InvalidMessage, Producer, QueueFull, StoreUnavailable
+from producers.client import CHUNK
+from producers.connection import connect
+from producers.testing import SilentBells, memory_producer
+from schemas.settings import Settings
+from tests.conftest import common_job, events_of, free_port, text_job
+
+BULK = common_job(priority="low")
+
+
+def rows(count: int) -> Iterator[dict[str, Any]]:
+    return ({"address": f"7925{i:07}"} for i in range(count))
+
+
+def test_an_id_is_made_where_none_is_given_and_kept_where_one_is(producer: Producer) -> None:
+    made = producer.enqueue(text_job())
+    assert str(uuid.UUID(made)) == made
+    assert producer.enqueue(text_job(id="order:1")) == "order:1"
+    record = producer.get("order:1")
+    assert record is not None
+    assert (record.id, record.status, record.final, record.attempts) == (
+        "order:1",
+        "queued",
+        False,
+        0,
+    )
+    assert producer.get("unknown") is None
+
+
+def test_the_same_id_with_the_same_job_is_one_message(
+    producer: Producer, client: redis.Redis, settings: Settings
+) -> None:
+    job = text_job(id="a", sendAt="2026-01-01T00:00:00Z")
+    respelled = {**job, "sendAt": "2026-01-01T03:00:00+03:00", "resendSms": False, "type": "viber"}
+    assert producer.enqueue(job) == producer.enqueue(respelled) == "a"
+    merged = {k: v for k, v in job.items() if k not in ("address", "id")}
+    assert producer.enqueue_many([{"address": "+79250000001", "id": "a"}], common=merged) == ["a"]
+    assert client.zcard(f"{{{settings.namespace}}}:lane:high:0") == 1
+
+
+def test_another_job_under_a_used_id_is_a_conflict_and_changes_nothing(producer: Producer) -> None:
+    producer.enqueue(text_job(id="a"))
+    with pytest.raises(Conflict) as caught:
+        producer.enqueue(text_job(id="a", comment="other"))
+    assert caught.value.id == "a"
+    with pytest.raises(Conflict) as caught:
+        producer.enqueue_many([text_job(id="b"), text_job(id="a", comment="other")])
+    assert (caught.value.row, caught.value.accepted) == (1, [])
+    assert producer.get("b") is None
+
+
+def test_the_same_id_twice_in_one_chunk(producer: Producer) -> None:
+    assert producer.enqueue_many([text_job(id="a"), text_job(id="a")]) == ["a", "a"]
+    with pytest.raises(Conflict) as caught:
+        producer.enqueue_many([text_job(id="b"), text_job(id="b", comment="other")])
+    assert caught.value.row == 1
+    assert producer.get("b") is None
+
+
+def test_a_wrong_job_names_every_fault_and_stores_nothing(
+    producer: Producer, client: redis.Redis
+) -> None:
+    with pytest.raises(InvalidMessage) as caught:
+        producer.enqueue(text_job(subject="x" * 12, foo=1, address="0"))
+    assert set(caught.value.errors) == {"subject", "foo", "address"}
+    assert client.dbsize() in (0, client.dbsize()) and not list(
+        client.scan_iter(f"{{{producer.settings.namespace}}}*")
+    )
+
+
+def test_a_wrong_row_leaves_earlier_chunks_and_nothing_of_its_own(producer: Producer) -> None:
+    good = list(rows(CHUNK + 10))
+    good[CHUNK + 5] = {"address": "none"}
+    with pytest.raises(InvalidMessage) as caught:
+        producer.enqueue_many(good, common=BULK)
+    assert caught.value.row == CHUNK + 5
+    assert len(caught.value.accepted) == CHUNK
+    assert all(producer.get(id) for id in caught.value.accepted)
+
+
+def test_on_invalid_skips_wrong_and_conflicting_rows(producer: Producer) -> None:
+    producer.enqueue(text_job(id="taken"))
+    given: list[Any] = [*rows(2), {"address": "none"}, {"address": "79250000009", "id": "taken"}, 5]
+    skipped: list[tuple[int, Any, str]] = []
+    ids = producer.enqueue_many(
+        given,
+        common=BULK,
+        on_invalid=lambda row, job, error: skipped.append((row, job, type(error).__name__)),
+    )
+    assert len(ids) == 2 and all(producer.get(id) for id in ids)
+    assert sorted(skipped, key=lambda each: each[0]) == [
+        (2, given[2], "InvalidMessage"),
+        (3, given[3], "Conflict"),
+        (4, 5, "InvalidMessage"),
+    ]
+
+
+def test_common_is_checked_once_and_may_not_hold_id_or_address(producer: Producer) -> None:
+    with pytest.raises(InvalidMessage) as caught:
+        producer.enqueue_many([], common={**BULK, "subject": "x" * 12})
+    assert set(caught.value.errors) == {"common.subject"}
+    with pytest.raises(InvalidMessage) as caught:
+        producer.enqueue_many([], common={**BULK, "id": "a", "address": "79250000001"})
+    assert set(caught.value.errors) == {"common.id", "common.address"}
+
+
+def test_rows_are_streamed_and_not_kept(producer: Producer) -> None:
+    alive, most = 0, 0
+
+    class Row(dict[str, Any]):
+        def __init__(self, i: int) -> None:
+            nonlocal alive, most
+            super().__init__(address=f"7925{i:07}")
+            alive += 1
+            most = max(most, alive)
+
+        def __del__(self) -> None:
+            nonlocal alive
+            alive -= 1
+
+    ids = producer.enqueue_many((Row(i) for i in range(12 * CHUNK)), common=BULK)
+    assert len(ids) == 12 * CHUNK
+    assert most <= 4 * CHUNK  # of twelve
+
+
+def test_one_round_trip_for_a_single_and_one_for_each_chunk(
+    redis_server: RedisServer, settings: Settings
+) -> None:
+    client = connect(redis_server.url)
+    producer = Producer(settings, client=client, bells=SilentBells())
+    producer.enqueue(text_job())
+
+    def calls() -> int:
+        stats: Any = client.info("commandstats")
+        return sum(int(row["calls"]) for name, row in stats.items() if "evalsha" in name)
+
+    before = calls()
+    producer.enqueue(text_job())
+    assert calls() - before == 1
+    producer.enqueue_many(rows(3 * CHUNK), common=BULK)
+    assert calls() - before == 4
+    client.close()
+
+
+def test_max_queued_is_a_clear_error_and_nothing_is_stored(
+    client: redis.Redis, namespace: str
+) -> None:
+    limited = Producer(
+        Settings(namespace=namespace, max_queued=3), client=client, bells=SilentBells()
+    )
+    limited.enqueue(text_job(id="a"))
+    with pytest.raises(QueueFull) as caught:
+        limited.enqueue_many(rows(3), common=BULK)
+    assert (caught.value.limit, caught.value.accepted) == (3, [])
+    assert limited.enqueue_many(rows(2), common=BULK)
+    assert limited.enqueue(text_job(id="a")) == "a"
+    with pytest.raises(QueueFull):
+        limited.enqueue(text_job())
+
+
+def test_cancel_is_true_only_for_what_never_left(
+    producer: Producer, client: redis.Redis, settings: Settings
+) -> None:
+    id = producer.enqueue(text_job(metadata={"order": 5}))
+    assert producer.cancel(id) is True
+    assert producer.cancel(id) is True
+    assert producer.cancel("unknown") is False
+    (event,) = events_of(client, settings, id)
+    assert event["id"] == f"{id}:1"
+    assert event["type"] == "viber.message.cancelled"
+    assert event["data"]["final"] is True
+    assert event["data"]["reason"] == "by-request"
+    assert event["data"]["metadata"] == {"order": 5}
+    record = producer.get(id)
+    assert record is not None and record.final and record.reason == "by-request"
+    assert client.zcard(f"{{{settings.namespace}}}:lane:high:0") == 0
+
+
+def test_a_producer_serves_many_threads(producer: Producer, settings: Settings) -> None:
+    ids: list[str] = []
+
+    def work(number: int) -> None:
+        for i in range(25):
+            ids.append(producer.enqueue(text_job(id=f"{number}-{i}")))
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(ids)) == 200
+    assert all(producer.get(id) for id in ids)
+
+
+def test_a_producer_works_in_a_process_forked_after_it_was_made(
+    redis_server: RedisServer, settings: Settings
+) -> None:
+    producer = Producer(
+        Settings(
+            redis_url=redis_server.url, namespace=settings.namespace, broker_url=redis_server.url
+        )
+    )
+    producer.enqueue(text_job(id="parent"))
+    child = multiprocessing.get_context("fork").Process(target=_in_child, args=(producer,))
+    child.start()
+    producer.enqueue(text_job(id="parent-2"))
+    child.join(30)
+    assert child.exitcode == 0
+    assert all(producer.get(id) for id in ("parent", "parent-2", "child"))
+    producer.close()
+
+
+def _in_child(producer: Producer) -> None:
+    ok = producer.enqueue(text_job(id="child")) == "child" and producer.get("parent")
+    os._exit(0 if ok else 1)
+
+
+def test_redis_down_is_a_clear_error_within_seconds_and_a_retry_is_safe(tmp_path: Path) -> None:
+    server = RedisServer(tmp_path, free_port())
+    server.start()
+    producer = Producer(Settings(redis_url=server.url, broker_url=server.url), bells=SilentBells())
+    producer.enqueue_many(rows(3), common=BULK)
+    server.stop()
+    started = time.monotonic()
+    with pytest.raises(StoreUnavailable) as caught:
+        producer.enqueue(text_job(id="a"))
+    assert time.monotonic() - started < 8
+    assert isinstance(caught.value, redis.RedisError)
+    with pytest.raises(StoreUnavailable) as caught:
+        producer.enqueue_many(
+            ({**row, "id": f"r{n}"} for n, row in enumerate(rows(3))), common=BULK
+        )
+    assert caught.value.accepted == []
+    server.start()
+    assert producer.enqueue(text_job(id="a")) == "a"
+    assert producer.enqueue(text_job(id="a")) == "a"
+    producer.close()
+    server.stop()
+
+
+def test_a_bell_that_cannot_be_rung_is_logged_and_the_message_is_stored(
+    redis_server: RedisServer, namespace: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    nobody = f"redis://127.0.0.1:{free_port()}/0"
+    producer = Producer(
+        Settings(redis_url=redis_server.url, broker_url=nobody, namespace=namespace)
+    )
+    started = time.monotonic()
+    id = producer.enqueue(text_job())
+    assert time.monotonic() - started < 4
+    assert producer.get(id) is not None
+    assert "doorbell not rung" in caplog.text
+    assert "79250000001" not in caplog.text
+    producer.close()
+
+
+def test_the_memory_producer_is_a_producer_without_a_server() -> None:
+    producer = memory_producer()
+    id = producer.enqueue(text_job())
+    with pytest.raises(InvalidMessage):
+        producer.enqueue({})
+    assert producer.cancel(id)
+    (event,) = list(producer.results("crm", "web-1", block=0.1))
+    assert event.data["status"] == "cancelled"
+
+
+def test_two_memory_producers_share_nothing() -> None:
+    one, other = memory_producer(), memory_producer()
+    assert other.get(one.enqueue(text_job())) is None
+
+
+def test_rejecting_is_done_once_under_the_own_or_a_fresh_id(
+    producer: Producer, client: redis.Redis, settings: Settings
+) -> None:
+    wrong = InvalidMessage({"subject": ["must have 1 to 11 characters"]})
+    for _ in range(2):
+        assert producer.reject({"id": "mine", "subject": "secret"}, "fresh-1", wrong) == "mine"
+    producer.enqueue(text_job(id="taken"))
+    for _ in range(2):
+        assert producer.reject({"id": "taken"}, "fresh-2", wrong) == "fresh-2"
+    bad_id = InvalidMessage({"id": ["must be 1 to 64 of A-Za-z0-9_.:-"]})
+    assert producer.reject({"id": "a b"}, "fresh-3", bad_id) == "fresh-3"
+    assert producer.reject("no job", "fresh-4", wrong) == "fresh-4"
+    found = {event["subject"]: event["data"] for event in events_of(client, settings)}
+    assert list(found) == ["mine", "fresh-2", "fresh-3", "fresh-4"]
+    assert found["mine"]["errors"] == {"subject": ["must have 1 to 11 characters"]}
+    assert "requestedId" not in found["mine"]
+    assert found["fresh-2"]["requestedId"] == "taken"
+    assert found["fresh-3"]["requestedId"] == "a b"
+    assert {data["status"] for data in found.values()} == {"rejected"}
+    assert "secret" not in json.dumps(found)

@@ -1,0 +1,416 @@
+"""The store's contract, on a real Redis and on fakeredis: leases, fencing, events, expiry."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import redis
+
+from producers import Producer
+from producers.testing import SilentBells
+from schemas.settings import Settings
+from schemas.status import Status
+from tests.conftest import Clock, common_job, events_of, iso_in, text_job
+from worker.outcome import Accepted, Again, NotSent, Outcome, Refused, Unsure
+from worker.policy import Waiting, after_send, triage
+from worker.send import Sender
+from worker.store import Lease, Move, Store
+
+SEND = "{{{}}}:lane:high:0"
+
+
+class Desk:
+    """A store with what a test does to it; settles through the real decisions."""
+
+    def __init__(self, store: Store, settings: Settings, clock: Clock) -> None:
+        self.store, self.settings, self.clock = store, settings, clock
+        # Only its event writing is used here: provider and bells are never called.
+        self.sender = Sender(settings, store, None, None)  # type: ignore[arg-type]
+
+    def claim(self, lane: str = "low", answered: bool = True) -> Lease[Waiting]:
+        lease = self.store.claim(lane, answered)
+        assert lease is not None
+        return lease
+
+    def ids(self, lane: str = "low") -> list[str]:
+        lease = self.store.claim(lane, answered=True)
+        return [message.id for message in lease.messages] if lease else []
+
+    def begin(self, lease: Lease[Waiting]) -> Lease[Waiting]:
+        held = self.store.begin(lease, lease.messages)
+        for message in held.messages:
+            message.attempts += 1
+        return held
+
+    def moves(self, lease: Lease[Waiting], outcome: Outcome, jitter: float = 1.0) -> list[Move]:
+        return [
+            self.sender._move(m, after_send(outcome, m, lease.at(), jitter, self.settings), outcome)
+            for m in lease.messages
+        ]
+
+    def settle(self, lease: Lease[Waiting], outcome: Outcome) -> list[Move]:
+        return self.store.settle(lease, self.moves(lease, outcome))
+
+
+@pytest.fixture
+def desk(client: redis.Redis, settings: Settings, clock: Clock) -> Desk:
+    return Desk(Store(client, settings, clock), settings, clock)
+
+
+def test_the_most_urgent_lane_is_served_first_and_only_at_or_above_the_one_asked(
+    producer: Producer, desk: Desk
+) -> None:
+    low = producer.enqueue(text_job(priority="low"))
+    normal = producer.enqueue(text_job(priority="normal"))
+    realtime = producer.enqueue(text_job(priority="realtime"))
+    high = producer.enqueue(text_job(priority="high"))
+    assert desk.ids("normal") == [realtime]
+    assert desk.ids("realtime") == []
+    assert desk.ids("low") == [high]
+    assert desk.ids("normal") == [normal]
+    assert desk.ids("normal") == []
+    assert desk.ids("low") == [low]
+
+
+def test_a_lane_is_first_in_first_out_within_and_between_chunks(
+    producer: Producer, desk: Desk
+) -> None:
+    rows = [{"address": f"7925{i:07}"} for i in range(120)]
+    common = common_job()
+    first = producer.enqueue_many(rows, common=common)
+    second = producer.enqueue_many(rows[:30], common=common)
+    assert desk.ids() + desk.ids() == first + second
+
+
+def test_a_scheduled_message_waits_for_its_instant(
+    producer: Producer, desk: Desk, clock: Clock
+) -> None:
+    id = producer.enqueue(text_job(sendAt=iso_in(3600)))
+    assert desk.ids() == []
+    clock.advance(3599)
+    assert desk.ids() == []
+    clock.advance(2)
+    assert desk.ids() == [id]
+
+
+def test_the_two_values_of_the_flag_never_share_a_claim(producer: Producer, desk: Desk) -> None:
+    plain = [producer.enqueue(text_job()) for _ in range(3)]
+    again = [producer.enqueue(text_job(resendSms=True)) for _ in range(3)]
+    assert desk.ids() == plain
+    assert desk.ids() == again
+
+
+def test_a_claimed_message_is_nobody_elses_until_its_lease_is_over(
+    producer: Producer, desk: Desk, clock: Clock
+) -> None:
+    id = producer.enqueue(text_job())
+    assert desk.ids() == [id]
+    clock.advance(119)
+    assert desk.ids() == []
+    clock.advance(2)
+    lease = desk.claim()
+    assert [(m.id, m.lapses, m.lapsed_inside) for m in lease.messages] == [(id, 1, False)]
+
+
+def test_a_lapse_inside_a_request_is_remembered_through_further_lapses(
+    producer: Producer, desk: Desk, clock: Clock
+) -> None:
+    id = producer.enqueue(text_job())
+    desk.begin(desk.claim())
+    record = producer.get(id)
+    assert record is not None and (record.status, record.attempts) == (Status.SENDING, 1)
+    for lapse in (1, 2):
+        clock.advance(121)
+        (message,) = desk.claim().messages
+        assert (message.lapsed_inside, message.lapses) == (True, lapse)
+
+
+def test_a_claim_whose_answer_was_lost_gives_the_same_batch_again(
+    producer: Producer, desk: Desk, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [producer.enqueue(text_job()) for _ in range(3)]
+    later: list[str] = []
+    real = desk.store._scripts["claim"]
+
+    def lost_once(**call: Any) -> Any:
+        real(**call)
+        if not later:
+            later.append(producer.enqueue(text_job()))
+        return real(**call)
+
+    monkeypatch.setitem(desk.store._scripts, "claim", lost_once)
+    lease = desk.claim()
+    assert {m.id for m in lease.messages} == set(ids)
+    assert [m.lapses for m in lease.messages] == [0, 0, 0]
+    assert desk.ids() == later
+
+
+def test_begin_leaves_out_what_another_claim_has_taken(
+    producer: Producer, desk: Desk, clock: Clock
+) -> None:
+    ids = [producer.enqueue(text_job()) for _ in range(2)]
+    stalled = desk.claim()
+    clock.advance(121)
+    other = desk.claim()
+    assert {m.id for m in other.messages} == set(ids)
+    assert desk.begin(stalled).messages == []
+    assert {m.id for m in desk.begin(other).messages} == set(ids)
+
+
+def test_begin_leaves_out_what_was_cancelled_meanwhile(producer: Producer, desk: Desk) -> None:
+    gone, kept = producer.enqueue(text_job()), producer.enqueue(text_job())
+    lease = desk.claim()
+    assert producer.cancel(gone)
+    assert [m.id for m in desk.begin(lease).messages] == [kept]
+
+
+def test_repeats_of_begin_and_settle_give_the_first_answer(
+    producer: Producer, desk: Desk, monkeypatch: pytest.MonkeyPatch, client: redis.Redis
+) -> None:
+    for name in ("begin", "settle"):
+        real = desk.store._scripts[name]
+
+        def twice(real: Callable[..., Any] = real, **call: Any) -> Any:
+            first, second = real(**call), real(**call)
+            assert first == second
+            return second
+
+        monkeypatch.setitem(desk.store._scripts, name, twice)
+    id = producer.enqueue(text_job())
+    assert desk.settle(desk.begin(desk.claim()), Accepted(3158611117333282817)) == []
+    (event,) = events_of(client, desk.settings, id)
+    assert (event["id"], event["data"]["status"]) == (f"{id}:1", "submitted")
+    assert client.hget(desk.store.keys.counts, "submitted") == "1"
+
+
+def test_a_stalled_worker_cannot_settle_over_its_successor(
+    producer: Producer, desk: Desk, clock: Clock, client: redis.Redis
+) -> None:
+    id = producer.enqueue(text_job(onUnsure="resend"))
+    stalled = desk.begin(desk.claim())
+    clock.advance(121)
+    successor = desk.claim()
+    (move,) = desk.settle(stalled, Refused("error-subject-unknown"))
+    assert move.id == id
+    assert events_of(client, desk.settings, id) == []
+    step = triage(successor.messages[0], successor.at(), 0.0, desk.settings)
+    assert step is not None and (step.place, step.status) == ("stay", None)
+    assert desk.store.settle(successor, [Move(id, Status.QUEUED, step)]) == []
+    record = producer.get(id)
+    assert record is not None
+    assert (record.status, record.attempts, record.unsure) == (Status.QUEUED, 1, 1)
+
+
+def test_a_late_ok_is_recorded_unless_the_message_has_ended_or_is_inside_another_request(
+    producer: Producer, desk: Desk, clock: Clock, client: redis.Redis
+) -> None:
+    back, ended, inside = (producer.enqueue(text_job(onUnsure="resend")) for _ in range(3))
+    first = desk.begin(desk.claim())
+    clock.advance(121)
+    second = desk.claim()
+    again = [Move(m.id, Status.QUEUED, _step(desk, m, second)) for m in second.messages]
+    desk.store.settle(second, again)
+    clock.advance(10)
+    third = desk.claim()
+    third.messages = [m for m in third.messages if m.id != back]
+    held = desk.begin(third)
+    held.messages = [m for m in held.messages if m.id == ended]
+    desk.settle(held, Refused("error-address-unknown"))
+
+    overtaken = desk.settle(first, Accepted(10**18))
+
+    assert {move.id for move in overtaken} == {ended, inside}
+    statuses = {id: producer.get(id).status for id in (back, ended, inside)}  # type: ignore[union-attr]
+    assert statuses == {
+        back: Status.SUBMITTED,
+        ended: Status.UNCONFIRMED,
+        inside: Status.SENDING,
+    }
+    assert desk.begin(third).messages == []
+
+
+def _step(desk: Desk, message: Waiting, lease: Lease[Waiting]) -> Any:
+    return triage(message, lease.at(), 0.0, desk.settings)
+
+
+def test_a_retry_waits_for_its_due_time_and_keeps_its_counters(
+    producer: Producer, desk: Desk, clock: Clock
+) -> None:
+    id = producer.enqueue(text_job())
+    desk.settle(desk.begin(desk.claim()), Again("error-system"))
+    assert desk.ids() == []
+    clock.advance(6)
+    (message,) = desk.claim().messages
+    assert (message.id, message.attempts, message.failures) == (id, 1, 1)
+
+
+def test_bells_ring_once_until_somebody_answers(
+    producer: Producer, desk: Desk, bells: SilentBells, settings: Settings
+) -> None:
+    for _ in range(3):
+        producer.enqueue(text_job(priority="low"))
+    assert bells.rung == ["low"]
+    desk.claim("low")
+    producer.enqueue(text_job(priority="low"))
+    assert bells.rung == ["low", "low"]
+
+
+def test_a_claim_rings_again_for_what_is_left_but_only_if_no_bell_is_on_its_way(
+    client: redis.Redis, settings: Settings, clock: Clock, producer: Producer
+) -> None:
+    one = Store(client, Settings(namespace=settings.namespace, batch_size=1), clock)
+    for _ in range(3):
+        producer.enqueue(text_job())
+    first, second, third = (one.claim("high", answered=n == 0) for n in range(3))
+    assert first is not None and (first.more, first.ring) == (True, True)
+    assert second is not None and (second.more, second.ring) == (True, False)
+    assert third is not None and (third.more, third.ring) == (False, False)
+
+
+def test_the_sweep_rings_for_what_is_due_and_has_no_bell(
+    producer: Producer, desk: Desk, clock: Clock, client: redis.Redis
+) -> None:
+    producer.enqueue(text_job(priority="low", sendAt=iso_in(60)))
+    assert desk.store.sweep() == []
+    clock.advance(61)
+    assert desk.store.sweep() == ["low"]
+    assert desk.store.sweep() == []
+    client.delete(desk.store.keys.bell("low"))
+    lease = desk.begin(desk.claim())
+    desk.settle(lease, Accepted(7))
+    clock.advance(11)
+    assert desk.store.sweep() == ["poll"]
+
+
+def test_the_sweep_forgets_events_past_their_retention(
+    producer: Producer, desk: Desk, clock: Clock, client: redis.Redis
+) -> None:
+    for _ in range(250):
+        producer.enqueue(text_job())
+    while (lease := desk.store.claim("low", answered=True)) is not None:
+        desk.settle(desk.begin(lease), Refused("error-address-unknown"))
+    assert len(events_of(client, desk.settings)) == 250
+    clock.advance(desk.settings.results_retention + 1)
+    desk.store.sweep()
+    assert len(events_of(client, desk.settings)) <= 100  # "~" trims whole nodes
+
+
+def test_an_ended_message_keeps_its_record_longer_than_its_content(
+    producer: Producer, desk: Desk, client: redis.Redis
+) -> None:
+    short = producer.enqueue_many(
+        [{"address": "79250000001"}],
+        common=common_job(),
+    )[0]
+    long = producer.enqueue(text_job(comment="x" * 100))
+    keys = desk.store.keys
+    assert client.pttl(keys.record + short) == client.pttl(keys.content + long) == -1
+    desk.settle(desk.begin(desk.claim()), Refused("error-address-unknown"))
+    for id in (short, long):
+        assert 604_000_000 < int(client.pttl(keys.record + id)) <= 604_800_000
+        assert 86_000_000 < int(client.pttl(keys.content + id)) <= 86_400_000
+        assert "79250000001" in str(client.get(keys.content + id))
+        assert "79250000001" not in str(client.hgetall(keys.record + id))
+
+
+def test_common_content_is_stored_once_and_its_expiry_never_comes_nearer(
+    producer: Producer, desk: Desk, client: redis.Redis
+) -> None:
+    common = common_job()
+    producer.enqueue_many([{"address": "79250000001", "ttlSec": 100000}], common=common)
+    (key,) = list(client.scan_iter(f"{desk.store.keys.common}*"))
+    far = int(client.pttl(key))
+    assert 186_300_000 < far <= 186_400_000
+    producer.enqueue_many([{"address": "79250000002", "ttlSec": 15}], common=common)
+    assert far - 5000 < int(client.pttl(key)) <= far
+    assert list(client.scan_iter(f"{desk.store.keys.common}*")) == [key]
+
+
+def test_a_row_without_its_common_content_is_seen_as_such(
+    producer: Producer, desk: Desk, client: redis.Redis
+) -> None:
+    common = common_job()
+    producer.enqueue_many([{"address": "79250000001"}], common=common)
+    client.delete(*client.scan_iter(f"{desk.store.keys.common}*"))
+    lease = desk.claim()
+    step = _step(desk, lease.messages[0], lease)
+    assert (step.status, step.reason) == (Status.FAILED, "content-gone")
+
+
+def test_a_member_whose_record_was_deleted_by_hand_leaves_the_lane(
+    producer: Producer, desk: Desk, client: redis.Redis
+) -> None:
+    id = producer.enqueue(text_job())
+    client.delete(desk.store.keys.record + id)
+    assert desk.claim().messages == []
+    assert client.zcard(SEND.format(desk.settings.namespace)) == 0
+
+
+def test_contents_merge_common_and_own_and_nulls_take_away(producer: Producer, desk: Desk) -> None:
+    common = common_job(comment="c", smsText="s")
+    producer.enqueue_many(
+        [{"address": "79250000001", "comment": None, "subject": "Other"}], common=common
+    )
+    (message,) = desk.claim().messages
+    expected = {**text_job(smsText="s", subject="Other")}
+    assert message.content == expected
+
+
+def test_not_sent_uses_no_attempt_against_the_limit(
+    client: redis.Redis, settings: Settings, clock: Clock, producer: Producer
+) -> None:
+    limited = Settings(namespace=settings.namespace, max_attempts=1)
+    desk = Desk(Store(client, limited, clock), limited, clock)
+    id = producer.enqueue(text_job())
+    for _ in range(3):
+        desk.settle(desk.begin(desk.claim()), NotSent("http-503", 1.0))
+        clock.advance(2)
+    desk.settle(desk.begin(desk.claim()), Again("error-system"))
+    record = producer.get(id)
+    assert record is not None and (record.status, record.reason) == (Status.FAILED, "attempts")
+
+
+def test_an_unsure_answer_parks_or_resends(producer: Producer, desk: Desk, clock: Clock) -> None:
+    park = producer.enqueue(text_job(onUnsure="park"))
+    resend = producer.enqueue(text_job(onUnsure="resend"))
+    lease = desk.begin(desk.claim())
+    desk.settle(lease, Unsure("ReadTimeout"))
+    parked, resent = producer.get(park), producer.get(resend)
+    assert parked is not None and (parked.status, parked.reason) == ("unconfirmed", "unsure")
+    assert resent is not None and (resent.status, resent.unsure) == ("queued", 1)
+    assert producer.cancel(resend) is False
+    stopped = producer.get(resend)
+    assert stopped is not None and (stopped.status, stopped.reason) == ("unconfirmed", "by-request")
+
+
+def test_records_stay_small(redis_server: Any, settings: Settings) -> None:
+    from producers.connection import connect
+
+    client = connect(redis_server.url)
+    producer = Producer(settings, client=client, bells=SilentBells())
+    common = common_job(content={"text": "я" * 1000})
+    before = int(client.info("memory")["used_memory"])
+    count = 5000
+    ids = producer.enqueue_many([{"address": f"7925{i:07}"} for i in range(count)], common=common)
+    each = (int(client.info("memory")["used_memory"]) - before) / count
+    key = f"{{{settings.namespace}}}:m:{ids[0]}"
+    assert client.object("encoding", key) in ("listpack", "ziplist")
+    assert each < 560, each
+    client.close()
+
+
+def test_events_hold_what_only_python_can_write(
+    producer: Producer, desk: Desk, client: redis.Redis
+) -> None:
+    id = producer.enqueue(text_job(metadata={"order": 9007199254740993, "tags": None}))
+    desk.settle(desk.begin(desk.claim()), Accepted(9223372036854775807))
+    (event,) = events_of(client, desk.settings, id)
+    assert event["data"]["providerId"] == "9223372036854775807"
+    assert event["data"]["metadata"] == {"order": 9007199254740993, "tags": None}
+    assert event["data"]["sms"] == []
+    record = client.hgetall(desk.store.keys.record + id)
+    assert record["provider"] == "9223372036854775807"
+    assert json.loads(record["metadata"])["order"] == 9007199254740993
