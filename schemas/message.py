@@ -96,7 +96,7 @@ class _Instant(fields.Field[int]):
         try:
             return micros(moment)
         except OverflowError:
-            raise ValidationError("must be a year from 1970 on") from None
+            raise ValidationError("must be in the years 1 to 9999") from None
 
 
 class _Metadata(fields.Field[dict[str, Any]]):
@@ -200,14 +200,17 @@ class JobSchema(_Strict):
             except ValidationError as wrong:
                 raise ValidationError({"content": wrong.messages}) from None
 
-    @validates_schema(skip_on_field_errors=False)
-    def _sms(self, job: dict[str, Any], **_: Any) -> None:
+    @validates_schema(skip_on_field_errors=False, pass_original=True)
+    def _sms(self, job: dict[str, Any], original: Any, *, partial: Any = None, **_: Any) -> None:
         given = [name for name in SMS_FIELDS if name in job]
+        asked = set(original) if isinstance(original, Mapping) else set()
+        # What is wrong itself has its own fault; of a campaign's common a row may still decide.
+        default = bool(partial or asked & {"resendSms", "smsText"})
         if job.get("contentType") == "image":
             wrong = [*given, *(["resendSms"] if job.get("resendSms") else [])]
             text = "an image can't be sent again as SMS: leave out, or false"
         else:
-            wrong = [] if job.get("resendSms", "smsText" in job) else given
+            wrong = [] if job.get("resendSms", default) else given
             text = "needs resendSms to be true"
         if wrong:
             raise ValidationError({name: [text] for name in wrong})
@@ -259,10 +262,14 @@ class Campaign:
         except InvalidMessage as wrong:
             faults = {f"common.{path}": texts for path, texts in wrong.errors.items()}
             raise InvalidMessage(faults) from None
+        if "contentType" not in self._loaded:
+            self._loaded.pop("content", None)  # unchecked as yet: each row brings it as its own
         self.wire = _wire(self._loaded)
         self._asked = _asked(self._loaded)
         # With nothing else missing, a row that brings only independent fields needs no whole check.
-        self._complete = _REQUIRED_FIELDS - {"address"} <= self._loaded.keys()
+        resend = self._loaded.get("resendSms", "smsText" in self._loaded)
+        tied = resend or self._loaded.keys().isdisjoint(SMS_FIELDS)
+        self._complete = tied and _REQUIRED_FIELDS - {"address"} <= self._loaded.keys()
 
     def parse_row(self, row: object, now: float) -> Job:
         """Check one row merged over ``common``. Raises InvalidMessage with every fault."""
@@ -367,8 +374,5 @@ def dumps(value: object, *, sort: bool = False) -> str:
 
 
 def micros(moment: datetime) -> int:
-    """Microseconds since 1970, exactly. Raises OverflowError before 1970."""
-    since = moment.astimezone(UTC) - datetime(1970, 1, 1, tzinfo=UTC)
-    if since < timedelta(0):
-        raise OverflowError("before 1970")
-    return since // timedelta(microseconds=1)
+    """Microseconds since 1970, exactly. Raises OverflowError outside of the years 1 to 9999."""
+    return (moment.astimezone(UTC) - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)

@@ -159,7 +159,8 @@ class Settings:
             if name not in values and PREFIX + name.upper() not in faults:
                 faults[PREFIX + name.upper()] = f"must be set (or {PREFIX}{name.upper()}_FILE)"
         settings = cls(**values)
-        if not faults and settings.lease <= settings.deadline:
+        timing = {f"{PREFIX}{name}" for name in ("LEASE", "CONNECT_TIMEOUT", "READ_TIMEOUT")}
+        if timing.isdisjoint(faults) and settings.lease <= settings.deadline:
             faults["COURIER_LEASE"] = (
                 "must be longer than COURIER_CONNECT_TIMEOUT and COURIER_READ_TIMEOUT together"
             )

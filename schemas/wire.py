@@ -140,7 +140,12 @@ def _refuse(constant: str) -> None:
 
 
 def _word(value: object) -> str | None:
-    return fold(value) if isinstance(value, str) else None
+    return fold(_text(value)) if isinstance(value, str) else None
+
+
+def _text(value: str) -> str:
+    """A text that can be stored: JSON may hold lone surrogates, UTF-8 can't."""
+    return value.encode("utf-8", "replace").decode()
 
 
 def _id(value: object) -> int | None:
@@ -151,7 +156,8 @@ def _status_entry(row: Mapping[str, Any]) -> StatusEntry | None:
     provider_id = _id(row.get("providerId"))
     if provider_id is None:
         return None
-    word = row.get("status") if isinstance(row.get("status"), str) else None
+    said = row.get("status")
+    word = _text(said) if isinstance(said, str) else None
     return StatusEntry(
         provider_id=provider_id,
         code=_word(row.get("code")),
@@ -168,9 +174,12 @@ def _segments(value: object) -> tuple[SmsState, ...]:
         return ()
     found = []
     for each in value:
-        state = each.get("state", each.get("status")) if isinstance(each, dict) else None
-        if isinstance(state, str):
-            found.append(SmsState(_id(each.get("id")), state))
+        if isinstance(each, dict):
+            state = each.get("state", each.get("status"))
+            # One without a state isn't finished: it must not let the others pass for all.
+            found.append(
+                SmsState(_id(each.get("id")), _text(state) if isinstance(state, str) else "")
+            )
     return tuple(found)
 
 

@@ -69,7 +69,7 @@ def test_a_shadowed_schemas_is_named(tmp_path: Path) -> None:
     (tmp_path / "schemas.py").write_text("")
     run = subprocess.run(
         [sys.executable, "-c", "import producers"],
-        env={"PYTHONPATH": str(tmp_path)},
+        cwd=tmp_path,
         capture_output=True,
         text=True,
         check=False,

@@ -127,7 +127,7 @@ def _submitted(message: Waiting, provider_id: int, now: int, settings: Settings)
     fields = [*_tally(message), "provider", str(provider_id), *_code("ok")]
     fields += ["submitted", now, "tracked", now + follow * SECOND]
     at = min(now + int(settings.poll_delays[0] * SECOND), now + follow * SECOND)
-    return Step("watch", at, Status.SUBMITTED, fields=fields)
+    return Step("watch", at - at % 4, Status.SUBMITTED, fields=fields)
 
 
 def _unsure(message: Waiting, now: int, jitter: float, settings: Settings) -> Step:

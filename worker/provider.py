@@ -79,12 +79,12 @@ def _squash(code: str) -> str:
     return code.removeprefix("error-").removeprefix("instant-message-").replace("-", "")
 
 
-_KNOWN = {_squash(code): code for code in reversed((OK, SYSTEM, *sorted(AUTH), *_SPOILED))}
+_KNOWN = {_squash(code): code for code in reversed((SYSTEM, *sorted(AUTH), *_SPOILED))}
 
 
 def canonical(code: str) -> str:
     """The document's spelling of a code; an unknown one as it is."""
-    if code == OK or code.startswith("error-"):
+    if code.startswith("error-"):
         return code if code in _SPOILED else _KNOWN.get(_squash(code), code)
     return code
 
@@ -341,6 +341,7 @@ def retry_after(value: str | None, now: datetime | None = None) -> float | None:
         return float(value[:12])
     try:
         moment = parsedate_to_datetime(value)
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
         return max(0.0, (moment - (now or datetime.now(UTC))).total_seconds())
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return None

@@ -1,0 +1,332 @@
+"""Whole journeys: an app, Redis, ``celery -A worker worker -B``, a provider over HTTP, events."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from celery import Celery
+
+from ops.redis_server import RedisServer
+from producers import Producer
+from schemas.settings import Settings
+from tests.conftest import (
+    Simulator,
+    Worker,
+    common_job,
+    events_of,
+    free_port,
+    text_job,
+    wait_for,
+)
+
+ENDINGS = {
+    "10": ("delivered", None),
+    "20": ("undelivered", "user-blocked"),
+    "21": ("sms_delivered", None),
+    "22": ("sms_delivered", None),
+    "23": ("undelivered", "sms-undelivered"),
+    "30": ("failed", "provider-failed"),
+    "31": ("sms_delivered", None),
+    "40": ("cancelled", None),
+    "50": ("rejected", "error-address-unknown"),
+    "51": ("rejected", "error-subject-unknown"),
+    "60": ("read", None),
+    "62": ("read", None),
+    "80": ("undelivered", None),
+    "81": ("delivered", None),
+    "82": ("read", None),
+    "99": ("read", None),
+}
+"""How a message with resendSms ends, by its address's last digits (ops/simulator_rules.py)."""
+
+Start = Callable[..., Worker]
+
+
+@pytest.fixture
+def app(system_env: dict[str, str]) -> Iterator[Producer]:
+    producer = Producer.from_env(system_env)
+    yield producer
+    producer.close()
+
+
+def ends(producer: Producer, count: int, seconds: float = 60.0) -> dict[str, list[dict[str, Any]]]:
+    """Every event of every message, by message, once that many have ended."""
+    seen: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    final: set[str] = set()
+    deadline = time.monotonic() + seconds
+    while len(final) < count and time.monotonic() < deadline:
+        for event in producer.results("test", "one", block=1.0):
+            event.ack()
+            seen[event.subject].append({"id": event.id, **event.data})
+            if event.data["final"]:
+                final.add(event.subject)
+            if len(final) >= count:
+                break
+    assert len(final) == count, Counter(events[-1]["status"] for events in seen.values())
+    return seen
+
+
+def check_events(seen: dict[str, list[dict[str, Any]]]) -> None:
+    """Numbers without gaps, one final event, the last."""
+    for id, events in seen.items():
+        assert [event["id"] for event in events] == [f"{id}:{n + 1}" for n in range(len(events))]
+        assert [event["final"] for event in events] == [False] * (len(events) - 1) + [True]
+
+
+def test_two_thousand_mixed_messages_end_as_their_addresses_say(
+    app: Producer, start_worker: Start, simulator: Simulator
+) -> None:
+    # Given 2,000 messages of every kind, priority and ending, enqueued while no worker runs
+    campaign = common_job(priority="low", smsText="СМС", smsSrcAddress="SHOP")
+    digits = list(ENDINGS)
+    rows = [{"address": f"79{i:07}{digits[i % len(digits)]}"} for i in range(1500)]
+    ids = app.enqueue_many(rows, common=campaign)
+    asked = dict(zip(ids, ({**campaign, **row} for row in rows), strict=True))
+    for i in range(500):
+        job = _single(i, f"78{i:07}99")
+        asked[app.enqueue(job)] = job
+    # When a worker with its beat runs
+    start_worker()
+    seen = ends(app, 2000)
+    # Then each ended as its address says, with one final event
+    check_events(seen)
+    for id, job in asked.items():
+        last = seen[id][-1]
+        status, reason = ENDINGS[job["address"][-2:]]
+        assert last["status"] == status, (job["address"], last)
+        assert reason is None or last["reason"] == reason
+    # And the provider accepted each that it accepted once, with exactly the asked content
+    accepted = simulator.accepted()
+    expected = [job for id, job in asked.items() if seen[id][-1]["status"] != "rejected"]
+    assert _sorted(_sent(each) for each in accepted) == _sorted(_asked(job) for job in expected)
+    assert len({each["providerId"] for each in accepted}) == len(accepted)
+    # And in full batches
+    batches = simulator.get("requests")["batches"]
+    assert max(batches) == 100
+    assert sum(batches) / len(batches) > 30
+
+
+def _single(i: int, address: str) -> dict[str, Any]:
+    link = "https://shop.example/картинка?a=1&b=2"
+    job = text_job(address, priority=("realtime", "high", "normal", "low")[i % 4], comment=f"n{i}")
+    if i % 5 == 1:
+        return {**job, "contentType": "image", "content": {"imageUrl": link}}
+    if i % 5 == 2:
+        button = {"text": f"Скидка {i} 🎁", "caption": "Открыть", "action": link}
+        return {**job, "contentType": "button", "content": button, "validityPeriodSec": 3600}
+    if i % 5 == 3:
+        button = {"text": "t", "caption": "c", "action": link, "imageUrl": link}
+        return {**job, "contentType": "button", "content": button, "resendSms": True}
+    return job
+
+
+def _asked(job: dict[str, Any]) -> Any:
+    flag = job.get("resendSms", "smsText" in job)
+    return flag, {"type": "viber", **{k: v for k, v in job.items() if k != "resendSms"}}
+
+
+def _sent(accepted: dict[str, Any]) -> Any:
+    return accepted["resendSms"], accepted["message"]
+
+
+def _sorted(pairs: Any) -> list[str]:
+    return sorted(repr((flag, sorted(message.items()))) for flag, message in pairs)
+
+
+def test_error_system_is_retried_for_the_request_and_for_the_message(
+    app: Producer, start_worker: Start, simulator: Simulator
+) -> None:
+    simulator.fault(kind="status", code="error-system", times=1)
+    id, once = app.enqueue(text_job()), app.enqueue(text_job("79250000060"))
+    start_worker()
+    seen = ends(app, 2)
+    assert [events[-1]["status"] for events in seen.values()] == ["read", "read"]
+    assert seen[id][0]["attempts"] == 2
+    assert seen[once][0]["attempts"] == 3
+    assert len(simulator.accepted()) == 2
+
+
+def test_a_message_that_is_alone_leaves_at_once(
+    app: Producer, start_worker: Start, simulator: Simulator
+) -> None:
+    start_worker(COURIER_SWEEP_INTERVAL="20")
+    app.enqueue(text_job())
+    wait_for(simulator.accepted, 5)  # by its doorbell: the sweep would take longer
+
+
+@pytest.mark.parametrize("pool", ["threads", "solo"])
+def test_other_pools_work_too(
+    pool: str, app: Producer, start_worker: Start, simulator: Simulator
+) -> None:
+    worker = start_worker("-P", pool)
+    app.enqueue_many([{"address": f"79{i:07}99"} for i in range(150)], common=common_job())
+    check_events(ends(app, 150))
+    assert "Traceback" not in worker.log
+
+
+def test_a_worker_of_its_own_for_one_lane(
+    app: Producer, start_worker: Start, simulator: Simulator, namespace: str
+) -> None:
+    queues = f"{namespace}.poll,{namespace}.send.realtime"
+    start_worker("-Q", queues)
+    low = app.enqueue(text_job(priority="low"))
+    realtime = app.enqueue(text_job(priority="realtime"))
+    assert realtime in ends(app, 1)
+    record = app.get(low)
+    assert record is not None and record.status == "queued"
+
+
+def test_apps_without_the_package_enqueue_by_a_celery_task(
+    app: Producer,
+    start_worker: Start,
+    simulator: Simulator,
+    system_env: dict[str, str],
+    namespace: str,
+) -> None:
+    worker = start_worker()
+    app.enqueue(text_job(id="taken"))
+    client = Celery(broker=system_env["COURIER_REDIS_URL"], set_as_current=False)
+    jobs: list[Any] = [
+        text_job(id="mine"),
+        text_job("79250000077"),
+        text_job(id="wrong", subject="x" * 12),
+        text_job(id="taken", comment="other"),
+        text_job(id="no good"),
+        "nonsense",
+    ]
+    task_id = str(uuid.uuid4())
+    for _ in range(2):  # a redelivery is the same messages
+        client.send_task(
+            "courier.enqueue", args=[jobs], queue=f"{namespace}.enqueue", task_id=task_id
+        )
+    made = str(uuid.uuid5(uuid.UUID(task_id), "1"))
+    seen = ends(app, 7)
+    check_events(seen)
+    assert {id: seen[id][-1]["status"] for id in ("taken", "mine", made, "wrong")} == {
+        "taken": "read",
+        "mine": "read",
+        made: "read",
+        "wrong": "rejected",
+    }
+    rest = [events[-1] for id, events in seen.items() if id not in ("taken", "mine", made, "wrong")]
+    assert sorted((end["reason"], end.get("requestedId") or "") for end in rest) == [
+        ("conflict", "taken"),
+        ("invalid", ""),
+        ("invalid", "no good"),
+    ]
+    assert seen["wrong"][-1]["errors"] == {"subject": ["must have 1 to 11 characters"]}
+    assert len(simulator.accepted()) == 3
+    assert "79250000077" not in worker.log
+    client.close()
+
+
+def test_unsure_answers_are_parked_or_resent_by_priority(
+    app: Producer, start_worker: Start, simulator: Simulator
+) -> None:
+    urgent = app.enqueue(text_job(priority="realtime"))
+    advert = app.enqueue(text_job(priority="low"))
+    simulator.fault(kind="drop_after", times=2)
+    start_worker()
+    seen = ends(app, 2)
+    assert (seen[advert][-1]["status"], seen[advert][-1]["reason"]) == ("unconfirmed", "unsure")
+    assert (seen[urgent][-1]["status"], seen[urgent][-1]["unsure"]) == ("read", 1)
+    assert len(simulator.accepted()) == 3  # the code went twice, and its events say so
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"kind": "status", "code": "error-auth"},
+        {"kind": "http", "code": 404},
+        {"kind": "http", "code": 503, "retry_after": 1},
+        {"kind": "status", "code": "error-syntax"},
+        {"kind": "drop_before"},
+    ],
+    ids=lambda fault: f"{fault['kind']}-{fault.get('code', '')}",
+)
+def test_no_answer_about_the_request_ever_ends_a_message_that_can_be_resent(
+    fault: dict[str, Any], app: Producer, start_worker: Start, simulator: Simulator
+) -> None:
+    simulator.fault(**fault)
+    ids = [app.enqueue(text_job()) for _ in range(3)]
+    start_worker()
+    wait_for(lambda: simulator.get("faults")[0]["fired"] >= 1)
+    wait_for(lambda: all((r := app.get(id)) and r.status == "queued" for id in ids))
+    assert [app.get(id).final for id in ids] == [False] * 3  # type: ignore[union-attr]
+
+
+def test_one_spoiled_message_does_not_hold_up_the_others(
+    app: Producer, start_worker: Start, simulator: Simulator
+) -> None:
+    simulator.fault(kind="status", code="error-syntax", times=1)
+    ids = app.enqueue_many([{"address": f"79{i:07}99"} for i in range(64)], common=common_job())
+    start_worker()
+    seen = ends(app, 64)
+    assert set(seen) == set(ids)
+    batches = simulator.get("requests")["batches"]
+    assert batches == [64, 32, 32]
+
+
+def test_a_message_not_sent_in_time_expires(
+    app: Producer, start_worker: Start, simulator: Simulator
+) -> None:
+    simulator.fault(kind="status", code="error-system")
+    id = app.enqueue(text_job(ttlSec=15))
+    start_worker(COURIER_RETRY_CAP="1")
+    (event,) = ends(app, 1)[id]
+    assert (event["status"], event["reason"]) == ("expired", "ttl")
+    assert event["attempts"] >= 2
+    assert simulator.accepted() == []
+
+
+def test_two_beats_are_harmless(app: Producer, start_worker: Start, simulator: Simulator) -> None:
+    start_worker()
+    start_worker("-n", "second@%h")
+    app.enqueue_many([{"address": f"79{i:07}99"} for i in range(300)], common=common_job())
+    check_events(ends(app, 300))
+    assert len(simulator.accepted()) == 300
+
+
+def test_redis_restart_under_a_half_busy_worker(
+    simulator: Simulator,
+    tmp_path: Path,
+    system_env: dict[str, str],
+) -> None:
+    folder = tmp_path / "own"
+    folder.mkdir()
+    server = RedisServer(folder, free_port())
+    server.start()
+    env = {**system_env, "COURIER_REDIS_URL": server.url}
+    producer = Producer.from_env(env)
+    worker = Worker(env, tmp_path).ready()
+    try:
+        producer.enqueue_many([{"address": f"79{i:07}99"} for i in range(500)], common=common_job())
+        wait_for(lambda: len(simulator.accepted()) >= 100)
+        server.stop()
+        server.start()
+        check_events(ends(producer, 500))
+        assert len(simulator.accepted()) == 500
+        assert worker.process.poll() is None
+    finally:
+        worker.stop()
+        producer.close()
+        server.stop()
+
+
+def test_events_are_on_the_stream_that_the_contract_names(
+    app: Producer, settings: Settings
+) -> None:
+    id = app.enqueue(text_job())
+    app.cancel(id)
+    client = redis.Redis.from_url(app.settings.redis_url, decode_responses=True)
+    (event,) = events_of(client, settings, id)
+    assert event["specversion"] == "1.0"
+    assert event["source"] == f"viber-courier/{settings.namespace}"
+    client.close()

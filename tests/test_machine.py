@@ -1,0 +1,184 @@
+"""Any order of answers, lapses, repeats and cancels keeps the invariants of a message's life."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import fakeredis
+from hypothesis import settings as how
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from producers import Producer
+from producers.testing import SilentBells
+from schemas.event import SmsState
+from schemas.settings import Settings
+from schemas.status import NEXT, Status, is_final
+from schemas.wire import STATES, StatusEntry
+from tests.conftest import Clock, text_job
+from worker.outcome import Accepted, Again, Blocked, NotSent, Outcome, Refused, Unsure
+from worker.policy import Waiting, after_send, triage
+from worker.poll import Poller
+from worker.send import Sender
+from worker.store import Lease, Move, Store
+from worker.tracking import Watched, after_failed_poll, after_poll
+
+CHANCE = st.sampled_from([0.0, 0.5, 1.0])
+OUTCOMES = st.sampled_from(
+    [
+        "ok",
+        Refused("error-address-unknown"),
+        Again("error-system"),
+        Unsure("ReadTimeout"),
+        NotSent("http-503", 1.0),
+        Blocked("error-auth"),
+    ]
+)
+SMS = st.lists(st.sampled_from(["enqueued", "sent", "delivered", "undelivered", "?"]), max_size=3)
+WORDS = st.sampled_from([None, "?", *STATES])
+
+
+class Life(RuleBasedStateMachine):
+    """Workers that stall, die, repeat themselves and answer late, over one store."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.client = fakeredis.FakeRedis(server=fakeredis.FakeServer(), decode_responses=True)
+        self.settings = Settings(namespace="m", batch_size=3, status_batch_size=3, max_attempts=4)
+        self.clock = Clock()
+        self.store = Store(self.client, self.settings, self.clock)
+        bells = SilentBells()
+        self.producer = Producer(self.settings, client=self.client, bells=bells)
+        self.sender = Sender(self.settings, self.store, None, bells)  # type: ignore[arg-type]
+        self.poller = Poller(self.settings, self.store, None, bells)  # type: ignore[arg-type]
+        self.ids: list[str] = []
+        self.leases: list[Lease[Waiting]] = []
+        self.inside: list[Lease[Waiting]] = []
+        self.watched: list[Lease[Watched]] = []
+        self.settled: list[tuple[Lease[Any], list[Move]]] = []
+        self.provider_id = 10**18
+
+    @rule(resend=st.booleans(), policy=st.sampled_from([None, "park", "resend"]))
+    def enqueue(self, resend: bool, policy: str | None) -> None:
+        more = {"onUnsure": policy} if policy else {}
+        self.ids.append(self.producer.enqueue(text_job(resendSms=resend, **more)))
+
+    @rule(seconds=st.sampled_from([1, 7, 121, 700, 90_000]))
+    def time_passes(self, seconds: int) -> None:
+        self.clock.advance(seconds)
+
+    @rule(jitter=CHANCE)
+    def claim(self, jitter: float) -> None:
+        lease = self.store.claim("low", answered=True)
+        if lease is None:
+            return
+        moves, ready = [], []
+        for message in lease.messages:
+            step = triage(message, lease.at(), jitter, self.settings)
+            if step is None:
+                ready.append(message)
+            else:
+                moves.append(self.sender._move(message, step))
+        self._settle(lease, moves)
+        lease.messages = ready
+        self.leases.append(lease)
+
+    @precondition(lambda self: self.leases)
+    @rule(data=st.data())
+    def begin(self, data: st.DataObject) -> None:
+        lease = self.leases.pop(data.draw(st.integers(0, len(self.leases) - 1)))
+        if lease.messages:
+            held = self.store.begin(lease, lease.messages)
+            for message in held.messages:
+                message.attempts += 1
+            self.inside.append(held)
+
+    @precondition(lambda self: self.inside)
+    @rule(data=st.data(), outcome=OUTCOMES, jitter=CHANCE)
+    def answer(self, data: st.DataObject, outcome: Outcome | str, jitter: float) -> None:
+        lease = self.inside.pop(data.draw(st.integers(0, len(self.inside) - 1)))
+        moves = []
+        for message in lease.messages:
+            self.provider_id += 1
+            said = Accepted(self.provider_id) if isinstance(outcome, str) else outcome
+            now = lease.at()
+            step = after_send(said, message, now, jitter, self.settings)
+            moves.append(self.sender._move(message, step, said))
+        self._settle(lease, moves)
+
+    @rule()
+    def claim_watched(self) -> None:
+        lease = self.store.claim_watched(answered=True)
+        if lease is not None:
+            self.watched.append(lease)
+
+    @precondition(lambda self: self.watched)
+    @rule(data=st.data(), word=WORDS, sms=SMS, answered=st.booleans(), named=st.booleans())
+    def poll(
+        self, data: st.DataObject, word: str | None, sms: list[str], answered: bool, named: bool
+    ) -> None:
+        lease = self.watched.pop(data.draw(st.integers(0, len(self.watched) - 1)))
+        moves = []
+        for m in lease.messages:
+            status = STATES.get(word) if word else None
+            states = tuple(SmsState(n + 1, state) for n, state in enumerate(sms))
+            entry = StatusEntry(m.provider_id, "ok", word, status, None, None, states)
+            now, was = lease.at(), m.status
+            if answered:
+                step = after_poll(m, entry if named else None, now, self.settings)
+            else:
+                step = after_failed_poll(m, now, 0.5, self.settings)
+            moves.append(self.poller._move(m, was, step))
+        self._settle(lease, moves)
+
+    @precondition(lambda self: self.settled)
+    @rule(data=st.data())
+    def settle_again(self, data: st.DataObject) -> None:
+        """A stalled worker wakes and says again what it said, under its old lease."""
+        lease, moves = data.draw(st.sampled_from(self.settled))
+        self.store.settle(lease, moves)
+
+    @precondition(lambda self: self.ids)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        id = data.draw(st.sampled_from(self.ids))
+        if self.producer.cancel(id):
+            record = self.producer.get(id)
+            assert record is not None and record.status == Status.CANCELLED
+
+    def _settle(self, lease: Lease[Any], moves: list[Move]) -> None:
+        if moves:
+            self.store.settle(lease, moves)
+            self.settled.append((lease, moves))
+
+    @invariant()
+    def every_life_is_legal(self) -> None:
+        events: dict[str, list[Any]] = {id: [] for id in self.ids}
+        for _, fields in self.client.xrange("{m}:results"):  # type: ignore[union-attr]
+            event = json.loads(fields["event"])
+            events[event["subject"]].append(event)
+        for id in self.ids:
+            self._check(id, events[id])
+
+    def _check(self, id: str, events: list[Any]) -> None:
+        assert [e["id"] for e in events] == [f"{id}:{n + 1}" for n in range(len(events))]
+        finals = [e["data"]["final"] for e in events]
+        assert True not in finals[:-1]
+        path = [Status.QUEUED, *(Status(e["data"]["status"]) for e in events)]
+        for was, to, final in zip(path, path[1:], finals, strict=False):
+            assert to in NEXT[was] or (to == was and final), path
+        record = self.producer.get(id)
+        assert record is not None
+        shown = Status.QUEUED if record.status == Status.SENDING else record.status
+        assert shown == path[-1]
+        assert record.final == (bool(finals) and finals[-1])
+        assert record.final or not is_final(record.status)
+        # A message that has not ended is in exactly one place, and an ended one in none.
+        sets = [*self.store.keys.lanes, self.store.keys.watch]
+        places = [key for key in sets if self.client.zscore(key, id) is not None]
+        assert len(places) == (0 if record.final else 1)
+
+
+Life.TestCase.settings = how(max_examples=60, stateful_step_count=40, deadline=None)
+TestLife = Life.TestCase
