@@ -55,7 +55,7 @@ Job = dict[str, Any]
 Row = Mapping[str, str]
 
 
-class Stopped(Exception):  # noqa: N818 (no error: somebody wants the demo to end)
+class Stopped(Exception):
     """A signal came; ``number`` is its number."""
 
     def __init__(self, number: int) -> None:
@@ -241,24 +241,23 @@ def follow(parts: Parts, app: App, show: Show, signals: Signals) -> None:
     """Read result events as an app would, until every message has ended."""
     deadline, news = time.monotonic() + PATIENCE, time.monotonic()
     while not show.done and time.monotonic() < deadline:
-        with closing(app.producer.results("demo", "console", block=0.5)) as events:
-            for event in events:
-                event.ack()
-                show.note(event.subject, event.data)
-                news = time.monotonic()
-                signals.check()
-                if show.done:
-                    break
+        for event in app.producer.results("demo", "console", block=0.5):
+            event.ack()
+            show.note(event.subject, event.data)
+            news = time.monotonic()
+            signals.check()
+            if show.done:
+                return
         signals.check()
         show.update()
-        if time.monotonic() - news > 1.5 and show.left < 50:
-            show.wait(parts.ask("/admin/requests"))
+        if time.monotonic() - news > 1.5 and show.settled:
+            show.rest(*gather(parts, app))
         if parts.worker and parts.worker.poll() is not None:
             raise click.ClickException(f"the worker ended:\n{parts.tail('worker')}")
 
 
 def gather(parts: Parts, app: App) -> tuple[Evidence, list[str]]:
-    """What there is to know once the worker has ended; the events also as they stand."""
+    """What there is to know by now; the events also as they stand on the stream."""
     stream: Any = app.producer.redis.xrange(Keys(app.producer.settings.namespace).results)
     raw = [fields["event"] for _, fields in stream]
     found = {id: app.producer.get(id) for id in app.asked}
@@ -291,10 +290,10 @@ def story(console: Console, signals: Signals) -> int:
         if parts.worker:
             end(parts.worker)
         show.close()
-        evidence, raw = gather(parts, app)
+        evidence, _ = gather(parts, app)
         surprises = {name: list(check(evidence)) for name, check in CHECKS.items()}
         log = parts.tail("worker")
-    show.results(evidence, raw)
+    show.results(evidence)
     return show.verdict(surprises, log)
 
 

@@ -6,7 +6,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
@@ -144,7 +144,7 @@ class Producer:
                 return False
         return False
 
-    def results(self, group: str, consumer: str, block: float = 5.0) -> Iterator[Event]:
+    def results(self, group: str, consumer: str, block: float = 5.0) -> Generator[Event, None, None]:
         """Result events for this consumer of a group, until ``block`` seconds of silence.
 
         A new group starts at the oldest kept event. First come the consumer's own unacknowledged

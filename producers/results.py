@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,7 +67,7 @@ class Event:
 
 def read_results(
     client: redis.Redis, stream: str, group: str, consumer: str, block: float
-) -> Iterator[Event]:
+) -> Generator[Event, None, None]:
     """See Producer.results. Outages shorter than ``block`` are sat out, longer ones raise."""
     acks = _Acks(client, stream, group)
     reader = _Reader(client, stream, group, consumer)

@@ -55,7 +55,7 @@ def _url(*schemes: str) -> Callable[[str], str]:
             whole = bool(parts.hostname or parts.scheme == "unix") and parts.port != 0
         except ValueError:
             raise wrong from None
-        if parts.scheme not in schemes or not whole:
+        if parts.scheme not in schemes or not whole or re.search(r"\s", text):
             raise wrong
         return text
 
@@ -80,7 +80,10 @@ def _delays(text: str) -> tuple[float, ...]:
 
 
 def _api_url(text: str) -> str:
-    return _url("https", "http")(text).rstrip("/")
+    url = _url("https", "http")(text).rstrip("/")
+    if "@" in urlsplit(url).netloc:  # it would show in logs, and take the place of API_LOGIN
+        raise _WrongError("must be without user name and password")
+    return url
 
 
 def _set(default: object, parse: Callable[[str], object], *, secret: bool = False) -> Any:

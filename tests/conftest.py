@@ -232,6 +232,10 @@ def clock() -> Clock:
     return Clock()
 
 
+Start = Callable[..., Worker]
+"""The start_worker fixture."""
+
+
 def text_job(address: str = "79250000001", **more: Any) -> dict[str, Any]:
     """A small valid job."""
     return {

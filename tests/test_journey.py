@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from producers import Producer
 from schemas.settings import Settings
 from tests.conftest import (
     Simulator,
+    Start,
     Worker,
     common_job,
     events_of,
@@ -45,8 +46,6 @@ ENDINGS = {
     "99": ("read", None),
 }
 """How a message with resendSms ends, by its address's last digits (ops/simulator_rules.py)."""
-
-Start = Callable[..., Worker]
 
 
 @pytest.fixture

@@ -81,7 +81,7 @@ def test_acks_are_flushed_before_the_next_read_on_close_and_afterwards(
     reader = producer.results("crm", "web-1", block=0.3)
     first = next(reader)
     first.ack()
-    reader.close()  # type: ignore[attr-defined]
+    reader.close()
     assert pending(client, settings) == 2
     events = list(producer.results("crm", "web-1", block=0.1))
     for event in events:
@@ -113,6 +113,6 @@ def test_an_outage_shorter_than_block_is_sat_out_a_longer_one_raises(tmp_path: P
     with pytest.raises(StoreUnavailable):
         list(producer.results("crm", "web-1", block=0.5))
     server.start()
-    reader.close()  # type: ignore[attr-defined]
+    reader.close()
     producer.close()
     server.stop()

@@ -11,7 +11,7 @@ from typing import Any
 
 from celery import Celery
 from celery.exceptions import Reject
-from celery.signals import after_setup_logger
+from celery.signals import after_setup_logger, worker_init
 from celery.worker.request import Request
 from kombu import Queue
 
@@ -154,3 +154,9 @@ enqueue.Request = HiddenRequest
 def _quiet_bells(**_: Any) -> None:
     for name in BELL_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+@worker_init.connect
+def _say_what_is_missing(**_: Any) -> None:
+    if settings.rate_limit:
+        logging.getLogger(__name__).warning("COURIER_RATE_LIMIT is set but doesn't limit yet")

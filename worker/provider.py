@@ -111,6 +111,7 @@ class Answer:
 class _Call:
     """What is known of the request that this thread makes now."""
 
+    end: float
     made: bool = False
     connection: Any = None
 
@@ -124,6 +125,7 @@ class _Noting:
     sock: Any
 
     def connect(self) -> None:
+        _calls.current.connection = self  # the deadline cuts a slow handshake too
         super().connect()  # type: ignore[misc]
         self._note()
 
@@ -134,7 +136,10 @@ class _Noting:
 
     def _note(self) -> None:
         call: _Call = _calls.current
-        call.made, call.connection = True, self
+        call.connection = self
+        if time.monotonic() >= call.end:
+            raise TimeoutError("connected after the deadline")  # which nothing would cut any more
+        call.made = True
 
 
 class _Http(_Noting, HTTPConnection):
@@ -195,9 +200,8 @@ class Provider:
         return read_status_answer(answer) if isinstance(answer, Answer) else answer
 
     def _post(self, path: str, body: bytes) -> Answer | NotSent | Unsure:
-        call = _calls.current = _Call()
         settings = self._settings
-        end = time.monotonic() + settings.deadline
+        call = _calls.current = _Call(time.monotonic() + settings.deadline)
         # requests' timeouts are per read: a trickling reply is cut off here.
         watch = threading.Timer(settings.deadline, _cut, (call,))
         watch.daemon = True
@@ -216,7 +220,7 @@ class Provider:
                     text += piece
                     if len(text) > REPLY_MOST:
                         return Unsure("reply-too-large")
-                if time.monotonic() > end:
+                if time.monotonic() > call.end:
                     return Unsure("deadline")
                 retry_after = response.headers.get("Retry-After")
                 return Answer(response.status_code, bytes(text), retry_after)

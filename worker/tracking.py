@@ -148,7 +148,7 @@ def _last_word(message: Watched) -> tuple[Status, str | None]:
 
 def _next_poll(message: Watched, now: int, delay: float, settings: Settings) -> int:
     at, closes = now + int(delay * SECOND), _closes(message, settings)
-    at = min(at, closes) if closes > now else at
+    at = min(at, closes if closes > now else message.submitted + TRACKING_MOST * SECOND)
     return at - at % 4 + 4
 
 
