@@ -1,12 +1,11 @@
 """``courier demo``: the whole system on this machine for half a minute, and whether it was right.
 
-An app, Redis, a Celery worker and the simulated provider, all real processes; the checks afterwards
-are in ``ops.demo_checks``, what it looks like is in ``ops.demo_show``.
+Redis, a Celery worker and the simulated provider are real processes. What an app does is in
+``ops.demo_app``, what must be true then in ``ops.demo_checks``, what is shown in ``ops.demo_show``.
 """
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import signal
@@ -15,11 +14,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, suppress
-from datetime import UTC, datetime, timedelta
-from importlib.resources import files
-from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -27,11 +22,12 @@ from typing import Any
 import click
 from rich.console import Console
 
-from ops.demo_checks import CHECKS, Asked, Evidence
+from ops.demo_app import App
+from ops.demo_checks import CHECKS, Evidence
 from ops.demo_show import Show
 from ops.redis_server import NoServerError, RedisServer
-from producers import EnqueueError, Producer
-from schemas.keys import LANES, Keys
+from producers import Producer
+from schemas.keys import Keys
 
 STEP = "0.4"
 SETTINGS = {  # everything that takes hours in life takes seconds here
@@ -46,13 +42,8 @@ SETTINGS = {  # everything that takes hours in life takes seconds here
     "COURIER_MAX_ATTEMPTS": "4",
     "COURIER_SWEEP_INTERVAL": "0.3",
 }
-SHORT = {"validityPeriodSec": 15}
-SHORT_SMS = {"smsValidityPeriodSec": 15, "smsSrcAddress": "Shop"}
 PATIENCE = 75.0
 """Seconds after the worker's start in which everything must have ended."""
-
-Job = dict[str, Any]
-Row = Mapping[str, str]
 
 
 class Stopped(Exception):
@@ -160,83 +151,6 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def read_recipients() -> list[dict[str, str]]:
-    """The recipients that ship with the package."""
-    text = (files("ops") / "recipients.csv").read_text(encoding="utf-8")
-    return list(csv.DictReader(text.splitlines()))
-
-
-def singles(people: list[dict[str, str]]) -> Iterator[Job]:
-    """A job for each priority and kind of content."""
-    picture = {"imageUrl": "https://shop.example/autumn.png"}
-    press = {"text": "Заказ собран", "caption": "Где он?", "action": "https://shop.example/o/7"}
-    for (lane, kind), person in zip(product(LANES, range(4)), people, strict=True):
-        hello = f"{person['name']}, ваш код 4821"
-        content_type = ("text", "button", "button", "image")[kind]
-        content = ({"text": hello}, press, press | picture, picture)[kind]
-        job = {"subject": "Shop", "priority": lane, "address": person["address"], **SHORT}
-        yield {**job, "contentType": content_type, "content": content}
-
-
-class App:
-    """What an app does: it enqueues. Notes what it asked for, so that it can be checked."""
-
-    def __init__(self, producer: Producer) -> None:
-        self.producer = producer
-        self.asked: dict[str, Asked] = {}
-        self.refused: list[EnqueueError] = []
-
-    def enqueue(self) -> None:
-        """Everything: single messages, special wishes, a file with personal texts, a campaign."""
-        people = read_recipients()
-        for job in singles(people[:16]):
-            self._one(job)
-        self._wishes(people[16:19])
-        rest = people[19:]
-        shared = {"subject": "Shop", "contentType": "text", **SHORT}
-        orders = [
-            {"content": {"text": f"{p['name']}, заказ {p['order']} ждёт вас: {p['city']}."}}
-            | _row(p, f"Заказ {p['order']} готов")
-            for p in rest
-            if p["order"]
-        ]
-        self._many(orders, {**shared, "priority": "normal"})
-        text = "Ноябрьская распродажа: всё тёплое на треть дешевле, до воскресенья. Ждём вас!"
-        campaign = {"priority": "low", "content": {"text": text}, "metadata": {"campaign": "nov"}}
-        rows = [_row(p, "Распродажа до воскресенья: -33%") for p in rest if not p["order"]]
-        self._many(rows, shared | campaign)
-
-    def _one(self, job: Job, end: str = "") -> str:
-        id = self.producer.enqueue(job)
-        self.asked[id] = Asked(job, end)
-        return id
-
-    def _many(self, rows: list[Job], common: Job) -> None:
-        wrong: dict[int, EnqueueError] = {}
-        ids = self.producer.enqueue_many(
-            rows, common, on_invalid=lambda number, row, error: wrong.update({number: error})
-        )
-        good = [row for number, row in enumerate(rows) if number not in wrong]
-        for id, row in zip(ids, good, strict=True):
-            self.asked[id] = Asked({**common, **row})
-        self.refused += wrong.values()
-
-    def _wishes(self, people: list[dict[str, str]]) -> None:
-        text = {"subject": "Shop", "contentType": "text", "content": {"text": "Ваш код 4821"}}
-        code, later, twice = ({**text, **SHORT, "address": p["address"]} for p in people)
-        self._one({**code, "priority": "realtime", "ttlSec": 15}, "expired")
-        tomorrow = (datetime.now(UTC) + timedelta(days=1)).isoformat()
-        id = self._one({**later, "priority": "high", "sendAt": tomorrow}, "cancelled")
-        self.producer.cancel(id)
-        for _ in range(2):
-            self._one({**twice, "priority": "high", "id": "order-1001"})
-
-
-def _row(person: Row, sms: str) -> Job:
-    wishes = {"smsText": sms, **SHORT_SMS} if person["sms"] == "yes" else {}
-    return {"address": person["address"], **wishes}
-
-
 def follow(parts: Parts, app: App, show: Show, signals: Signals) -> None:
     """Read result events as an app would, until every message has ended."""
     deadline, news = time.monotonic() + PATIENCE, time.monotonic()
@@ -291,6 +205,7 @@ def story(console: Console, signals: Signals) -> int:
             end(parts.worker)
         show.close()
         evidence, _ = gather(parts, app)
+        signals.check()
         surprises = {name: list(check(evidence)) for name, check in CHECKS.items()}
         log = parts.tail("worker")
     show.results(evidence)

@@ -17,7 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from ops.demo_checks import Evidence, Json, bytes_in_full, funnel
+from ops.demo_checks import Evidence, bytes_in_full, funnel
 from schemas.status import Status
 
 SAMPLES = ("sms_delivered", "read", "rejected")
@@ -105,8 +105,9 @@ class Show:
         for status in SAMPLES:
             found = [text for text in raw if f'"viber.message.{status}"' in text]
             if found:
+                self.console.print()
                 text = JSONHighlighter()(max(found, key=len))
-                self.console.print(text, soft_wrap=True, end="\n\n")
+                self.console.print(text, soft_wrap=True)
         self._phase(
             4,
             f"{self.left} messages are left",
@@ -156,11 +157,12 @@ class Show:
         bars = Table.grid(padding=(0, 2, 0, 0))
         for name, done, total in self._bars():
             bars.add_row(name, ProgressBar(total, done, width=40), f"{done} of {total}")
+        seconds = f"{time.monotonic() - self._started:.0f} s"
         statuses = Table.grid(padding=(0, 2, 0, 0))
         cells = [Text(f"{n:>4} {status}") for status, n in self._counts()]
         for first in range(0, len(cells), 4):
             statuses.add_row(*cells[first : first + 4])
-        return Padding(Group(bars, "", statuses), (1, 0, 1, 3))
+        return Padding(Group(bars, seconds, statuses), (1, 0, 1, 3))
 
     def _phase(self, number: int, title: str, text: str = "") -> None:
         self.console.print(f"\n[bold cyan]{number}  {title}[/]")
@@ -203,7 +205,8 @@ class Show:
         shown = ", ".join(f"{n} x {size}" if n > 1 else str(size) for size, n in sizes)
         sent, full = sum(requests["log"]), bytes_in_full(evidence)
         self._say(
-            f"{len(requests['batches'])} requests carried {sum(requests['batches'])} messages,"
+            "What the messages of a request share travels once, in its commonData."
+            f" {len(requests['batches'])} requests carried {sum(requests['batches'])} messages,"
             f" retries included. Messages per request, in order: {shown}."
         )
         self._say(

@@ -65,6 +65,8 @@ class Bells:
             from celery import Celery  # a light import of producers is a promise
 
             self._app = Celery(broker=self._settings.broker_url, set_as_current=False)
+            # An app's own CELERY_BROKER_URL would win over the argument above, not over this.
+            self._app.conf.broker_write_url = self._settings.broker_url
             self._app.conf.broker_transport_options = CLIENT_OPTIONS
             self._pid = os.getpid()
         return self._app

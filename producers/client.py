@@ -26,6 +26,7 @@ from schemas.status import Reason, Status
 CHUNK = 500
 """Rows of ``enqueue_many`` that go to Redis in one round trip, and stand or fall together."""
 
+EventStream = Generator[Event, None, None]
 OnInvalid = Callable[[int, Any, EnqueueError], object]
 T = TypeVar("T")
 
@@ -144,7 +145,7 @@ class Producer:
                 return False
         return False
 
-    def results(self, group: str, consumer: str, block: float = 5.0) -> Generator[Event, None, None]:
+    def results(self, group: str, consumer: str, block: float = 5.0) -> EventStream:
         """Result events for this consumer of a group, until ``block`` seconds of silence.
 
         A new group starts at the oldest kept event. First come the consumer's own unacknowledged

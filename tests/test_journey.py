@@ -293,26 +293,30 @@ def test_two_beats_are_harmless(app: Producer, start_worker: Start, simulator: S
     assert len(simulator.accepted()) == 300
 
 
-def test_redis_restart_under_a_half_busy_worker(
-    simulator: Simulator,
-    tmp_path: Path,
-    system_env: dict[str, str],
+def test_redis_restarts_under_a_busy_worker(
+    simulator: Simulator, tmp_path: Path, system_env: dict[str, str]
 ) -> None:
-    folder = tmp_path / "own"
+    # Given a Redis of its own, and requests that keep both slots busy and bells waiting for them
+    folder = tmp_path / "redis"
     folder.mkdir()
     server = RedisServer(folder, free_port())
     server.start()
-    env = {**system_env, "COURIER_REDIS_URL": server.url}
+    env = {**system_env, "COURIER_REDIS_URL": server.url, "COURIER_BATCH_SIZE": "20"}
+    simulator.fault(kind="slow", seconds=0.05)
     producer = Producer.from_env(env)
     worker = Worker(env, tmp_path).ready()
     try:
-        producer.enqueue_many([{"address": f"79{i:07}99"} for i in range(500)], common=common_job())
-        wait_for(lambda: len(simulator.accepted()) >= 100)
-        server.stop()
-        server.start()
-        check_events(ends(producer, 500))
-        assert len(simulator.accepted()) == 500
-        assert worker.process.poll() is None
+        rows = [{"address": f"79{i:07}99"} for i in range(1500)]
+        producer.enqueue_many(rows, common=common_job())
+        # When it restarts three times in mid-run
+        for so_far in (100, 500, 900):
+            wait_for(lambda least=so_far: len(simulator.accepted()) >= least)
+            server.stop()
+            server.start()
+        # Then the same worker goes on, each message is accepted once and ends once
+        check_events(ends(producer, 1500))
+        assert len(simulator.accepted()) == 1500
+        assert worker.process.poll() is None, worker.log
     finally:
         worker.stop()
         producer.close()

@@ -54,6 +54,9 @@ def _queue(name: str) -> Queue:
 
 app = Celery("worker", broker=settings.broker_url, set_as_current=True)
 app.conf.update(
+    # A CELERY_BROKER_URL in the environment would win over the argument above, not over these.
+    broker_read_url=settings.broker_url,
+    broker_write_url=settings.broker_url,
     task_queues=[_queue(name) for name in (POLL, "enqueue", *LANES)],
     task_default_queue=queue(settings.namespace, POLL),
     task_create_missing_queues=False,

@@ -1,0 +1,223 @@
+"""Every setting of DESIGN section 6: its default, what it allows, what it refuses unshown."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError, fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from schemas.errors import ConfigError
+from schemas.settings import Settings
+
+FILED = ("REDIS_URL", "BROKER_URL", "API_LOGIN", "API_PASSWORD")
+HTTP = (
+    "ftp://Zq7/",
+    "Zq7",
+    "https://",
+    "http://h:Zq7",
+    "http://Zq7:Zq7@h",
+    "http://h Zq7",
+    "//Zq7",
+)
+REDIS = ("http://Zq7", "Zq7", "redis://", "redis://h:Zq7", "redis://h:0/", "redis://h /Zq7")
+ABOVE_0 = ("0", "-1", "Zq7", "nan", "inf", "1e11", "1 0")
+FROM_0 = ("-1", "-0.1", "Zq7", "nan", "inf", "1e11", "0x10")
+COUNT = ("-1", "1.5", "Zq7", "1e3", "+1", "٣", "99999999999999")
+
+TABLE: dict[str, tuple[Any, list[tuple[str, Any]], tuple[str, ...]]] = {
+    # name: default, values as written and as read, values that are refused
+    "REDIS_URL": (
+        "redis://localhost:6379/0",
+        [("rediss://u:p@h:1/2",) * 2, ("redis://[::1]:6379",) * 2],
+        REDIS,
+    ),
+    "BROKER_URL": ("redis://localhost:6379/0", [("rediss://u:p@h:1/2",) * 2], REDIS),
+    "NAMESPACE": (
+        "courier",
+        [("a",) * 2, ("A-1_2.3",) * 2, ("x" * 32,) * 2],
+        ("a b", "{Zq7}", "x" * 33, "я"),
+    ),
+    "API_URL": (
+        "https://viber.devinotele.com:444",
+        [("http://127.0.0.1:8044/", "http://127.0.0.1:8044"), ("https://h/base", "https://h/base")],
+        HTTP,
+    ),
+    "API_LOGIN": ("", [("tester",) * 2, ("тест@example",) * 2], ("Zq7:b", ":", "Zq7 b", "Zq7\nb")),
+    "API_PASSWORD": ("", [(" a:b 🙂 ",) * 2], ("Zq7\nb",)),
+    "CA_FILE": ("", [("/etc/ssl/own.pem",) * 2], ()),
+    "PROXY": ("", [("http://u:p@proxy:3128",) * 2], ("socks5://Zq7", "Zq7", "http://")),
+    "BATCH_SIZE": (100, [("1", 1), ("1000", 1000)], ("0", "1001", *COUNT)),
+    "STATUS_BATCH_SIZE": (100, [("1", 1), ("1000", 1000)], ("0", "1001", *COUNT)),
+    "RATE_LIMIT": (0, [("0", 0), ("0.5", 0.5), ("300", 300)], FROM_0),
+    "RATE_BURST": (1, [("0.5", 0.5), ("30", 30)], ABOVE_0),
+    "POLL_RATE_LIMIT": (20, [("0", 0), ("1.5", 1.5)], FROM_0),
+    "CONNECT_TIMEOUT": (5, [("0.25", 0.25), ("30", 30)], ABOVE_0),
+    "READ_TIMEOUT": (30, [("0.25", 0.25), ("60", 60)], ABOVE_0),
+    "LEASE": (120, [("35.01", 35.01), ("600", 600)], ABOVE_0),
+    "RETRY_BASE": (5, [("0.1", 0.1)], ABOVE_0),
+    "RETRY_CAP": (300, [("1", 1), ("1.5", 1.5)], ("0", "0.9", "Zq7", "nan")),
+    "MAX_ATTEMPTS": (0, [("0", 0), ("7", 7)], COUNT),
+    "ON_UNSURE": ("auto", [(w, w) for w in ("auto", "park", "resend")], ("Auto", "Zq7", "parks")),
+    "POLL_DELAYS": (
+        (10, 30, 60, 300, 900, 3600, 14400),
+        [("5", (5,)), ("0.5, 1,2", (0.5, 1, 2))],
+        ("Zq7", "1,", "1,,2", "0", "1,0", "1;2", "-1", "1,Zq7"),
+    ),
+    "READ_WINDOW": (86400, [("0", 0), ("0.5", 0.5)], FROM_0),
+    "SMS_GRACE": (600, [("0", 0), ("0.5", 0.5)], FROM_0),
+    "TRACKING_MARGIN": (3600, [("0", 0), ("0.5", 0.5)], FROM_0),
+    "SWEEP_INTERVAL": (1, [("0.25", 0.25), ("60", 60)], ("0", "-1", "Zq7", "nan")),
+    "RETENTION": (604800, [("3600.5", 3600.5)], ("0", "-1", "Zq7", "nan")),
+    "CONTENT_RETENTION": (86400, [("3600.5", 3600.5)], ("0", "-1", "Zq7", "nan")),
+    "RESULTS_RETENTION": (172800, [("3600.5", 3600.5)], ("0", "-1", "Zq7", "nan")),
+    "MAX_QUEUED": (0, [("0", 0), ("1000000", 1000000)], COUNT),
+}
+GOOD = [(name, *pair) for name, (_, good, _) in TABLE.items() for pair in good]
+BAD = [(name, text) for name, (_, _, bad) in TABLE.items() for text in bad]
+
+
+def read(**env: str) -> Settings:
+    return Settings.from_env({f"COURIER_{name}": text for name, text in env.items()})
+
+
+def refused(**env: str) -> ConfigError:
+    with pytest.raises(ConfigError) as caught:
+        read(**env)
+    return caught.value
+
+
+def test_the_table_has_every_setting() -> None:
+    assert {each.name.upper() for each in fields(Settings)} == TABLE.keys()
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_unset_and_empty_mean_the_default(name: str) -> None:
+    default = TABLE[name][0]
+    assert getattr(read(), name.lower()) == default
+    assert getattr(read(**{name: ""}), name.lower()) == default
+
+
+@pytest.mark.parametrize(("name", "text", "value"), GOOD, ids=lambda each: str(each)[:24])
+def test_a_good_value_is_read(name: str, text: str, value: Any) -> None:
+    assert getattr(read(**{name: text}), name.lower()) == value
+
+
+@pytest.mark.parametrize(("name", "text"), BAD, ids=lambda each: repr(each)[:24])
+def test_a_wrong_value_names_the_variable_and_is_never_shown(name: str, text: str) -> None:
+    error = refused(**{name: text})
+    assert list(error.faults) == [f"COURIER_{name}"]
+    assert f"COURIER_{name}" in str(error)
+    assert "Zq7" not in f"{error} {error!r} {error.faults}"
+    assert error.__cause__ is None
+
+
+def test_all_faults_are_reported_together() -> None:
+    wrong = {name: bad[0] for name, (_, _, bad) in TABLE.items() if bad}
+    assert refused(**wrong).faults.keys() == {f"COURIER_{name}" for name in wrong}
+
+
+def test_a_short_lease_is_reported_beside_the_others() -> None:
+    error = refused(LEASE="35", BATCH_SIZE="0")
+    assert error.faults.keys() == {"COURIER_LEASE", "COURIER_BATCH_SIZE"}
+
+
+@pytest.mark.parametrize(
+    ("env", "good"),
+    [
+        ({"LEASE": "35"}, False),
+        ({"LEASE": "35.5"}, True),
+        ({"READ_TIMEOUT": "115"}, False),
+        ({"READ_TIMEOUT": "114"}, True),
+        ({"CONNECT_TIMEOUT": "1", "READ_TIMEOUT": "2", "LEASE": "3"}, False),
+        ({"CONNECT_TIMEOUT": "1", "READ_TIMEOUT": "2", "LEASE": "3.5"}, True),
+    ],
+)
+def test_a_lease_is_longer_than_a_request(env: dict[str, str], good: bool) -> None:
+    if good:
+        assert read(**env).lease > read(**env).deadline
+    else:
+        assert list(refused(**env).faults) == ["COURIER_LEASE"]
+
+
+def test_the_deadline_of_a_request_is_both_timeouts() -> None:
+    assert read(CONNECT_TIMEOUT="1.5", READ_TIMEOUT="2").deadline == 3.5
+
+
+def test_the_broker_is_the_same_redis_and_the_burst_a_second_of_the_rate() -> None:
+    made = read(REDIS_URL="redis://elsewhere:1/2", RATE_LIMIT="50")
+    assert made.broker_url == "redis://elsewhere:1/2"
+    assert made.rate_burst == 50
+    assert read(RATE_LIMIT="50", RATE_BURST="7").rate_burst == 7
+
+
+@pytest.mark.parametrize(("interval", "ttl"), [("1", 2), ("0.25", 1), ("30", 60)])
+def test_a_bell_lives_two_sweeps_and_a_second_at_least(interval: str, ttl: float) -> None:
+    assert read(SWEEP_INTERVAL=interval).bell_ttl == ttl
+
+
+def test_only_workers_need_the_providers_credentials() -> None:
+    assert read().api_login == ""
+    with pytest.raises(ConfigError) as caught:
+        Settings.from_env({"COURIER_BATCH_SIZE": "0"}, provider=True)
+    assert caught.value.faults.keys() == {
+        *("COURIER_API_LOGIN", "COURIER_API_PASSWORD", "COURIER_BATCH_SIZE")
+    }
+    env = {"COURIER_API_LOGIN": "a", "COURIER_API_PASSWORD": "b"}
+    assert Settings.from_env(env, provider=True).api_login == "a"
+
+
+@pytest.mark.parametrize("name", FILED)
+def test_a_file_may_hold_the_value(name: str, tmp_path: Path) -> None:
+    value = "redis://u:Zq7@h/0" if name.endswith("_URL") else "Zq7-я"
+    path = tmp_path / "secret"
+    path.write_text(f"{value}\n", encoding="utf-8")
+    made = read(**{f"{name}_FILE": str(path)})
+    assert getattr(made, name.lower()) == value
+
+
+def test_a_password_from_a_file_keeps_its_spaces(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    path.write_bytes(b" a b \r\n")
+    assert read(API_PASSWORD_FILE=str(path)).api_password == " a b "
+
+
+@pytest.mark.parametrize("name", FILED)
+@pytest.mark.parametrize("content", [None, b"\xff\xfe", b"Zq7:b\nZq7"])
+def test_a_file_that_gives_no_good_value_is_a_fault_of_its_variable(
+    name: str, content: bytes | None, tmp_path: Path
+) -> None:
+    path = tmp_path / "secret-Zq7"
+    if content is not None:
+        path.write_bytes(content)
+    error = refused(**{f"{name}_FILE": str(path)})
+    assert list(error.faults) == [f"COURIER_{name}"]
+    assert "Zq7" not in str(error)
+
+
+@pytest.mark.parametrize("name", FILED)
+def test_a_value_and_a_file_for_it_are_too_much(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    path.write_text("redis://h")
+    error = refused(**{name: "redis://h", f"{name}_FILE": str(path)})
+    assert list(error.faults) == [f"COURIER_{name}"]
+
+
+def test_secrets_do_not_show_in_the_value_itself() -> None:
+    made = read(
+        REDIS_URL="redis://u:Zq7@h/0",
+        BROKER_URL="redis://u:Zq7@h/1",
+        API_LOGIN="Zq7",
+        API_PASSWORD="Zq7",
+        PROXY="http://u:Zq7@h",
+    )
+    assert "Zq7" not in f"{made} {made!r}"
+    assert "namespace='courier'" in repr(made)
+
+
+def test_settings_are_frozen_and_read_nothing_but_their_own_names() -> None:
+    made = Settings.from_env({"REDIS_URL": "redis://other", "COURIERX_LEASE": "1", "PATH": "/"})
+    assert made == read()
+    with pytest.raises(FrozenInstanceError):
+        made.lease = 1.0  # type: ignore[misc]
