@@ -15,7 +15,8 @@ local score = redis.call('ZSCORE', lane, ARGV[2])
 if not score then return 'gone' end
 if tonumber(score) % 4 == 2 then return 'busy' end
 local row = {from = ARGV[5], to = ARGV[6], head = ARGV[7], tail = ARGV[8], content = ARGV[9],
-  keep = ARGV[10], keep_content = ARGV[11], count = ARGV[12], fields = {unpack(ARGV, 13)}}
-if not move(ARGV[1], ARGV[2], KEYS[1], KEYS[2], row) then return 'gone' end
+  keep = ARGV[10], keep_content = ARGV[11], fields = {unpack(ARGV, 13)}}
+if not move(ARGV[1], KEYS[1], row) then return 'gone' end
 redis.call('ZREM', lane, ARGV[2])
+redis.call('HINCRBY', KEYS[2], ARGV[12], 1)
 return 'done'

@@ -1,14 +1,14 @@
 -- The one door through which a message's status moves (schemas/status.py knows who may follow
 -- whom; here names are only compared).
 --
--- move(record, id, row): row = {from, to, head, tail, content, keep, keep_content, fields...}
+-- move(record, results, row): row = {from, to, head, tail, content, keep, keep_content, fields}
 --   from, to       the status expected and the one to write; to = '' leaves status and events alone
 --   head, tail     the event's JSON around its number ('' head: no event)
 --   content        key of the content; '' unless the message ends here
 --   keep           ms that an ended record is kept, keep_content ms that its content is
 --   fields         name, value, name, value ... written to the record in any case
 -- Returns false, and writes nothing, if the status is another one or the message has ended.
-local function move(record, id, results, counts, row)
+local function move(record, results, row)
   local seen = redis.call('HMGET', record, 'status', 'final', 'n', 'row')
   if seen[1] ~= row.from or seen[2] then return false end
   local fields = row.fields
@@ -36,6 +36,5 @@ local function move(record, id, results, counts, row)
     end
     redis.call('PEXPIRE', record, row.keep)
   end
-  if row.count ~= '' then redis.call('HINCRBY', counts, row.count, 1) end
   return true
 end

@@ -8,7 +8,7 @@
 local digest = redis.call('HGET', ARGV[1], 'job')
 if digest then return digest == ARGV[3] and 1 or 0 end
 local row = {from = false, to = ARGV[4], head = ARGV[5], tail = ARGV[6], content = ARGV[1],
-  keep = ARGV[7], keep_content = ARGV[7], count = ARGV[8],
-  fields = {'job', ARGV[3], unpack(ARGV, 9)}}
-move(ARGV[1], ARGV[2], KEYS[1], KEYS[2], row)
+  keep = ARGV[7], keep_content = ARGV[7], fields = {'job', ARGV[3], unpack(ARGV, 9)}}
+move(ARGV[1], KEYS[1], row)
+redis.call('HINCRBY', KEYS[2], ARGV[8], 1)
 return 1

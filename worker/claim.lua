@@ -3,7 +3,8 @@
 -- KEYS  1 once  2 fence  3 bell of the lane served  4 ... sets to look at, in groups of one rank
 -- ARGV  1 now ('' = TIME)  2 most members  3 lease us  4 '1' if this answers the bell
 --       5 bell ms  6 record prefix  7 content prefix ('' if contents aren't wanted)
---       8 common prefix  9 sets per rank  10 once ms  11 ... record fields to return
+--       8 common prefix  9 sets per rank  10 once ms
+--       11 ... record fields to return, the first one that every record has
 -- Reply {} or {set's place among the sets, lease, now, more, members, commons}
 --   more: '0' nothing else is due, '1' there is and its bell is on the way, '2' ring it
 --   members: {id, kind as found, {own content, common digest, fields ...}} each
@@ -45,13 +46,14 @@ local rows, commons, known, leases = {}, {}, {}, {}
 for i = 1, #members, 2 do
   local id, kind = members[i], tonumber(members[i + 1]) % 4
   local record = ARGV[6] .. id
-  if redis.call('EXISTS', record) == 0 then
-    redis.call('ZREM', KEYS[place], id)  -- somebody deleted it by hand: nothing is left to do
+  local lapsed = kind > 0 and not before and ARGV[7] ~= ''
+  if lapsed and redis.call('EXISTS', record) == 1 then redis.call('HINCRBY', record, 'lapses', 1) end
+  local values = redis.call('HMGET', record, 'row', 'common', unpack(ARGV, 11))
+  if not values[3] then
+    redis.call('ZREM', KEYS[place], id)  -- its record was deleted by hand: nothing is left to do
   else
-    if kind > 0 and not before and ARGV[7] ~= '' then redis.call('HINCRBY', record, 'lapses', 1) end
     leases[#leases + 1] = text(lease + math.max(kind, 1))
     leases[#leases + 1] = id
-    local values = redis.call('HMGET', record, 'row', 'common', unpack(ARGV, 11))
     if ARGV[7] ~= '' then
       if not values[1] then values[1] = redis.call('GET', ARGV[7] .. id) end
       local digest = values[2]

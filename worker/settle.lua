@@ -12,29 +12,37 @@
 #include move
 local before = redis.call('GET', KEYS[1])
 if before then return before end
-local width, mine, done = tonumber(ARGV[7]), tonumber(ARGV[3]), {}
-for i = 8, #ARGV, width do
-  local id, place, count = ARGV[i], ARGV[i + 3], 2 * tonumber(ARGV[i + 9])
-  local score = tonumber(redis.call('ZSCORE', KEYS[2], id) or 0)
-  local held = score - score % 4 == mine
-  local written = false
+local width, mine = tonumber(ARGV[7]), tonumber(ARGV[3])
+local ids, done, counts = {}, {}, {}
+for i = 8, #ARGV, width do ids[#ids + 1] = ARGV[i] end
+local scores = redis.call('ZMSCORE', KEYS[2], unpack(ids))
+local stay, watch, gone = {}, {}, {}
+for k, id in ipairs(ids) do
+  local i = 8 + (k - 1) * width
+  local score = tonumber(scores[k] or 0)
+  local held, written = score - score % 4 == mine, false
   if held or (ARGV[i + 5] == '1' and score % 4 ~= 2) then
-    local row = {from = ARGV[i + 1], to = ARGV[i + 2], head = ARGV[i + 6], tail = ARGV[i + 7],
-      content = '', keep = ARGV[4], keep_content = ARGV[5], count = ARGV[i + 8], fields = {}}
-    if place == 'end' then row.content = ARGV[2] .. id end
-    for f = i + 10, i + 9 + count do row.fields[#row.fields + 1] = ARGV[f] end
-    written = move(ARGV[1] .. id, id, KEYS[4], KEYS[5], row)
+    local fields = {unpack(ARGV, i + 10, i + 9 + 2 * tonumber(ARGV[i + 9]))}
+    written = move(ARGV[1] .. id, KEYS[4], {from = ARGV[i + 1], to = ARGV[i + 2],
+      head = ARGV[i + 6], tail = ARGV[i + 7], fields = fields, keep = ARGV[4],
+      content = ARGV[i + 3] == 'end' and ARGV[2] .. id or '', keep_content = ARGV[5]})
   end
+  done[k] = written and '1' or '0'
   if written then
-    if place == 'stay' then
-      redis.call('ZADD', KEYS[2], ARGV[i + 4], id)
-    else
-      redis.call('ZREM', KEYS[2], id)
-      if place == 'watch' then redis.call('ZADD', KEYS[3], ARGV[i + 4], id) end
+    local place, count = ARGV[i + 3], ARGV[i + 8]
+    local to = place == 'stay' and stay or watch
+    if place ~= 'end' then
+      to[#to + 1] = ARGV[i + 4]
+      to[#to + 1] = id
     end
+    if place ~= 'stay' then gone[#gone + 1] = id end
+    if count ~= '' then counts[count] = (counts[count] or 0) + 1 end
   end
-  done[#done + 1] = written and '1' or '0'
 end
+if #gone > 0 then redis.call('ZREM', KEYS[2], unpack(gone)) end
+if #stay > 0 then redis.call('ZADD', KEYS[2], unpack(stay)) end
+if #watch > 0 then redis.call('ZADD', KEYS[3], unpack(watch)) end
+for count, n in pairs(counts) do redis.call('HINCRBY', KEYS[5], count, n) end
 local answer = table.concat(done)
 redis.call('SET', KEYS[1], answer, 'PX', ARGV[6])
 return answer
