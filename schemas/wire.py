@@ -52,7 +52,10 @@ class SendEntry:
 
 @dataclass(frozen=True, slots=True)
 class StatusEntry:
-    """One entry of a /status reply. ``status`` is None where the state is missing or unknown."""
+    """One entry of a /status reply. ``status`` is None where the state is missing or unknown.
+
+    ``raw_at`` keeps a ``statusAt`` that isn't a date (trap T36), cut to a sane length.
+    """
 
     provider_id: int
     code: str | None
@@ -61,6 +64,7 @@ class StatusEntry:
     at: str | None
     error: str | None
     sms: tuple[SmsState, ...]
+    raw_at: str | None = None
 
 
 Entry = TypeVar("Entry")
@@ -158,14 +162,16 @@ def _status_entry(row: Mapping[str, Any]) -> StatusEntry | None:
         return None
     said = row.get("status")
     word = _text(said) if isinstance(said, str) else None
+    at, raw_at = _instant(row.get("statusAt")), row.get("statusAt")
     return StatusEntry(
         provider_id=provider_id,
         code=_word(row.get("code")),
         word=word,
         status=STATES.get(word.strip().lower()) if word else None,
-        at=_instant(row.get("statusAt")),
+        at=at,
         error=_word(row.get("error")) or _word(row.get("errorCode")),
         sms=_segments(row.get("smsStates")),
+        raw_at=_text(str(raw_at)[:64]) if at is None and raw_at is not None else None,
     )
 
 

@@ -17,7 +17,7 @@ from schemas.settings import Settings
 from schemas.status import Status, is_final
 from worker.outcome import Spoiled, Statuses
 from worker.policy import Step
-from worker.provider import Provider
+from worker.provider import Provider, oddity
 from worker.send import BUDGET, count_name
 from worker.store import Lease, Move, Store
 from worker.tracking import Watched, after_failed_poll, after_poll, sms_states
@@ -65,9 +65,7 @@ class Poller:
                 self._ask(lease, messages[middle:], did)
                 return
         if isinstance(outcome, Statuses):
-            strangers = outcome.entries.keys() - {message.provider_id for message in messages}
-            if strangers:
-                self.store.count("strangers", len(strangers))
+            self._count_odd(outcome, messages)
         else:
             did[f"unanswered ({kind})"] += len(messages)
             logger.warning("statuses not answered", extra={"outcome": kind})
@@ -84,6 +82,15 @@ class Poller:
         for move in self.store.settle(lease, moves):
             did["overtaken"] += 1
             logger.warning("the lease was another's by then", extra={"message_id": move.id})
+
+    def _count_odd(self, outcome: Statuses, messages: list[Watched]) -> None:
+        asked = {message.provider_id for message in messages}
+        odd = Counter(oddity(entry) for id, entry in outcome.entries.items() if id in asked)
+        odd["strangers"] += len(outcome.entries.keys() - asked)
+        for what, n in odd.items():
+            if what and n:
+                self.store.count(what, n)
+                logger.error("odd status entries", extra={"what": what, "entries": n})
 
     def _move(self, message: Watched, was: Status, step: Step) -> Move:
         if step.status is None:

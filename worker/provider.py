@@ -89,6 +89,10 @@ def canonical(code: str) -> str:
     return code
 
 
+_OUR_FAULTS = (
+    "error-instant-message-provider-id-format",
+    "error-instant-message-provider-id-duplicate",
+)
 _DELIVERY = ("user-blocked", "not-viber-user")
 """Reasons of ``undelivered`` (document, "error" of /status)."""
 
@@ -335,6 +339,16 @@ def read_status_answer(answer: Answer) -> StatusOutcome:
     if code in AUTH:
         return Blocked(code)
     return Spoiled(code) if code in _SPOILED else Again(code)
+
+
+def oddity(entry: StatusEntry) -> str | None:
+    """What to count of an entry that nobody should see: an unknown state, a fault of ours."""
+    if entry.word is not None and entry.status is None:
+        return "unknown-state"
+    code = canonical(entry.code) if entry.code else OK
+    if entry.status is None and (not is_known(code) or code in _OUR_FAULTS):
+        return "status-fault"
+    return None
 
 
 def retry_after(value: str | None, now: datetime | None = None) -> float | None:

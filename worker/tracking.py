@@ -109,6 +109,8 @@ def _seen(message: Watched, entry: StatusEntry) -> list[str | int]:
     if entry.word and (entry.word, entry.at) != (message.provider_status, message.status_at):
         message.provider_status, message.status_at = entry.word, entry.at
         seen += ["providerStatus", entry.word, "statusAt", entry.at or ""]
+        if entry.raw_at is not None:
+            seen += ["statusAtRaw", entry.raw_at]
     if entry.code and entry.code != message.provider_code:
         message.provider_code = entry.code
         seen += ["providerCode", entry.code]
