@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -167,7 +168,8 @@ class Worker:
 
     def kill(self) -> None:
         """kill -9 of the whole process group, children and beat included."""
-        os.killpg(self.process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self._end()
 
     def stop(self) -> None:
@@ -211,7 +213,7 @@ def start_worker(system_env: dict[str, str], tmp_path: Path) -> Iterator[Callabl
 
     yield start
     for worker in started:
-        worker.stop()
+        worker.kill()
 
 
 class Clock:

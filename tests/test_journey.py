@@ -153,11 +153,26 @@ def test_error_system_is_retried_for_the_request_and_for_the_message(
 
 
 def test_a_message_that_is_alone_leaves_at_once(
-    app: Producer, start_worker: Start, simulator: Simulator
+    app: Producer, start_worker: Start, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Celery prefers this variable to what an app sets: ours must not follow it.
+    monkeypatch.setenv("CELERY_BROKER_URL", f"redis://127.0.0.1:{free_port()}/0")
     start_worker(COURIER_SWEEP_INTERVAL="20")
     app.enqueue(text_job())
     wait_for(simulator.accepted, 5)  # by its doorbell: the sweep would take longer
+
+
+def test_term_lets_the_running_request_finish(
+    app: Producer, start_worker: Start, simulator: Simulator
+) -> None:
+    simulator.fault(kind="slow", seconds=1.5)
+    worker = start_worker()
+    id = app.enqueue(text_job())
+    wait_for(lambda: (record := app.get(id)) and record.status == "sending")
+    worker.stop()
+    assert worker.process.returncode == 0
+    record = app.get(id)
+    assert record is not None and (record.status, record.unsure) == ("submitted", 0)
 
 
 @pytest.mark.parametrize("pool", ["threads", "solo"])
@@ -277,7 +292,7 @@ def test_a_message_not_sent_in_time_expires(
     app: Producer, start_worker: Start, simulator: Simulator
 ) -> None:
     simulator.fault(kind="status", code="error-system")
-    id = app.enqueue(text_job(ttlSec=15))
+    id = app.enqueue(text_job(ttlSec=20))
     start_worker(COURIER_RETRY_CAP="1")
     (event,) = ends(app, 1)[id]
     assert (event["status"], event["reason"]) == ("expired", "ttl")

@@ -405,6 +405,14 @@ def test_null_removes_a_field_of_the_common_part() -> None:
     assert parsed.digest == parse_job(job(address="79250000009"), NOW).digest
 
 
+@pytest.mark.parametrize("own", [{"ttlSec": 86400}, {"metadata": {}}])
+def test_a_row_may_bring_a_default_back_over_the_common_part(own: dict[str, Any]) -> None:
+    row = {"address": "79250000009", **own}
+    parsed = row_of({**COMMON, "ttlSec": 60, "metadata": {"a": 1}}, row)
+    whole = parse_job(job(**{"ttlSec": 60, "metadata": {"a": 1}, **row}), NOW)
+    assert parsed.digest == whole.digest
+
+
 def test_null_removing_what_must_be_there_is_a_fault() -> None:
     with pytest.raises(InvalidMessage) as caught:
         row_of(COMMON, {"address": "79250000009", "subject": None})

@@ -17,7 +17,11 @@ ID = 3158611117333282817  # odd and over 2^53: any float on the way would change
 MESSAGE = {"subject": "Магазин", "content": {"text": 'Код 1234 🙂 \u2028 \\ "'}, "address": "7925"}
 
 ANY_JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=8,
 )
@@ -163,6 +167,14 @@ def status_entry(row: dict[str, Any]) -> Any:
 )
 def test_a_date_is_utc_and_a_bad_one_is_none(at: Any, read: str | None) -> None:
     assert status_entry({"status": "read", "statusAt": at}).at == read
+
+
+@pytest.mark.parametrize(
+    ("at", "raw"),
+    [("2016-08-10 15:28:50", None), (None, None), ("yesterday", "yesterday"), (7, "7")],
+)
+def test_what_is_no_date_is_kept_as_it_came(at: Any, raw: str | None) -> None:
+    assert status_entry({"status": "read", "statusAt": at}).raw_at == raw
 
 
 @pytest.mark.parametrize(
