@@ -52,7 +52,8 @@ def _url(*schemes: str) -> Callable[[str], str]:
         wrong = _WrongError(f"must be a URL that starts with {' or '.join(schemes)}://")
         try:
             parts = urlsplit(text)
-            whole = bool(parts.hostname or parts.scheme == "unix") and parts.port != 0
+            place = parts.path if parts.scheme in ("unix", "redis+socket") else parts.hostname
+            whole = bool(place) and parts.port != 0
         except ValueError:
             raise wrong from None
         if parts.scheme not in schemes or not whole or re.search(r"\s", text):
@@ -86,6 +87,12 @@ def _api_url(text: str) -> str:
     return url
 
 
+def _file(text: str) -> str:
+    if not Path(text).is_file():
+        raise _WrongError("must name a file")
+    return text
+
+
 def _set(default: object, parse: Callable[[str], object], *, secret: bool = False) -> Any:
     return field(default=default, repr=not secret, metadata={"parse": parse})
 
@@ -95,13 +102,13 @@ class Settings:
     """DESIGN section 6, one attribute for each variable: its name in lower case without prefix."""
 
     redis_url: str = _set("redis://localhost:6379/0", _url("redis", "rediss", "unix"), secret=True)
-    broker_url: str = _set("", _url("redis", "rediss"), secret=True)
+    broker_url: str = _set("", _url("redis", "rediss", "redis+socket"), secret=True)
     namespace: str = _set("courier", _pattern("[A-Za-z0-9_.-]{1,32}", "1 to 32 of A-Za-z0-9_.-"))
     api_url: str = _set("https://viber.devinotele.com:444", _api_url)
     # RFC 7617: a user name with a colon can't be told from its password.
     api_login: str = _set("", _pattern("[^:\\s]+", "without colons and spaces"), secret=True)
     api_password: str = _set("", _pattern(".+", "one line"), secret=True)
-    ca_file: str = _set("", str)
+    ca_file: str = _set("", _file)
     proxy: str = _set("", _url("http", "https"), secret=True)
     batch_size: int = _set(100, _whole(1, 1000))
     status_batch_size: int = _set(100, _whole(1, 1000))
@@ -167,6 +174,8 @@ class Settings:
             faults["COURIER_LEASE"] = (
                 "must be longer than COURIER_CONNECT_TIMEOUT and COURIER_READ_TIMEOUT together"
             )
+        if settings.redis_url.startswith("unix:") and not settings.broker_url:
+            faults.setdefault("COURIER_BROKER_URL", "must be set: Celery spells unix:// otherwise")
         if faults:
             raise ConfigError(faults)
         values.setdefault("broker_url", settings.redis_url)

@@ -22,6 +22,7 @@ from hypothesis import given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
 
+from schemas import wire
 from schemas.settings import Settings
 from schemas.wire import send_body
 from tests.conftest import Simulator, free_port, wait_for
@@ -42,6 +43,7 @@ from worker.provider import (
     Provider,
     canonical,
     is_known,
+    oddity,
     read_send_answer,
     read_status_answer,
     retry_after,
@@ -856,3 +858,45 @@ def test_wrong_credentials_block_and_send_nothing(simulator: Simulator, connect:
     assert send_to(provider, "01") == [Blocked("error-auth")]
     assert provider.status([ID]) == Blocked("error-auth")
     assert simulator.accepted() == []
+
+
+@pytest.mark.parametrize(
+    ("status", "http", "expected"),
+    [
+        (
+            "error-instant-message-colour-format",
+            200,
+            Spoiled("error-instant-message-colour-format"),
+        ),
+        ("Unauthorized", 401, Blocked("http-401")),
+        ("try later", 503, NotSent("http-503")),
+        ("fine", 200, Unsure("http-200")),
+        ("ok", 503, Unsure("no-entries")),
+    ],
+)
+def test_a_status_that_is_no_code_leaves_the_word_to_http(
+    status: str, http: int, expected: Outcome
+) -> None:
+    answer = Answer(http, json.dumps({"status": status}).encode())
+    assert read_send_answer(answer, 2) == [expected, expected]
+
+
+@pytest.mark.parametrize(
+    ("row", "what"),
+    [
+        ({"code": "ok", "status": "sent"}, None),
+        ({"code": "error-system"}, None),
+        ({"code": "error-instant-message-provider-id-unknown"}, None),
+        ({"code": "error-instant-message-provider-id-format"}, "status-fault"),
+        ({"code": "error-instant-message-provider-id-duplicate"}, "status-fault"),
+        ({"code": "error-new"}, "status-fault"),
+        ({"code": "ok", "status": "teleported"}, "unknown-state"),
+        ({"code": "error-instant-message-provider-id-format", "status": "read"}, None),
+    ],
+)
+def test_what_nobody_should_see_in_a_status_reply_is_counted(
+    row: dict[str, Any], what: str | None
+) -> None:
+    body = json.dumps({"status": "ok", "messages": [{"providerId": 7, **row}]}).encode()
+    (entry,) = wire.read_status(body).entries or ()
+    assert oddity(entry) == what

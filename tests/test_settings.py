@@ -46,7 +46,7 @@ TABLE: dict[str, tuple[Any, list[tuple[str, Any]], tuple[str, ...]]] = {
     ),
     "API_LOGIN": ("", [("tester",) * 2, ("тест@example",) * 2], ("Zq7:b", ":", "Zq7 b", "Zq7\nb")),
     "API_PASSWORD": ("", [(" a:b 🙂 ",) * 2], ("Zq7\nb",)),
-    "CA_FILE": ("", [("/etc/ssl/own.pem",) * 2], ()),
+    "CA_FILE": ("", [(__file__,) * 2], ("/no/Zq7",)),
     "PROXY": ("", [("http://u:p@proxy:3128",) * 2], ("socks5://Zq7", "Zq7", "http://")),
     "BATCH_SIZE": (100, [("1", 1), ("1000", 1000)], ("0", "1001", *COUNT)),
     "STATUS_BATCH_SIZE": (100, [("1", 1), ("1000", 1000)], ("0", "1001", *COUNT)),
@@ -221,3 +221,11 @@ def test_settings_are_frozen_and_read_nothing_but_their_own_names() -> None:
     assert made == read()
     with pytest.raises(FrozenInstanceError):
         made.lease = 1.0  # type: ignore[misc]
+
+
+def test_a_unix_socket_needs_a_broker_url_of_its_own() -> None:
+    with pytest.raises(ConfigError) as caught:
+        read(REDIS_URL="unix:///run/redis.sock")
+    assert set(caught.value.faults) == {"COURIER_BROKER_URL"}
+    made = read(REDIS_URL="unix:///run/redis.sock", BROKER_URL="redis+socket:///run/redis.sock")
+    assert made.broker_url == "redis+socket:///run/redis.sock"

@@ -398,7 +398,7 @@ def test_records_stay_small(redis_server: Any, settings: Settings) -> None:
     each = (int(client.info("memory")["used_memory"]) - before) / count
     key = f"{{{settings.namespace}}}:m:{ids[0]}"
     assert client.object("encoding", key) in ("listpack", "ziplist")
-    assert each < 560, each
+    assert each < 500, each
     client.close()
 
 

@@ -363,6 +363,10 @@ def test_at_the_end_of_tracking_each_status_closes_its_own_way(
 def test_news_in_the_last_answer_still_counts() -> None:
     assert Life(watched(S.SENT)).poll(26 * 3600, entry("read")).story == "read."
     assert Life(watched(S.SENT)).poll(26 * 3600, entry("delivered")).story == "delivered."
+    life = Life(watched(S.SENT, resend=True)).poll(26 * 3600, entry(sms="sent"))
+    assert life.story == "sms_sent"
+    assert life.next <= T0 + (26 * 3600 + 11) * SECOND
+    assert life.poll(26 * 3600 + 10, entry(sms="sent")).story == "sms_sent lost."
     life = Life(watched(resend=True)).poll(26 * 3600, entry("undelivered", error="user-blocked"))
     assert life.events == [("undelivered", True, "user-blocked")]
     assert Life(watched()).poll(26 * 3600, entry("sent")).story == "sent."

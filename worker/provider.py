@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import os
+import re
 import socket
 import threading
 import time
@@ -278,16 +279,19 @@ def read_send_answer(answer: Answer, count: int) -> list[Outcome]:
 def _whole_send(answer: Answer, reply: Reply[SendEntry]) -> Outcome:
     if reply.entries:
         return Unsure("wrong-count")
-    if reply.status is None:
-        return _by_http(answer)
-    code = canonical(reply.status)
+    code = canonical(reply.status or "")
+    if code == OK:
+        return Unsure("no-entries")
+    return _by_code(code) if code.startswith("error-") else _by_http(answer)
+
+
+def _by_code(code: str) -> Blocked | Spoiled | Again:
+    """What a code at request level says of the whole request."""
     if code in AUTH:
         return Blocked(code)
-    if code in _SPOILED:
+    if code in _SPOILED or re.fullmatch("error-instant-message-.*-format", code):
         return Spoiled(code)
-    if code.startswith("error-"):
-        return Again(code)
-    return Unsure("no-entries") if code == OK else Unsure("unknown-status")
+    return Again(code)
 
 
 def _entries(entries: Sequence[SendEntry]) -> list[Outcome]:
@@ -330,15 +334,13 @@ def read_status_answer(answer: Answer) -> StatusOutcome:
         reply: Reply[StatusEntry] = wire.read_status(answer.body)
     except Malformed:
         reply = Reply(None, None)
-    code = canonical(reply.status) if reply.status else None
+    code = canonical(reply.status or "")
     if reply.entries or (reply.entries is not None and code == OK):
         return Statuses({entry.provider_id: entry for entry in reply.entries})
-    if code is None:
-        outcome = _by_http(answer)
-        return Again(outcome.why) if isinstance(outcome, Unsure) else outcome
-    if code in AUTH:
-        return Blocked(code)
-    return Spoiled(code) if code in _SPOILED else Again(code)
+    if code.startswith("error-"):
+        return _by_code(code)
+    outcome = Unsure("no-entries") if code == OK else _by_http(answer)
+    return Again(outcome.why) if isinstance(outcome, Unsure) else outcome
 
 
 def oddity(entry: StatusEntry) -> str | None:

@@ -65,15 +65,8 @@ class Sender:
         return f"{lane}: {tally.claimed} claimed{did}, {time.monotonic() - started:.2f} s"
 
     def _handle(self, lease: Lease[Waiting], end: float, tally: Tally) -> None:
-        now, ready, ended = lease.at(), [], []
-        for message in lease.messages:
-            step = triage(message, now, self.chance(), self.settings)
-            if step is None:
-                ready.append(message)
-            else:
-                ended.append(self._move(message, step))
-        self._settle(lease, ended, tally)
-        batches = [(lease, batch) for batch in requests(ready)]
+        self._end_what_must(lease, tally)
+        batches = [(lease, batch) for batch in requests(lease.messages)]
         while batches:
             batches[:0] = halves = self._request(*batches.pop(0), tally)
             if halves and time.monotonic() >= end:
@@ -88,6 +81,9 @@ class Sender:
             return []
         if held.left() <= self.settings.deadline:
             self._put_back(held, held.messages, tally)  # Redis was slow: too late for a request
+            return []
+        self._end_what_must(held, tally)
+        if not held.messages:
             return []
         now = held.at()
         common, rest = factor([wire_message(message, now) for message in held.messages])
@@ -105,6 +101,18 @@ class Sender:
             moves.append(self._move(message, step, outcome))
         self._settle(held, moves, tally)
         return []
+
+    def _end_what_must(self, lease: Lease[Waiting], tally: Tally) -> None:
+        """Settle what isn't to be sent and leave the rest; time has passed since the last look."""
+        now, ready, moves = lease.at(), [], []
+        for message in lease.messages:
+            step = triage(message, now, self.chance(), self.settings)
+            if step is None:
+                ready.append(message)
+            else:
+                moves.append(self._move(message, step))
+        self._settle(lease, moves, tally)
+        lease.messages = ready
 
     def _halve(self, held: Lease[Waiting], tally: Tally) -> list[Batch]:
         """Nothing of the batch was accepted: it is out of the request, each half is begun anew."""

@@ -60,7 +60,8 @@ def after_poll(message: Watched, entry: StatusEntry | None, now: int, settings: 
         changed: Status | None = target
     else:
         changed = None
-    if closed := _closed_by_clock(message, now, settings):
+    closed = _closed_by_clock(message, now, settings)
+    if closed and changed in (None, closed[0]):  # else the news first, its end with the next answer
         return _end(*closed, fields)
     delay = settings.poll_delays[min(message.polls + 1, len(settings.poll_delays) - 1)]
     at = _next_poll(message, now, delay, settings)
@@ -149,8 +150,11 @@ def _last_word(message: Watched) -> tuple[Status, str | None]:
 
 
 def _next_poll(message: Watched, now: int, delay: float, settings: Settings) -> int:
-    at, closes = now + int(delay * SECOND), _closes(message, settings)
-    at = min(at, closes if closes > now else message.submitted + TRACKING_MOST * SECOND)
+    at = now + int(delay * SECOND)
+    soon = now + int(settings.poll_delays[0] * SECOND)
+    for end in (_closes(message, settings), message.submitted + TRACKING_MOST * SECOND):
+        # What is past its end only waits for one more answer.
+        at = min(at, end if end > now else soon)
     return at - at % 4 + 4
 
 

@@ -1,0 +1,143 @@
+"""The send use case between its steps: what a slow Redis, time and a spoiled request do to it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import redis
+
+from producers import Producer
+from producers.testing import SilentBells
+from schemas.settings import Settings
+from tests.conftest import Clock, common_job, events_of, text_job
+from worker.outcome import Accepted, Outcome, Spoiled
+from worker.policy import Waiting
+from worker.send import Sender
+from worker.store import Lease, Store
+
+
+class Post:
+    """Stands where the provider's HTTP client does; notes bodies, answers what it is told."""
+
+    def __init__(self, bad: str = "") -> None:
+        self.bodies: list[Any] = []
+        self.bad = bad
+
+    def send(self, body: bytes, count: int) -> list[Outcome]:
+        self.bodies.append(json.loads(body))
+        if self.bad and self.bad in body.decode():
+            return [Spoiled("error-syntax")] * count
+        return [Accepted(10**18 + 1000 * len(self.bodies) + n) for n in range(count)]
+
+    @property
+    def sizes(self) -> list[int]:
+        return [len(body["messages"]) for body in self.bodies]
+
+
+class SlowStore(Store):
+    """Lets time pass before its n-th begin, and after the begin it then makes."""
+
+    before: Sequence[float] = ()
+    clock: Clock
+
+    def begin(
+        self, lease: Lease[Waiting], messages: Sequence[Waiting], inside: bool = True
+    ) -> Lease[Waiting]:
+        seconds, self.before = (self.before[0], self.before[1:]) if self.before else (0.0, ())
+        self.clock.advance(seconds)
+        return super().begin(lease, messages, inside)
+
+
+@pytest.fixture
+def store(client: redis.Redis, settings: Settings, clock: Clock) -> SlowStore:
+    made = SlowStore(client, settings, clock)
+    made.clock = clock
+    return made
+
+
+def sender(store: Store, settings: Settings, post: Post) -> Sender:
+    return Sender(settings, store, post, SilentBells())  # type: ignore[arg-type]
+
+
+def test_what_expires_between_claim_and_request_is_not_sent(
+    producer: Producer, store: SlowStore, settings: Settings, client: redis.Redis
+) -> None:
+    late, kept = producer.enqueue(text_job(ttlSec=20)), producer.enqueue(text_job(ttlSec=60))
+    store.before = (8.0,)
+    post = Post()
+    summary = sender(store, settings, post).serve("high")
+    assert post.sizes == [1]
+    assert post.bodies[0]["messages"][0]["validityPeriodSec"] == 52
+    (event,) = events_of(client, settings, late)
+    assert (event["data"]["status"], event["data"]["attempts"]) == ("expired", 0)
+    assert producer.get(kept).status == "submitted"  # type: ignore[union-attr]
+    assert summary.startswith("high: 2 claimed, 1 expired, 1 submitted, ")
+
+
+def test_a_spoiled_request_is_halved_until_the_culprit_is_alone(
+    producer: Producer, store: SlowStore, settings: Settings
+) -> None:
+    rows: list[dict[str, Any]] = [{"address": f"79{n:07}99"} for n in range(64)]
+    rows[37]["comment"] = "poison"
+    ids = producer.enqueue_many(rows, common=common_job())
+    post = Post(bad="poison")
+    sender(store, settings, post).serve("low")
+    # log2(64) refusals besides the first, and each innocent is sent once, in one request
+    assert post.sizes[:2] == [64, 32]
+    assert len(post.sizes) == 1 + 2 * 6
+    statuses = [producer.get(id).status for id in ids]  # type: ignore[union-attr]
+    assert statuses.count("submitted") == 63
+    record = producer.get(ids[37])
+    assert record is not None
+    assert (record.status, record.final, record.unsure) == ("queued", False, 0)
+
+
+def test_no_batch_is_sent_when_too_little_of_its_lease_is_left(
+    producer: Producer,
+    client: redis.Redis,
+    clock: Clock,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    id = producer.enqueue(text_job())
+    store = Store(client, settings, clock)
+    real = store.begin
+
+    def slow(*args: Any, **kwargs: Any) -> Lease[Waiting]:
+        held = real(*args, **kwargs)
+        held.ends -= 90  # as if Redis had taken 90 s to say so
+        return held
+
+    monkeypatch.setattr(store, "begin", slow)
+    post = Post()
+    sender(store, settings, post).serve("high")
+    assert post.bodies == []
+    record = producer.get(id)
+    assert record is not None
+    assert (record.status, record.attempts, record.unsure) == ("queued", 0, 0)
+
+
+def test_a_message_whose_leases_keep_lapsing_goes_alone_and_then_ends(
+    producer: Producer, store: SlowStore, settings: Settings, clock: Clock, client: redis.Redis
+) -> None:
+    poison = producer.enqueue(text_job())
+    for _ in range(5):
+        assert store.claim("high", answered=True) is not None
+        clock.advance(121)
+    others = [producer.enqueue(text_job()) for _ in range(3)]
+    post = Post()
+    sender(store, settings, post).serve("high")
+    assert post.sizes == [3, 1]
+    assert {producer.get(id).status for id in (poison, *others)} == {"submitted"}  # type: ignore[union-attr]
+
+    ended = producer.enqueue(text_job())
+    for _ in range(6):
+        assert store.claim("high", answered=True) is not None
+        clock.advance(121)
+    sender(store, settings, post).serve("high")
+    assert post.sizes == [3, 1]
+    (event,) = events_of(client, settings, ended)
+    assert (event["data"]["status"], event["data"]["reason"]) == ("failed", "crashed")
