@@ -1,42 +1,66 @@
-"""The demo's app: it enqueues, and notes what it asked for so that it can be checked."""
-
-from __future__ import annotations
+"""The demo's app: what it asks for, and pure checks of what must be true after it."""
 
 import csv
-from collections.abc import Iterator, Mapping
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from itertools import product
 from typing import Any
 
-from ops.demo_checks import Asked
 from producers import EnqueueError, Producer
 from schemas.keys import LANES
 
+Json = Mapping[str, Any]
+ENDS = {  # what an app is told in the end, by the last two digits of the address; others are read
+    **dict.fromkeys((10, 81), "delivered"),
+    **dict.fromkeys((20, 21, 22, 23, 24, 80), "undelivered"),
+    **dict.fromkeys((30, 31, 61), "failed"),
+    **dict.fromkeys((50, 51), "rejected"),
+    **dict.fromkeys((60, 62, 82), "read"),
+    **{40: "cancelled", 70: "sent", 71: "lost"},  # nothing more is heard of the last two
+}
+"""The simulator's table is in `ops.simulator_rules`, in the provider's words."""
+BY_SMS = (21, 22, 31)
+"""Those that end as `sms_delivered` where an SMS may follow."""
+OURS = ("id", "sendAt", "ttlSec", "onUnsure", "metadata", "resendSms")
+"""A job's fields that the provider never sees as part of a message."""
 SHORT = {"validityPeriodSec": 15}
 SHORT_SMS = {"smsValidityPeriodSec": 15, "smsSrcAddress": "Shop"}
 """Validity periods as short as the API allows: with them tracking ends within the demo."""
 
-Job = dict[str, Any]
-Row = Mapping[str, str]
+
+@dataclass(frozen=True)
+class Asked:
+    """A message as its app asked for it; ``end`` where that isn't up to the address."""
+
+    job: Json
+    end: str = ""
+
+    @property
+    def resend(self) -> bool:
+        """Whether an SMS may follow."""
+        return bool(self.job.get("resendSms", "smsText" in self.job))
+
+    @property
+    def expected(self) -> str:
+        """The final status that its app must be told."""
+        digits = int(self.job["address"][-2:])
+        by_sms = "sms_delivered" if self.resend and digits in BY_SMS else ""
+        return self.end or by_sms or ENDS.get(digits, "read")
+
+    @property
+    def wire(self) -> dict[str, Any]:
+        """The message that the provider must get, in full."""
+        return {"type": "viber", **{k: v for k, v in self.job.items() if k not in OURS}}
 
 
-def read_recipients() -> list[Row]:
+def read_recipients() -> list[dict[str, str]]:
     """The recipients that ship with the package."""
     text = (files("ops") / "recipients.csv").read_text(encoding="utf-8")
     return list(csv.DictReader(text.splitlines()))
-
-
-def singles(people: list[Row]) -> Iterator[Job]:
-    """A job for each priority and kind of content."""
-    picture = {"imageUrl": "https://shop.example/autumn.png"}
-    press = {"text": "Заказ собран", "caption": "Где он?", "action": "https://shop.example/o/7"}
-    for (lane, kind), person in zip(product(LANES, range(4)), people, strict=True):
-        hello = f"{person['name']}, ваш код 4821"
-        content_type = ("text", "button", "button", "image")[kind]
-        content = ({"text": hello}, press, press | picture, picture)[kind]
-        job = {"subject": "Shop", "priority": lane, "address": person["address"], **SHORT}
-        yield {**job, "contentType": content_type, "content": content}
 
 
 class App:
@@ -50,49 +74,161 @@ class App:
     def enqueue(self) -> None:
         """Single messages, messages with options, then the file: personal texts, a campaign."""
         people = read_recipients()
-        for job in singles(people[:16]):
-            self._one(job)
-        self._options(people[16:19])
-        rest = people[19:]
+        for job, end in [*_singles(people[:16]), *_options(people[16:19])]:
+            id = self.producer.enqueue(job)
+            self.asked[id] = Asked(job, end)
+            if end == "cancelled":
+                self.producer.cancel(id)
+        orders, campaign = [], []
+        for person in people[19:]:
+            if person["order"]:
+                text = f"{person['name']}, заказ {person['order']} ждёт вас: {person['city']}."
+                orders.append(_row(person, "Заказ готов") | {"content": {"text": text}})
+            else:
+                campaign.append(_row(person, "Распродажа до воскресенья: -33%"))
         shared = {"subject": "Shop", "contentType": "text", **SHORT}
-        orders = [
-            {"content": {"text": f"{p['name']}, заказ {p['order']} ждёт вас: {p['city']}."}}
-            | _row(p, f"Заказ {p['order']} готов")
-            for p in rest
-            if p["order"]
-        ]
         self._many(orders, {**shared, "priority": "normal"})
         text = "Ноябрьская распродажа: всё тёплое на треть дешевле, до воскресенья. Ждём вас!"
-        campaign = {"priority": "low", "content": {"text": text}, "metadata": {"campaign": "nov"}}
-        rows = [_row(p, "Распродажа до воскресенья: -33%") for p in rest if not p["order"]]
-        self._many(rows, shared | campaign)
+        shared |= {"content": {"text": text}, "metadata": {"campaign": "nov"}}
+        self._many(campaign, {**shared, "priority": "low"})
 
-    def _one(self, job: Job, end: str = "") -> str:
-        id = self.producer.enqueue(job)
-        self.asked[id] = Asked(job, end)
-        return id
+    def _many(self, rows: list[dict[str, Any]], common: Json) -> None:
+        good = dict(enumerate(rows))
 
-    def _many(self, rows: list[Job], common: Job) -> None:
-        wrong: dict[int, EnqueueError] = {}
-        ids = self.producer.enqueue_many(
-            rows, common, on_invalid=lambda number, row, error: wrong.update({number: error})
-        )
-        good = [row for number, row in enumerate(rows) if number not in wrong]
-        for id, row in zip(ids, good, strict=True):
+        def refuse(number: int, _: Any, error: EnqueueError) -> None:
+            del good[number]
+            self.refused.append(error)
+
+        ids = self.producer.enqueue_many(rows, common, on_invalid=refuse)
+        for id, row in zip(ids, good.values(), strict=True):
             self.asked[id] = Asked({**common, **row})
-        self.refused += wrong.values()
-
-    def _options(self, people: list[Row]) -> None:
-        text = {"subject": "Shop", "contentType": "text", "content": {"text": "Ваш код 4821"}}
-        code, later, twice = ({**text, **SHORT, "address": p["address"]} for p in people)
-        self._one({**code, "priority": "realtime", "ttlSec": 15}, "expired")
-        tomorrow = (datetime.now(UTC) + timedelta(days=1)).isoformat()
-        id = self._one({**later, "priority": "high", "sendAt": tomorrow}, "cancelled")
-        self.producer.cancel(id)
-        for _ in range(2):
-            self._one({**twice, "priority": "high", "id": "order-1001"})
 
 
-def _row(person: Row, sms: str) -> Job:
+def _singles(people: list[dict[str, str]]) -> Iterator[tuple[Json, str]]:
+    picture = {"imageUrl": "https://shop.example/autumn.png"}
+    press = {"text": "Заказ собран", "caption": "Где он?", "action": "https://shop.example/o/7"}
+    text = {"text": "Ваш код 4821"}
+    kinds = (("text", text), ("button", press), ("button", press | picture), ("image", picture))
+    for (lane, (kind, content)), person in zip(product(LANES, kinds), people, strict=True):
+        job = {"subject": "Shop", "priority": lane, "address": person["address"], **SHORT}
+        yield {**job, "contentType": kind, "content": content}, ""
+
+
+def _options(people: list[dict[str, str]]) -> Iterator[tuple[Json, str]]:
+    text = {"subject": "Shop", "contentType": "text", "content": {"text": "Ваш код 4821"}}
+    code, later, twice = ({**text, **SHORT, "address": p["address"]} for p in people)
+    yield {**code, "priority": "realtime", "ttlSec": 15}, "expired"
+    tomorrow = (datetime.now(UTC) + timedelta(days=1)).isoformat()
+    yield {**later, "priority": "high", "sendAt": tomorrow}, "cancelled"
+    yield from [({**twice, "priority": "high", "id": "order-1001"}, "")] * 2
+
+
+def _row(person: dict[str, str], sms: str) -> dict[str, Any]:
     wishes = {"smsText": sms, **SHORT_SMS} if person["sms"] == "yes" else {}
     return {"address": person["address"], **wishes}
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Everything there is to know after a run."""
+
+    asked: Mapping[str, Asked]  # by message id
+    events: Sequence[Json]  # the whole stream, in its order
+    accepted: Sequence[Json]  # the simulator's /admin/accepted
+    requests: Json  # and its /admin/requests
+    records: Mapping[str, str]  # the statuses by Producer.get
+
+    @property
+    def finals(self) -> list[Json]:
+        """The data of the final events."""
+        return [event["data"] for event in self.events if event["data"]["final"]]
+
+    @property
+    def submitted(self) -> dict[str, str]:
+        """Message ids by the provider's."""
+        told = (event["data"] for event in self.events)
+        return {d["providerId"]: d["messageId"] for d in told if d["status"] == "submitted"}
+
+
+def _by_message(evidence: Evidence) -> dict[str, list[Json]]:
+    found: dict[str, list[Json]] = {id: [] for id in evidence.asked}
+    for event in evidence.events:
+        found.setdefault(event["subject"], []).append(event)
+    return found
+
+
+def final_events(evidence: Evidence) -> Iterator[str]:
+    """Each message has one final event, its last, with the right status."""
+    for id, events in _by_message(evidence).items():
+        ends = [(n, e["data"]["status"]) for n, e in enumerate(events, 1) if e["data"]["final"]]
+        asked = evidence.asked.get(id)
+        if asked is None or ends != [(len(events), asked.expected)]:
+            yield f"{id}: asked for {asked}, ended as {ends} among {len(events)} events"
+
+
+def numbers(evidence: Evidence) -> Iterator[str]:
+    """The events of each message are numbered 1, 2, 3 ... in their order."""
+    for id, events in _by_message(evidence).items():
+        found = [event["id"] for event in events]
+        if found != [f"{id}:{n}" for n in range(1, len(events) + 1)]:
+            yield f"{id}: its events are {', '.join(e.rpartition(':')[2] for e in found)}"
+
+
+def deliveries(evidence: Evidence) -> Iterator[str]:
+    """The provider got each submitted message once, as asked, and no other."""
+    ids = evidence.submitted
+    seen = Counter[str]()
+    for entry in evidence.accepted:
+        id = ids.get(str(entry["providerId"]), "")
+        seen[id] += 1
+        asked = evidence.asked.get(id)
+        if asked is None or (entry["message"], entry["resendSms"]) != (asked.wire, asked.resend):
+            yield f"{id or 'no event'}: the provider got {entry}, asked was {asked}"
+    yield from (f"{id}: accepted {seen[id]} times" for id in ids.values() if seen[id] != 1)
+
+
+def sums(evidence: Evidence) -> Iterator[str]:
+    """What was enqueued, told, submitted and received adds up."""
+    requests, finals = evidence.requests, evidence.finals
+    entries, accepted = sum(requests["batches"]), requests["messages"]
+    for what, number, other in (
+        ("final events, messages enqueued", len(finals), len(evidence.asked)),
+        ("messages submitted, accepted", len(evidence.submitted), accepted),
+        ("answers, entries received", accepted + requests["refused"], entries),
+        ("attempts, entries received", sum(each["attempts"] for each in finals), entries),
+    ):
+        if number != other:
+            yield f"{what}: {number}, {other}"
+
+
+def lookups(evidence: Evidence) -> Iterator[str]:
+    """Producer.get says of each message what its final event says."""
+    told = {each["messageId"]: each["status"] for each in evidence.finals}
+    for id in evidence.asked:
+        if evidence.records.get(id) != told.get(id):
+            yield f"{id}: get() says {evidence.records.get(id)}, the event {told.get(id)}"
+
+
+CHECKS = {f"{c.__doc__}": c for c in (final_events, numbers, deliveries, sums, lookups)}
+
+
+def funnel(asked: int, events: Sequence[Json]) -> dict[str, int]:
+    """How far the messages have come by these events, and what stopped the others."""
+    seen = {(event["subject"], event["data"]["status"]) for event in events}
+    ends = Counter(event["data"]["status"] for event in events if event["data"]["final"])
+    return {
+        "enqueued": asked,
+        "submitted": sum(status == "submitted" for _, status in seen),
+        "delivered": len({id for id, status in seen if status in ("delivered", "read")}),
+        "read": ends["read"],
+        "SMS instead": ends["sms_delivered"],
+        "not delivered": ends["undelivered"] + ends["failed"] + ends["cancelled"],
+        "unknown": ends["sent"] + ends["lost"] + ends["unconfirmed"],
+        "refused, expired": ends["rejected"] + ends["expired"],
+    }
+
+
+def bytes_in_full(evidence: Evidence) -> int:
+    """Bytes of the accepted messages one by one, each in full, as compact JSON in UTF-8."""
+    compact = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+    return sum(len(compact(entry["message"]).encode()) for entry in evidence.accepted)

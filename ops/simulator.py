@@ -6,7 +6,7 @@ prints the table). The document knows no HTTP codes: every answer of the API is 
 
 Its own endpoints need no auth; instants are Unix seconds, sizes bytes:
 
-- GET /admin/accepted?since=N&limit=M: accepted messages in their order: `providerId`, `request`
+- GET /admin/accepted?since=N: accepted messages in their order: `providerId`, `request`
   (the number of its /send request, from 1), `resendSms`, `message` (commonData merged in), `at`;
 - GET /admin/requests: how many `send` and `status` requests, accepted `messages` and `refused`
   entries; `batches` (messages per /send request, 0 where unreadable), `bytes` of all bodies, `log`
@@ -14,8 +14,9 @@ Its own endpoints need no auth; instants are Unix seconds, sizes bytes:
 - GET /admin/bodies: the last 100 bodies with `path` and `headers`, without Authorization;
 - GET /admin/endings: the table; POST /admin/reset: forget all this, and the fault rules;
 - GET, POST (a rule or a list of them), DELETE /admin/faults: rules for breaking answers. Each has
-  a `kind` (`FAULTS` in the rules lists their fields), `on` ("send" or "status"), `rate` (0..1) and
-  `times` (null: no end); the first that applies to a request wins, `fired` counts.
+  a `kind`, `on` ("send" or "status"), `rate` (0..1) and `times` (null: no end); a kind is a set of
+  defaults (`FAULTS` in the rules) for fields that any rule may set (`_FIELDS`). The first that
+  applies to a request wins, `fired` counts.
 
 Measured: about 180,000 messages/s (300,000 with --no-record) on one core of a 2-core machine, its
 clients on the other: 8 keep-alive connections, 100 messages per request, the text in commonData,
@@ -26,11 +27,10 @@ rows with an address only (3 KB); 70,000 where each row has all its fields and a
 import asyncio
 import base64
 import json
-import signal
+import socket
 import time
 from array import array
 from collections import deque
-from contextlib import suppress
 from random import Random
 from typing import Any
 
@@ -40,12 +40,7 @@ from aiohttp import web
 from ops import simulator_rules as rules
 from ops.simulator_rules import Json
 
-_NOTHING_ACCEPTED = ("status", "drop_before", "hang_before", "redirect")
-_READ = rules.Ending()
-
-
-def _ending(digits: int) -> rules.Ending:
-    return rules.ENDINGS.get(digits, _READ)
+_ENDINGS = [rules.ENDINGS.get(digits, rules.Ending()) for digits in range(100)]
 
 
 class Memory:
@@ -57,8 +52,8 @@ class Memory:
         self.times = array("d")
         self.record = record
         self.messages: list[tuple[int, Json, Json]] = []  # request, common, row: merged when asked
-        self.met: set[tuple[str, str]] = set()  # address and content of those refused once
-        self.counts = {"send": 0, "status": 0, "refused": 0, "bytes": 0}
+        self.met: set[tuple[str, str]] = set()  # address and content of those refused
+        self.counts: Json = {"send": 0, "status": 0, "refused": 0, "bytes": 0}
         self.batches: list[int] = []
         self.sizes: deque[int] = deque(maxlen=10_000)
         self.bodies: deque[tuple[str, Any, bytes]] = deque(maxlen=100)
@@ -81,17 +76,16 @@ class Memory:
         common_fault = rules.other_fault(common, resend)
         entries: list[Json] = []
         for row in send.rows:
-            if len(row) == 1 and "address" in row:  # the way of a bulk: the rest is checked once
-                fault = rules.address_fault(row) or common_fault
-                message = row
-            else:
-                message = common | row
-                fault = rules.address_fault(message) or rules.other_fault(message, resend)
+            bulk = len(row) == 1 and "address" in row  # the rest is checked once for all
+            message = row if bulk else common | row
+            rest_fault = common_fault if bulk else rules.other_fault(message, resend)
+            fault = rules.address_fault(message) or rest_fault
             digits = 0 if fault else int(message["address"][-2:])
-            ending = _ending(digits)
+            ending = _ENDINGS[digits]
             if ending.refusal:
                 fault = self._refusal(ending, common | row)
             if fault:
+                self.counts["refused"] += 1
                 entries.append({"code": fault})
                 continue
             entries.append({"providerId": self.first_id + len(self.digits), "code": "ok"})
@@ -102,24 +96,24 @@ class Memory:
         return entries
 
     def _refusal(self, ending: rules.Ending, message: Json) -> str:
-        if not ending.once:
-            return ending.refusal
         key = (message["address"], json.dumps(message["content"], sort_keys=True))
-        met = key in self.met
+        if ending.once and key in self.met:
+            return ""
         self.met.add(key)
-        return "" if met else ending.refusal
+        return ending.refusal
 
     def state(self, provider_id: int, now: float, step: float) -> Json:
         """The /status entry of an id."""
         place = provider_id - self.first_id
         if not 0 <= place < len(self.digits):
             return rules.unknown_entry(provider_id)
-        resend, ending = self.digits[place] >= 128, _ending(self.digits[place] % 128)
+        resend, ending = self.digits[place] >= 128, _ENDINGS[self.digits[place] % 128]
         return rules.status_entry(provider_id, ending, resend, self.times[place], now, step)
 
-    def accepted(self, since: int, limit: int) -> list[Json]:
+    def accepted(self, since: int) -> list[Json]:
         """The recorded messages from place `since` on, expanded."""
-        chosen = self.messages[since : since + limit]
+        if not self.record:
+            raise web.HTTPConflict(text="started with --no-record")
         return [
             {
                 "providerId": self.first_id + place,
@@ -128,19 +122,29 @@ class Memory:
                 "message": common | row,
                 "at": self.times[place],
             }
-            for place, (request, common, row) in enumerate(chosen, since)
+            for place, (request, common, row) in enumerate(self.messages[since:], since)
         ]
+
+    def requests(self) -> Json:
+        """The counts and sizes."""
+        known = {"messages": len(self.digits), "batches": self.batches, "log": [*self.sizes]}
+        return self.counts | known
+
+    def recent(self) -> list[Json]:
+        """The last bodies, without credentials."""
+        shown = []
+        for path, all_headers, body in self.bodies:
+            headers = {k: v for k, v in all_headers.items() if k.lower() != "authorization"}
+            shown.append({"path": path, "headers": headers, "body": body.decode(errors="replace")})
+        return shown
 
 
 class Simulator:
     """The HTTP side: answers, breaks its answers where a rule says so, and tells tests about it."""
 
-    def __init__(
-        self, login: str, password: str, step: float, latency: float, seed: int, record: bool
-    ) -> None:
-        self.token = base64.b64encode(f"{login}:{password}".encode()).decode()
-        self.step, self.latency, self.seed = step, latency, seed  # seconds, seconds
-        self.stopping = asyncio.Event()
+    def __init__(self, login: str, password: str, step: float, seed: int, record: bool) -> None:
+        self.auth = f"Basic {base64.b64encode(f'{login}:{password}'.encode()).decode()}"
+        self.step, self.seed = step, seed  # seconds
         # Over 2^53 like the document's, and never again those of an earlier process.
         self._forget(Memory(3158611117333282816 + time.time_ns(), record))
 
@@ -152,12 +156,8 @@ class Simulator:
     def app(self) -> web.Application:
         """The routes: /send and /status are the document's, the rest is ours."""
         app = web.Application(client_max_size=64 * 2**20)
-        app.router.add_post("/send", self.provider)
-        app.router.add_post("/status", self.provider)
-        app.router.add_get("/admin/accepted", self.accepted)
-        app.router.add_get("/admin/requests", self.requests)
-        app.router.add_get("/admin/bodies", self.bodies)
-        app.router.add_get("/admin/endings", self.endings)
+        app.router.add_post("/{path:send|status}", self.provider)
+        app.router.add_get("/admin/{what:accepted|requests|bodies|endings}", self.tell)
         app.router.add_post("/admin/reset", self.reset)
         app.router.add_route("*", "/admin/faults", self.edit_faults)
         return app
@@ -167,147 +167,62 @@ class Simulator:
         body = await request.read()
         question = self.memory.note(request.path, request.headers, body)
         rule = rules.pick_fault(self.faults, request.path[1:], self.chance)
-        if rule and (rule["kind"] in _NOTHING_ACCEPTED or rule.get("accept") is False):
-            await self._pause(self.latency)
-            return await self._break(request, rule, {})
-        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() != "basic" or token != self.token:
+        if request.headers.get("Authorization") != self.auth:
             answer: Json = {"status": "error-auth"}
         elif question is None:
             answer = {"status": "error-syntax"}
         else:
-            code = rule["code"] if rule and rule["kind"] == "entry" else ""
-            answer = {"status": "ok", "messages": self._entries(question, code)}
-        await self._pause(self.latency)
-        return await self._break(request, rule, answer) if rule else _reply(answer)
+            memory = self.memory if not rule or rule["accept"] else Memory(1, record=False)
+            answer = {"status": "ok", "messages": self._entries(question, memory)}
+        return await self._break(request, rule, answer) if rule else web.json_response(answer)
 
-    def _entries(self, question: rules.Send | list[Any], code: str) -> list[Json]:
-        now, memory = time.time(), self.memory
+    def _entries(self, question: rules.Send | list[Any], memory: Memory) -> list[Json]:
+        now = time.time()
         if isinstance(question, rules.Send):
-            entries = [{"code": code} for _ in question.rows if code]
-            entries = entries or memory.accept(question, now)
-            memory.counts["refused"] += sum(entry["code"] != "ok" for entry in entries)
-            return entries
+            return memory.accept(question, now)
         entries = rules.status_entries(question, lambda asked: memory.state(asked, now, self.step))
-        if code:
-            entries = [{"providerId": entry["providerId"], "code": code} for entry in entries]
         self.chance.shuffle(entries)
         return entries
 
     async def _break(self, request: web.Request, rule: Json, answer: Json) -> web.StreamResponse:
-        match rule["kind"]:
-            case "status":
-                return _reply({"status": rule["code"]}, rule["http"])
-            case "http":
-                after = str(rule["retry_after"])
-                headers = {"Retry-After": after} if after else {}
-                return web.Response(text=rule["body"], status=rule["code"], headers=headers)
-            case "redirect":
-                return web.Response(status=307, headers={"Location": request.path})
-            case "drop_before" | "drop_after" | "hang_before" | "hang_after":
-                await self._pause(rule.get("seconds", 0))
-                if request.transport:
-                    request.transport.abort()
-                return web.Response()  # goes nowhere
-            case "slow":
-                await self._pause(rule["seconds"])
-            case "garbled":  # the comma that the document's own example lacks
-                return _json(json.dumps(answer).replace(', "messages"', ' "messages"'))
-            case "trickle" | "oversized":
-                return await self._stream(request, rule, json.dumps(answer).encode())
-        return _reply(rules.spoil(rule["kind"], answer))
-
-    async def _stream(self, request: web.Request, rule: Json, body: bytes) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Type": "application/json"})
-        await response.prepare(request)
-        if rule["kind"] == "trickle":
-            for byte in body:
-                await response.write(bytes([byte]))
-                await self._pause(rule["seconds"])
-            return response
-        await response.write(body)  # only white space follows: cut short, it is still good JSON
-        for left in range(rule["bytes"] - len(body), 0, -(2**16)):
-            await response.write(b" " * min(left, 2**16))
+        http, body = rules.spoil(rule, answer)
+        wanted = {"Retry-After": str(rule["retry_after"] or ""), "Location": rule["location"]}
+        headers = {name: value for name, value in wanted.items() if value}
+        response = web.StreamResponse(status=http, headers=headers)
+        for start in range(0, len(body) or 1, rule["piece"]):
+            await asyncio.sleep(rule["seconds"])
+            if rule["cut"] and request.transport:
+                request.transport.abort()
+                break  # the response goes nowhere
+            await response.prepare(request)  # once
+            await response.write(body[start : start + rule["piece"]])
         return response
 
-    async def _pause(self, seconds: float) -> None:
-        if seconds:
-            with suppress(TimeoutError):  # stopping ends every pause
-                await asyncio.wait_for(self.stopping.wait(), seconds)
-
-    async def accepted(self, request: web.Request) -> web.Response:
-        """GET /admin/accepted"""
-        if not self.memory.record:
-            return _reply({"error": "started with --no-record"}, 409)
-        since, limit = request.query.get("since", "0"), request.query.get("limit", f"{2**31}")
-        if not (since.isdecimal() and limit.isdecimal()):
-            return _reply({"error": "since and limit are whole numbers"}, 400)
-        return _reply(self.memory.accepted(int(since), int(limit)))
-
-    async def requests(self, request: web.Request) -> web.Response:
-        """GET /admin/requests"""
-        memory = self.memory
-        lists = {"batches": memory.batches, "log": [*memory.sizes]}
-        return _reply({**memory.counts, "messages": len(memory.digits), **lists})
-
-    async def bodies(self, request: web.Request) -> web.Response:
-        """GET /admin/bodies"""
-        shown = []
-        for path, all_headers, body in self.memory.bodies:
-            headers = {k: v for k, v in all_headers.items() if k.lower() != "authorization"}
-            text = body.decode(errors="backslashreplace")
-            shown.append({"path": path, "headers": headers, "body": text})
-        return _reply(shown)
-
-    async def endings(self, request: web.Request) -> web.Response:
-        """GET /admin/endings"""
-        return _reply(rules.endings())
+    async def tell(self, request: web.Request) -> web.Response:
+        """GET /admin/accepted, /requests, /bodies and /endings"""
+        memory, since = self.memory, int(request.query.get("since", 0))
+        tellers: Json = {"requests": memory.requests, "bodies": memory.recent}
+        tellers |= {"accepted": lambda: memory.accepted(since), "endings": rules.endings}
+        return web.json_response(tellers[request.match_info["what"]]())
 
     async def reset(self, request: web.Request) -> web.Response:
         """POST /admin/reset: as at the start, but that ids go on, so that old ones are unknown."""
         memory = self.memory
         self._forget(Memory(memory.first_id + len(memory.digits), memory.record))
-        return _reply({})
+        return web.json_response({})
 
     async def edit_faults(self, request: web.Request) -> web.Response:
         """GET, POST (every rule of the body, or none if one is wrong), DELETE /admin/faults"""
         if request.method == "DELETE":
             self.faults.clear()
         elif request.method == "POST":
+            posted = await request.json()
             try:
-                raw = json.loads(await request.read())
-                self.faults += [
-                    rules.read_fault(one) for one in (raw if type(raw) is list else [raw])
-                ]
+                posted = posted if isinstance(posted, list) else [posted]
+                self.faults += [rules.read_fault(each) for each in posted]
             except KeyError as error:
-                return _reply({"error": "unknown, missing or wrong", "field": error.args[0]}, 400)
-            except ValueError:
-                return _reply({"error": "not JSON", "field": None}, 400)
-        return _reply(self.faults)
-
-
-def _json(text: str, http: int = 200) -> web.Response:
-    return web.Response(text=text, status=http, content_type="application/json")
-
-
-def _reply(answer: Json | list[Json], http: int = 200) -> web.Response:
-    return _json(json.dumps(answer), http)
-
-
-async def _serve(made: Simulator, host: str, port: int) -> None:
-    # A handler is cancelled with its client: a hanging reply is nothing once nobody waits for it.
-    runner = web.AppRunner(
-        made.app(), access_log=None, handler_cancellation=True, shutdown_timeout=1.0
-    )
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, host, port, backlog=1024).start()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, made.stopping.set)
-        click.echo(f"simulator listening on http://{host}:{runner.addresses[0][1]}")
-        await made.stopping.wait()
-    finally:
-        await runner.cleanup()
+                return web.json_response({"field": error.args[0]}, status=400)
+        return web.json_response(self.faults)
 
 
 _TABLE = "\n".join(f"  {digits:<6} {words}" for digits, words in rules.endings().items())
@@ -319,21 +234,22 @@ _TABLE = "\n".join(f"  {digits:<6} {words}" for digits, words in rules.endings()
 @click.option("--login", default="tester", show_default=True, envvar="SIMULATOR_LOGIN")
 @click.option("--password", default="111111", show_default=True, envvar="SIMULATOR_PASSWORD")
 @click.option("--step", default=1.0, show_default=True, help="Seconds from state to state.")
-@click.option("--latency", default=0.0, show_default=True, help="Seconds before each API reply.")
-@click.option("--seed", type=int, help="For shuffles and fault rates; drawn where not given.")
+@click.option("--seed", type=int, default=lambda: time.time_ns() % 2**32, help="For all chance.")
 @click.option("--no-record", is_flag=True, help="Keep no messages, for benches of millions.")
-def main(host: str, port: int, seed: int | None, no_record: bool, **rest: Any) -> None:
+def simulator(host: str, port: int, no_record: bool, **rest: Any) -> None:
     """Serve the provider's API with simulated deliveries."""
-    seed = time.time_ns() % 2**32 if seed is None else seed
-    click.echo(f"simulator seed {seed}", err=True)  # stdout has one line, for a parent to read
-    made = Simulator(seed=seed, record=not no_record, **rest)
+    click.echo(f"simulator seed {rest['seed']}", err=True)  # stdout has one line, for a parent
+    app = Simulator(record=not no_record, **rest).app()
     try:
-        asyncio.run(_serve(made, host, port))
+        listener = socket.create_server((host, port))
     except OSError as error:
         raise click.ClickException(str(error)) from error
+    url = f"http://{host}:{listener.getsockname()[1]}"
+    # A handler is cancelled with its client: a hanging reply is nothing once nobody waits for it.
+    how: Json = {"handler_cancellation": True, "shutdown_timeout": 0.5, "access_log": None}
+    how["print"] = lambda _: click.echo(f"simulator listening on {url}")
+    web.run_app(app, sock=listener, backlog=1024, **how)
 
-
-simulator: click.Command = main
 
 if __name__ == "__main__":
-    main()
+    simulator()

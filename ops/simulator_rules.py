@@ -71,13 +71,11 @@ ENDINGS = {  # by the last two digits of the address; any others: Ending()
 
 def endings() -> dict[str, str]:
     """The table in words, as `--help` and GET /admin/endings give it: what differs from nothing."""
-    table = [*ENDINGS.items(), ("other", Ending())]
-    return {
-        str(digits): "; ".join(
-            f"{name} {value}" for name, value in ending._asdict().items() if value
-        )
-        for digits, ending in table
-    }
+    told = {}
+    for digits, ending in [*ENDINGS.items(), ("other", Ending())]:
+        words = [f"{name} {value}" for name, value in ending._asdict().items() if value]
+        told[str(digits)] = "; ".join(words)
+    return told
 
 
 class Send(NamedTuple):
@@ -95,110 +93,94 @@ def _object(pairs: list[tuple[str, Any]]) -> Json:
     return made
 
 
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _read(body: bytes) -> tuple[Json, list[Any]]:
-    text = body.decode()  # json alone would take UTF-16 too
-    parsed = json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant)
-    if not isinstance(parsed, dict) or not isinstance(parsed.get("messages"), list):
-        raise ValueError("no object with a list of messages")
-    if not parsed["messages"]:
-        raise ValueError("no messages")
-    return parsed, parsed["messages"]
+def _read(body: bytes) -> Json:
+    try:
+        text = body.decode()  # json alone would take UTF-16 too, and NaN, for which int raises
+        parsed = json.loads(text, object_pairs_hook=_object, parse_constant=int)
+    except (ValueError, RecursionError):
+        return {}
+    good = isinstance(parsed, dict) and isinstance(parsed.get("messages"), list)
+    return parsed if good else {}
 
 
 def read_send(body: bytes) -> Send | None:
     """A body of /send, or None where the request as a whole is `error-syntax`."""
-    try:
-        parsed, rows = _read(body)
-    except (ValueError, RecursionError):
+    parsed = _read(body)
+    rows, common = parsed.get("messages"), parsed.get("commonData", {})
+    flag = parsed.get("resendSms", True)
+    if not rows or not (isinstance(flag, bool) or flag in ("true", "false")):
         return None
-    flag, common = parsed.get("resendSms", True), parsed.get("commonData", {})
-    if flag not in ("true", "false") and not isinstance(flag, bool):
-        return None
-    if not isinstance(common, dict) or not all(isinstance(row, dict) for row in rows):
+    if not all(isinstance(each, dict) for each in (common, *rows)):
         return None
     return Send(flag in (True, "true"), common, rows)
 
 
 def read_status(body: bytes) -> list[Any] | None:
     """The ids in a body of /status, unchecked, or None where it is `error-syntax`."""
-    try:
-        return _read(body)[1]
-    except (ValueError, RecursionError):
-        return None
+    return _read(body).get("messages") or None
 
 
 Check = Callable[[Any], bool]
+Rule = tuple[str, str, str, Check]
+"""A field's name, the codes for "missing" ("" where it may be) and for "wrong", and the check."""
 
 
-def _text(least: int = 0, limit: int = 2**31, form: str = r"(?s:.*)") -> Check:
-    """A check for strings that UTF-8 can carry, of so many code points and of this form."""
+_CHAR = r"[^\ud800-\udfff]"  # what UTF-8 can carry
+
+
+def _text(form: str = f"{_CHAR}*") -> Check:
     fits = re.compile(form).fullmatch
-    return lambda value: (
-        isinstance(value, str)
-        and least <= len(value) <= limit
-        and (value.isascii() or not _SURROGATE.search(value))
-        and fits(value) is not None
-    )
+    return lambda value: isinstance(value, str) and fits(value) is not None
 
 
 def _one_of(*words: str) -> Check:
     return lambda value: value in words
 
 
-def _validity(value: Any) -> bool:
-    return type(value) is int and 15 <= value <= 86400  # isinstance takes a bool for an int
+def _number(least: float, most: float, *types: type) -> Check:
+    return lambda value: type(value) in types and least <= value <= most  # a bool is no int here
 
 
-_SURROGATE = re.compile("[\ud800-\udfff]")
-_URL = _text(form=r"[A-Za-z][A-Za-z0-9+.-]*://\S+")
-_PRIORITY = _one_of("low", "normal", "high", "realtime")
-_WRONG_PRIORITY = "error-priority-format"
-_NO_TYPE, _WRONG_TYPE = (
-    f"error-instant-message-type-{what}" for what in ("not-specified", "format")
-)
+_URL = _text(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s\ud800-\udfff]+")
+_VALIDITY = _number(15, 86400, int)
+_PRIORITIES = _one_of("low", "normal", "high", "realtime")
+_PRIORITY = "error-priority-format"
+_NO_TYPE = "error-instant-message-type-not-specified"
+_WRONG_TYPE = "error-instant-message-type-format"
 _WRONG_CONTENT = "error-content-type-format"
 _WRONG_SMS = "error-resend-sms-error"
-# A field's name, the codes for "missing" ("" where it may be) and for "wrong", and the check.
-_ADDRESS_RULES = (
-    (
-        "address",
-        "error-address-not-specified",
-        "error-address-format",
-        _text(form=r"[1-9][0-9]{6,14}"),
-    ),
-)
+_ADDRESS = _text(r"[1-9][0-9]{6,14}")
+_ADDRESS_RULES = (("address", "error-address-not-specified", "error-address-format", _ADDRESS),)
 _RULES = (
-    ("subject", "error-subject-not-specified", "error-subject-format", _text(1, 11)),
-    ("priority", _WRONG_PRIORITY, _WRONG_PRIORITY, _PRIORITY),
+    ("subject", "error-subject-not-specified", "error-subject-format", _text(_CHAR + "{1,11}")),
+    ("priority", _PRIORITY, _PRIORITY, _PRIORITIES),
     ("comment", "", "error-comment-format", _text()),
     ("type", _NO_TYPE, _WRONG_TYPE, _one_of("viber")),
     ("contentType", _WRONG_CONTENT, _WRONG_CONTENT, _one_of("text", "image", "button")),
     ("content", "error-content-not-specified", _WRONG_CONTENT, lambda v: isinstance(v, dict)),
-    ("validityPeriodSec", "", "error-validity-period-seconds-format", _validity),
+    ("validityPeriodSec", "", "error-validity-period-seconds-format", _VALIDITY),
 )
-_TEXT_RULES = (("text", _WRONG_CONTENT, _WRONG_CONTENT, _text(1, 1000)),)
+
+
+def _part(name: str, check: Check, missing: str = _WRONG_CONTENT) -> Rule:
+    return name, missing, _WRONG_CONTENT, check
+
+
+_TEXT = _part("text", _text(_CHAR + "{1,1000}"))
+_CAPTION = _part("caption", _text(_CHAR + "{1,19}"))
 _CONTENT_RULES = {
-    "text": _TEXT_RULES,
-    "button": (
-        *_TEXT_RULES,
-        ("caption", _WRONG_CONTENT, _WRONG_CONTENT, _text(1, 19)),
-        ("action", _WRONG_CONTENT, _WRONG_CONTENT, _URL),
-        ("imageUrl", "", _WRONG_CONTENT, _URL),
-    ),
-    "image": (("imageUrl", _WRONG_CONTENT, _WRONG_CONTENT, _URL),),
+    "text": (_TEXT,),
+    "button": (_TEXT, _CAPTION, _part("action", _URL), _part("imageUrl", _URL, missing="")),
+    "image": (_part("imageUrl", _URL),),
 }
 _SMS_RULES = (
     ("smsText", "", _WRONG_SMS, _text()),
-    ("smsSrcAddress", "", _WRONG_SMS, _text(form="[A-Za-z0-9]{1,11}")),
-    ("smsValidityPeriodSec", "", "error-resend-sms-validity-period-error", _validity),
+    ("smsSrcAddress", "", _WRONG_SMS, _text("[A-Za-z0-9]{1,11}")),
+    ("smsValidityPeriodSec", "", "error-resend-sms-validity-period-error", _VALIDITY),
 )
 
 
-def _first_fault(fields: Json, rules: tuple[tuple[str, str, str, Check], ...]) -> str:
+def _first_fault(fields: Json, rules: tuple[Rule, ...]) -> str:
     for name, missing, wrong, good in rules:
         value = fields.get(name)
         if missing and (value is None or value == ""):
@@ -217,8 +199,8 @@ def other_fault(message: Json, resend: bool) -> str:
     """The code for the first fault of an expanded message but for its address, or ""."""
     if fault := _first_fault(message, _RULES):
         return fault
-    kind = message["contentType"]
-    if fault := _first_fault(message["content"], _CONTENT_RULES[kind]):
+    kind, content = message["contentType"], message["content"]
+    if fault := _first_fault(content, _CONTENT_RULES[kind]):
         return fault
     if kind == "image" and resend:
         return _WRONG_CONTENT
@@ -227,9 +209,12 @@ def other_fault(message: Json, resend: bool) -> str:
     return _first_fault(message, _SMS_RULES)
 
 
+_ID = "error-instant-message-provider-id"
+
+
 def unknown_entry(provider_id: int) -> Json:
     """The /status entry of an id that was never given out."""
-    return {"providerId": provider_id, "code": "error-instant-message-provider-id-unknown"}
+    return {"providerId": provider_id, "code": f"{_ID}-unknown"}
 
 
 def status_entry(
@@ -258,57 +243,63 @@ def status_entry(
 
 def status_entries(ids: list[Any], state: Callable[[int], Json]) -> list[Json]:
     """An entry per id asked for; `state` answers for the first mention of a well-formed one."""
+    entries: list[Json] = []
     seen: set[int] = set()
-    entries = []
     for asked in ids:
-        fault = ""
         if type(asked) is not int or asked <= 0:
-            fault = "error-instant-message-provider-id-format"
+            entries.append({"providerId": asked, "code": f"{_ID}-format"})
         elif asked in seen:
-            fault = "error-instant-message-provider-id-duplicate"
+            entries.append({"providerId": asked, "code": f"{_ID}-duplicate"})
         else:
+            entries.append(state(asked))
             seen.add(asked)
-        entries.append({"providerId": asked, "code": fault} if fault else state(asked))
     return entries
 
 
-# Fault rules: per kind its fields with their defaults; a type instead of a default is a field that
-# must be given, and a given value has the type of the default.
-_COMMON: Json = {"on": "send", "rate": 1.0, "times": None}  # times None: no end
+# Fault rules. A kind is no more than other defaults for the fields that every rule has; only what
+# happens to the entries of an answer is a matter of the kind itself. A code of None must be given.
 FAULTS: dict[str, Json] = {
-    "status": {"code": str, "http": 200},
-    "entry": {"code": str},
-    "http": {"code": int, "body": "", "retry_after": "", "accept": False},
-    "hang_before": {"seconds": 3600.0},
-    "hang_after": {"seconds": 3600.0},
+    "status": {"code": None, "accept": False},
+    "entry": {"code": None, "accept": False},
+    "http": {"code": None, "accept": False},
+    "redirect": {"code": 307, "accept": False, "location": "/send"},
+    "drop_before": {"accept": False, "cut": True},
+    "drop_after": {"cut": True},
+    "hang_before": {"accept": False, "cut": True, "seconds": 3600.0},
+    "hang_after": {"cut": True, "seconds": 3600.0},
     "slow": {"seconds": 1.0},
-    "trickle": {"seconds": 1.0},
+    "trickle": {"seconds": 1.0, "piece": 1},
     "oversized": {"bytes": 64 * 2**20},
-    **{kind: {} for kind in ("drop_before", "drop_after", "redirect", "garbled")},
-    **{kind: {} for kind in ("short", "long", "no_id", "same_id", "disagree")},
+    "disagree": {"code": "error-system"},
+    **{kind: {} for kind in ("garbled", "short", "long", "no_id", "same_id")},
 }
-_LARGEST = {"rate": 1, "http": 599, "code": 599}
-
-
-def _fits(name: str, value: Any, default: Any) -> bool:
-    if name == "times":
-        return value is None or (type(value) is int and value >= 0)
-    if name == "on":
-        return value in ("send", "status")
-    wanted = default if isinstance(default, type) else type(default)
-    if (type(value) is int and wanted in (float, int)) or type(value) is wanted is float:
-        return 0 <= float(value) <= _LARGEST.get(name, float("inf"))
-    return type(value) is wanted or (name == "retry_after" and type(value) is int)
+_COUNT = _number(0, float("inf"), int)
+_FLAG = _number(0, 1, bool)
+_FIELDS: dict[str, tuple[Any, Check]] = {
+    "kind": ("", _one_of(*FAULTS)),
+    "on": ("send", _one_of("send", "status")),
+    "rate": (1.0, _number(0, 1, int, float)),
+    "times": (None, lambda value: value is None or _COUNT(value)),
+    "accept": (True, _FLAG),  # off: the platform forgets the request at once
+    "code": ("", lambda value: isinstance(value, str) or _number(100, 599, int)(value)),
+    "http": (200, _number(100, 599, int)),  # where `code` is one of the API's
+    "body": ("", _text()),  # where `code` is one of HTTP's
+    "retry_after": (0, _COUNT),
+    "location": ("", _text()),
+    "seconds": (0.0, _number(0, float("inf"), int, float)),  # before each piece of the answer
+    "piece": (2**30, _number(1, 2**30, int)),  # bytes
+    "bytes": (0, _COUNT),  # white space is added up to here: cut short, it is still good JSON
+    "cut": (False, _FLAG),  # no answer: the connection breaks
+}
 
 
 def read_fault(raw: Any) -> Json:
     """A whole fault rule from what was posted; KeyError has the field that is wrong."""
-    if not isinstance(raw, dict) or raw.get("kind") not in [*FAULTS]:
-        raise KeyError("kind")
-    defaults = _COMMON | FAULTS[raw["kind"]]
-    rule = {"kind": raw["kind"]} | defaults | raw
+    given = raw if isinstance(raw, dict) else {}
+    defaults = {name: default for name, (default, _) in _FIELDS.items()}
+    rule = defaults | FAULTS.get(str(given.get("kind")), {}) | given
     for name, value in rule.items():
-        if name != "kind" and (name not in defaults or not _fits(name, value, defaults[name])):
+        if name not in _FIELDS or not _FIELDS[name][1](value):
             raise KeyError(name)
     return rule | {"fired": 0}
 
@@ -323,19 +314,32 @@ def pick_fault(faults: list[Json], on: str, chance: Random) -> Json | None:
     return None
 
 
-def spoil(kind: str, answer: Json) -> Json:
-    """The answer with its entries changed as this kind of fault says, if it is about entries."""
-    entries = answer.get("messages", [])
-    match kind:
-        case "short":
-            entries = entries[:-1]
-        case "long":
-            entries = [*entries, {"providerId": 3158611117333282815, "code": "ok"}]
-        case "no_id":
-            entries = [{k: v for k, v in e.items() if k != "providerId"} for e in entries]
-        case "same_id":
-            ids = [entry["providerId"] for entry in entries if "providerId" in entry]
-            entries = [e | {"providerId": ids[0]} if "providerId" in e else e for e in entries]
-        case "disagree":
-            answer = answer | {"status": "error-system"}
-    return answer | {"messages": entries} if "messages" in answer else answer
+def _same_id(entries: list[Json]) -> list[Json]:
+    first = next((entry["providerId"] for entry in entries if "providerId" in entry), 0)
+    return [e | {"providerId": first} if "providerId" in e else e for e in entries]
+
+
+_SPOILED: dict[str, Callable[[list[Json]], list[Json]]] = {
+    "short": lambda entries: entries[:-1],
+    "long": lambda entries: [*entries, {"providerId": 3158611117333282815, "code": "ok"}],
+    "no_id": lambda entries: [{k: v for k, v in e.items() if k != "providerId"} for e in entries],
+    "same_id": _same_id,
+}
+
+
+def spoil(rule: Json, answer: Json) -> tuple[int, bytes]:
+    """The HTTP code and the body of the reply that a rule makes of an answer."""
+    kind, code, entries = rule["kind"], rule["code"], answer.get("messages", [])
+    if type(code) is int:
+        return code, bytes(rule["body"], "utf-8")
+    if kind == "entry":
+        kept = ("providerId",) if rule["on"] == "status" else ()
+        answer = answer | {"messages": [{k: e[k] for k in kept} | {"code": code} for e in entries]}
+    elif code:
+        answer = {**(answer if kind == "disagree" else {}), "status": code}
+    elif kind in _SPOILED and entries:
+        answer = answer | {"messages": _SPOILED[kind](entries)}
+    text = json.dumps(answer)
+    if kind == "garbled":  # the comma that the document's own example lacks
+        text = text.replace(', "messages"', ' "messages"')
+    return rule["http"], text.encode().ljust(rule["bytes"])

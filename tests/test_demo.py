@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,12 +18,19 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from ops.demo_app import App, read_recipients
-from ops.demo_checks import CHECKS, ENDS, Asked, Evidence, bytes_in_full, funnel
-from ops.demo_show import Show
+from ops.demo import Show
+from ops.demo_app import (
+    CHECKS,
+    ENDS,
+    App,
+    Asked,
+    Evidence,
+    bytes_in_full,
+    funnel,
+    read_recipients,
+)
 from ops.simulator_rules import ENDINGS
 from producers.testing import memory_producer
-from schemas.status import Status
 from tests.conftest import wait_for
 
 HOSTILE = {  # an installation of the caller's own, which the demo must not touch
@@ -101,8 +109,8 @@ def test_the_whole_demo(demo: Demo) -> None:
         assert word in text
     for name in CHECKS:
         assert f"ok  {name}" in text
-    for status in {end for pair in ENDS.values() for end in pair} | {"expired"}:
-        assert f"  {status}" in text
+    for status in {*ENDS.values(), "sms_delivered", "expired"}:
+        assert re.search(rf"\d\s+{status}\b", text), status
     events = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
     assert len(events) == 3
     assert all(event["specversion"] == "1.0" for event in events)
@@ -110,28 +118,22 @@ def test_the_whole_demo(demo: Demo) -> None:
     demo.assert_nothing_is_left()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_everything(demo: Demo, number: signal.Signals) -> None:
-    demo.wait_for_text("A worker starts")
-    if sys.platform == "linux":
-        wait_for(demo.worker)
+@pytest.mark.parametrize(
+    ("number", "when"), [(signal.SIGINT, "A worker starts"), (signal.SIGTERM, "An app enqueues")]
+)
+def test_a_signal_ends_everything(demo: Demo, number: signal.Signals, when: str) -> None:
+    demo.wait_for_text(when)
     if number == signal.SIGINT:
+        if sys.platform == "linux":
+            wait_for(demo.worker)
         os.killpg(demo.process.pid, number)  # as a terminal does
     else:
-        demo.process.send_signal(number)
+        for _ in range(2):
+            demo.process.send_signal(number)
 
     assert demo.process.wait(30) == 128 + number, demo.text
     assert "Stopped" in demo.text
     assert "Traceback" not in demo.text
-    demo.assert_nothing_is_left()
-
-
-def test_a_signal_at_the_start_ends_everything(demo: Demo) -> None:
-    demo.wait_for_text("An app enqueues")
-    demo.process.send_signal(signal.SIGINT)
-    demo.process.send_signal(signal.SIGINT)
-
-    assert demo.process.wait(30) == 130, demo.text
     demo.assert_nothing_is_left()
 
 
@@ -141,7 +143,7 @@ def test_a_worker_that_dies_is_told(demo: Demo) -> None:
     os.kill(wait_for(demo.worker), signal.SIGKILL)
 
     assert demo.process.wait(30) == 1
-    assert "the worker ended" in demo.text
+    assert "celery ended" in demo.text
     demo.assert_nothing_is_left()
 
 
@@ -164,7 +166,9 @@ def test_every_ending_is_expected_and_has_recipients() -> None:
     people = read_recipients()
     assert ENDS.keys() == ENDINGS.keys()
     found = {(p["address"][-2:], p["sms"]) for p in people}
-    assert {(f"{ending}", sms) for ending in ENDINGS for sms in ("yes", "no")} <= found
+    slow = {("24", "yes"), ("70", "yes"), ("71", "yes")}  # tracked for half a minute
+    assert {(f"{ending}", sms) for ending in ENDINGS for sms in ("yes", "no")} - slow <= found
+    assert not slow & found
 
 
 def test_recipients_are_nobodys_numbers_and_distinct() -> None:
@@ -287,13 +291,12 @@ def test_a_surprise_is_named_and_the_exit_code_is_1() -> None:
     assert show.verdict({"all is well": [], "nothing is lost": faults}, "[log] line") == 1
     assert "WRONG  nothing is lost" in output.getvalue()
     assert "message 0 vanished" in output.getvalue()
-    assert "and 4 more" in output.getvalue()
     assert "[log] line" in output.getvalue()
     assert show.verdict({"all is well": []}, "") == 0
 
 
 def test_the_funnel_adds_up() -> None:
-    counts = funnel(ledger())
+    counts = funnel(3, ledger().events)
     assert counts["enqueued"] == 3
     assert counts["submitted"] == 2
     assert (counts["read"], counts["SMS instead"], counts["refused, expired"]) == (1, 1, 1)
@@ -308,15 +311,8 @@ def test_bytes_in_full_are_those_of_utf_8() -> None:
 
 def test_in_a_terminal_there_are_bars() -> None:
     output = StringIO()
-    with Show(Console(file=output, width=80, force_terminal=True)) as show:
-        show.enqueued(["a", "b", "c"], [])
-        assert not show.settled
-        for told in ledger().events:
-            show.note(told["subject"], told["data"])
-        assert show.done
-        assert show.settled
-        assert not show.settled, "once"
-    text = output.getvalue()
-    assert "3 of 3" in text
-    assert str(Status.SMS_DELIVERED) in text
-    assert "━" in text
+    show = Show(Console(file=output, width=80, force_terminal=True))
+    with show.bars:
+        show.update(funnel(3, ledger().events))
+    assert re.search(r"enqueued +3 .*━", output.getvalue())
+    assert "SMS instead" in output.getvalue()

@@ -628,9 +628,7 @@ def test_accepted_in_pages_and_reset(api: Client) -> None:
     first = api.send(*rows, commonData=text(address=None))["messages"][0]["providerId"]
 
     assert [kept["message"]["address"][-1] for kept in api.admin("accepted?since=3")] == ["3", "4"]
-    (one,) = api.admin("accepted?since=1&limit=1")
-    assert one["message"]["address"] == "79250000001"
-    assert one["providerId"] == first + 1
+    assert api.admin("accepted?since=1")[0]["providerId"] == first + 1
 
     api.admin("reset", "POST")
     assert api.accepted() == [] and api.admin("requests")["batches"] == []
@@ -670,14 +668,12 @@ def test_a_signal_ends_it_even_while_requests_hang(number: int) -> None:
 
 def test_options(api: Client) -> None:
     env = {"SIMULATOR_LOGIN": "ящик", "SIMULATOR_PASSWORD": "п:1"}
-    with running("--no-record", "--latency", "0.1", "--step", "0", env=env) as (_, other):
+    with running("--no-record", "--step", "0", env=env) as (_, other):
         assert other.send(TEXT) == {"status": "error-auth"}
         other.auth = ("ящик".encode(), "п:1".encode())
 
-        begun = time.monotonic()
         (entry,) = other.send(TEXT)["messages"]
         (state,) = other.status(entry["providerId"])["messages"]
 
-        assert time.monotonic() - begun >= 0.2
         assert state["status"] == "read" and other.admin("requests")["messages"] == 1
         assert other.http.get(f"{other.url}/admin/accepted", timeout=10).status_code == 409
