@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from itertools import islice
 from pathlib import Path
@@ -23,13 +23,16 @@ from typing import Any
 from urllib.request import urlopen
 
 import click
-from rich.console import Console
+from rich import box
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress
+from rich.table import Table
 
 from ops.demo_app import CHECKS, App, Evidence, bytes_in_full, funnel
 from ops.redis_server import NoServerError, RedisServer
 from producers import Producer
 from schemas.keys import Keys
+from schemas.status import Status
 
 SETTINGS = {  # everything that takes hours in life takes seconds here
     "COURIER_API_LOGIN": "tester",
@@ -46,13 +49,28 @@ PATIENCE = 60.0
 """Seconds after the worker's start in which everything must have ended."""
 
 
+class _Bars(Progress):
+    """A bar for each phase of a message's way, and under them how many are in which status."""
+
+    statuses: Mapping[str, int] = {}
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """What rich draws: rich's documented way to add to the bars."""
+        yield from super().get_renderables()
+        table = Table("status", "messages", box=box.SIMPLE_HEAD)
+        for status in Status:
+            if count := self.statuses.get(status):
+                table.add_row(status, str(count))
+        yield table
+
+
 class Show:
     """Narrates; the bars are live in a terminal, elsewhere rich prints them when they stop."""
 
     def __init__(self, console: Console) -> None:
         self.console, self._begun, self._drawn = console, time.monotonic(), time.monotonic()
         words = "   {task.description:17}{task.completed:4}"
-        self.bars = Progress(words, BarColumn(), console=console)
+        self.bars = _Bars(words, BarColumn(), console=console)
         for name in funnel(0, []):
             self.bars.add_task(name)
 
@@ -67,13 +85,14 @@ class Show:
         text = indent(fill(text, min(self.console.width, 100) - 3), "   ")
         self.console.print(text, markup=False)
 
-    def update(self, counts: Mapping[str, int]) -> None:
+    def update(self, counts: Mapping[str, int], statuses: Mapping[str, int]) -> None:
         """Move the bars; a line every 3 seconds where they aren't live."""
+        self.bars.statuses = statuses
         for task, count in zip(self.bars.tasks, counts.values(), strict=True):
             self.bars.update(task.id, completed=count, total=counts["enqueued"])
         if not self.console.is_terminal and time.monotonic() - self._drawn > 3:
             self._drawn = time.monotonic()
-            self.say(f"{counts['submitted']} submitted, {counts['read']} read")
+            self.say(", ".join(f"{count} {status}" for status, count in statuses.items()))
 
     def wire(self, evidence: Evidence) -> None:
         """Batches, bytes, sample events."""
@@ -156,10 +175,7 @@ class Run:
             self._follow(calm=PATIENCE)
             self._show.phase("5  How far they came, and how they ended")
         end(self._started["celery"])
-        evidence = self._gather()
-        ends = Counter(each["status"] for each in evidence.finals)
-        self._show.say(", ".join(f"{count} {status}" for status, count in ends.most_common()))
-        return evidence, self._log("celery")
+        return self._gather(), self._log("celery")
 
     def _follow(self, calm: float) -> None:
         """Read events as an app would: until all have ended, or all were heard of and are calm."""
@@ -171,7 +187,9 @@ class Run:
             for event in events:
                 event.ack()
                 self._told.append({"subject": event.subject, "data": event.data})
-            self._show.update(funnel(total, self._told))
+            latest = {event["subject"]: event["data"]["status"] for event in self._told}
+            waiting = {Status.QUEUED: total - len(latest)} if len(latest) < total else {}
+            self._show.update(funnel(total, self._told), waiting | Counter(latest.values()))
             if sum(event["data"]["final"] for event in self._told) == total:
                 return
             if events or len({event["subject"] for event in self._told}) < total:
