@@ -12,6 +12,7 @@ key                      type    holds
 ``{ns}:fence:<what>``    string  the latest lease given: leases never repeat
 ``{ns}:once:<token>``    string  the answer to a script's first call, for its repeats
 ``{ns}:bell:<lane|poll>`` string present while a doorbell task is on its way
+``{ns}:gate:<what>``     hash    why and until when ``send`` or ``poll`` is closed to all workers
 ``{ns}:counts``          hash    how many messages entered each status (and for what reason)
 ``{ns}:results``         stream  result events, one field ``event``
 ======================== ======= ==================================================================
@@ -87,6 +88,10 @@ class Keys:
     def bell(self, name: str) -> str:
         """Present while a task for this lane (or ``poll``) is on its way."""
         return self._key("bell", name)
+
+    def gate(self, what: str) -> str:
+        """What all workers know of the provider: for ``send`` or ``poll`` (producers/gate.lua)."""
+        return self._key("gate", what)
 
     @property
     def counts(self) -> str:

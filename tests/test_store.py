@@ -52,7 +52,7 @@ class Desk:
         ]
 
     def settle(self, lease: Lease[Waiting], outcome: Outcome) -> list[Move]:
-        return self.store.settle(lease, self.moves(lease, outcome))
+        return self.store.settle(lease, self.moves(lease, outcome))[0]
 
 
 @pytest.fixture
@@ -198,7 +198,7 @@ def test_a_stalled_worker_cannot_settle_over_its_successor(
     assert events_of(client, desk.settings, id) == []
     step = triage(successor.messages[0], successor.at(), 0.0, desk.settings)
     assert step is not None and (step.place, step.status) == ("stay", None)
-    assert desk.store.settle(successor, [Move(id, Status.QUEUED, step)]) == []
+    assert desk.store.settle(successor, [Move(id, Status.QUEUED, step)]) == ([], "")
     record = producer.get(id)
     assert record is not None
     assert (record.status, record.attempts, record.unsure) == (Status.QUEUED, 1, 1)

@@ -1,60 +1,119 @@
--- Lease the first due members of the most urgent set that has any.
+-- Lease the first due members of the most urgent set that has any, as far as the gate lets them.
 --
--- KEYS  1 once  2 fence  3 bell of the lane served  4 ... sets to look at, in groups of one rank
+-- KEYS  1 once  2 fence  3 bell of the lane served  4 gate  5 ... sets, in groups of one rank
 -- ARGV  1 now ('' = TIME)  2 most members  3 lease us  4 '1' if this answers the bell
 --       5 bell ms  6 record prefix  7 content prefix ('' if contents aren't wanted)
---       8 common prefix  9 sets per rank  10 once ms
---       11 ... record fields to return, the first one that every record has
--- Reply {} or {set's place among the sets, lease, now, more, members, commons}
---   more: '0' nothing else is due, '1' there is and its bell is on the way, '2' ring it
+--       8 common prefix  9 sets per rank  10 once ms  11 us that a probe may take
+--       12 one character for each set: '1' if its messages are probes by choice
+--       13 the option's value that makes a message a probe by choice
+--       14 ... record fields to return: one that every record has (where contents are wanted the
+--       instant until which it may be sent), the option of 13, others
+-- Reply {} or {set's place among the sets, lease, now, more, members, commons, refused in a row}
+--   more: '0' nothing else is due, '1' there is and its bell is on the way, '2' ring it,
+--         '3' this is a probe
 --   members: {id, kind as found, {own content, common digest, fields ...}} each
 --   commons: digest, content, digest, content ...; what is missing is false
 -- A repeat with the same once key returns the same members.
 -- Kinds (schemas/keys.py): 0 becomes 1; 1 and 2 lapsed, they stay what they are and are counted.
+-- While the gate is closed only what must end is leased: what is too old, or lapsed inside.
 #include clock
-local at = now(ARGV[1])
-local due, rank = text(at), tonumber(ARGV[9])
-local function oldest(place)
-  local first = redis.call('ZRANGEBYSCORE', KEYS[place], '-inf', due, 'WITHSCORES', 'LIMIT', 0, 1)
-  return first[2] and tonumber(first[2])
+local at, rank, contents = now(ARGV[1]), tonumber(ARGV[9]), ARGV[7] ~= ''
+local due, size = text(at), tonumber(ARGV[2])
+local function first(place, from, count)
+  return redis.call('ZRANGEBYSCORE', KEYS[place], '-inf', due, 'WITHSCORES', 'LIMIT', from, count)
+end
+
+local function oldest()
+  for group = 5, #KEYS, rank do
+    local place, best
+    for i = group, group + rank - 1 do
+      local score = tonumber(first(i, 0, 1)[2])
+      if score and (not best or score < best) then place, best = i, score end
+    end
+    if place then return place end
+  end
+end
+
+local function must_end()
+  for i = 5, contents and #KEYS or 0 do
+    local window, name, found = size, 'window:' .. KEYS[i], {}
+    local from = tonumber(redis.call('HGET', KEYS[4], name) or 0)
+    local members = first(i, from, window)
+    for k = 1, #members, 2 do
+      local till = redis.call('HGET', ARGV[6] .. members[k], ARGV[14])
+      if tonumber(members[k + 1]) % 4 == 2 or tonumber(till or 0) <= at then
+        found[#found + 1] = members[k]
+        found[#found + 1] = members[k + 1]
+      end
+    end
+    from = #members < 2 * window and 0 or from + window - #found / 2
+    redis.call('HSET', KEYS[4], name, from)
+    if #found > 0 then return i, found end
+  end
+end
+
+local function probe()
+  local place, found
+  for i = 5, #KEYS do
+    local members = first(i, 0, 20)
+    for k = 1, #members, 2 do
+      local record = redis.call('HMGET', ARGV[6] .. members[k], ARGV[14], ARGV[15])
+      local score = tonumber(members[k + 1])
+      if not contents or (score % 4 ~= 2 and tonumber(record[1] or 0) > at) then
+        local option = record[2] or ''
+        local chosen = option == ARGV[13] or (option == '' or not contents)
+          and string.sub(ARGV[12], i - 4, i - 4) == '1'
+        if chosen or not place then place, found = i, {members[k], members[k + 1]} end
+        if chosen then return place, found end
+      end
+    end
+  end
+  return place, found
 end
 
 local place, lease, members
+local gate = redis.call('HMGET', KEYS[4], 'until', 'refused', 'probe')
+local open = not gate[1]
+local ajar = not open and tonumber(gate[1]) <= at and tonumber(gate[3] or 0) <= at
 local before = redis.call('GET', KEYS[1])
 if before then
-  local set, given = string.match(before, '^(%d+) (%d+)$')
-  place, lease = tonumber(set), tonumber(given)
+  local set, given, more = string.match(before, '^(%d+) (%d+) (%d)$')
+  place, lease, ajar = tonumber(set), tonumber(given), more == '3'
   members = redis.call('ZRANGEBYSCORE', KEYS[place], given, text(lease + 3), 'WITHSCORES')
 else
   if ARGV[4] == '1' then redis.call('DEL', KEYS[3]) end
-  for group = 4, #KEYS, rank do
-    local best
-    for i = group, group + rank - 1 do
-      local first = oldest(i)
-      if first and (not best or first < best) then place, best = i, first end
-    end
-    if place then break end
+  if open then
+    place = oldest()
+    members = place and first(place, 0, size)
+  elseif ajar then
+    place, members = probe()
+    -- Whoever comes meanwhile finds it closed; a probe that dies holds nothing shut for long.
+    if place then redis.call('HSET', KEYS[4], 'probe', text(at + tonumber(ARGV[11]))) end
+  end
+  if not place then
+    place, members = must_end()
+    ajar = false
   end
   if not place then return {} end
   lease = math.max(at + tonumber(ARGV[3]), tonumber(redis.call('GET', KEYS[2]) or 0) + 4)
   redis.call('SET', KEYS[2], text(lease))
-  redis.call('SET', KEYS[1], place .. ' ' .. text(lease), 'PX', ARGV[10])
-  members = redis.call('ZRANGEBYSCORE', KEYS[place], '-inf', due, 'WITHSCORES', 'LIMIT', 0, ARGV[2])
+  local once = place .. ' ' .. text(lease) .. (ajar and ' 3' or ' 0')
+  redis.call('SET', KEYS[1], once, 'PX', ARGV[10])
 end
 
 local rows, commons, known, leases = {}, {}, {}, {}
 for i = 1, #members, 2 do
   local id, kind = members[i], tonumber(members[i + 1]) % 4
   local record = ARGV[6] .. id
-  local lapsed = kind > 0 and not before and ARGV[7] ~= ''
+  local lapsed = kind > 0 and not before and contents
   if lapsed and redis.call('EXISTS', record) == 1 then redis.call('HINCRBY', record, 'lapses', 1) end
-  local values = redis.call('HMGET', record, 'row', 'common', unpack(ARGV, 11))
+  local values = redis.call('HMGET', record, 'row', 'common', unpack(ARGV, 14))
   if not values[3] then
     redis.call('ZREM', KEYS[place], id)  -- its record was deleted by hand: nothing is left to do
   else
     leases[#leases + 1] = text(lease + math.max(kind, 1))
     leases[#leases + 1] = id
-    if ARGV[7] ~= '' then
+    if contents then
       if not values[1] then values[1] = redis.call('GET', ARGV[7] .. id) end
       local digest = values[2]
       if digest and not known[digest] then
@@ -68,11 +127,8 @@ for i = 1, #members, 2 do
 end
 if not before and #leases > 0 then redis.call('ZADD', KEYS[place], unpack(leases)) end
 
-local more = '0'
-for i = 4, #KEYS do
-  if oldest(i) then
-    more = redis.call('SET', KEYS[3], '1', 'NX', 'PX', ARGV[5]) and '2' or '1'
-    break
-  end
+local more = ajar and '3' or '0'
+if open and oldest() then
+  more = redis.call('SET', KEYS[3], '1', 'NX', 'PX', ARGV[5]) and '2' or '1'
 end
-return {place - 3, text(lease), due, more, rows, commons}
+return {place - 4, text(lease), due, more, rows, commons, tonumber(gate[2] or 0)}

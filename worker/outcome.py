@@ -6,7 +6,7 @@ Values, not exceptions: whoever calls must look at each. DESIGN section 5 is the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from schemas.wire import StatusEntry
 
@@ -27,9 +27,13 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Again:
-    """The provider did not take the message now (``error-system``): try again with backoff."""
+    """The provider did not take the message now (``error-system``): try again with backoff.
+
+    ``whole``: it said so of the request, not of this message.
+    """
 
     code: str
+    whole: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

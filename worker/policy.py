@@ -18,8 +18,6 @@ from worker.outcome import Accepted, Again, Blocked, NotSent, Outcome, Refused, 
 SECOND = 1_000_000
 ALONE_AFTER = 5
 """Lapsed leases in a row after which a message is sent alone; one more ends it."""
-BLOCKED_DELAY = 60.0
-"""Seconds until the next try after credentials, account or address were refused."""
 TRACKING_MOST = 5 * 86400
 """Seconds after which an accepted message is followed no more, whatever /status says."""
 SMS_VALIDITY_DEFAULT = 259200
@@ -96,9 +94,17 @@ def give_up(message: Waiting, status: Status, reason: str, code: str | None = No
 
 
 def after_send(
-    outcome: Outcome, message: Waiting, now: int, jitter: float, settings: Settings
+    outcome: Outcome,
+    message: Waiting,
+    now: int,
+    jitter: float,
+    settings: Settings,
+    about_us: bool = False,
 ) -> Step:
-    """What becomes of a message whose request has been answered (DESIGN section 5)."""
+    """What becomes of a message whose request has been answered (DESIGN section 5).
+
+    ``about_us``: so many were refused alone that one more refusal isn't about the message.
+    """
     message.lapses = 0
     match outcome:
         case Accepted(provider_id):
@@ -109,13 +115,12 @@ def after_send(
             return _retry(message, now, jitter, settings, code)
         case Unsure():
             return _unsure(message, now, jitter, settings)
-        case NotSent(_, retry_after):
-            if retry_after is None:
-                return _stay(message, now, backoff(1, jitter, settings))
-            return _stay(message, now, min(max(retry_after, 1.0), settings.retry_cap))
+        case Spoiled(code) if not about_us:
+            return give_up(message, Status.REJECTED, code, code)
+        case NotSent():
+            return _stay(message, now, 0.0)
         case Blocked(code) | Spoiled(code):
-            # Alone and still refused whole: kept, until "all refused" can be told from "this one".
-            return _stay(message, now, BLOCKED_DELAY, code)
+            return _stay(message, now, 0.0, code)
 
 
 def _submitted(message: Waiting, provider_id: int, now: int, settings: Settings) -> Step:
@@ -130,12 +135,16 @@ def _submitted(message: Waiting, provider_id: int, now: int, settings: Settings)
     return Step("watch", at - at % 4, Status.SUBMITTED, fields=fields)
 
 
+def unsure_choice(settings: Settings, lane: str) -> str:
+    """``park`` or ``resend``, for a lane's messages that don't say themselves."""
+    if settings.on_unsure != "auto":
+        return settings.on_unsure
+    return "resend" if lane in ("realtime", "high") else "park"
+
+
 def _unsure(message: Waiting, now: int, jitter: float, settings: Settings) -> Step:
     message.unsure += 1
-    choice = message.on_unsure or settings.on_unsure
-    if choice == "auto":
-        urgent = message.lane.split(":")[0] in ("realtime", "high")
-        choice = "resend" if urgent else "park"
+    choice = message.on_unsure or unsure_choice(settings, message.lane.split(":")[0])
     if choice == "park":
         return give_up(message, Status.UNCONFIRMED, Reason.UNSURE)
     return _retry(message, now, jitter, settings)

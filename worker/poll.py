@@ -15,10 +15,11 @@ from schemas.event import Change, render
 from schemas.keys import POLL
 from schemas.settings import Settings
 from schemas.status import Status, is_final
+from worker.breaker import after_statuses
 from worker.outcome import Spoiled, Statuses
 from worker.policy import Step
 from worker.provider import Provider, oddity
-from worker.send import BUDGET, count_name
+from worker.send import BUDGET, count_name, tell
 from worker.store import Lease, Move, Store
 from worker.tracking import Watched, after_failed_poll, after_poll, sms_states
 
@@ -79,7 +80,11 @@ class Poller:
                 step = after_failed_poll(message, now, self.chance(), self.settings)
             moves.append(self._move(message, was, step))
         did.update(move.step.status for move in moves if move.step.status)
-        for move in self.store.settle(lease, moves):
+        shown = after_statuses(outcome, self.chance(), self.settings)
+        overtaken, gate = self.store.settle(lease, moves, shown)
+        if gate:
+            tell(POLL, gate, shown)
+        for move in overtaken:
             did["overtaken"] += 1
             logger.warning("the lease was another's by then", extra={"message_id": move.id})
 

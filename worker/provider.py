@@ -201,7 +201,7 @@ class Provider:
         """POST /status for these ids."""
         answer = self._post(wire.STATUS_PATH, wire.status_body(provider_ids))
         if isinstance(answer, Unsure):
-            return Again(answer.why)
+            return Again(answer.why, whole=True)
         return read_status_answer(answer) if isinstance(answer, Answer) else answer
 
     def _post(self, path: str, body: bytes) -> Answer | NotSent | Unsure:
@@ -291,7 +291,7 @@ def _by_code(code: str) -> Blocked | Spoiled | Again:
         return Blocked(code)
     if code in _SPOILED or re.fullmatch("error-instant-message-.*-format", code):
         return Spoiled(code)
-    return Again(code)
+    return Again(code, whole=True)
 
 
 def _entries(entries: Sequence[SendEntry]) -> list[Outcome]:
@@ -340,7 +340,7 @@ def read_status_answer(answer: Answer) -> StatusOutcome:
     if code.startswith("error-"):
         return _by_code(code)
     outcome = Unsure("no-entries") if code == OK else _by_http(answer)
-    return Again(outcome.why) if isinstance(outcome, Unsure) else outcome
+    return Again(outcome.why, whole=True) if isinstance(outcome, Unsure) else outcome
 
 
 def oddity(entry: StatusEntry) -> str | None:

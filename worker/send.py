@@ -17,6 +17,7 @@ from schemas.settings import Settings
 from schemas.status import Reason, Status, is_final
 from schemas.wire import send_body
 from worker.batching import factor, requests, wire_message
+from worker.breaker import REFUSALS, Shown, after_request
 from worker.outcome import Accepted, Again, Blocked, Outcome, Refused, Spoiled
 from worker.policy import Step, Waiting, after_send, triage
 from worker.provider import OK, Provider, is_known
@@ -33,6 +34,7 @@ class Tally:
     """What a task did, for its summary in Flower."""
 
     claimed: int = 0
+    gate: str = ""
     did: Counter[str] = field(default_factory=Counter)
 
 
@@ -59,7 +61,8 @@ class Sender:
             tally.claimed += len(lease.messages)
             self._handle(lease, started + BUDGET, tally)
             answered = False
-            if not lease.more or time.monotonic() - started >= BUDGET:
+            more, tally.gate = lease.more or tally.gate == "opened", ""
+            if not more or time.monotonic() - started >= BUDGET:
                 break
         did = "".join(f", {n} {what}" for what, n in sorted(tally.did.items()))
         return f"{lane}: {tally.claimed} claimed{did}, {time.monotonic() - started:.2f} s"
@@ -69,8 +72,8 @@ class Sender:
         batches = [(lease, batch) for batch in requests(lease.messages)]
         while batches:
             batches[:0] = halves = self._request(*batches.pop(0), tally)
-            if halves and time.monotonic() >= end:
-                for held, batch in batches:  # the time budget is used up
+            if tally.gate == "closed" or (halves and time.monotonic() >= end):
+                for held, batch in batches:  # nothing may be sent now, or the time is used up
                     self._put_back(held, batch, tally)
                 return
 
@@ -95,11 +98,11 @@ class Sender:
         self._log(outcomes, len(body), time.monotonic() - started)
         if len(rest) > 1 and all(isinstance(outcome, Spoiled) for outcome in outcomes):
             return self._halve(held, tally)
-        at, moves = held.at(), []
+        at, about_us, moves = held.at(), lease.refused >= REFUSALS, []
         for message, outcome in zip(held.messages, outcomes, strict=True):
-            step = after_send(outcome, message, at, self.chance(), self.settings)
+            step = after_send(outcome, message, at, self.chance(), self.settings, about_us)
             moves.append(self._move(message, step, outcome))
-        self._settle(held, moves, tally)
+        self._settle(held, moves, tally, after_request(outcomes, self.chance(), self.settings))
         return []
 
     def _end_what_must(self, lease: Lease[Waiting], tally: Tally) -> None:
@@ -129,9 +132,19 @@ class Sender:
         ]
         self._settle(lease, [Move(m.id, Status.QUEUED, step) for m, step in steps], tally)
 
-    def _settle(self, lease: Lease[Waiting], moves: list[Move], tally: Tally) -> None:
+    def _settle(
+        self,
+        lease: Lease[Waiting],
+        moves: list[Move],
+        tally: Tally,
+        shown: Shown | None = None,
+    ) -> None:
         tally.did.update(move.step.status or "retry" for move in moves)
-        for move in self.store.settle(lease, moves):
+        overtaken, gate = self.store.settle(lease, moves, shown)
+        if gate and shown:
+            tally.gate = gate
+            tell("send", gate, shown)
+        for move in overtaken:
             tally.did["overtaken"] += 1
             more = {"message_id": move.id, "provider_id": _provider_id(move)}
             logger.warning("the lease was another's by then", extra=more)
@@ -171,6 +184,14 @@ class Sender:
         for code in sorted(code for code in codes if code and not is_known(code)):
             self.store.count("unknown-code")
             logger.error("code not in the provider's document", extra={"code": code[:64]})
+
+
+def tell(what: str, gate: str, shown: Shown) -> None:
+    """Say that all workers pause, or go on."""
+    if gate == "closed":
+        logger.error("paused", extra={"what": what, "reason": shown.reason})
+    else:
+        logger.warning("going on", extra={"what": what})
 
 
 def count_name(status: Status, reason: str | None) -> str:

@@ -1,24 +1,33 @@
 -- Write what became of leased messages: status, record, event, next place, counters, in one step.
 --
--- KEYS  1 once  2 set they were leased from  3 watch  4 results  5 counts
+-- KEYS  1 once  2 set they were leased from  3 watch  4 results  5 counts  6 gate
+--       7 the other gate, closed with this one by a pause that concerns both ('' if not)
 -- ARGV  1 record prefix  2 content prefix  3 lease held  4 keep ms  5 keep content ms  6 once ms
---       7 width, then for each message: id, from, to, place, score, late, head, tail, count,
+--       7 what a request has shown, for the gate (gate.lua): now, verdict, begun, taken, limit,
+--         base, cap, most, pause, reason as JSON; '' where there was no request
+--       8 width, then for each message: id, from, to, place, score, late, head, tail, count,
 --       pairs of fields, name, value ...; padded to width with ''
 --       place: 'stay' (in its set, at score), 'watch' (at score) or 'end'
 --       late: '1' if it is to be written though the lease is over, unless the message has ended,
 --       has moved on or is inside another request
--- Reply one character for each message: '1' written, '0' the lease was another's by then.
+-- Reply {one character for each message: '1' written, '0' the lease was another's by then;
+--   'closed' or 'opened' where that has changed at the gate, else ''}.
 -- A repeat with the same once key returns the same. Events: one for each written row with a head.
+#include clock
 #include move
+#include gate
 local before = redis.call('GET', KEYS[1])
-if before then return before end
-local width, mine = tonumber(ARGV[7]), tonumber(ARGV[3])
+if before then
+  local flags, gate = string.match(before, '^(%d*) (%a*)$')
+  return {flags, gate}
+end
+local width, mine = tonumber(ARGV[8]), tonumber(ARGV[3])
 local ids, done, counts = {}, {}, {}
-for i = 8, #ARGV, width do ids[#ids + 1] = ARGV[i] end
+for i = 9, #ARGV, width do ids[#ids + 1] = ARGV[i] end
 local scores = redis.call('ZMSCORE', KEYS[2], unpack(ids))
 local stay, watch, gone = {}, {}, {}
 for k, id in ipairs(ids) do
-  local i = 8 + (k - 1) * width
+  local i = 9 + (k - 1) * width
   local score = tonumber(scores[k] or 0)
   local held, written = score - score % 4 == mine, false
   if held or (ARGV[i + 5] == '1' and score % 4 ~= 2) then
@@ -43,6 +52,13 @@ if #gone > 0 then redis.call('ZREM', KEYS[2], unpack(gone)) end
 if #stay > 0 then redis.call('ZADD', KEYS[2], unpack(stay)) end
 if #watch > 0 then redis.call('ZADD', KEYS[3], unpack(watch)) end
 for count, n in pairs(counts) do redis.call('HINCRBY', KEYS[5], count, n) end
-local answer = table.concat(done)
-redis.call('SET', KEYS[1], answer, 'PX', ARGV[6])
+local gate = ''
+if ARGV[7] ~= '' then
+  local shown = cjson.decode(ARGV[7])
+  local at = now(shown.now)
+  gate = report(KEYS[6], at, shown)
+  if KEYS[7] ~= '' then report(KEYS[7], at, shown) end
+end
+local answer = {table.concat(done), gate}
+redis.call('SET', KEYS[1], table.concat(answer, ' '), 'PX', ARGV[6])
 return answer

@@ -19,12 +19,13 @@ from producers.connection import script
 from schemas.keys import LANES, POLL, Keys
 from schemas.settings import Settings
 from schemas.status import Status
+from worker.breaker import FAILURES, FIRST, LONGEST, REFUSALS, Shown, resent_by_default
 from worker.policy import SECOND, Step, Waiting
 from worker.tracking import Watched
 
 logger = logging.getLogger(__name__)
 
-_WAITING = (*("until", "attempts", "failures", "unsure", "lapses", "onUnsure", "ttl", "metadata"),)
+_WAITING = ("until", "onUnsure", "attempts", "failures", "unsure", "lapses", "ttl", "metadata")
 _WATCHED = (
     *("provider", "status", "set", "submitted", "tracked", "polls", "since", "fault"),
     *("attempts", "unsure", "sms", "metadata", "providerStatus", "providerCode", "statusAt"),
@@ -59,6 +60,7 @@ class Lease(Generic[M]):
     ends: float
     more: bool
     ring: bool
+    refused: int
     messages: list[M]
 
     def at(self) -> int:
@@ -141,26 +143,49 @@ class Store:
             messages=ours,
         )
 
-    def settle(self, lease: Lease[M], moves: Sequence[Move]) -> list[Move]:
-        """Write what became of leased messages; returns those whose lease was another's by then.
+    def settle(
+        self, lease: Lease[M], moves: Sequence[Move], shown: Shown | None = None
+    ) -> tuple[list[Move], str]:
+        """Write what became of leased messages, and what their request has shown of the provider.
 
-        An answer in hand is never dropped: repeated until Redis answers or the lease is over.
+        Returns those whose lease was another's by then, and "closed" or "opened" where that has
+        changed at the gate. An answer in hand is never dropped: repeated until Redis answers or
+        the lease is over.
         """
         if not moves:
-            return []
+            return [], ""
         settings, keys = self._settings, self.keys
         width = 10 + max(len(move.step.fields) for move in moves)
         args: list[Any] = [keys.record, keys.content, lease.token, _ms(settings.retention)]
-        args += [_ms(settings.content_retention), _ms(settings.lease), width]
+        args += [_ms(settings.content_retention), _ms(settings.lease)]
+        args += [self._for_gate(shown, lease.now) if shown else "", width]
         for move in moves:
             step = move.step
             args += (move.id, move.was, step.status or "", step.place, step.at)
             args += ("1" if move.late else "0", move.head, move.tail, move.count)
             args += (len(step.fields) // 2, *step.fields)
             args += [""] * (width - 10 - len(step.fields))
+        gate, other = ("poll", "send") if lease.key == keys.watch else ("send", "poll")
         names = [keys.once(uuid.uuid4().hex), lease.key, keys.watch, keys.results, keys.counts]
-        done: str = self._until(lease.ends, "settle", names, args)
-        return [move for move, flag in zip(moves, done, strict=True) if flag == "0"]
+        names += [keys.gate(gate), keys.gate(other) if shown and shown.both else ""]
+        done, change = self._until(lease.ends, "settle", names, args)
+        return [move for move, flag in zip(moves, done, strict=True) if flag == "0"], change
+
+    def _for_gate(self, shown: Shown, begun: int) -> str:
+        return json.dumps(
+            {
+                "now": str(self._now()),
+                "verdict": shown.verdict,
+                "taken": shown.taken,
+                "begun": begun,
+                "limit": FAILURES,
+                "base": _micros(FIRST),
+                "cap": _micros(LONGEST),
+                "most": REFUSALS,
+                "pause": _micros(shown.pause),
+                "reason": shown.reason,
+            }
+        )
 
     def sweep(self) -> list[str]:
         """Names of the bells to ring for what is due and has none on its way."""
@@ -194,23 +219,29 @@ class Store:
         content, *fields = wanted
         taken = time.monotonic()
         got = self._scripts["claim"](
-            keys=[keys.once(uuid.uuid4().hex), keys.fence(fence), keys.bell(bell), *sets],
+            keys=[
+                *(keys.once(uuid.uuid4().hex), keys.fence(fence), keys.bell(bell)),
+                *(keys.gate(fence), *sets),
+            ],
             args=[
                 *(self._now(), size, _micros(seconds), int(answered), _ms(settings.bell_ttl)),
-                *(keys.record, content, keys.common, rank, _ms(seconds), *fields),
+                *(keys.record, content, keys.common, rank, _ms(seconds)),
+                *(_micros(settings.deadline), resent_by_default(settings, len(sets))),
+                *("resend", *fields),
             ],
         )
         if not got:
             return None
-        place, token, now, more, rows, commons = got
+        place, token, now, more, rows, commons, refused = got
         lease: Lease[Any] = Lease(
             key=sets[place - 1],
             token=token,
             now=int(now),
             taken=time.monotonic(),
             ends=taken + seconds,
-            more=more != "0",
+            more=more in ("1", "2"),
             ring=more == "2",
+            refused=refused,
             messages=[],
         )
         return lease, rows, dict(zip(commons[::2], commons[1::2], strict=True))
@@ -231,7 +262,7 @@ class Store:
 
 def _waiting(row: list[Any], lane: str, commons: dict[str, str | None]) -> Waiting:
     id, kind, values = row
-    own, digest, until, attempts, failures, unsure, lapses, on_unsure, ttl, metadata = values
+    own, digest, until, on_unsure, attempts, failures, unsure, lapses, ttl, metadata = values
     return Waiting(
         id=id,
         lane=lane,

@@ -1,0 +1,289 @@
+"""The gate that all workers share: breaker, pauses, probes, and what goes on while it is closed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import redis
+
+from producers import Producer
+from producers.testing import SilentBells
+from schemas.settings import Settings
+from tests.conftest import Clock, common_job, events_of, text_job
+from worker.outcome import (
+    Accepted,
+    Again,
+    Blocked,
+    NotSent,
+    Outcome,
+    Refused,
+    Spoiled,
+    Statuses,
+    StatusOutcome,
+    Unsure,
+)
+from worker.poll import Poller
+from worker.send import Sender
+from worker.store import Store
+
+
+class Provider:
+    """Answers every message of a request in the same way, as long as it is told so."""
+
+    def __init__(self) -> None:
+        self.outcome: Outcome = Accepted(1)
+        self.statuses: StatusOutcome = Statuses({})
+        self.sizes: list[int] = []
+        self.asked: list[int] = []
+        self._id = 10**18
+
+    def send(self, body: bytes, count: int) -> list[Outcome]:
+        self.sizes.append(count)
+        if isinstance(self.outcome, Accepted):
+            self._id += count
+            return [Accepted(self._id - n) for n in range(count)]
+        return [self.outcome] * count
+
+    def status(self, ids: Any) -> StatusOutcome:
+        self.asked.append(len(ids))
+        return self.statuses
+
+
+class House:
+    """Workers of one installation, as far as one thread can be all of them."""
+
+    def __init__(self, client: redis.Redis, settings: Settings, clock: Clock) -> None:
+        self.client, self.clock, self.provider = client, clock, Provider()
+        self.store = Store(client, settings, clock)
+        bells = SilentBells()
+        given: Any = (settings, self.store, self.provider, bells)
+        self.sender, self.poller = Sender(*given), Poller(*given)
+
+    def serve(self, times: int = 1) -> list[int]:
+        """Sizes of the requests that so many doorbells led to."""
+        self.provider.sizes.clear()
+        for _ in range(times):
+            self.sender.serve("low")
+        return list(self.provider.sizes)
+
+    def poll(self, times: int = 1) -> list[int]:
+        self.provider.asked.clear()
+        for _ in range(times):
+            self.poller.serve()
+        return list(self.provider.asked)
+
+    def gate(self, what: str = "send") -> dict[str, str]:
+        found: dict[str, str] = self.client.hgetall(self.store.keys.gate(what))  # type: ignore[assignment]
+        return found
+
+
+@pytest.fixture
+def house(client: redis.Redis, settings: Settings, clock: Clock) -> House:
+    return House(client, settings, clock)
+
+
+def fill(producer: Producer, count: int, **more: Any) -> list[str]:
+    rows = [{"address": f"79{n:09}"} for n in range(count)]
+    return producer.enqueue_many(rows, common=common_job(**more))
+
+
+def statuses(producer: Producer, ids: list[str]) -> list[str]:
+    return [str(producer.get(id).status) for id in ids]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [NotSent("NewConnectionError"), Again("error-system", whole=True), Unsure("ReadTimeout")],
+    ids=lambda failure: type(failure).__name__,
+)
+def test_five_failures_in_a_row_close_it_and_probes_go_alone_ever_later(
+    failure: Outcome, producer: Producer, house: House, clock: Clock
+) -> None:
+    fill(producer, 10, priority="low", onUnsure="resend")
+    house.provider.outcome = failure
+    sizes: list[int] = []
+    while len(sizes) < 5:
+        sizes += house.serve()
+        clock.advance(0.001 if len(sizes) == 5 else 400)
+    assert house.gate()["reason"] in ("NewConnectionError", "error-system", "ReadTimeout")
+    assert house.serve(3) == []
+    for pause in (1, 2, 4, 8, 16, 32, 60, 60):
+        clock.advance(pause - 0.1)
+        assert house.serve(2) == []
+        clock.advance(0.2)
+        fill(producer, 1, priority="low", onUnsure="resend")
+        assert house.serve(3) == [1]
+    # The first success opens it, and the same task goes on with full batches at once.
+    house.provider.outcome = Accepted(1)
+    clock.advance(401)
+    sizes = house.serve()
+    assert sizes[0] == 1 and sum(sizes) == 18
+    assert house.gate() == {}
+
+
+def test_a_success_in_between_starts_the_row_anew(
+    producer: Producer, house: House, clock: Clock
+) -> None:
+    fill(producer, 1, priority="low")
+    for outcome in [NotSent("x")] * 4 + [Refused("error-address-unknown")] + [NotSent("x")] * 4:
+        fill(producer, 1, priority="low")
+        house.provider.outcome = outcome
+        assert house.serve() != []
+    assert "until" not in house.gate()
+
+
+def test_a_message_answered_by_itself_says_nothing_of_the_provider(
+    producer: Producer, house: House, clock: Clock
+) -> None:
+    house.provider.outcome = Again("error-system")
+    for _ in range(8):
+        fill(producer, 1)
+        assert house.serve() == [1]
+    assert house.gate() == {}
+
+
+def test_failures_of_requests_begun_before_it_closed_do_not_raise_its_step(
+    producer: Producer, house: House, client: redis.Redis
+) -> None:
+    ids = fill(producer, 8, priority="low", onUnsure="resend")
+    one = Store(client, Settings(namespace=house.sender.settings.namespace, batch_size=1))
+    house.provider.outcome = Unsure("ReadTimeout")
+    leases = [one.claim("low", answered=True) for _ in ids]
+    held = [one.begin(lease, lease.messages) for lease in leases if lease]
+    from worker.breaker import after_request
+    from worker.policy import after_send
+
+    for lease in held:
+        (message,) = lease.messages
+        outcome = Unsure("ReadTimeout")
+        step = after_send(outcome, message, lease.at(), 1.0, house.sender.settings)
+        shown = after_request([outcome], 1.0, house.sender.settings)
+        one.settle(lease, [house.sender._move(message, step, outcome)], shown)
+    assert (house.gate()["row"], house.gate()["step"]) == ("8", "1")
+
+
+@pytest.mark.parametrize("code", ["error-auth", "error-account-locked", "http-404"])
+def test_wrong_credentials_or_address_pause_everything_and_keep_every_message(
+    code: str, producer: Producer, house: House, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    ids = fill(producer, 250, priority="low")
+    house.provider.outcome = Blocked(code)
+    assert house.serve(3) == [100]
+    assert house.gate()["reason"] == house.gate("poll")["reason"] == code
+    assert "paused" in caplog.text
+    for _ in range(3):
+        clock.advance(59)
+        assert house.serve() == []
+        clock.advance(1.1)
+        assert house.serve(2) == [1]
+    assert set(statuses(producer, ids)) == {"queued"}
+    house.provider.outcome = Accepted(1)
+    clock.advance(61)
+    assert house.serve() == [1, 100, 100, 49]
+    assert set(statuses(producer, ids)) == {"submitted"}
+
+
+def test_everyone_waits_as_long_as_retry_after_says(
+    producer: Producer, house: House, clock: Clock
+) -> None:
+    fill(producer, 150, priority="low")
+    house.provider.outcome = NotSent("http-429", 40.0)
+    assert house.serve(2) == [100]
+    clock.advance(39)
+    assert house.serve() == []
+    house.provider.outcome = Accepted(1)
+    clock.advance(2)
+    assert house.serve() == [1, 100, 49]
+
+
+def test_twenty_lone_refusals_in_a_row_are_an_answer_about_us(
+    producer: Producer, house: House, clock: Clock, client: redis.Redis, settings: Settings
+) -> None:
+    ids = fill(producer, 64, priority="low")
+    house.provider.outcome = Spoiled("error-syntax")
+    house.serve(3)
+    found = statuses(producer, ids)
+    assert found.count("rejected") == 20
+    assert found.count("queued") == 44
+    assert house.gate()["reason"] == "all-refused"
+    for _ in range(3):  # each minute's probe is kept too
+        clock.advance(61)
+        assert house.serve(2) == [1]
+    assert statuses(producer, ids).count("rejected") == 20
+    house.provider.outcome = Accepted(1)
+    clock.advance(61)
+    house.serve()
+    assert statuses(producer, ids).count("submitted") == 44
+    assert house.gate() == {}
+
+
+def test_a_probe_is_one_whose_loss_parks_nothing_if_there_is_one(
+    producer: Producer, house: House, clock: Clock, client: redis.Redis
+) -> None:
+    low = fill(producer, 3, priority="low")
+    kept = fill(producer, 1, priority="low", onUnsure="resend")
+    client.hset(house.store.keys.gate("send"), "until", str(clock() - 1))
+    house.provider.outcome = Unsure("ReadTimeout")
+    assert house.serve() == [1]
+    assert statuses(producer, low) == ["queued"] * 3
+    assert producer.get(kept[0]).unsure == 1  # type: ignore[union-attr]
+
+
+def test_a_probe_that_dies_holds_nothing_shut(
+    producer: Producer, house: House, clock: Clock, client: redis.Redis
+) -> None:
+    fill(producer, 3)
+    client.hset(house.store.keys.gate("send"), "until", str(clock() - 1))
+    assert house.store.claim("low", answered=True) is not None  # and its worker dies
+    clock.advance(34)
+    assert house.serve() == []
+    clock.advance(2)
+    assert sum(house.serve()) == 2
+
+
+def test_what_must_end_ends_while_it_is_closed(
+    producer: Producer, house: House, clock: Clock, client: redis.Redis, settings: Settings
+) -> None:
+    lapsed = fill(producer, 1, priority="low", onUnsure="park")
+    lease = house.store.claim("low", answered=True)
+    assert lease is not None
+    house.store.begin(lease, lease.messages)
+    waiting = fill(producer, 250, priority="low")
+    short = fill(producer, 5, priority="low", ttlSec=60)
+    client.hset(house.store.keys.gate("send"), "until", str(clock() + 10**12))
+    clock.advance(130)
+    for _ in range(4):
+        assert house.serve() == []
+    assert statuses(producer, lapsed) == ["unconfirmed"]
+    assert set(statuses(producer, short)) == {"expired"}
+    assert set(statuses(producer, waiting)) == {"queued"}
+
+
+def test_polling_has_a_gate_of_its_own(producer: Producer, house: House, clock: Clock) -> None:
+    ids = fill(producer, 10)
+    house.serve()
+    house.provider.statuses = Again("error-system", whole=True)
+    for _ in range(5):
+        clock.advance(400)
+        assert house.poll() == [10]
+    assert "until" in house.gate("poll") and house.gate("send") == {}
+    assert house.poll() == []
+    fill(producer, 1)
+    assert house.serve() == [1]
+    clock.advance(400)
+    assert house.poll() == [1]
+    house.provider.statuses = Statuses({})
+    clock.advance(400)
+    assert sum(house.poll()) == 11
+    assert house.gate("poll") == {}
+    assert set(statuses(producer, ids)) == {"submitted"}
+
+
+def test_events_tell_nothing_of_pauses(
+    producer: Producer, house: House, client: redis.Redis, settings: Settings
+) -> None:
+    id = producer.enqueue(text_job())
+    house.provider.outcome = Blocked("error-auth")
+    house.serve()
+    assert events_of(client, settings, id) == []
