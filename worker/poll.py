@@ -44,16 +44,17 @@ class Poller:
             if lease.ring:
                 self.bells.ring([POLL])
             asked += len(lease.messages)
-            self._ask(lease, lease.messages, did)
+            opened = self._ask(lease, lease.messages, did) == "opened"
             answered = False
-            if not lease.more or time.monotonic() - started >= BUDGET:
+            if not (lease.more or opened) or time.monotonic() - started >= BUDGET:
                 break
         news = "".join(f", {n} {what}" for what, n in sorted(did.items()))
         return f"poll: {asked} asked{news}, {time.monotonic() - started:.2f} s"
 
-    def _ask(self, lease: Lease[Watched], messages: list[Watched], did: Counter[str]) -> None:
+    def _ask(self, lease: Lease[Watched], messages: list[Watched], did: Counter[str]) -> str:
+        """One request and its settling, or two halves; what has changed at the gate."""
         if not messages:
-            return
+            return ""
         now, started = lease.at(), time.monotonic()
         outcome = self.provider.status([message.provider_id for message in messages])
         seconds = round(time.monotonic() - started, 4)
@@ -63,8 +64,7 @@ class Poller:
             middle = len(messages) // 2
             if lease.left() > self.settings.deadline:
                 self._ask(lease, messages[:middle], did)
-                self._ask(lease, messages[middle:], did)
-                return
+                return self._ask(lease, messages[middle:], did)
         if isinstance(outcome, Statuses):
             self._count_odd(outcome, messages)
         else:
@@ -87,6 +87,7 @@ class Poller:
         for move in overtaken:
             did["overtaken"] += 1
             logger.warning("the lease was another's by then", extra={"message_id": move.id})
+        return gate
 
     def _count_odd(self, outcome: Statuses, messages: list[Watched]) -> None:
         asked = {message.provider_id for message in messages}
