@@ -313,39 +313,27 @@ def test_a_retry_ladder_of_six_hours_is_climbed_in_no_time() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wish", "cap", "seconds"),
-    [(None, 300, 5), (0.0, 300, 1), (0.4, 300, 1), (7.5, 300, 7.5), (1e9, 300, 300), (90, 60, 60)],
+    "outcome", [NotSent("NewConnectionError"), NotSent("http-429", 40.0), Blocked("error-auth")]
 )
-def test_what_was_not_sent_waits_as_asked_and_uses_no_attempt(
-    wish: float | None, cap: float, seconds: float
-) -> None:
-    step = after(NotSent("http-429", wish), waiting(failures=3), retry_cap=cap, max_attempts=4)
-    assert (step.place, step.status, step.at) == ("stay", None, NOW + int(seconds * SECOND))
+def test_what_nobody_could_take_keeps_its_place_and_uses_no_attempt(outcome: Outcome) -> None:
+    # How long everybody waits is the gate's (worker/breaker.py).
+    step = after(outcome, waiting(failures=3), max_attempts=4)
+    assert (step.place, step.status, step.at) == ("stay", None, NOW)
     assert written(step).get("failures", 3) == 3
     assert "unsure" not in written(step)
 
 
-def test_while_nothing_can_be_sent_a_message_waits_a_minute_and_uses_no_attempt() -> None:
-    step = after(Blocked("error-auth"), waiting(), max_attempts=1)
-    assert (step.place, step.status, step.at) == ("stay", None, NOW + 60 * SECOND)
-    assert written(step)["providerCode"] == "error-auth"
-    assert "failures" not in written(step)
-
-
-@pytest.mark.parametrize(
-    "outcome", [Again("error-system"), NotSent("x"), NotSent("x", 250.0), Blocked("error-auth")]
-)
-def test_due_times_are_clipped_to_the_deadline_so_that_it_expires_in_time(outcome: Outcome) -> None:
-    step = after(outcome, waiting(left=2))
-    assert step.at == NOW + 2 * SECOND
-    late = after(outcome, waiting(left=-2))  # it ran out during the request
+def test_a_retry_is_clipped_to_the_deadline_so_that_it_expires_in_time() -> None:
+    assert after(Again("error-system"), waiting(left=2)).at == NOW + 2 * SECOND
+    late = after(Again("error-system"), waiting(left=-2))  # it ran out during the request
     assert late.at == NOW
 
 
-def test_a_message_refused_alone_with_its_request_is_never_lost_from_sight() -> None:
-    step = after(Spoiled("error-syntax"), waiting())
-    kept = step.place == "stay" and step.status is None and "failures" not in written(step)
-    assert kept or end(step) == (Status.REJECTED, "error-syntax")
+def test_a_message_refused_alone_is_rejected_unless_the_answer_is_about_us() -> None:
+    assert end(after(Spoiled("error-syntax"), waiting())) == (Status.REJECTED, "error-syntax")
+    step = after_send(Spoiled("error-syntax"), waiting(), NOW, 1.0, SETTINGS, about_us=True)
+    assert (step.place, step.status, step.at) == ("stay", None, NOW)
+    assert "failures" not in written(step)
 
 
 @pytest.mark.parametrize("status", [Status.FAILED, Status.EXPIRED, Status.REJECTED])

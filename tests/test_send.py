@@ -92,7 +92,7 @@ def test_a_spoiled_request_is_halved_until_the_culprit_is_alone(
     assert statuses.count("submitted") == 63
     record = producer.get(ids[37])
     assert record is not None
-    assert (record.status, record.final, record.unsure) == ("queued", False, 0)
+    assert (record.status, record.reason) == ("rejected", "error-syntax")
 
 
 def test_no_batch_is_sent_when_too_little_of_its_lease_is_left(

@@ -1,0 +1,74 @@
+"""What one answer shows of the provider, as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from schemas.settings import Settings
+from worker.breaker import Shown, after_request, after_statuses, resent_by_default
+from worker.outcome import (
+    Accepted,
+    Again,
+    Blocked,
+    NotSent,
+    Outcome,
+    Refused,
+    Spoiled,
+    Statuses,
+    StatusOutcome,
+    Unsure,
+)
+
+SETTINGS = Settings()
+DOWN = Again("error-system", whole=True)
+AUTH = Shown(pause=60.0, reason="error-auth", both=True)
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "shown"),
+    [
+        ([Accepted(1), Accepted(2)], Shown("good", taken=True)),
+        ([Accepted(1), Unsure("entry")], Shown("good", taken=True)),
+        ([Refused("error-address-unknown")], Shown("good")),
+        ([Refused("error-address-unknown"), Again("error-system")], Shown("good")),
+        ([Again("error-system")] * 2, Shown()),
+        ([DOWN] * 2, Shown("bad", reason="error-system")),
+        ([Unsure("ReadTimeout")] * 2, Shown("bad", reason="ReadTimeout")),
+        ([Again("error-system"), Unsure("entry")], Shown("bad", reason="entry")),
+        ([NotSent("NewConnectionError")] * 2, Shown("bad", reason="NewConnectionError")),
+        ([NotSent("http-429", 7.5)] * 2, Shown("bad", pause=7.5, reason="http-429")),
+        ([NotSent("http-429", 0.1)] * 2, Shown("bad", pause=1.0, reason="http-429")),
+        ([NotSent("http-503", 1e9)] * 2, Shown("bad", pause=300.0, reason="http-503")),
+        ([NotSent("http-503")] * 2, Shown("bad", pause=5.0, reason="http-503")),
+        ([Blocked("error-auth")] * 2, AUTH),
+        ([Accepted(1), Blocked("error-auth")], AUTH),
+        ([Spoiled("error-syntax")], Shown("refused", pause=60.0, reason="all-refused")),
+    ],
+)
+def test_after_send(outcomes: Sequence[Outcome], shown: Shown) -> None:
+    assert after_request(outcomes, 1.0, SETTINGS) == shown
+
+
+@pytest.mark.parametrize(
+    ("outcome", "shown"),
+    [
+        (Statuses({}), Shown("good", taken=True)),
+        (DOWN, Shown("bad", reason="error-system")),
+        (NotSent("http-503", 9.0), Shown("bad", pause=9.0, reason="http-503")),
+        (Blocked("error-auth"), AUTH),
+        (Spoiled("error-syntax"), Shown()),
+    ],
+)
+def test_after_status(outcome: StatusOutcome, shown: Shown) -> None:
+    assert after_statuses(outcome, 1.0, SETTINGS) == shown
+
+
+@pytest.mark.parametrize(
+    ("policy", "flags"), [("auto", "11110000"), ("park", "00000000"), ("resend", "11111111")]
+)
+def test_probes_are_by_choice_those_that_would_be_resent(policy: str, flags: str) -> None:
+    settings = Settings(on_unsure=policy)
+    assert resent_by_default(settings, 8) == flags
+    assert resent_by_default(settings, 2) == flags[:2]
