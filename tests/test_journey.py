@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import redis
+import requests
 from celery import Celery
 
 from ops.redis_server import RedisServer
@@ -260,7 +261,6 @@ def test_unsure_answers_are_parked_or_resent_by_priority(
         {"kind": "status", "code": "error-auth"},
         {"kind": "http", "code": 404},
         {"kind": "http", "code": 503, "retry_after": 1},
-        {"kind": "status", "code": "error-syntax"},
         {"kind": "drop_before"},
     ],
     ids=lambda fault: f"{fault['kind']}-{fault.get('code', '')}",
@@ -274,6 +274,33 @@ def test_no_answer_about_the_request_ever_ends_a_message_that_can_be_resent(
     wait_for(lambda: simulator.get("faults")[0]["fired"] >= 1)
     wait_for(lambda: all((r := app.get(id)) and r.status == "queued" for id in ids))
     assert [app.get(id).final for id in ids] == [False] * 3  # type: ignore[union-attr]
+
+
+def test_an_outage_of_a_hanging_provider_parks_little_and_ends_at_once(
+    app: Producer, start_worker: Start, simulator: Simulator
+) -> None:
+    # Given a provider that takes requests and doesn't answer, for some seconds
+    simulator.fault(kind="hang_before")
+    count, batch, slots = 2000, 20, 2
+    rows = ({"address": f"79{i:07}99"} for i in range(count))
+    app.enqueue_many(rows, common=common_job(priority="low"))
+    start_worker(
+        COURIER_BATCH_SIZE=str(batch), COURIER_CONNECT_TIMEOUT="0.3", COURIER_READ_TIMEOUT="0.3"
+    )
+    wait_for(lambda: simulator.get("faults")[0]["fired"] >= 9)
+    # When it answers again
+    probes = simulator.get("faults")[0]["fired"]
+    requests.delete(f"{simulator.url}/admin/faults", timeout=10)
+    wait_for(simulator.accepted)
+    started = time.monotonic()
+    wait_for(lambda: len(simulator.accepted()) >= count / 2, 10)
+    assert time.monotonic() - started < 2
+    # Then at most what was in flight, five batches and one message a probe were parked
+    seen = ends(app, count)
+    check_events(seen)
+    parked = [end for (*_, end) in seen.values() if end["status"] == "unconfirmed"]
+    assert 0 < len(parked) <= slots * batch + 5 * batch + probes
+    assert len(simulator.accepted()) == count - len(parked)
 
 
 def test_one_spoiled_message_does_not_hold_up_the_others(
