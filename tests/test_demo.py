@@ -313,6 +313,6 @@ def test_in_a_terminal_there_are_bars() -> None:
     output = StringIO()
     show = Show(Console(file=output, width=80, force_terminal=True))
     with show.bars:
-        show.update(funnel(3, ledger().events))
+        show.update(funnel(3, ledger().events), {"read": 3})
     assert re.search(r"enqueued +3 .*━", output.getvalue())
     assert "SMS instead" in output.getvalue()
