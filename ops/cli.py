@@ -20,7 +20,11 @@ class _Lazy(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = getattr(import_module(COMMANDS[cmd_name][0]), cmd_name)
+        try:
+            command: click.Command = getattr(import_module(COMMANDS[cmd_name][0]), cmd_name)
+        except ModuleNotFoundError as missing:
+            extras = "pip install 'viber-courier[worker,ops]'"
+            raise click.ClickException(f"{missing.name} is not installed: {extras}") from None
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -6,9 +6,10 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
+from reprlib import Repr
 from typing import Any, NamedTuple, TypeVar
 
 import redis
@@ -19,13 +20,17 @@ from producers.results import Event, read_results
 from schemas.errors import Conflict, EnqueueError, InvalidMessage, QueueFull
 from schemas.event import Change, SmsState, render
 from schemas.keys import LANES, Keys
-from schemas.message import TTL_DEFAULT, Campaign, Job, digest_of, dumps, parse_job
+from schemas.message import ID, TTL_DEFAULT, Campaign, Job, digest_of, dumps, parse_job, shown
 from schemas.settings import Settings
 from schemas.status import Reason, Status
 
 CHUNK = 500
 """Rows of ``enqueue_many`` that go to Redis in one round trip, and stand or fall together."""
 
+_Fault = tuple[int, Any, EnqueueError]
+_REPR = Repr()  # nested too deep for repr() is still only a wrong job
+_REPR.maxlevel, _REPR.maxlist, _REPR.maxdict = 20, 1000, 1000
+_REPR.maxstring = _REPR.maxother = 100_000
 EventStream = Generator[Event, None, None]
 OnInvalid = Callable[[int, Any, EnqueueError], object]
 T = TypeVar("T")
@@ -117,7 +122,10 @@ class Producer:
         numbered = enumerate(rows)
         try:
             while chunk := list(islice(numbered, CHUNK)):
-                accepted += self._store_chunk(chunk, campaign, on_invalid)
+                ids, faults = self._store_chunk(chunk, campaign, strict=on_invalid is None)
+                accepted += ids
+                for fault in faults:  # after its chunk is stored: good rows have their ids by then
+                    (on_invalid or _ignore)(*fault)
         except (EnqueueError, StoreUnavailable) as error:
             error.accepted = accepted
             raise
@@ -154,29 +162,35 @@ class Producer:
         return read_results(self.redis, self._keys.results, group, consumer, block)
 
     def _store_chunk(
-        self, chunk: list[tuple[int, Any]], campaign: Campaign | None, skip: OnInvalid | None
-    ) -> list[str]:
-        rows = list(self._parse(chunk, campaign, skip))
-        while clashes := self._store(_distinct(rows), campaign):
-            for row in [row for row in rows if row.id in clashes]:
-                _fault(row.number, row.raw, Conflict(row.id), skip)
+        self, chunk: list[tuple[int, Any]], campaign: Campaign | None, strict: bool
+    ) -> tuple[list[str], list[_Fault]]:
+        """Store what is right; ids and faults in row order. ``strict`` raises the first fault."""
+        rows, faults = self._parse(chunk, campaign)
+        while True:
+            if faults and strict:
+                raise faults[0][2]
+            clashes = self._store(_distinct(rows), campaign)
+            if not clashes:
+                break
+            faults += [_fault(r.number, r.raw, Conflict(r.id)) for r in rows if r.id in clashes]
             rows = [row for row in rows if row.id not in clashes]
-        return [row.id for row in rows]
+        return [row.id for row in rows], sorted(faults, key=lambda fault: fault[0])
 
     def _parse(
-        self, chunk: list[tuple[int, Any]], campaign: Campaign | None, skip: OnInvalid | None
-    ) -> Iterator[_Row]:
+        self, chunk: list[tuple[int, Any]], campaign: Campaign | None
+    ) -> tuple[list[_Row], list[_Fault]]:
         now, digests = self._clock(), dict[str, str]()
+        rows, faults = list[_Row](), list[_Fault]()
         for number, raw in chunk:
             try:
                 job = campaign.parse_row(raw, now) if campaign else parse_job(raw, now)
                 id = job.id or str(uuid.uuid4())
                 if digests.setdefault(id, job.digest) != job.digest:
                     raise Conflict(id)
+                rows.append(_Row(number, raw, id, job))
             except EnqueueError as error:
-                _fault(number, raw, error, skip)
-            else:
-                yield _Row(number, raw, id, job)
+                faults.append(_fault(number, raw, error))
+        return rows, faults
 
     def _store(self, rows: list[_Row], campaign: Campaign | None) -> set[str]:
         """One call of enqueue.lua; the ids that conflict, and then nothing was written."""
@@ -257,11 +271,12 @@ class Producer:
         more: dict[str, Any] = {"errors": faults}
         own = raw.get("id") if isinstance(raw, Mapping) else None
         reason = Reason.CONFLICT if conflict else Reason.INVALID
-        digest = digest_of(repr(raw))
+        digest = digest_of(_REPR.repr(raw))
         if own is not None:
-            if "id" not in faults and self._reject(own, digest, reason, more):
+            usable = isinstance(own, str) and ID.fullmatch(own)
+            if usable and self._reject(str(own), digest, reason, more):
                 return str(own)
-            more["requestedId"] = own if isinstance(own, str) else None
+            more["requestedId"] = shown(str(own))
         self._reject(fresh, digest, reason, more)
         return fresh
 
@@ -281,11 +296,13 @@ class Producer:
         return bool(done)
 
 
-def _fault(number: int, raw: Any, error: EnqueueError, skip: OnInvalid | None) -> None:
+def _ignore(*_: object) -> None:
+    """Without ``on_invalid`` the first fault was raised."""
+
+
+def _fault(number: int, raw: Any, error: EnqueueError) -> _Fault:
     error.row = number
-    if skip is None:
-        raise error
-    skip(number, raw, error)
+    return number, raw, error
 
 
 def _distinct(rows: list[_Row]) -> list[_Row]:

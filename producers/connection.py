@@ -40,7 +40,12 @@ def connect(url: str) -> redis.Redis:
         url,
         decode_responses=True,
         protocol=2,
-        retry=Retry(ExponentialWithJitterBackoff(cap=0.5, base=0.05), 3),
+        # A server that hangs is not asked again: one timeout is what a caller should wait.
+        retry=Retry(
+            ExponentialWithJitterBackoff(cap=0.5, base=0.05),
+            3,
+            supported_errors=(redis.ConnectionError,),
+        ),
         **SOCKET_OPTIONS,
     )
 
@@ -50,9 +55,9 @@ def store_errors() -> Iterator[None]:
     """Turn redis-py's errors into StoreUnavailable, whose text holds no address and no secret."""
     try:
         yield
-    except redis.OutOfMemoryError as error:
-        raise StoreUnavailable("Redis has reached its maxmemory: nothing was stored") from error
     except redis.RedisError as error:
+        if "OOM " in str(error):  # of a script that is a plain ResponseError before Redis 7
+            raise StoreUnavailable("Redis has reached its maxmemory: nothing was stored") from error
         raise StoreUnavailable(f"Redis can't be used now: {type(error).__name__}") from error
 
 

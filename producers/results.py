@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
 from collections.abc import Generator
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import Any
 
 import redis
 
-from producers.connection import StoreUnavailable
+from producers.connection import StoreUnavailable, store_errors
 
 logger = logging.getLogger(__name__)
 
@@ -26,26 +27,40 @@ FLUSH = 1.0
 
 
 class _Acks:
-    """Acknowledgements on their way to Redis; after the reader's end each goes at once."""
+    """Acknowledgements on their way to Redis; after the reader's end each goes at once.
+
+    One that can't be sent is kept and tried again with the next; at least once is the promise.
+    """
 
     def __init__(self, client: redis.Redis, stream: str, group: str) -> None:
         self._client, self._stream, self._group = client, stream, group
         self._waiting: list[str] = []
-        self._since = time.monotonic()
+        self._lock = threading.Lock()
+        self._timer: threading.Timer | None = None
         self.open = True
 
     def add(self, entry: str) -> None:
-        if not self._waiting:
-            self._since = time.monotonic()
-        self._waiting.append(entry)
-        late = time.monotonic() - self._since >= FLUSH
-        if not self.open or late or len(self._waiting) >= READ:
+        with self._lock:
+            self._waiting.append(entry)
+            now = not self.open or len(self._waiting) >= READ
+            if not now and self._timer is None:
+                self._timer = threading.Timer(FLUSH, self.flush)
+                self._timer.daemon = True
+                self._timer.start()
+        if now:
             self.flush()
 
     def flush(self) -> None:
-        if self._waiting:
-            self._client.xack(self._stream, self._group, *self._waiting)
-            self._waiting.clear()
+        with self._lock:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            if self._waiting:
+                try:
+                    self._client.xack(self._stream, self._group, *self._waiting)
+                    self._waiting.clear()
+                except redis.RedisError as error:
+                    logger.warning("not acknowledged", extra={"error": type(error).__name__})
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,34 +88,49 @@ def read_results(
     reader = _Reader(client, stream, group, consumer)
     heard = time.monotonic()
     try:
-        while (left := heard + block - time.monotonic()) > 0:
+        while True:
+            left = max(0.0, heard + block - time.monotonic())
+            acks.flush()
             try:
-                acks.flush()
-                entries = reader.read(min(left, 1.0))
-            except (redis.ConnectionError, redis.TimeoutError) as error:
-                if time.monotonic() + 0.5 > heard + block:
-                    raise StoreUnavailable(
-                        f"Redis can't be read now: {type(error).__name__}"
-                    ) from error
-                logger.warning("results not readable", extra={"error": type(error).__name__})
+                with store_errors():
+                    entries = reader.read(min(left, 1.0))
+            except StoreUnavailable as error:
+                lasting = not isinstance(
+                    error.__cause__, redis.ConnectionError | redis.TimeoutError
+                )
+                if lasting or left < 0.5:
+                    raise
+                logger.warning("results not readable", extra={"error": str(error)})
                 reader.start_over()
                 time.sleep(0.2)
                 continue
             for entry, fields in entries:
-                if fields:
-                    yield _event(entry, fields, acks)
+                event = _event(entry, fields, acks)
+                if event is None:
+                    acks.add(entry)
                 else:
-                    acks.add(entry)  # trimmed since: only its acknowledgement is left
+                    yield event
             if entries:
                 heard = time.monotonic()
+            elif left == 0.0:
+                return
     finally:
         acks.open = False
         acks.flush()
 
 
-def _event(entry: str, fields: dict[str, str], acks: _Acks) -> Event:
-    body = json.loads(fields["event"])
-    return Event(body["id"], body["type"], body["subject"], body["time"], body["data"], entry, acks)
+def _event(entry: str, fields: dict[str, str] | None, acks: _Acks) -> Event | None:
+    """None for an entry trimmed since, and for one that nobody of ours wrote."""
+    if not fields:
+        return None
+    try:
+        body = json.loads(fields["event"])
+        return Event(
+            body["id"], body["type"], body["subject"], body["time"], body["data"], entry, acks
+        )
+    except (ValueError, KeyError, TypeError):
+        logger.error("no event", extra={"entry": entry})
+        return None
 
 
 Entries = list[tuple[str, dict[str, str] | None]]
@@ -142,7 +172,7 @@ class _Reader:
             if stale:
                 return stale
             self._looked = time.monotonic()
-        return self._group_read(">", max(1, int(block * 1000)))
+        return self._group_read(">", int(block * 1000) or None)
 
     def _group_read(self, start: str, block: int | None = None) -> Entries:
         reply: Any = self._client.xreadgroup(

@@ -9,7 +9,18 @@ Faults = Mapping[str, Sequence[str]]
 
 
 class CourierError(Exception):
-    """Base of all errors of viber-courier."""
+    """Base of all errors of viber-courier. They survive pickling, as process pools need it."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Exception's own would call the class with the text, which isn't its argument.
+        return _rebuild, (type(self), self.args, dict(self.__dict__))
+
+
+def _rebuild(cls: type[CourierError], args: tuple[object, ...], state: dict[str, object]) -> object:
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
 
 
 class ConfigError(CourierError):

@@ -69,7 +69,7 @@ def render(change: Change, namespace: str, now: float) -> tuple[str, str]:
         "datacontenttype": "application/json",
         "data": data,
     }
-    head = f'{{"specversion":"1.0","id":"{change.message_id}:'
+    head = f'{{"specversion":"1.0","id":{json.dumps(change.message_id)[:-1]}:'
     return head, '",' + json.dumps(tail, ensure_ascii=False, separators=(",", ":"))[1:]
 
 

@@ -10,6 +10,7 @@ import json
 import re
 from base64 import b64encode
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
@@ -26,6 +27,8 @@ FARTHEST = timedelta(days=366)
 """How far ahead ``sendAt`` may lie."""
 VALIDITY = (15, 86400)
 """Least and most seconds of both validity periods (document, "validityPeriodSec")."""
+ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+"""What an app may use as an idempotency key."""
 SMS_FIELDS = ("smsText", "smsSrcAddress", "smsValidityPeriodSec")
 OPTIONS = frozenset({"id", "sendAt", "ttlSec", "onUnsure", "metadata", "resendSms", "type"})
 """Fields of a job that are not sent with its message (``type`` has one value and is added)."""
@@ -172,7 +175,7 @@ CONTENT = {"text": TextContent(), "image": ImageContent(), "button": ButtonConte
 class JobSchema(_Strict):
     """Every field that a job may have."""
 
-    id = _Text(64, r"[A-Za-z0-9_.:-]+", "1 to 64 of A-Za-z0-9_.:-")
+    id = _Text(64, ID.pattern, "1 to 64 of A-Za-z0-9_.:-")
     sendAt = _Instant()
     ttlSec = _seconds(15, 2592000)
     onUnsure = _one_of("park", "resend")
@@ -253,10 +256,13 @@ class Campaign:
     """Jobs that share fields: ``common`` is checked once, a row only for what it brings."""
 
     def __init__(self, common: Mapping[str, Any], now: float) -> None:
+        if not isinstance(common, Mapping):
+            raise InvalidMessage({"common": ["must be an object"]})
         own = {name: ["belongs to a row"] for name in ("id", "address") if name in common}
         if own:
             raise InvalidMessage({f"common.{name}": texts for name, texts in own.items()})
-        self.common = {name: value for name, value in common.items() if value is not None}
+        # A copy: the app may change its own while rows are still streamed.
+        self.common = deepcopy({name: value for name, value in common.items() if value is not None})
         try:
             self._loaded = _load(self.common, now, partial=True)
         except InvalidMessage as wrong:
@@ -317,10 +323,16 @@ def _paths(messages: Any, path: str = "") -> Any:
     """Marshmallow's nested messages as (field path, texts); a fault of the whole has path ""."""
     if isinstance(messages, Mapping):
         for name, inner in messages.items():
-            step = "" if name == "_schema" else str(name)
+            step = "" if name == "_schema" else shown(str(name))
             yield from _paths(inner, f"{path}.{step}".strip("."))
     else:
         yield path, [str(text) for text in messages]
+
+
+def shown(name: str) -> str:
+    """Somebody else's name, fit for a message: short, and without what can't be printed."""
+    name = name if len(name) <= 64 else name[:61] + "..."
+    return name if name.isprintable() else ascii(name)[1:-1]
 
 
 def _wire(loaded: Mapping[str, Any]) -> dict[str, Any]:

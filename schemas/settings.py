@@ -11,13 +11,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from schemas.errors import ConfigError
 
 PREFIX = "COURIER_"
 FROM_FILE = ("redis_url", "broker_url", "api_url", "api_login", "api_password")
 """Settings that ``..._FILE`` may give instead, naming a file that holds the value."""
+
+
+OF_PROVIDER = ("api_url", "api_login", "api_password", "ca_file", "proxy")
+"""Settings that only workers read: an app may not even be allowed to see their files."""
 
 
 class _WrongError(ValueError):
@@ -87,6 +91,16 @@ def _api_url(text: str) -> str:
     return url
 
 
+def _redis_url(text: str) -> str:
+    parts = urlsplit(_url("redis", "rediss", "unix")(text))
+    options = {name for name, _ in parse_qsl(parts.query, keep_blank_values=True)}
+    if parts.scheme != "unix" and not re.fullmatch("/?[0-9]*", parts.path):
+        raise _WrongError("must end with the number of a database, as /0")
+    if not all(name == "db" or name.startswith("ssl_") for name in options):
+        raise _WrongError("may have only db and ssl_... as options")
+    return text
+
+
 def _file(text: str) -> str:
     if not Path(text).is_file():
         raise _WrongError("must name a file")
@@ -101,7 +115,7 @@ def _set(default: object, parse: Callable[[str], object], *, secret: bool = Fals
 class Settings:
     """DESIGN section 6, one attribute for each variable: its name in lower case without prefix."""
 
-    redis_url: str = _set("redis://localhost:6379/0", _url("redis", "rediss", "unix"), secret=True)
+    redis_url: str = _set("redis://localhost:6379/0", _redis_url, secret=True)
     broker_url: str = _set("", _url("redis", "rediss", "redis+socket"), secret=True)
     namespace: str = _set("courier", _pattern("[A-Za-z0-9_.-]{1,32}", "1 to 32 of A-Za-z0-9_.-"))
     api_url: str = _set("https://viber.devinotele.com:444", _api_url)
@@ -152,12 +166,15 @@ class Settings:
     ) -> Settings:
         """Read every ``COURIER_*`` variable; an empty one counts as unset.
 
-        ``provider`` says that the login and password are needed (workers, not producers).
+        ``provider`` says that the provider's settings are read and login and password needed
+        (workers, not producers).
         Raises ConfigError with every fault.
         """
         values: dict[str, Any] = {}
         faults: dict[str, str] = {}
         for each in fields(cls):
+            if each.name in OF_PROVIDER and not provider:
+                continue
             name = PREFIX + each.name.upper()
             try:
                 text = _text(env, name, each.name in FROM_FILE, read)

@@ -242,6 +242,45 @@ def test_apps_without_the_package_enqueue_by_a_celery_task(
     client.close()
 
 
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_no_task_of_wrong_jobs_takes_good_ones_or_the_worker_with_it(
+    pool: str,
+    app: Producer,
+    start_worker: Start,
+    simulator: Simulator,
+    system_env: dict[str, str],
+    namespace: str,
+) -> None:
+    worker = start_worker("-P", pool)
+    client = Celery(broker=system_env["COURIER_REDIS_URL"], set_as_current=False)
+    deep: Any = []
+    for _ in range(480):
+        deep = [deep]
+
+    def send(*args: Any, name: str = "courier.enqueue", **options: Any) -> None:
+        client.send_task(name, args=args, queue=f"{namespace}.enqueue", **options)
+
+    good = [text_job(f"7925000{n:04}", id=f"good-{n}") for n in range(5)]
+    send([good[0], {"foo": deep}, {**text_job(), "deep": deep}])
+    send([good[1], {**text_job(), "\ud800": 1}, text_job(id="\ud800bad"), text_job(id='a"b')])
+    send(text_job(id='not"a list'))
+    send(good[2], good[3])
+    send()
+    send([text_job("79250007777")], name="courier.enqueu")
+    send([text_job("79250007777")], serializer="pickle")
+    send([good[4]])
+    seen = ends(app, 3 + 2 + 3 + 1 + 1 + 1)
+    check_events(seen)
+    assert {id for id, events in seen.items() if events[-1]["status"] == "read"} == {
+        *("good-0", "good-1", "good-4")
+    }
+    assert worker.process.poll() is None
+    assert "message refused: unknown task" in worker.log
+    assert "message refused: can't be decoded" in worker.log
+    assert "7925000" not in worker.log and "Код" not in worker.log
+    client.close()
+
+
 def test_unsure_answers_are_parked_or_resent_by_priority(
     app: Producer, start_worker: Start, simulator: Simulator
 ) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import pickle
+import socket
 import threading
 import time
 import uuid
@@ -16,7 +18,7 @@ import pytest
 import redis
 
 from ops.redis_server import RedisServer
-from producers import Conflict, InvalidMessage, Producer, QueueFull, StoreUnavailable
+from producers import ConfigError, Conflict, InvalidMessage, Producer, QueueFull, StoreUnavailable
 from producers.client import CHUNK
 from producers.connection import connect
 from producers.testing import SilentBells, memory_producer
@@ -307,3 +309,94 @@ def test_rejecting_is_done_once_under_the_own_or_a_fresh_id(
     assert found["fresh-3"]["requestedId"] == "a b"
     assert {data["status"] for data in found.values()} == {"rejected"}
     assert "secret" not in json.dumps(found)
+
+
+@pytest.mark.parametrize("id", ['a"b', "a\nb", "\ud800", 5, ["x"], "x" * 65, ""])
+def test_a_rejected_event_can_be_read_whatever_id_was_asked_for(
+    id: Any, producer: Producer, client: redis.Redis, settings: Settings
+) -> None:
+    wrong = InvalidMessage({"": ["must be a list of jobs"]})
+    assert producer.reject({"id": id}, "fresh", wrong) == "fresh"
+    (event,) = list(producer.results("crm", "web-1", block=0))
+    assert event.data["messageId"] == "fresh"
+    assert event.data["requestedId"].isprintable()
+
+
+def test_a_field_name_is_shown_short_and_printable(producer: Producer) -> None:
+    with pytest.raises(InvalidMessage) as caught:
+        producer.enqueue({**text_job(), "\ud800": 1, "x" * 10**6: 2, "a\nb": 3})
+    assert len(str(caught.value)) < 500
+    str(caught.value).encode()
+    assert len(caught.value.errors) == 3
+
+
+def test_good_rows_have_their_ids_before_wrong_ones_are_told(producer: Producer) -> None:
+    stored: list[bool] = []
+    producer.enqueue_many(
+        [text_job(id="x", subject="too long a subject"), text_job(id="x")],
+        on_invalid=lambda row, job, error: stored.append(producer.get("x") is not None),
+    )
+    assert stored == [True]
+
+
+@pytest.mark.parametrize("common", [[], "x", 5])
+def test_common_must_be_an_object(common: Any, producer: Producer) -> None:
+    with pytest.raises(InvalidMessage) as caught:
+        producer.enqueue_many([], common=common)
+    assert caught.value.errors == {"common": ["must be an object"]}
+
+
+def test_changing_common_while_rows_stream_changes_nothing(
+    producer: Producer, client: redis.Redis, settings: Settings
+) -> None:
+    common = common_job()
+
+    def spoiling() -> Iterator[dict[str, Any]]:
+        yield {"address": "79250000001"}
+        common["content"]["text"] = "other"
+        yield {"address": "79250000002", "smsText": "s"}
+
+    one, two = producer.enqueue_many(spoiling(), common=common)
+    assert producer.get(one) and producer.get(two)
+    assert "other" not in str([client.get(k) for k in client.scan_iter("*common*")])
+    assert "other" not in str(client.hgetall(f"{{{settings.namespace}}}:m:{two}"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        InvalidMessage({"a": ["b"]}),
+        Conflict("x"),
+        QueueFull(5),
+        StoreUnavailable("gone"),
+        ConfigError({"COURIER_LEASE": "must be longer"}),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_errors_survive_a_process_pool(error: Any) -> None:
+    error.accepted = ["a"]
+    same = pickle.loads(pickle.dumps(error))
+    assert (type(same), str(same), same.__dict__) == (type(error), str(error), error.__dict__)
+
+
+def test_a_redis_that_hangs_costs_one_timeout() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
+        producer = Producer(Settings(redis_url=url, broker_url=url), bells=SilentBells())
+        started = time.monotonic()
+        with pytest.raises(StoreUnavailable):
+            producer.enqueue(text_job())
+        assert time.monotonic() - started < 8
+        producer.close()
+
+
+def test_maxmemory_is_named_and_nothing_is_stored(tmp_path: Path) -> None:
+    server = RedisServer(tmp_path, free_port())
+    server.start()
+    producer = Producer(Settings(redis_url=server.url, broker_url=server.url), bells=SilentBells())
+    producer.redis.config_set("maxmemory", "1")
+    with pytest.raises(StoreUnavailable, match="maxmemory"):
+        producer.enqueue_many(rows(100), common=BULK)
+    assert producer.redis.dbsize() == 0
+    producer.close()
+    server.stop()

@@ -15,7 +15,7 @@ from producers import Producer, StoreUnavailable
 from producers import results as results_module
 from producers.testing import SilentBells
 from schemas.settings import Settings
-from tests.conftest import free_port, text_job
+from tests.conftest import free_port, text_job, wait_for
 
 
 def cancelled(producer: Producer, count: int) -> list[str]:
@@ -116,3 +116,46 @@ def test_an_outage_shorter_than_block_is_sat_out_a_longer_one_raises(tmp_path: P
     reader.close()
     producer.close()
     server.stop()
+
+
+def test_block_0_reads_what_is_there(producer: Producer) -> None:
+    cancelled(producer, 250)
+    assert len(list(producer.results("crm", "web-1", block=0))) == 250
+    assert list(producer.results("late", "web-1", block=0)) != []
+
+
+def test_an_entry_that_is_no_event_stops_nobody(
+    producer: Producer, client: redis.Redis, settings: Settings
+) -> None:
+    stream = f"{{{settings.namespace}}}:results"
+    client.xadd(stream, {"event": '{"id":"a"b"}'})
+    client.xadd(stream, {"other": "x"})
+    (id,) = cancelled(producer, 1)
+    assert [event.subject for event in producer.results("crm", "web-1", block=0.1)] == [id]
+    assert pending(client, settings) == 1
+
+
+def test_an_acknowledgement_waits_a_second_at_most(
+    producer: Producer, client: redis.Redis, settings: Settings
+) -> None:
+    cancelled(producer, 2)
+    reader = producer.results("crm", "web-1", block=5)
+    next(reader).ack()  # and then the app is busy for long
+    wait_for(lambda: pending(client, settings) == 1, 5)
+    reader.close()
+
+
+def test_acknowledging_and_closing_during_an_outage_raise_nothing(tmp_path: Path) -> None:
+    server = RedisServer(tmp_path, free_port())
+    server.start()
+    producer = Producer(Settings(redis_url=server.url, broker_url=server.url), bells=SilentBells())
+    cancelled(producer, 2)
+    reader = producer.results("crm", "web-1", block=5)
+    first = next(reader)
+    server.stop()
+    first.ack()
+    reader.close()
+    first.ack()
+    with pytest.raises(StoreUnavailable):
+        list(producer.results("new", "web-1", block=0))
+    producer.close()

@@ -79,7 +79,10 @@ BAD = [(name, text) for name, (_, _, bad) in TABLE.items() for text in bad]
 
 
 def read(**env: str) -> Settings:
-    return Settings.from_env({f"COURIER_{name}": text for name, text in env.items()})
+    """A worker's settings: a producer's leave the provider's out."""
+    env = {"API_LOGIN": "tester", "API_PASSWORD": "secret", **env}
+    given = {f"COURIER_{name}": text for name, text in env.items() if name + "_FILE" not in env}
+    return Settings.from_env(given, provider=True)
 
 
 def refused(**env: str) -> ConfigError:
@@ -92,7 +95,7 @@ def test_the_table_has_every_setting() -> None:
     assert {each.name.upper() for each in fields(Settings)} == TABLE.keys()
 
 
-@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("name", TABLE.keys() - {"API_LOGIN", "API_PASSWORD"})
 def test_unset_and_empty_mean_the_default(name: str) -> None:
     default = TABLE[name][0]
     assert getattr(read(), name.lower()) == default
@@ -229,3 +232,28 @@ def test_a_unix_socket_needs_a_broker_url_of_its_own() -> None:
     assert set(caught.value.faults) == {"COURIER_BROKER_URL"}
     made = read(REDIS_URL="unix:///run/redis.sock", BROKER_URL="redis+socket:///run/redis.sock")
     assert made.broker_url == "redis+socket:///run/redis.sock"
+
+
+def test_a_producer_reads_none_of_the_providers_settings() -> None:
+    env = {
+        "COURIER_API_PASSWORD_FILE": "/run/secrets/for-workers-only",
+        "COURIER_API_LOGIN": "a:b",
+        "COURIER_CA_FILE": "/nope",
+        "COURIER_API_URL": "ftp://x",
+        "COURIER_PROXY": "x",
+    }
+    assert Settings.from_env(env).api_login == ""
+    with pytest.raises(ConfigError) as caught:
+        Settings.from_env(env, provider=True)
+    assert len(caught.value.faults) == 5
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://h/0abc", "redis://h/0?foo=x", "redis://h/?socket_timeout=Zq7", "redis://h/a/b"]
+)
+def test_a_redis_url_may_not_bring_surprises(url: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Settings.from_env({"COURIER_REDIS_URL": url})
+    assert set(caught.value.faults) == {"COURIER_REDIS_URL"}
+    assert "Zq7" not in str(caught.value)
+    assert Settings.from_env({"COURIER_REDIS_URL": "rediss://h/1?ssl_ca_certs=/ca.pem"})

@@ -12,13 +12,14 @@ from typing import Any
 from celery import Celery
 from celery.exceptions import Reject
 from celery.signals import after_setup_logger, worker_init
+from celery.worker.consumer import consumer
 from celery.worker.request import Request
 from kombu import Queue
 
 from producers.bells import EXPIRES, Bells, queue
 from producers.client import Producer
-from producers.connection import SOCKET_OPTIONS, StoreUnavailable, connect
-from schemas.errors import ConfigError, QueueFull
+from producers.connection import SOCKET_OPTIONS, connect
+from schemas.errors import ConfigError
 from schemas.keys import LANES, POLL
 from schemas.settings import Settings
 from worker.intake import take
@@ -27,8 +28,16 @@ from worker.provider import Provider
 from worker.send import Sender
 from worker.store import Store
 
+BODY_LINES = {
+    consumer.UNKNOWN_FORMAT: "unknown format",
+    consumer.UNKNOWN_TASK_ERROR: "unknown task",
+    consumer.INVALID_TASK_ERROR: "invalid task",
+    consumer.MESSAGE_DECODE_ERROR: "can't be decoded",
+}
 VISIBILITY = 60
 """Seconds after which Celery redelivers a ``courier.enqueue`` whose worker vanished."""
+SWEEP_EXPIRES = 300
+"""Seconds after which a sweep that no worker took is dropped."""
 BELL_LOGGERS = ("celery.worker.strategy", "celery.app.trace", "celery.beat")
 """Loggers that would write three lines for each sweep."""
 
@@ -45,6 +54,9 @@ class HiddenRequest(Request):  # type: ignore[misc]
         shown = dict(message.headers if headers is None else headers)
         shown.update(argsrepr="(hidden)", kwargsrepr="{}")
         super().__init__(message, *args, headers=shown, **kwargs)
+        # The task gets its arguments from the body. Here they would only be copied to the pool,
+        # and jobs nested too deep to be pickled would end the worker's main process.
+        self._request_dict.update(args=(), kwargs={})
 
 
 def _queue(name: str) -> Queue:
@@ -83,7 +95,8 @@ app.conf.update(
             "schedule": settings.sweep_interval,
             "options": {
                 "queue": queue(settings.namespace, POLL),
-                "expires": max(1.0, 2 * settings.sweep_interval),
+                # Wall clocks of beat's and the workers' hosts are compared: leave them room.
+                "expires": SWEEP_EXPIRES,
             },
         }
     },
@@ -136,15 +149,23 @@ def sweep() -> str:
 
 
 @app.task(
-    name="courier.enqueue", bind=True, acks_late=True, reject_on_worker_lost=True, max_retries=None
+    name="courier.enqueue",
+    bind=True,
+    acks_late=True,
+    reject_on_worker_lost=True,
+    acks_on_failure_or_timeout=False,
+    time_limit=3600,
 )
-def enqueue(self: Any, jobs: object) -> str:
+def enqueue(self: Any, *args: object, **kwargs: object) -> str:
     """Store jobs of apps that don't install the package (contract, DESIGN section 3)."""
+    jobs = args[0] if len(args) == 1 and not kwargs else [*args, kwargs]
     try:
         return take(system().producer, self.request.id, jobs)
-    except (StoreUnavailable, QueueFull) as error:
-        logging.getLogger(__name__).warning(
-            "jobs not stored yet", extra={"task_id": self.request.id, "error": type(error).__name__}
+    except Exception as error:
+        # Its loss would be a message's loss: back on the queue, whatever it was. What is stored
+        # already is the same message the next time.
+        logging.getLogger(__name__).exception(
+            "jobs not stored yet", extra={"task_id": self.request.id}
         )
         time.sleep(1.0)
         raise Reject(type(error).__name__, requeue=True) from None
@@ -153,10 +174,19 @@ def enqueue(self: Any, jobs: object) -> str:
 enqueue.Request = HiddenRequest
 
 
+def _without_bodies(record: logging.LogRecord) -> bool:
+    """Celery prints the body of a message that it can't use: jobs, perhaps."""
+    what = BODY_LINES.get(str(record.msg))
+    if what:
+        record.msg, record.args, record.exc_info = "message refused: " + what, (), None
+    return True
+
+
 @after_setup_logger.connect
-def _quiet_bells(**_: Any) -> None:
+def _quiet(**_: Any) -> None:
     for name in BELL_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
+    consumer.logger.addFilter(_without_bodies)
 
 
 @worker_init.connect

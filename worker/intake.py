@@ -24,11 +24,11 @@ def take(producer: Producer, task_id: str, jobs: object) -> str:
         producer.reject(raw, str(uuid.uuid5(task, f"{row}:rejected")), error)
         did["rejected"] += 1
 
-    if isinstance(jobs, list):
+    if isinstance(jobs, list) and jobs:
         accepted = len(producer.enqueue_many(_rows(task, jobs), on_invalid=refuse))
     else:
         accepted = 0
-        refuse(0, jobs, InvalidMessage({"": ["must be a list of jobs"]}))
+        refuse(0, jobs, InvalidMessage({"": ["must be a list of jobs, alone"]}))
     return f"enqueue: {accepted} accepted, {did['rejected']} rejected"
 
 
