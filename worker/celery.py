@@ -158,7 +158,7 @@ def sweep() -> str:
 )
 def enqueue(self: Any, *args: object, **kwargs: object) -> str:
     """Store jobs of apps that don't install the package (contract, DESIGN section 3)."""
-    jobs = args[0] if len(args) == 1 and not kwargs else [*args, kwargs]
+    jobs = args[0] if len(args) == 1 and not kwargs else None
     try:
         return take(system().producer, self.request.id, jobs)
     except Exception as error:
