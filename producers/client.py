@@ -121,7 +121,9 @@ class Producer:
         accepted: list[str] = []
         numbered = enumerate(rows)
         try:
-            while chunk := list(islice(numbered, CHUNK)):
+            # More than may wait at all could never be stored, however often it is tried.
+            size = min(CHUNK, self.settings.max_queued or CHUNK)
+            while chunk := list(islice(numbered, size)):
                 ids, faults = self._store_chunk(chunk, campaign, strict=on_invalid is None)
                 accepted += ids
                 for fault in faults:  # after its chunk is stored: good rows have their ids by then

@@ -187,19 +187,22 @@ def test_clipped_validities_stay_within_the_api_and_the_ttl(
 
 
 @pytest.mark.parametrize(
-    ("lapses", "shape"),
+    ("lapses", "shape", "waiting"),
     [
-        ([], []),
-        ([0, 0, 0], [3]),
-        ([4, 0], [2]),
-        ([5], [1]),
-        ([0, 5, 0], [2, 1]),
-        ([5, 5, 0], [1, 1, 1]),
+        ([], [], 0),
+        ([0, 0, 0], [3], 0),
+        ([4, 0], [2], 0),
+        ([5], [1], 0),
+        ([0, 5, 0], [2, 1], 0),
+        ([5, 5, 0, 5], [1, 1], 2),
     ],
 )
-def test_messages_whose_leases_keep_lapsing_go_alone(lapses: list[int], shape: list[int]) -> None:
+def test_messages_whose_leases_keep_lapsing_go_alone_one_a_claim(
+    lapses: list[int], shape: list[int], waiting: int
+) -> None:
     claimed = [Waiting(str(n), "low:0", NOW, lapses=each) for n, each in enumerate(lapses)]
-    made = requests(claimed)
-    assert [len(batch) for batch in made] == shape
-    assert sorted(m.id for batch in made for m in batch) == sorted(m.id for m in claimed)
+    made, others = requests(claimed)
+    assert ([len(batch) for batch in made], len(others)) == (shape, waiting)
+    assert sorted(m.id for batch in (*made, others) for m in batch) == [m.id for m in claimed]
+    assert all(m.lapses >= 5 for m in others)
     assert all(len(batch) == 1 for batch in made if any(m.lapses >= 5 for m in batch))

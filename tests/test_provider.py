@@ -636,7 +636,27 @@ def test_a_read_timeout_is_unsure(serve: Serve, connect: Connect) -> None:
     assert isinstance(provider.status([ID]), Again)
 
 
-@pytest.mark.parametrize("handle", [trickle, slow_head])
+def trickle_after(head: bytes) -> Handler:
+    def handle(connection: socket.socket, stop: threading.Event) -> bool:
+        connection.sendall(head)
+        while not stop.wait(0.05):
+            connection.sendall(b" ")
+        return False
+
+    return handle
+
+
+@pytest.mark.parametrize(
+    "handle",
+    [
+        trickle,
+        slow_head,
+        # Of a reply that is its connection's last, http.client lets the socket go early.
+        trickle_after(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n"),
+        trickle_after(b"HTTP/1.0 200 OK\r\n\r\n"),
+        trickle_after(b"HTTP/1.1 302 Found\r\nLocation: /x\r\nConnection: close\r\n\r\n"),
+    ],
+)
 def test_a_trickling_reply_is_cut_off_at_the_total_deadline(
     handle: Handler, serve: Serve, connect: Connect
 ) -> None:
@@ -646,6 +666,15 @@ def test_a_trickling_reply_is_cut_off_at_the_total_deadline(
     assert isinstance(only(provider.send(BODY, 1)), Unsure)
     assert 0.4 <= time.monotonic() - begun < 5
     assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("location", [b"http://[bad", b"\xff\xfe", b""])
+def test_where_a_redirect_leads_is_not_even_looked_at(
+    location: bytes, serve: Serve, connect: Connect
+) -> None:
+    head = b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: " + location + b"\r\n\r\n"
+    provider = connect(serve(bytes_then_close(head)).url)
+    assert only(provider.send(BODY, 1)) == Blocked("http-302")
 
 
 def test_after_a_cut_the_next_request_has_a_connection_of_its_own(

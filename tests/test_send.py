@@ -13,9 +13,10 @@ from producers import Producer
 from producers.testing import SilentBells
 from schemas.settings import Settings
 from tests.conftest import Clock, common_job, events_of, text_job
+from worker import send as send_module
 from worker.outcome import Accepted, Outcome, Spoiled
 from worker.policy import Waiting
-from worker.send import Sender
+from worker.send import Sender, budget, task_limit
 from worker.store import Lease, Store
 
 
@@ -120,24 +121,52 @@ def test_no_batch_is_sent_when_too_little_of_its_lease_is_left(
     assert (record.status, record.attempts, record.unsure) == ("queued", 0, 0)
 
 
-def test_a_message_whose_leases_keep_lapsing_goes_alone_and_then_ends(
+def test_messages_whose_leases_keep_lapsing_go_alone_and_then_end(
     producer: Producer, store: SlowStore, settings: Settings, clock: Clock, client: redis.Redis
 ) -> None:
-    poison = producer.enqueue(text_job())
+    suspects = [producer.enqueue(text_job()) for _ in range(3)]
     for _ in range(5):
         assert store.claim("high", answered=True) is not None
         clock.advance(121)
     others = [producer.enqueue(text_job()) for _ in range(3)]
     post = Post()
-    sender(store, settings, post).serve("high")
-    assert post.sizes == [3, 1]
-    assert {producer.get(id).status for id in (poison, *others)} == {"submitted"}  # type: ignore[union-attr]
+    worker = sender(store, settings, post)
+    worker.serve("high")
+    assert post.sizes == [3, 1]  # one a claim: it may take its worker with it, and no other
+    worker.serve("high")
+    worker.serve("high")
+    assert post.sizes == [3, 1, 1, 1]
+    assert {producer.get(id).status for id in (*suspects, *others)} == {"submitted"}  # type: ignore[union-attr]
 
     ended = producer.enqueue(text_job())
     for _ in range(6):
         assert store.claim("high", answered=True) is not None
         clock.advance(121)
-    sender(store, settings, post).serve("high")
-    assert post.sizes == [3, 1]
+    worker.serve("high")
+    assert len(post.sizes) == 4
     (event,) = events_of(client, settings, ended)
     assert (event["data"]["status"], event["data"]["reason"]) == ("failed", "crashed")
+
+
+def test_a_task_that_has_used_up_its_time_puts_the_rest_back(
+    producer: Producer, store: SlowStore, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(send_module, "BUDGET", 0.0)
+    rows: list[dict[str, Any]] = [{"address": f"79{n:07}99"} for n in range(8)]
+    rows[0]["comment"] = "poison"
+    ids = producer.enqueue_many(rows, common=common_job())
+    post = Post(bad="poison")
+    worker = sender(store, settings, post)
+    worker.serve("low")
+    assert post.sizes == [8]
+    found = [producer.get(id) for id in ids]
+    assert {(record.status, record.unsure) for record in found if record} == {("queued", 0)}
+
+
+@pytest.mark.parametrize(("lease", "seconds"), [(120, 1.0), (37, 1.0), (36, 0.0), (35.5, 0.0)])
+def test_the_last_request_of_a_task_ends_before_the_task_is_killed(
+    lease: float, seconds: float
+) -> None:
+    settings = Settings(lease=lease)
+    assert budget(settings) == pytest.approx(seconds, abs=0.01)
+    assert task_limit(settings) < lease

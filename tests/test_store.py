@@ -16,7 +16,7 @@ from schemas.status import Status
 from tests.conftest import Clock, common_job, events_of, iso_in, text_job
 from worker.outcome import Accepted, Again, NotSent, Outcome, Refused, Unsure
 from worker.policy import Waiting, after_send, triage
-from worker.send import Sender
+from worker.send import Sender, Tally
 from worker.store import Lease, Move, Store
 
 SEND = "{{{}}}:lane:high:0"
@@ -219,10 +219,11 @@ def test_a_late_ok_is_recorded_unless_the_message_has_ended_or_is_inside_another
     held = desk.begin(third)
     held.messages = [m for m in held.messages if m.id == ended]
     desk.settle(held, Refused("error-address-unknown"))
-
-    overtaken = desk.settle(first, Accepted(10**18))
-
-    assert {move.id for move in overtaken} == {ended, inside}
+    # When the first worker wakes with an answer in hand
+    tally = Tally()
+    for message in first.messages:
+        desk.sender._too_late(first, message, Accepted(10**18), tally)
+    assert tally.did == {"late": 1, "overtaken": 2}
     statuses = {id: producer.get(id).status for id in (back, ended, inside)}  # type: ignore[union-attr]
     assert statuses == {
         back: Status.SUBMITTED,
@@ -230,6 +231,10 @@ def test_a_late_ok_is_recorded_unless_the_message_has_ended_or_is_inside_another
         inside: Status.SENDING,
     }
     assert desk.begin(third).messages == []
+    # Then its event says what the record knew by then: it may have been sent twice.
+    (event,) = events_of(client, desk.settings, back)
+    assert (event["data"]["attempts"], event["data"]["unsure"]) == (1, 1)
+    assert client.hget(desk.store.keys.counts, "late") == "2"
 
 
 def _step(desk: Desk, message: Waiting, lease: Lease[Waiting]) -> Any:
@@ -283,6 +288,45 @@ def test_the_sweep_rings_for_what_is_due_and_has_no_bell(
     desk.settle(lease, Accepted(7))
     clock.advance(11)
     assert desk.store.sweep() == ["poll"]
+
+
+def test_a_sweep_is_rung_once_until_it_has_run(desk: Desk) -> None:
+    assert [desk.store.ring_sweep() for _ in range(3)] == [True, False, False]
+    desk.store.sweep()
+    assert desk.store.ring_sweep() is True
+
+
+@pytest.mark.parametrize("error", ["OOM command not allowed", "READONLY You can't write", "gone"])
+def test_an_answer_in_hand_is_settled_when_redis_takes_it(
+    error: str, producer: Producer, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id = producer.enqueue(text_job())
+    held = desk.begin(desk.claim())
+    real, failures = desk.store._scripts["settle"], [error, error]
+
+    def unwilling(**call: Any) -> Any:
+        if failures:
+            text = failures.pop()
+            raise redis.ConnectionError(text) if text == "gone" else redis.ResponseError(text)
+        return real(**call)
+
+    monkeypatch.setitem(desk.store._scripts, "settle", unwilling)
+    assert desk.settle(held, Accepted(7)) == []
+    assert producer.get(id).provider_id == 7  # type: ignore[union-attr]
+
+
+def test_a_fault_of_a_script_is_loud(
+    producer: Producer, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    producer.enqueue(text_job())
+    held = desk.begin(desk.claim())
+
+    def wrong(**call: Any) -> Any:
+        raise redis.ResponseError("ERR Error running script")
+
+    monkeypatch.setitem(desk.store._scripts, "settle", wrong)
+    with pytest.raises(redis.ResponseError):
+        desk.settle(held, Accepted(7))
 
 
 def test_the_sweep_forgets_events_past_their_retention(

@@ -63,7 +63,12 @@ def _clip(wire: Message, name: str, default: int, left: int) -> None:
         wire[name] = min(left, VALIDITY[1])
 
 
-def requests(messages: Sequence[Waiting]) -> list[list[Waiting]]:
-    """The messages of one claim as requests: those whose leases keep lapsing go alone, last."""
+def requests(messages: Sequence[Waiting]) -> tuple[list[list[Waiting]], list[Waiting]]:
+    """The messages of one claim as requests, and those that wait for a claim of their own.
+
+    A message whose leases keep lapsing goes alone and last: if it takes its worker with it, no
+    other one's lease lapses.
+    """
     together = [m for m in messages if m.lapses < ALONE_AFTER]
-    return [*([together] if together else []), *([m] for m in messages if m.lapses >= ALONE_AFTER)]
+    alone = [m for m in messages if m.lapses >= ALONE_AFTER]
+    return [batch for batch in (together, alone[:1]) if batch], alone[1:]

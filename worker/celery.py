@@ -10,11 +10,13 @@ from functools import cache
 from typing import Any
 
 from celery import Celery
+from celery.beat import Scheduler
 from celery.exceptions import Reject
 from celery.signals import after_setup_logger, worker_init
 from celery.worker.consumer import consumer
 from celery.worker.request import Request
 from kombu import Queue
+from redis import RedisError
 
 from producers.bells import EXPIRES, Bells, queue
 from producers.client import Producer
@@ -25,7 +27,7 @@ from schemas.settings import Settings
 from worker.intake import take
 from worker.poll import Poller
 from worker.provider import Provider
-from worker.send import Sender
+from worker.send import Sender, task_limit
 from worker.store import Store
 
 BODY_LINES = {
@@ -36,8 +38,6 @@ BODY_LINES = {
 }
 VISIBILITY = 60
 """Seconds after which Celery redelivers a ``courier.enqueue`` whose worker vanished."""
-SWEEP_EXPIRES = 300
-"""Seconds after which a sweep that no worker took is dropped."""
 BELL_LOGGERS = ("celery.worker.strategy", "celery.app.trace", "celery.beat")
 """Loggers that would write three lines for each sweep."""
 
@@ -77,7 +77,7 @@ app.conf.update(
     task_ignore_result=True,
     # Bells ack early: losing one costs a sweep, and acks_late ends the worker when Redis restarts.
     task_acks_late=False,
-    task_time_limit=settings.lease * 0.9,
+    task_time_limit=task_limit(settings),
     worker_prefetch_multiplier=1,
     worker_max_tasks_per_child=10_000,
     worker_send_task_events=False,
@@ -86,21 +86,35 @@ app.conf.update(
     broker_connection_max_retries=None,
     event_queue_ttl=EXPIRES,
     event_queue_expires=EXPIRES,
-    # In memory: any number of beats may run, bells are rung once for all of them.
-    beat_scheduler="celery.beat:Scheduler",
+    beat_scheduler="worker.celery:SweepScheduler",
     beat_max_loop_interval=1,
     beat_schedule={
         "sweep": {
             "task": "courier.sweep",
             "schedule": settings.sweep_interval,
-            "options": {
-                "queue": queue(settings.namespace, POLL),
-                # Wall clocks of beat's and the workers' hosts are compared: leave them room.
-                "expires": SWEEP_EXPIRES,
-            },
+            # No expiry: that would compare the wall clocks of two hosts.
+            "options": {"queue": queue(settings.namespace, POLL)},
         }
     },
 )
+
+
+class SweepScheduler(Scheduler):  # type: ignore[misc]
+    """Beat's schedule in memory. A sweep is a bell too: none is rung while one is on its way.
+
+    So any number of beats may run, and none fills a queue whose workers are busy or away.
+    """
+
+    def apply_entry(self, entry: Any, producer: Any = None) -> None:
+        try:
+            ring = system().store.ring_sweep()
+        except RedisError as error:
+            logging.getLogger(__name__).warning(
+                "sweep not rung", extra={"error": type(error).__name__}
+            )
+        else:
+            if ring:
+                super().apply_entry(entry, producer)
 
 
 @dataclass(frozen=True)
@@ -186,6 +200,7 @@ def _without_bodies(record: logging.LogRecord) -> bool:
 def _quiet(**_: Any) -> None:
     for name in BELL_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("celery.pool").setLevel(logging.INFO)  # at DEBUG it prints arguments
     consumer.logger.addFilter(_without_bodies)
 
 

@@ -19,7 +19,7 @@ from worker.breaker import after_statuses
 from worker.outcome import Spoiled, Statuses
 from worker.policy import Step
 from worker.provider import Provider, oddity
-from worker.send import BUDGET, count_name, tell
+from worker.send import budget, count_name, tell
 from worker.store import Lease, Move, Store
 from worker.tracking import Watched, after_failed_poll, after_poll, sms_states
 
@@ -46,7 +46,7 @@ class Poller:
             asked += len(lease.messages)
             opened = self._ask(lease, lease.messages, did) == "opened"
             answered = False
-            if not (lease.more or opened) or time.monotonic() - started >= BUDGET:
+            if not (lease.more or opened) or time.monotonic() - started >= budget(self.settings):
                 break
         news = "".join(f", {n} {what}" for what, n in sorted(did.items()))
         return f"poll: {asked} asked{news}, {time.monotonic() - started:.2f} s"
@@ -65,9 +65,7 @@ class Poller:
             if lease.left() > self.settings.deadline:
                 self._ask(lease, messages[:middle], did)
                 return self._ask(lease, messages[middle:], did)
-        if isinstance(outcome, Statuses):
-            self._count_odd(outcome, messages)
-        else:
+        if not isinstance(outcome, Statuses):
             did[f"unanswered ({kind})"] += len(messages)
             logger.warning("statuses not answered", extra={"outcome": kind})
         moves = []
@@ -82,6 +80,8 @@ class Poller:
         did.update(move.step.status for move in moves if move.step.status)
         shown = after_statuses(outcome, self.chance(), self.settings)
         overtaken, gate = self.store.settle(lease, moves, shown)
+        if isinstance(outcome, Statuses):
+            self._count_odd(outcome, messages)
         if gate:
             tell(POLL, gate, shown)
         for move in overtaken:

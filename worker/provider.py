@@ -119,6 +119,7 @@ class _Call:
     end: float
     made: bool = False
     connection: Any = None
+    sock: Any = None
 
 
 _calls = threading.local()
@@ -141,7 +142,7 @@ class _Noting:
 
     def _note(self) -> None:
         call: _Call = _calls.current
-        call.connection = self
+        call.connection, call.sock = self, self.sock
         if time.monotonic() >= call.end:
             raise TimeoutError("connected after the deadline")  # which nothing would cut any more
         call.made = True
@@ -176,6 +177,13 @@ class _Adapter(HTTPAdapter):
         manager = super().proxy_manager_for(*args, **kwargs)
         manager.pool_classes_by_scheme = self._pools
         return manager
+
+
+class _Session(requests.Session):
+    """A session that doesn't even look where a redirect leads: it would read its body whole."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        return None
 
 
 class Provider:
@@ -229,7 +237,12 @@ class Provider:
                     return Unsure("deadline")
                 retry_after = response.headers.get("Retry-After")
                 return Answer(response.status_code, bytes(text), retry_after)
-        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+        except (
+            requests.RequestException,
+            urllib3.exceptions.HTTPError,
+            OSError,
+            ValueError,
+        ) as error:
             why = type(error).__name__
             return Unsure(why) if call.made else NotSent(why)
         finally:
@@ -246,7 +259,7 @@ class Provider:
         return session
 
     def _new_session(self) -> requests.Session:
-        session = requests.Session()
+        session = _Session()
         session.trust_env = False  # no netrc, no proxy of the environment
         session.verify = self._settings.ca_file or True
         if self._settings.proxy:
@@ -258,7 +271,8 @@ class Provider:
 
 
 def _cut(call: _Call) -> None:
-    sock = getattr(call.connection, "sock", None)
+    # The connection forgets its socket as soon as it has read that the reply is its last.
+    sock = call.sock or getattr(call.connection, "sock", None)
     if sock is not None:
         # Of the plain socket: an SSLSocket's own would pull its state from under the reader.
         with contextlib.suppress(OSError):

@@ -9,7 +9,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from producers.bells import Bells
 from schemas.event import Change, render
@@ -27,6 +27,16 @@ logger = logging.getLogger(__name__)
 
 BUDGET = 1.0
 """Seconds after which a task takes no further batch: others may be waiting for its slot."""
+
+
+def task_limit(settings: Settings) -> float:
+    """Seconds after which a task is killed: before its lease is over and a successor comes."""
+    return settings.lease - min(1.0, settings.lease / 20)
+
+
+def budget(settings: Settings) -> float:
+    """Seconds after which a task begins no further request: the last one must end in time."""
+    return max(0.0, min(BUDGET, task_limit(settings) - settings.deadline))
 
 
 @dataclass
@@ -59,20 +69,22 @@ class Sender:
             if lease.ring:
                 self.bells.ring([lane])  # before the call: idle slots join in meanwhile
             tally.claimed += len(lease.messages)
-            self._handle(lease, started + BUDGET, tally)
+            self._handle(lease, started + budget(self.settings), tally)
             answered = False
             more, tally.gate = lease.more or tally.gate == "opened", ""
-            if not more or time.monotonic() - started >= BUDGET:
+            if not more or time.monotonic() - started >= budget(self.settings):
                 break
         did = "".join(f", {n} {what}" for what, n in sorted(tally.did.items()))
         return f"{lane}: {tally.claimed} claimed{did}, {time.monotonic() - started:.2f} s"
 
     def _handle(self, lease: Lease[Waiting], end: float, tally: Tally) -> None:
         self._end_what_must(lease, tally)
-        batches = [(lease, batch) for batch in requests(lease.messages)]
+        together, others = requests(lease.messages)
+        self._put_back(lease, others, tally)
+        batches = [(lease, batch) for batch in together]
         while batches:
-            batches[:0] = halves = self._request(*batches.pop(0), tally)
-            if tally.gate == "closed" or (halves and time.monotonic() >= end):
+            batches[:0] = self._request(*batches.pop(0), tally)
+            if tally.gate == "closed" or time.monotonic() >= end:
                 for held, batch in batches:  # nothing may be sent now, or the time is used up
                     self._put_back(held, batch, tally)
                 return
@@ -95,15 +107,41 @@ class Sender:
             message.attempts += 1
         started = time.monotonic()
         outcomes = self.provider.send(body, len(rest))
-        self._log(outcomes, len(body), time.monotonic() - started)
+        figures = {"bytes": len(body), "seconds": round(time.monotonic() - started, 4)}
         if len(rest) > 1 and all(isinstance(outcome, Spoiled) for outcome in outcomes):
+            self._log(outcomes, figures)
             return self._halve(held, tally)
         at, about_us, moves = held.at(), lease.refused >= REFUSALS, []
         for message, outcome in zip(held.messages, outcomes, strict=True):
             step = after_send(outcome, message, at, self.chance(), self.settings, about_us)
             moves.append(self._move(message, step, outcome))
-        self._settle(held, moves, tally, after_request(outcomes, self.chance(), self.settings))
+        shown = after_request(outcomes, self.chance(), self.settings)
+        said = dict(zip((m.id for m in held.messages), outcomes, strict=True))
+        for move in self._settle(held, moves, tally, shown):
+            message = next(m for m in held.messages if m.id == move.id)
+            self._too_late(held, message, said[move.id], tally)
+        self._log(outcomes, figures)
         return []
+
+    def _too_late(
+        self, lease: Lease[Waiting], message: Waiting, outcome: Outcome, tally: Tally
+    ) -> None:
+        """Another had the message meanwhile. An id in hand is still recorded if it helps."""
+        provider_id = outcome.provider_id if isinstance(outcome, Accepted) else None
+        while provider_id is not None and (seen := self.store.attempts(message.id)):
+            message.attempts, message.unsure = seen
+            step = after_send(outcome, message, lease.at(), self.chance(), self.settings)
+            move = replace(self._move(message, step, outcome), late=str(message.attempts))
+            if not self.store.settle(lease, [move])[0]:
+                tally.did["late"] += 1
+                return
+            if seen == self.store.attempts(message.id):
+                break  # inside another request
+        tally.did["overtaken"] += 1
+        if provider_id is not None:
+            self.store.count("late")
+        more = {"message_id": message.id, "provider_id": str(provider_id)}
+        logger.warning("the lease was another's by then", extra=more)
 
     def _end_what_must(self, lease: Lease[Waiting], tally: Tally) -> None:
         """Settle what isn't to be sent and leave the rest; time has passed since the last look."""
@@ -138,18 +176,14 @@ class Sender:
         moves: list[Move],
         tally: Tally,
         shown: Shown | None = None,
-    ) -> None:
-        tally.did.update(move.step.status or "retry" for move in moves)
+    ) -> list[Move]:
+        """Write them; those whose lease was another's by then."""
         overtaken, gate = self.store.settle(lease, moves, shown)
+        tally.did.update(move.step.status or "retry" for move in moves if move not in overtaken)
         if gate and shown:
             tally.gate = gate
             tell("send", gate, shown)
-        for move in overtaken:
-            tally.did["overtaken"] += 1
-            more = {"message_id": move.id, "provider_id": _provider_id(move)}
-            logger.warning("the lease was another's by then", extra=more)
-            if move.late:
-                self.store.count("late")
+        return overtaken
 
     def _move(self, message: Waiting, step: Step, outcome: Outcome | None = None) -> Move:
         if step.status is None:
@@ -173,13 +207,12 @@ class Sender:
             head=head,
             tail=tail,
             count=count_name(step.status, step.reason),
-            late=isinstance(outcome, Accepted),
         )
 
-    def _log(self, outcomes: list[Outcome], size: int, seconds: float) -> None:
+    def _log(self, outcomes: list[Outcome], figures: dict[str, float]) -> None:
+        """One line for each request; after its settling, which nothing may delay."""
         kinds = Counter(type(outcome).__name__.lower() for outcome in outcomes)
-        figures = {"messages": len(outcomes), "bytes": size, "seconds": round(seconds, 4)}
-        logger.info("request sent", extra={**figures, **kinds})
+        logger.info("request sent", extra={"messages": len(outcomes), **figures, **kinds})
         codes = {_code(outcome) for outcome in outcomes}
         for code in sorted(code for code in codes if code and not is_known(code)):
             self.store.count("unknown-code")
@@ -209,8 +242,3 @@ def _code(outcome: Outcome | None) -> str | None:
         case Refused(code) | Again(code) | Blocked(code) | Spoiled(code):
             return code
     return None
-
-
-def _provider_id(move: Move) -> str | None:
-    fields = move.step.fields
-    return str(fields[fields.index("provider") + 1]) if "provider" in fields else None

@@ -8,8 +8,8 @@
 --       8 width, then for each message: id, from, to, place, score, late, head, tail, count,
 --       pairs of fields, name, value ...; padded to width with ''
 --       place: 'stay' (in its set, at score), 'watch' (at score) or 'end'
---       late: '1' if it is to be written though the lease is over, unless the message has ended,
---       has moved on or is inside another request
+--       late: if not '', it is to be written though the lease is over, unless the message has
+--       ended, is inside another request or its record shows other attempts than these
 -- Reply {one character for each message: '1' written, '0' the lease was another's by then;
 --   'closed' or 'opened' where that has changed at the gate, else ''}.
 -- A repeat with the same once key returns the same. Events: one for each written row with a head.
@@ -30,7 +30,9 @@ for k, id in ipairs(ids) do
   local i = 9 + (k - 1) * width
   local score = tonumber(scores[k] or 0)
   local held, written = score - score % 4 == mine, false
-  if held or (ARGV[i + 5] == '1' and score % 4 ~= 2) then
+  local late = ARGV[i + 5]
+  if held or (late ~= '' and score % 4 ~= 2
+      and redis.call('HGET', ARGV[1] .. id, 'attempts') == late) then
     local fields = {unpack(ARGV, i + 10, i + 9 + 2 * tonumber(ARGV[i + 9]))}
     written = move(ARGV[1] .. id, KEYS[4], {from = ARGV[i + 1], to = ARGV[i + 2],
       head = ARGV[i + 6], tail = ARGV[i + 7], fields = fields, keep = ARGV[4],

@@ -30,6 +30,10 @@ _WATCHED = (
     *("provider", "status", "set", "submitted", "tracked", "polls", "since", "fault"),
     *("attempts", "unsure", "sms", "metadata", "providerStatus", "providerCode", "statusAt"),
 )
+NOT_NOW = ("OOM", "READONLY", "NOREPLICAS", "MISCONF", "LOADING", "BUSY", "MASTERDOWN")
+"""Words in errors of a Redis that is full, failing over or coming up: repeating helps."""
+SWEEP_LOST = 10.0
+"""Seconds after which a sweep that nobody has run is taken for lost."""
 PAUSE = 0.2
 """Seconds between repeats of a call that Redis did not answer."""
 
@@ -38,7 +42,10 @@ M = TypeVar("M")
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """A step of one message with its event (``head`` "" for none); see settle.lua."""
+    """A step of one message with its event (``head`` "" for none); see settle.lua.
+
+    ``late``: the attempts that its record must show for it to be written without the lease.
+    """
 
     id: str
     was: Status
@@ -46,7 +53,7 @@ class Move:
     head: str = ""
     tail: str = ""
     count: str = ""
-    late: bool = False
+    late: str = ""
 
 
 @dataclass(slots=True)
@@ -162,7 +169,7 @@ class Store:
         for move in moves:
             step = move.step
             args += (move.id, move.was, step.status or "", step.place, step.at)
-            args += ("1" if move.late else "0", move.head, move.tail, move.count)
+            args += (move.late, move.head, move.tail, move.count)
             args += (len(step.fields) // 2, *step.fields)
             args += [""] * (width - 10 - len(step.fields))
         gate, other = ("poll", "send") if lease.key == keys.watch else ("send", "poll")
@@ -187,6 +194,11 @@ class Store:
             }
         )
 
+    def ring_sweep(self) -> bool:
+        """Whether a sweep is to be put on its way: not if one is."""
+        ttl = _ms(max(SWEEP_LOST, self._settings.bell_ttl))
+        return bool(self.redis.set(self.keys.bell("sweep"), "1", nx=True, px=ttl))
+
     def sweep(self) -> list[str]:
         """Names of the bells to ring for what is due and has none on its way."""
         keys, settings = self.keys, self._settings
@@ -195,14 +207,25 @@ class Store:
                 *(keys.results, keys.watch, keys.bell(POLL)),
                 *keys.lanes,
                 *map(keys.bell, LANES),
+                keys.bell("sweep"),
             ],
             args=[self._now(), _ms(settings.bell_ttl), _ms(settings.results_retention)],
         )
         return [(POLL, *LANES)[place] for place in ring]
 
     def count(self, name: str, by: int = 1) -> None:
-        """Count something that isn't a change of status."""
-        self.redis.hincrby(self.keys.counts, name, by)
+        """Count something that isn't a change of status; not counted while Redis is away."""
+        try:
+            self.redis.hincrby(self.keys.counts, name, by)
+        except redis.RedisError as error:
+            logger.warning("not counted", extra={"what": name, "error": type(error).__name__})
+
+    def attempts(self, id: str) -> tuple[int, int] | None:
+        """Attempts and unsure ones of a message that waits; None if it has ended or moved on."""
+        seen = self.redis.hmget(self.keys.record + id, "status", "final", "attempts", "unsure")
+        if seen[0] != Status.QUEUED or seen[1]:
+            return None
+        return int(seen[2] or 0), int(seen[3] or 0)
 
     def _claim(
         self,
@@ -251,13 +274,18 @@ class Store:
         while True:
             try:
                 return self._scripts[name](keys=keys, args=args)
-            except (redis.ConnectionError, redis.TimeoutError, redis.OutOfMemoryError) as error:
-                if time.monotonic() + PAUSE >= ends:
+            except redis.RedisError as error:
+                if time.monotonic() + PAUSE >= ends or _is_bug(error):
                     raise
                 logger.warning(
                     "redis did not answer", extra={"script": name, "error": type(error).__name__}
                 )
                 time.sleep(PAUSE)
+
+
+def _is_bug(error: redis.RedisError) -> bool:
+    """Whether a repeat would fail too: an answer, and none that says "not now"."""
+    return isinstance(error, redis.ResponseError) and not any(w in str(error) for w in NOT_NOW)
 
 
 def _waiting(row: list[Any], lane: str, commons: dict[str, str | None]) -> Waiting:

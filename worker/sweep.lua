@@ -1,6 +1,7 @@
 -- Find what is due and has no doorbell on its way; forget events past their time.
 --
 -- KEYS  1 results  2 watch  3 bell of watch  4-11 lane sets  12-15 bells by lane
+--       16 the sweep's own bell, answered now
 -- ARGV  1 now ('' = TIME)  2 bell ms  3 ms that events are kept
 -- Reply places of the bells to ring: 0 poll, 1-4 lanes.
 #include clock
@@ -8,6 +9,7 @@ local at = now(ARGV[1])
 local function due(set) return #redis.call('ZRANGEBYSCORE', set, '-inf', text(at), 'LIMIT', 0, 1) > 0 end
 local function rung(bell) return redis.call('SET', bell, '1', 'NX', 'PX', ARGV[2]) end
 local ring = {}
+redis.call('DEL', KEYS[16])
 if due(KEYS[2]) and rung(KEYS[3]) then ring[1] = 0 end
 for lane = 1, 4 do
   if (due(KEYS[2 + 2 * lane]) or due(KEYS[3 + 2 * lane])) and rung(KEYS[11 + lane]) then
