@@ -29,7 +29,7 @@ format: setup
 	$(BIN)/ruff format .
 
 test: setup
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist worksteal
 
 demo: setup
 	$(BIN)/courier demo

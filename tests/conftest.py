@@ -137,8 +137,9 @@ def simulator(simulator_process: Simulator) -> Simulator:
 class Worker:
     """``celery -A worker worker -B`` as supervisor would run it; its log is kept in memory."""
 
-    def __init__(self, env: dict[str, str], folder: Path, *options: str) -> None:
-        command = [sys.executable, "-m", "celery", "-A", "worker", "worker", "-B", "-c", "2"]
+    def __init__(self, env: dict[str, str], folder: Path, *options: str, beat: bool = True) -> None:
+        command = [sys.executable, "-m", "celery", "-A", "worker", "worker", "-c", "2"]
+        command += ["-B"] if beat else []
         self.process = subprocess.Popen(
             [*command, "--without-gossip", "--without-mingle", "-l", "INFO", *options],
             env={**os.environ, **env},
@@ -207,8 +208,8 @@ def start_worker(system_env: dict[str, str], tmp_path: Path) -> Iterator[Callabl
     """Start workers with more options or other settings; all are ended with the test."""
     started: list[Worker] = []
 
-    def start(*options: str, **env: str) -> Worker:
-        started.append(Worker({**system_env, **env}, tmp_path, *options))
+    def start(*options: str, beat: bool = True, **env: str) -> Worker:
+        started.append(Worker({**system_env, **env}, tmp_path, *options, beat=beat))
         return started[-1].ready()
 
     yield start

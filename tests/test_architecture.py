@@ -24,7 +24,7 @@ PURE = [
     "worker/batching",
     "worker/outcome",
 ]
-BUDGET = 3900
+BUDGET = 4000
 """Lines of code in the four packages (docs/decisions/0002-what-a-line-is.md)."""
 
 

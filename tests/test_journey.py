@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 import uuid
 from collections import Counter, defaultdict
@@ -24,6 +27,7 @@ from tests.conftest import (
     common_job,
     events_of,
     free_port,
+    iso_in,
     text_job,
     wait_for,
 )
@@ -364,6 +368,42 @@ def test_a_message_not_sent_in_time_expires(
     assert (event["status"], event["reason"]) == ("expired", "ttl")
     assert event["attempts"] >= 2
     assert simulator.accepted() == []
+
+
+def test_polling_goes_on_behind_a_busy_lane(
+    app: Producer, start_worker: Start, simulator: Simulator
+) -> None:
+    simulator.fault(kind="slow", seconds=1.5)
+    rows = ({"address": f"79{i:07}99"} for i in range(200))
+    app.enqueue_many(rows, common=common_job(priority="low"))
+    start_worker(COURIER_BATCH_SIZE="10")
+    wait_for(lambda: int(app.redis.hget(app._keys.counts, "read") or 0) >= 10)
+    assert len(simulator.accepted()) < 200
+    assert app.redis.llen(f"{app.settings.namespace}.poll") < 10
+
+
+def test_a_beat_whose_clock_is_minutes_slow_is_a_beat_all_the_same(
+    app: Producer, start_worker: Start, system_env: dict[str, str], tmp_path: Path
+) -> None:
+    start_worker(beat=False)
+    slow = """
+import sys; from datetime import timedelta; from celery.app.base import Celery
+now = Celery.now; Celery.now = lambda self: now(self) - timedelta(seconds=180)
+from celery.__main__ import main; sys.argv = ["celery", "-A", "worker", "beat"]; main()
+"""
+    beat = subprocess.Popen(
+        [sys.executable, "-c", slow],
+        env={**os.environ, **system_env},
+        cwd=tmp_path,
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        id = app.enqueue(text_job(sendAt=iso_in(1)))
+        wait_for(lambda: (record := app.get(id)) and record.status == "read")
+    finally:
+        beat.kill()
+        beat.wait()
 
 
 def test_two_beats_are_harmless(app: Producer, start_worker: Start, simulator: Simulator) -> None:

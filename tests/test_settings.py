@@ -95,7 +95,7 @@ def test_the_table_has_every_setting() -> None:
     assert {each.name.upper() for each in fields(Settings)} == TABLE.keys()
 
 
-@pytest.mark.parametrize("name", TABLE.keys() - {"API_LOGIN", "API_PASSWORD"})
+@pytest.mark.parametrize("name", sorted(TABLE.keys() - {"API_LOGIN", "API_PASSWORD"}))
 def test_unset_and_empty_mean_the_default(name: str) -> None:
     default = TABLE[name][0]
     assert getattr(read(), name.lower()) == default
