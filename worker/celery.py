@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from celery import Celery
 from celery.beat import Scheduler
 from celery.exceptions import Reject
-from celery.signals import after_setup_logger, worker_init
+from celery.signals import after_setup_logger, worker_init, worker_ready
 from celery.worker.consumer import consumer
 from celery.worker.request import Request
 from kombu import Queue
@@ -208,3 +209,9 @@ def _quiet(**_: Any) -> None:
 def _say_what_is_missing(**_: Any) -> None:
     if settings.rate_limit:
         logging.getLogger(__name__).warning("COURIER_RATE_LIMIT is set but doesn't limit yet")
+
+
+@worker_ready.connect
+def _sweep_soon(**_: Any) -> None:
+    with suppress(RedisError):  # then it is lost after some seconds by itself
+        system().store.forget_sweep()

@@ -199,6 +199,10 @@ class Store:
         ttl = _ms(max(SWEEP_LOST, self._settings.bell_ttl))
         return bool(self.redis.set(self.keys.bell("sweep"), "1", nx=True, px=ttl))
 
+    def forget_sweep(self) -> None:
+        """Take a sweep that is on its way for lost: its worker may have just been killed."""
+        self.redis.delete(self.keys.bell("sweep"))
+
     def sweep(self) -> list[str]:
         """Names of the bells to ring for what is due and has none on its way."""
         keys, settings = self.keys, self._settings
