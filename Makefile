@@ -5,7 +5,7 @@ CONSTRAINTS := ops/constraints.txt
 READY := .venv/.ready
 PACKAGES := schemas producers worker ops
 
-.PHONY: setup check format test demo clean
+.PHONY: setup check format test test-faults chaos demo clean
 
 setup: $(READY)
 
@@ -29,7 +29,13 @@ format: setup
 	$(BIN)/ruff format .
 
 test: setup
-	$(BIN)/pytest -n 2 --dist worksteal
+	$(BIN)/pytest -n 2 --dist worksteal --ignore tests/faults
+
+test-faults: setup
+	$(BIN)/pytest -n 2 --dist worksteal --timeout 600 tests/faults
+
+chaos: setup
+	$(BIN)/python -m tests.faults.chaos
 
 demo: setup
 	$(BIN)/courier demo
