@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+from schemas import sentinel
 from schemas.errors import ConfigError
 
 PREFIX = "COURIER_"
@@ -91,8 +92,24 @@ def _api_url(text: str) -> str:
     return url
 
 
+def _sentinels(text: str) -> str:
+    try:
+        sentinel.parse(text)
+    except ValueError as wrong:
+        raise _WrongError(str(wrong)) from None
+    return text
+
+
+def _broker_url(text: str) -> str:
+    if text.startswith(sentinel.SCHEME):
+        return _sentinels(text)
+    return _url("redis", "rediss", "redis+socket", "sentinel")(text)
+
+
 def _redis_url(text: str) -> str:
-    parts = urlsplit(_url("redis", "rediss", "unix")(text))
+    if text.startswith(sentinel.SCHEME):
+        return _sentinels(text)
+    parts = urlsplit(_url("redis", "rediss", "unix", "sentinel")(text))
     options = {name for name, _ in parse_qsl(parts.query, keep_blank_values=True)}
     if parts.scheme != "unix" and not re.fullmatch("/?[0-9]*", parts.path):
         raise _WrongError("must end with the number of a database, as /0")
@@ -116,7 +133,7 @@ class Settings:
     """DESIGN section 6, one attribute for each variable: its name in lower case without prefix."""
 
     redis_url: str = _set("redis://localhost:6379/0", _redis_url, secret=True)
-    broker_url: str = _set("", _url("redis", "rediss", "redis+socket"), secret=True)
+    broker_url: str = _set("", _broker_url, secret=True)
     namespace: str = _set("courier", _pattern("[A-Za-z0-9_.-]{1,32}", "1 to 32 of A-Za-z0-9_.-"))
     api_url: str = _set("https://viber.devinotele.com:444", _api_url)
     # RFC 7617: a user name with a colon can't be told from its password.

@@ -21,7 +21,7 @@ from redis import RedisError
 
 from producers.bells import EXPIRES, Bells, queue
 from producers.client import Producer
-from producers.connection import SOCKET_OPTIONS, connect
+from producers.connection import broker, connect
 from schemas.errors import ConfigError
 from schemas.keys import LANES, POLL
 from schemas.settings import Settings
@@ -65,11 +65,12 @@ def _queue(name: str) -> Queue:
     return Queue(full, routing_key=full)
 
 
-app = Celery("worker", broker=settings.broker_url, set_as_current=True)
+broker_url, broker_options = broker(settings.broker_url)
+app = Celery("worker", broker=broker_url, set_as_current=True)
 app.conf.update(
     # A CELERY_BROKER_URL in the environment would win over the argument above, not over these.
-    broker_read_url=settings.broker_url,
-    broker_write_url=settings.broker_url,
+    broker_read_url=broker_url,
+    broker_write_url=broker_url,
     task_queues=[_queue(name) for name in (POLL, "enqueue", *LANES)],
     task_default_queue=queue(settings.namespace, POLL),
     task_create_missing_queues=False,
@@ -82,7 +83,7 @@ app.conf.update(
     worker_prefetch_multiplier=1,
     worker_max_tasks_per_child=10_000,
     worker_send_task_events=False,
-    broker_transport_options={**SOCKET_OPTIONS, "visibility_timeout": VISIBILITY},
+    broker_transport_options={**broker_options, "visibility_timeout": VISIBILITY},
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
     event_queue_ttl=EXPIRES,

@@ -245,12 +245,15 @@ class Store:
         keys, settings = self.keys, self._settings
         content, *fields = wanted
         taken = time.monotonic()
-        got = self._scripts["claim"](
-            keys=[
+        # If a reply is lost, a repeat brings the batch that the first call leased to us.
+        got = self._until(
+            taken + seconds / 2,
+            "claim",
+            [
                 *(keys.once(uuid.uuid4().hex), keys.fence(fence), keys.bell(bell)),
                 *(keys.gate(fence), *sets),
             ],
-            args=[
+            [
                 *(self._now(), size, _micros(seconds), int(answered), _ms(settings.bell_ttl)),
                 *(keys.record, content, keys.common, rank, _ms(seconds)),
                 *(_micros(settings.deadline), resent_by_default(settings, len(sets))),
@@ -274,7 +277,7 @@ class Store:
         return lease, rows, dict(zip(commons[::2], commons[1::2], strict=True))
 
     def _until(self, ends: float, name: str, keys: list[str], args: list[Any]) -> Any:
-        """Call a script until Redis answers, or raise its last error when the lease is over."""
+        """Call a script until Redis answers; raise its last error at ``ends`` (monotonic)."""
         while True:
             try:
                 return self._scripts[name](keys=keys, args=args)
