@@ -56,9 +56,7 @@ def connect(url: str) -> redis.Redis:
         given.hosts, sentinel_kwargs={**SOCKET_OPTIONS, "socket_timeout": 1}
     )
     login = {"username": given.username, "password": given.password}
-    client: redis.Redis = sentinels.master_for(
-        given.master, db=given.database, **login, **options
-    )
+    client: redis.Redis = sentinels.master_for(given.master, db=given.database, **login, **options)
     return client
 
 

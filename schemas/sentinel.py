@@ -39,7 +39,7 @@ def parse(url: str) -> Sentinels:
     """Read such a URL. Raises ValueError, whose text repeats nothing of it."""
     parts = urlsplit(url)
     login, _, hosts = parts.netloc.rpartition("@")
-    options = parse_qs(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
+    options = parse_qs(parts.query, keep_blank_values=True)
     if set(options) != {"master"} or not options["master"][-1]:
         raise ValueError("must say ?master=NAME and no other option")
     if not re.fullmatch("(/[0-9]*)?", parts.path):

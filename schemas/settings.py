@@ -7,8 +7,9 @@ and never repeat a value: it may be a secret.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -23,6 +24,10 @@ FROM_FILE = ("redis_url", "broker_url", "api_url", "api_login", "api_password")
 
 OF_PROVIDER = ("api_url", "api_login", "api_password", "ca_file", "proxy")
 """Settings that only workers read: an app may not even be allowed to see their files."""
+
+
+DANGERS = ("plain-http", "volatile-redis")
+"""Words of ``COURIER_ALLOW``: what is refused unless it is named there."""
 
 
 class _WrongError(ValueError):
@@ -89,6 +94,8 @@ def _api_url(text: str) -> str:
     url = _url("https", "http")(text).rstrip("/")
     if "@" in urlsplit(url).netloc:  # it would show in logs, and take the place of API_LOGIN
         raise _WrongError("must be without user name and password")
+    if "?" in url or "#" in url:  # paths are appended
+        raise _WrongError("must be without ? and #")
     return url
 
 
@@ -104,6 +111,24 @@ def _broker_url(text: str) -> str:
     if text.startswith(sentinel.SCHEME):
         return _sentinels(text)
     return _url("redis", "rediss", "redis+socket", "sentinel")(text)
+
+
+def _is_plain(url: str) -> bool:
+    """Whether requests travel in the clear, and further than this machine's loopback."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    try:
+        near = host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        near = False
+    return parts.scheme == "http" and not near
+
+
+def _dangers(text: str) -> frozenset[str]:
+    words = frozenset(word.strip() for word in text.split(","))
+    if not words <= set(DANGERS):
+        raise _WrongError(f"may only have, with commas between: {', '.join(DANGERS)}")
+    return words
 
 
 def _redis_url(text: str) -> str:
@@ -141,6 +166,7 @@ class Settings:
     api_password: str = _set("", _pattern(".+", "one line"), secret=True)
     ca_file: str = _set("", _file)
     proxy: str = _set("", _url("http", "https"), secret=True)
+    allow: frozenset[str] = _set(frozenset(), _dangers)
     batch_size: int = _set(100, _whole(1, 1000))
     status_batch_size: int = _set(100, _whole(1, 1000))
     rate_limit: float = _set(0.0, _number(0))
@@ -203,18 +229,28 @@ class Settings:
             if name not in values and PREFIX + name.upper() not in faults:
                 faults[PREFIX + name.upper()] = f"must be set (or {PREFIX}{name.upper()}_FILE)"
         settings = cls(**values)
-        timing = {f"{PREFIX}{name}" for name in ("LEASE", "CONNECT_TIMEOUT", "READ_TIMEOUT")}
-        if timing.isdisjoint(faults) and settings.lease <= settings.deadline:
-            faults["COURIER_LEASE"] = (
-                "must be longer than COURIER_CONNECT_TIMEOUT and COURIER_READ_TIMEOUT together"
-            )
-        if settings.redis_url.startswith("unix:") and not settings.broker_url:
-            faults.setdefault("COURIER_BROKER_URL", "must be set: Celery spells unix:// otherwise")
+        for name, fault in settings._together(faults.keys()):
+            faults.setdefault(name, fault)
         if faults:
             raise ConfigError(faults)
         values.setdefault("broker_url", settings.redis_url)
         values.setdefault("rate_burst", max(1.0, settings.rate_limit))
         return cls(**values)
+
+    def _together(self, wrong: Collection[str]) -> Iterator[tuple[str, str]]:
+        """Faults that only settings together show; those that are ``wrong`` alone are left out."""
+        timing = {f"{PREFIX}{name}" for name in ("LEASE", "CONNECT_TIMEOUT", "READ_TIMEOUT")}
+        if timing.isdisjoint(wrong) and self.lease <= self.deadline:
+            both = "COURIER_CONNECT_TIMEOUT and COURIER_READ_TIMEOUT"
+            yield "COURIER_LEASE", f"must be longer than {both} together"
+        if _is_plain(self.api_url) and not {"plain-http", "COURIER_ALLOW"} & {*self.allow, *wrong}:
+            yield (
+                "COURIER_API_URL",
+                "must start with https:// outside of loopback: texts and password would travel in "
+                "the clear (COURIER_ALLOW=plain-http accepts that)",
+            )
+        if self.redis_url.startswith("unix:") and not self.broker_url:
+            yield "COURIER_BROKER_URL", "must be set: Celery spells unix:// otherwise"
 
 
 def _text(env: Mapping[str, str], name: str, filed: bool, read: Callable[[str], str]) -> str:
