@@ -80,7 +80,8 @@ def store_errors() -> Iterator[None]:
     try:
         yield
     except redis.RedisError as error:
-        if "OOM " in str(error):  # of a script that is a plain ResponseError before Redis 7
+        # Before Redis 7 that of a script is a plain ResponseError which quotes it.
+        if isinstance(error, redis.exceptions.OutOfMemoryError) or "OOM " in str(error):
             raise StoreUnavailable("Redis has reached its maxmemory: nothing was stored") from error
         raise StoreUnavailable(f"Redis can't be used now: {type(error).__name__}") from error
 

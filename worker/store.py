@@ -32,6 +32,12 @@ _WATCHED = (
 )
 NOT_NOW = ("OOM", "READONLY", "NOREPLICAS", "MISCONF", "LOADING", "BUSY", "MASTERDOWN")
 """Words in errors of a Redis that is full, failing over or coming up: repeating helps."""
+NOT_NOW_ERRORS = (
+    redis.exceptions.OutOfMemoryError,
+    redis.exceptions.ReadOnlyError,
+    redis.exceptions.MasterDownError,
+)
+"""The same as redis-py's classes, whose text lacks the word: scripts' errors from Redis 7 on."""
 SWEEP_LOST = 10.0
 """Seconds after which a sweep that nobody has run is taken for lost."""
 PAUSE = 0.2
@@ -292,7 +298,9 @@ class Store:
 
 def _is_bug(error: redis.RedisError) -> bool:
     """Whether a repeat would fail too: an answer, and none that says "not now"."""
-    return isinstance(error, redis.ResponseError) and not any(w in str(error) for w in NOT_NOW)
+    if isinstance(error, NOT_NOW_ERRORS) or not isinstance(error, redis.ResponseError):
+        return False
+    return not any(word in str(error) for word in NOT_NOW)
 
 
 def _waiting(row: list[Any], lane: str, commons: dict[str, str | None]) -> Waiting:
