@@ -36,7 +36,7 @@ class _WrongError(ValueError):
 
 def _number(least: float, *, above: bool = False) -> Callable[[str], float]:
     def parse(text: str) -> float:
-        wrong = _WrongError(f"must be a number {'above' if above else 'of at least'} {least:g}")
+        wrong = _WrongError(f"must be a number {'above' if above else 'from'} {least:g} to 1e10")
         try:
             value = float(text)
         except ValueError:

@@ -234,10 +234,30 @@ def test_twenty_lone_refusals_in_a_row_are_an_answer_about_us(
         assert house.serve(2) == [1]
     assert statuses(producer, ids).count("rejected") == 20
     house.provider.outcome = Accepted(1)
-    clock.advance(61)
+    clock.advance(301)
     house.serve()
     assert statuses(producer, ids).count("submitted") == 44
     assert house.gate() == {}
+
+
+def test_a_message_that_is_refused_alone_for_ever_does_not_keep_the_gate_shut(
+    producer: Producer, house: House, clock: Clock
+) -> None:
+    # Given the twenty-first of such messages, in the most urgent lane
+    fill(producer, 20, priority="realtime")
+    house.provider.outcome = Spoiled("error-syntax")
+    house.serve(3)
+    culprit = fill(producer, 1, priority="realtime")
+    low = fill(producer, 5, priority="low")
+    clock.advance(61)
+    assert house.serve() == [1]
+    # When the next probe goes out
+    house.provider.outcome = Accepted(1)
+    clock.advance(61)
+    house.serve()
+    # Then it is another, and the others go out with it
+    assert statuses(producer, low) == ["submitted"] * 5
+    assert statuses(producer, culprit) == ["queued"]
 
 
 def test_a_probe_is_one_whose_loss_parks_nothing_if_there_is_one(
