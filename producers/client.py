@@ -6,7 +6,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from reprlib import Repr
@@ -16,13 +16,14 @@ import redis
 
 from producers.bells import Bells
 from producers.connection import StoreUnavailable, connect, script, store_errors
+from producers.dead import Again, DeadLetters
 from producers.results import Event, read_results
 from schemas.errors import Conflict, EnqueueError, InvalidMessage, QueueFull
-from schemas.event import Change, SmsState, render
+from schemas.event import Change, SmsState, render, resent
 from schemas.keys import LANES, Keys
 from schemas.message import ID, TTL_DEFAULT, Campaign, Job, digest_of, dumps, parse_job, shown
 from schemas.settings import Settings
-from schemas.status import Reason, Status
+from schemas.status import DEAD, Reason, Status
 
 CHUNK = 500
 """Rows of ``enqueue_many`` that go to Redis in one round trip, and stand or fall together."""
@@ -38,7 +39,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """A message as its app may see it; texts and phone number are not part of it."""
+    """A message as its app may see it; texts and phone number are not part of it.
+
+    ``resend_of``: the dead letter that it is sent again for; ``resent_as``: the message that it was
+    itself sent again as.
+    """
 
     id: str
     status: Status
@@ -52,6 +57,8 @@ class Record:
     status_at: str | None
     sms: tuple[SmsState, ...]
     metadata: dict[str, Any]
+    resend_of: str | None
+    resent_as: str | None
 
 
 class _Row(NamedTuple):
@@ -59,10 +66,11 @@ class _Row(NamedTuple):
     raw: Any
     id: str
     job: Job
+    resend_of: str = ""
 
 
 class Producer:
-    """Enqueues jobs, looks messages up, cancels them, reads result events.
+    """Enqueues jobs, looks messages up, cancels them, reads result events; ``dead``: DeadLetters.
 
     One instance serves many threads, and processes forked after it was made. Methods raise
     StoreUnavailable when Redis can't be used; repeating them with the same ids is safe.
@@ -83,6 +91,7 @@ class Producer:
         self._keys = Keys(settings.namespace)
         names = ("enqueue", "cancel", "reject", "get")
         self._scripts = {name: script(self.redis, "producers", name) for name in names}
+        self.dead = DeadLetters(self.redis, settings, clock, self._store_again)
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> Producer:
@@ -194,19 +203,25 @@ class Producer:
                 faults.append(_fault(number, raw, error))
         return rows, faults
 
-    def _store(self, rows: list[_Row], campaign: Campaign | None) -> set[str]:
-        """One call of enqueue.lua; the ids that conflict, and then nothing was written."""
+    def _store_again(self, letters: Sequence[Again], gap: int) -> set[str]:
+        return self._store([_Row(0, None, new, job, old) for old, new, job in letters], None, gap)
+
+    def _store(self, rows: list[_Row], campaign: Campaign | None, gap: int | str = "") -> set[str]:
+        """One call of enqueue.lua; the ids that conflict, and then nothing was written.
+
+        ``gap``: of dead letters sent again, microseconds between one and the next.
+        """
         if not rows:
             return set()
         keys, settings = self._keys, self.settings
         content = dumps(campaign.wire) if campaign else ""
         digest = digest_of(campaign.wire) if campaign else ""
-        fields = [_fields(row.job, digest) for row in rows]
+        fields = [_fields(row, digest) for row in rows]
         width = 7 + max(map(len, fields))
         args: list[str | int] = [
             *("", keys.record, keys.content, settings.max_queued),
             *(_ms(settings.bell_ttl), Status.QUEUED, content, _ms(settings.content_retention)),
-            width,
+            *(width, gap),
         ]
         for row, pairs in zip(rows, fields, strict=True):
             job = row.job
@@ -215,6 +230,7 @@ class Producer:
             args += (len(pairs) // 2, *pairs, *[""] * (width - 7 - len(pairs)))
         common = keys.common + digest if campaign else ""
         names = [keys.results, keys.counts, common, *keys.lanes, *map(keys.bell, LANES)]
+        names += [keys.dead, keys.pace]
         with store_errors():
             state, *more = self._scripts["enqueue"](keys=names, args=args)
         if state == "full":
@@ -244,6 +260,7 @@ class Producer:
                 attempts=record.attempts,
                 unsure=record.unsure,
                 metadata=record.metadata,
+                more=resent(record.resend_of),
             ),
             self.settings.namespace,
             self._clock(),
@@ -251,7 +268,7 @@ class Producer:
         keys, settings = self._keys, self.settings
         with store_errors():
             answer: str = self._scripts["cancel"](
-                keys=[keys.results, keys.counts, *keys.lanes],
+                keys=[keys.results, keys.counts, *keys.lanes, keys.dead if to in DEAD else ""],
                 args=[
                     *(keys.record + record.id, record.id, state.get("n", "0")),
                     *(state.get("attempts", "0"), Status.QUEUED, to, head, tail),
@@ -288,7 +305,7 @@ class Producer:
         keys = self._keys
         with store_errors():
             done = self._scripts["reject"](
-                keys=[keys.results, keys.counts],
+                keys=[keys.results, keys.counts, keys.dead],
                 args=[
                     *(keys.record + id, id, digest, Status.REJECTED, head, tail),
                     *(_ms(self.settings.retention), f"{Status.REJECTED}:{reason}"),
@@ -311,8 +328,10 @@ def _distinct(rows: list[_Row]) -> list[_Row]:
     return list({row.id: row for row in rows}.values())
 
 
-def _fields(job: Job, common: str) -> list[str]:
-    fields = ["common", common] if common else []
+def _fields(row: _Row, common: str) -> list[str]:
+    job = row.job
+    fields = ["resendOf", row.resend_of] if row.resend_of else []  # the script wants it first
+    fields += ["common", common] if common else []
     if job.ttl is not None:
         fields += ["ttl", str(job.ttl)]
     if job.on_unsure:
@@ -338,6 +357,8 @@ def _record(id: str, fields: Mapping[str, str], score: float) -> Record:
         status_at=fields.get("statusAt"),
         sms=tuple(SmsState(*each) for each in json.loads(fields.get("sms", "[]"))),
         metadata=json.loads(fields.get("metadata", "{}")),
+        resend_of=fields.get("resendOf"),
+        resent_as=fields.get("resentAs"),
     )
 
 
