@@ -24,9 +24,10 @@ except ImportError as error:
         f"{getattr(schemas, '__file__', None) or list(schemas.__path__)}"
     ) from error
 
-from producers.client import Producer, Record
+from producers.client import Producer
 from producers.connection import StoreUnavailable
 from producers.dead import DeadLetter, DeadLetters, Resent
+from producers.record import Record
 from producers.results import Event
 
 __all__ = [

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 import uuid
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Mapping
 from itertools import islice
 from reprlib import Repr
 from typing import Any, NamedTuple, TypeVar
@@ -16,10 +14,11 @@ import redis
 
 from producers.bells import Bells
 from producers.connection import StoreUnavailable, connect, script, store_errors
-from producers.dead import Again, DeadLetters
+from producers.dead import DeadLetters, Letter
+from producers.record import Record, seen
 from producers.results import Event, read_results
 from schemas.errors import Conflict, EnqueueError, InvalidMessage, QueueFull
-from schemas.event import Change, SmsState, render, resent
+from schemas.event import Change, render, resent
 from schemas.keys import LANES, Keys
 from schemas.message import ID, TTL_DEFAULT, Campaign, Job, digest_of, dumps, parse_job, shown
 from schemas.settings import Settings
@@ -35,30 +34,6 @@ _REPR.maxstring = _REPR.maxother = 100_000
 EventStream = Generator[Event, None, None]
 OnInvalid = Callable[[int, Any, EnqueueError], object]
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
-    """A message as its app may see it; texts and phone number are not part of it.
-
-    ``resend_of``: the dead letter that it is sent again for; ``resent_as``: the message that it was
-    itself sent again as.
-    """
-
-    id: str
-    status: Status
-    final: bool
-    reason: str | None
-    attempts: int
-    unsure: int
-    provider_id: int | None
-    provider_status: str | None
-    provider_code: str | None
-    status_at: str | None
-    sms: tuple[SmsState, ...]
-    metadata: dict[str, Any]
-    resend_of: str | None
-    resent_as: str | None
 
 
 class _Row(NamedTuple):
@@ -145,7 +120,7 @@ class Producer:
     def get(self, id: str) -> Record | None:
         """The message with this id; None if there is none (any more)."""
         state = self._state(id)
-        return None if state is None else _record(id, *state)
+        return None if state is None else Record(**seen(id, *state))
 
     def cancel(self, id: str) -> bool:
         """Stop a message. True only if it never left and now never will, also the second time.
@@ -154,7 +129,7 @@ class Producer:
         False. One that is inside a request right now is left alone: False, ask again.
         """
         while (state := self._state(id)) is not None:
-            record = _record(id, *state)
+            record = Record(**seen(id, *state))
             if record.status != Status.QUEUED:
                 return record.status == Status.CANCELLED and record.provider_id is None
             answer = self._cancel(record, state[0])
@@ -203,7 +178,7 @@ class Producer:
                 faults.append(_fault(number, raw, error))
         return rows, faults
 
-    def _store_again(self, letters: Sequence[Again], gap: int) -> set[str]:
+    def _store_again(self, letters: list[Letter], gap: int) -> set[str]:
         return self._store([_Row(0, None, new, job, old) for old, new, job in letters], None, gap)
 
     def _store(self, rows: list[_Row], campaign: Campaign | None, gap: int | str = "") -> set[str]:
@@ -339,27 +314,6 @@ def _fields(row: _Row, common: str) -> list[str]:
     if job.metadata:
         fields += ["metadata", dumps(job.metadata)]
     return fields
-
-
-def _record(id: str, fields: Mapping[str, str], score: float) -> Record:
-    inside = score % 4 == 2
-    provider_id = fields.get("provider")
-    return Record(
-        id=id,
-        status=Status.SENDING if inside else Status(fields["status"]),
-        final="final" in fields,
-        reason=fields.get("reason"),
-        attempts=int(fields.get("attempts", 0)) + inside,
-        unsure=int(fields.get("unsure", 0)),
-        provider_id=int(provider_id) if provider_id else None,
-        provider_status=fields.get("providerStatus"),
-        provider_code=fields.get("providerCode"),
-        status_at=fields.get("statusAt"),
-        sms=tuple(SmsState(*each) for each in json.loads(fields.get("sms", "[]"))),
-        metadata=json.loads(fields.get("metadata", "{}")),
-        resend_of=fields.get("resendOf"),
-        resent_as=fields.get("resentAs"),
-    )
 
 
 def _ms(seconds: float) -> int:

@@ -10,15 +10,9 @@ from typing import Any, NamedTuple
 
 import redis
 
-from producers.connection import StoreUnavailable, script, store_errors
-from schemas.errors import (
-    ContentGone,
-    DeadLetterError,
-    InvalidMessage,
-    NotDead,
-    QueueFull,
-    Unconfirmed,
-)
+from producers.connection import script, store_errors
+from producers.record import Record, seen
+from schemas.errors import ContentGone, DeadLetterError, InvalidMessage, NotDead, Unconfirmed
 from schemas.event import instant
 from schemas.keys import Keys
 from schemas.message import Job, merge, parse_job
@@ -28,30 +22,24 @@ from schemas.status import DEAD, Status
 CHUNK = 500
 """Letters that one round trip looks at, sends again or drops."""
 _FIELDS = (
-    *("status", "reason", "attempts", "unsure", "provider", "providerCode", "metadata"),
-    *("resendOf", "resentAs", "set", "ttl", "onUnsure"),
+    *("status", "reason", "final", "attempts", "unsure", "provider", "providerStatus"),
+    *("providerCode", "statusAt", "sms", "metadata", "resendOf", "resentAs"),
+    *("set", "ttl", "onUnsure"),
 )
+Letter = tuple[str, str, Job]
+"""A letter to send again: its id, and the new message's id and job."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DeadLetter:
-    """A message that ended badly, without its texts and phone number.
+class DeadLetter(Record):
+    """The record of a message that ended badly; texts and phone number are not part of it.
 
     ``ended`` is ISO 8601 by the Redis server's clock. ``has_content``: it can be looked into and
-    sent again. ``resend_of``: the dead letter that it was itself sent again for.
+    sent again.
     """
 
-    id: str
-    status: Status
-    reason: str | None
     ended: str
-    attempts: int
-    unsure: int
-    provider_id: int | None
-    provider_code: str | None
-    metadata: dict[str, Any]
     has_content: bool
-    resend_of: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,18 +50,12 @@ class Resent:
     refused: dict[str, DeadLetterError | InvalidMessage] = field(default_factory=dict)
 
 
-class Again(NamedTuple):
-    """A dead letter (``old``) as the message that it becomes."""
-
-    old: str
-    new: str
-    job: Job
-
-
 class _Found(NamedTuple):
+    """``score`` 0: not on the list. ``own`` and ``common`` are contents, or whether they exist."""
+
     id: str
     score: int
-    fields: dict[str, str | None]
+    fields: dict[str, str]
     own: str | int | None
     common: str | int | None
 
@@ -93,7 +75,7 @@ class DeadLetters:
         client: redis.Redis,
         settings: Settings,
         clock: Callable[[], float],
-        store: Callable[[Sequence[Again], int], set[str]],
+        store: Callable[[list[Letter], int], set[str]],
     ) -> None:
         self._clock, self._store = clock, store
         self._keys = Keys(settings.namespace)
@@ -106,11 +88,14 @@ class DeadLetters:
         ValueError for a status that no dead letter has.
         """
         for chunk in self._chunks(status, reason):
-            yield from map(_letter, chunk)
+            for found in chunk:
+                ended, has_content = instant(found.score / 1e6), _has_content(found)
+                values = seen(found.id, found.fields, 0)
+                yield DeadLetter(**values, ended=ended, has_content=has_content)
 
     def job(self, id: str) -> dict[str, Any]:
         """What was asked for, without ``id`` and ``sendAt``. NotDead, ContentGone."""
-        return _job(self._one(id))
+        return _job(self._look(id))
 
     def resend(self, id: str, unconfirmed: bool = False) -> str:
         """Send one again, at once; the id of the new message, also when repeated.
@@ -119,12 +104,12 @@ class DeadLetters:
         NotDead, Unconfirmed, ContentGone, or as ``enqueue`` does; then nothing was done.
         """
         found = self._look(id)
-        if found and not found.score and found.fields["resentAs"]:
+        if "resentAs" in found.fields:
             return found.fields["resentAs"]
-        again = self._again(_on_list(id, found), unconfirmed)
-        if self._store([again], 0):
+        letter = self._letter(found, unconfirmed)
+        if self._store([letter], 0):
             raise NotDead(id, "has just left the list of dead letters")
-        return again.new
+        return letter[1]
 
     def resend_many(
         self,
@@ -136,26 +121,22 @@ class DeadLetters:
         """Send again what is on the list now, ``rate`` messages a second.
 
         Their due times are spread, going on where anybody's last call ends, so this returns at
-        once. Letters that can't be sent again are left alone. QueueFull and StoreUnavailable carry
-        ``.accepted``, the new ids so far; the next call goes on there.
+        once. Letters that can't be sent again are left alone. After QueueFull or StoreUnavailable
+        the next call goes on with what is left.
         """
         if not rate > 0:
             raise ValueError("rate must be above 0")
         done = Resent()
-        try:
-            for chunk in self._chunks(status, reason, contents=True):
-                rows = []
-                for found in chunk:
-                    try:
-                        rows.append(self._again(found, unconfirmed))
-                    except (DeadLetterError, InvalidMessage) as error:
-                        done.refused[found.id] = error
-                while gone := self._store(rows, round(1e6 / rate)):  # others work here, too
-                    rows = [row for row in rows if row.new not in gone]
-                done.ids.update((row.old, row.new) for row in rows)
-        except (QueueFull, StoreUnavailable) as error:
-            error.accepted = [*done.ids.values()]
-            raise
+        for chunk in self._chunks(status, reason, "GET"):
+            letters = []
+            for found in chunk:
+                try:
+                    letters.append(self._letter(found, unconfirmed))
+                except (DeadLetterError, InvalidMessage) as error:
+                    done.refused[found.id] = error
+            while gone := self._store(letters, round(1e6 / rate)):  # others work here, too
+                letters = [letter for letter in letters if letter[1] not in gone]
+            done.ids.update((old, new) for old, new, _ in letters)
         return done
 
     def drop(self, id: str) -> None:
@@ -164,84 +145,75 @@ class DeadLetters:
         Raises NotDead, but not for one that was dropped already.
         """
         found = self._look(id)
-        if found and not found.score and _dropped(found):
-            return
-        self._drop([_on_list(id, found)])
+        if not _dropped(found):
+            self._drop([_on_list(found)])
 
     def drop_many(self, status: str | None = None, reason: str | None = None) -> int:
         """Drop what is on the list now; how many that were."""
         return sum(self._drop(chunk) for chunk in self._chunks(status, reason))
 
     def _drop(self, chunk: Sequence[_Found]) -> int:
-        keys, ids = self._keys, [found.id for found in chunk]
+        keys = self._keys
+        args = [keys.record, keys.content, *(found.id for found in chunk)]
         with store_errors():
-            return int(
-                self._scripts["drop"](keys=[keys.dead], args=[keys.record, keys.content, *ids])
-            )
+            return int(self._scripts["drop"](keys=[keys.dead], args=args))
 
-    def _again(self, found: _Found, unconfirmed: bool) -> Again:
-        if found.fields["status"] == Status.UNCONFIRMED and not unconfirmed:
+    def _letter(self, found: _Found, unconfirmed: bool) -> Letter:
+        if _on_list(found).fields["status"] == Status.UNCONFIRMED and not unconfirmed:
             raise Unconfirmed(found.id)
         # Its end is part of the new id: after COURIER_RETENTION an app may use an id again.
         new = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{found.id}@{found.score}"))
-        return Again(found.id, new, parse_job(_job(found), self._clock()))
+        return found.id, new, parse_job(_job(found), self._clock())
 
-    def _one(self, id: str) -> _Found:
-        return _on_list(id, self._look(id))
-
-    def _look(self, id: str) -> _Found | None:
-        found = self._call(id, 0, None, None, contents=True)[2]
-        return found[0] if found else None
+    def _look(self, id: str) -> _Found:
+        found = self._call(id, 0, "", "", "GET")[2]
+        if not found:
+            raise NotDead(id, "is unknown")
+        return found[0]
 
     def _chunks(
-        self, status: str | None, reason: str | None, contents: bool = False
+        self, status: str | None, reason: str | None, contents: str = "EXISTS"
     ) -> Iterator[Sequence[_Found]]:
         if status is not None and status not in DEAD:
             raise ValueError(f"no dead letter has this status, only: {', '.join(sorted(DEAD))}")
-        end, after, found = self._call("", 0, status, reason, contents)
-        while after:
+        after, end = 0, None
+        while end is None or after < end:
+            last, after, found = self._call("", after, status or "", reason or "", contents)
+            end = last if end is None else end  # what ends meanwhile is left for the next call
             if chunk := [each for each in found if 0 < each.score <= end]:
                 yield chunk
-            if after >= end:
-                return
-            _, after, found = self._call("", after, status, reason, contents)
+            after = after or end
 
     def _call(
-        self, id: str, after: int, status: str | None, reason: str | None, contents: bool
+        self, id: str, after: int, status: str, reason: str, contents: str
     ) -> tuple[int, int, Sequence[_Found]]:
-        keys = self._keys
+        keys, found = self._keys, []
+        args = [id, after, self._size, status, reason, keys.record, keys.content, keys.common]
         with store_errors():
             end, last, members, commons = self._scripts["dead"](
-                keys=[keys.dead],
-                args=[
-                    *(id, after, self._size, status or "", reason or ""),
-                    *(keys.record, keys.content, keys.common),
-                    *("GET" if contents else "EXISTS", *_FIELDS),
-                ],
+                keys=[keys.dead], args=[*args, contents, *_FIELDS]
             )
         shared = {None: "", **dict(zip(commons[::2], commons[1::2], strict=True))}
-        found = []
         for id, score, own, (common, *values) in members:
+            fields = {k: v for k, v in zip(_FIELDS, values, strict=True) if v is not None}
             # One still listed whose record has expired may be another message by now.
-            listed = int(score) if values[0] in DEAD else 0
-            fields = dict(zip(_FIELDS, values, strict=True))
+            listed = int(score) if fields["status"] in DEAD else 0
             found.append(_Found(id, listed, fields, own, shared[common]))
         return int(end), int(last), found
 
 
-def _on_list(id: str, found: _Found | None) -> _Found:
-    if found is None:
-        raise NotDead(id, "is unknown")
+def _on_list(found: _Found) -> _Found:
     if found.score:
         return found
-    if new := found.fields["resentAs"]:
-        raise NotDead(id, f"was sent again as {new!r}")
+    if new := found.fields.get("resentAs"):
+        raise NotDead(found.id, f"was sent again as {new!r}")
     was = "was dropped, it had ended as" if _dropped(found) else "is no dead letter but"
-    raise NotDead(id, f"{was} {found.fields['status']}")
+    raise NotDead(found.id, f"{was} {found.fields['status']}")
 
 
 def _dropped(found: _Found) -> bool:
-    return found.fields["status"] in DEAD and not found.fields["resentAs"]
+    dead = found.fields["status"] in DEAD and "resentAs" not in found.fields
+    return dead and not found.score
 
 
 def _has_content(found: _Found) -> bool:
@@ -249,32 +221,15 @@ def _has_content(found: _Found) -> bool:
 
 
 def _job(found: _Found) -> dict[str, Any]:
-    if not _has_content(found):
+    if not _has_content(_on_list(found)):
         raise ContentGone(found.id)
-    fields, options = found.fields, dict[str, Any]()
+    fields = found.fields
     # Sets are numbered from 1, without and with resendSms in turn.
-    options["resendSms"] = int(fields["set"] or 0) % 2 == 0
-    if fields["ttl"]:
+    options: dict[str, Any] = {"resendSms": int(fields["set"]) % 2 == 0}
+    if "ttl" in fields:
         options["ttlSec"] = int(fields["ttl"])
-    if fields["onUnsure"]:
+    if "onUnsure" in fields:
         options["onUnsure"] = fields["onUnsure"]
-    if fields["metadata"]:
+    if "metadata" in fields:
         options["metadata"] = json.loads(fields["metadata"])
     return {**merge(str(found.own), str(found.common)), **options}
-
-
-def _letter(found: _Found) -> DeadLetter:
-    fields = found.fields
-    return DeadLetter(
-        id=found.id,
-        status=Status(fields["status"] or ""),
-        reason=fields["reason"],
-        ended=instant(found.score / 1e6),
-        attempts=int(fields["attempts"] or 0),
-        unsure=int(fields["unsure"] or 0),
-        provider_id=int(fields["provider"]) if fields["provider"] else None,
-        provider_code=fields["providerCode"],
-        metadata=json.loads(fields["metadata"] or "{}"),
-        has_content=_has_content(found),
-        resend_of=fields["resendOf"],
-    )

@@ -69,26 +69,25 @@ class QueueFull(EnqueueError):
 class DeadLetterError(CourierError):
     """A dead letter can't be looked into, sent again or dropped. ``id`` names it."""
 
-    def __init__(self, id: str, why: str) -> None:
+    why = ""
+
+    def __init__(self, id: str, why: str = "") -> None:
         self.id = id
-        super().__init__(f"message {id!r} {why}")
+        super().__init__(f"message {id!r} {why or self.why}")
 
 
 class NotDead(DeadLetterError):
-    """The message is not in the list of dead letters; the text says what it is."""
+    """The message is not on the list of dead letters; the text says what it is."""
 
 
 class ContentGone(DeadLetterError):
     """Phone number and texts were erased, or never stored (of a job that was not valid)."""
 
     reason = "content-gone"
-
-    def __init__(self, id: str) -> None:
-        super().__init__(id, f"has no content any more: {self.reason}")
+    why = f"has no content any more: {reason}"
 
 
 class Unconfirmed(DeadLetterError):
     """The message may have been sent already, and nobody said that it may be sent twice."""
 
-    def __init__(self, id: str) -> None:
-        super().__init__(id, "may have been sent already: say unconfirmed=True to send it again")
+    why = "may have been sent already: say unconfirmed=True to send it again"

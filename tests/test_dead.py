@@ -474,9 +474,9 @@ def test_a_full_queue_stops_it_and_the_next_call_goes_on(
 ) -> None:
     office.end("rejected", *producer.enqueue_many([text_job() for _ in range(5)]))
     small = Producer(replace(settings, max_queued=3), client=client, bells=SilentBells())
-    with pytest.raises(QueueFull) as caught:
+    with pytest.raises(QueueFull):
         small.dead.resend_many(rate=1000)
-    assert len(caught.value.accepted) == 3 == len(office.waiting())
+    assert len(office.waiting()) == 3
     left = listed(producer)
     assert len(left) == 2
     assert list(producer.dead.resend_many(rate=1000).ids) == left
@@ -539,9 +539,8 @@ def test_a_call_whose_reply_was_lost_is_repeated_without_harm(
     record = producer.get(one)
     assert record is not None and producer.dead.resend(one) == record.resent_as
     producer._scripts["enqueue"] = LostReply(producer._scripts["enqueue"], 1)
-    with pytest.raises(StoreUnavailable) as caught:
+    with pytest.raises(StoreUnavailable):
         producer.dead.resend_many()
-    assert caught.value.accepted == []
     assert producer.dead.resend_many() == Resent()
     record = producer.get(other)
     assert record is not None and record.resent_as in office.waiting()
