@@ -33,7 +33,16 @@ from schemas.keys import LANES
 from schemas.settings import Settings
 from schemas.status import DEAD
 from schemas.wire import STATES, StatusEntry
-from tests.conftest import Clock, Simulator, Start, common_job, events_of, text_job, wait_for
+from tests.conftest import (
+    Clock,
+    Simulator,
+    Start,
+    common_job,
+    events_of,
+    iso_in,
+    text_job,
+    wait_for,
+)
 from worker.outcome import Accepted, Outcome, Refused, Unsure
 from worker.policy import SECOND, Waiting, after_send, triage
 from worker.poll import Poller
@@ -245,6 +254,19 @@ def test_what_ends_while_the_list_is_read_is_not_read_on_for_ever(
     assert seen == first
 
 
+def test_ends_of_one_instant_are_all_read_in_whatever_chunks(
+    client: redis.Redis, settings: Settings, producer: Producer
+) -> None:
+    # Given a server clock that stands still while seven messages end, one by one
+    instant = Clock()() + 10 * SECOND
+    office = Office(producer, lambda: instant)  # type: ignore[arg-type]
+    ids = [office.end("rejected")[0] for _ in range(7)]
+    # Then readers in chunks of any size see each once, in order
+    for size in (1, 2, 3, 7):
+        small = Producer(replace(settings, max_queued=size), client=client, bells=SilentBells())
+        assert listed(small) == ids
+
+
 # Looking into it
 
 
@@ -390,7 +412,7 @@ def test_what_may_have_been_sent_is_sent_again_by_explicit_word_only(
 
 
 def test_what_is_not_on_the_list_is_named(office: Office, producer: Producer) -> None:
-    queued = producer.enqueue(text_job(sendAt="2027-01-01T00:00:00Z"))
+    queued = producer.enqueue(text_job(sendAt=iso_in(30 * DAY)))
     (read,), (dropped,), (old,) = office.end("read"), office.end("lost"), office.end("rejected")
     new = producer.dead.resend(old)
     producer.dead.drop(dropped)

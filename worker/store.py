@@ -179,7 +179,8 @@ class Store:
         args += [self._for_gate(shown, lease.now) if shown else "", width]
         for move in moves:
             step = move.step
-            args += (move.id, move.was, step.status or "", _place(move), step.at)
+            args += (move.id, move.was, step.status or "")
+            args += ("dead" if step.status in DEAD else step.place, step.at)
             args += (move.late, move.head, move.tail, move.count)
             args += (len(step.fields) // 2, *step.fields)
             args += [""] * (width - 10 - len(step.fields))
@@ -302,11 +303,6 @@ class Store:
                     "redis did not answer", extra={"script": name, "error": type(error).__name__}
                 )
                 time.sleep(PAUSE)
-
-
-def _place(move: Move) -> str:
-    dead = move.step.place == "end" and (move.step.status or move.was) in DEAD
-    return "dead" if dead else move.step.place
 
 
 def _is_bug(error: redis.RedisError) -> bool:
