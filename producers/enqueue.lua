@@ -8,7 +8,8 @@
 --       then for each message: id, digest, lane set 1-8, due ('' = now), ttl in us,
 --       own content, pairs of fields, name, value ...; padded to width with ''. Of a dead letter
 --       sent again the first pair's value is its id: it leaves the list, its record names the new
--- Reply {'ok', bells to ring}, {'conflict', rows (or no dead letter)} or {'full'}; only 'ok' has written anything.
+-- Reply {'ok', bells to ring}, {'conflict', rows} (of letters: not on the list any more) or
+--   {'full'}; only 'ok' has written anything.
 -- Ids stored before with the same digest are passed over. Events: none.
 #include clock
 local at = now(ARGV[1])
