@@ -38,6 +38,11 @@ _SMS_FINISHED = {"delivered": True, "undelivered": False}
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}")
 
 
+_NUMBER = re.compile(r"[0-9]{5,}")
+_WORD_MOST = 64
+_SEGMENTS_MOST = 100
+
+
 class Malformed(ValueError):
     """A reply that isn't the API's JSON."""
 
@@ -144,12 +149,17 @@ def _refuse(constant: str) -> None:
 
 
 def _word(value: object) -> str | None:
-    return fold(_text(value)) if isinstance(value, str) else None
+    return fold(_brief(value)) if isinstance(value, str) else None
 
 
 def _text(value: str) -> str:
     """A text that can be stored: JSON may hold lone surrogates, UTF-8 can't."""
     return value.encode("utf-8", "replace").decode()
+
+
+def _brief(value: str) -> str:
+    """A provider's word, fit for logs and events: short, and no place for a phone number."""
+    return _NUMBER.sub("*", _text(value[: 4 * _WORD_MOST]))[:_WORD_MOST]
 
 
 def _id(value: object) -> int | None:
@@ -161,7 +171,7 @@ def _status_entry(row: Mapping[str, Any]) -> StatusEntry | None:
     if provider_id is None:
         return None
     said = row.get("status")
-    word = _text(said) if isinstance(said, str) else None
+    word = _brief(said) if isinstance(said, str) else None
     at, raw_at = _instant(row.get("statusAt")), row.get("statusAt")
     return StatusEntry(
         provider_id=provider_id,
@@ -179,12 +189,12 @@ def _segments(value: object) -> tuple[SmsState, ...]:
     if not isinstance(value, list):
         return ()
     found = []
-    for each in value:
+    for each in value[:_SEGMENTS_MOST]:
         if isinstance(each, dict):
             state = each.get("state", each.get("status"))
             # One without a state isn't finished: it must not let the others pass for all.
             found.append(
-                SmsState(_id(each.get("id")), _text(state) if isinstance(state, str) else "")
+                SmsState(_id(each.get("id")), _brief(state) if isinstance(state, str) else "")
             )
     return tuple(found)
 

@@ -14,8 +14,6 @@ from celery import Celery
 from celery.beat import Scheduler
 from celery.exceptions import Reject
 from celery.signals import after_setup_logger, worker_init, worker_ready
-from celery.worker.consumer import consumer
-from celery.worker.request import Request
 from kombu import Queue
 from redis import RedisError
 
@@ -27,17 +25,12 @@ from schemas.keys import LANES, POLL
 from schemas.settings import Settings
 from worker.durability import dangers
 from worker.intake import take
+from worker.messages import BellRequest, HiddenRequest
 from worker.poll import Poller
 from worker.provider import Provider
 from worker.send import Sender, task_limit
 from worker.store import Store
 
-BODY_LINES = {
-    consumer.UNKNOWN_FORMAT: "unknown format",
-    consumer.UNKNOWN_TASK_ERROR: "unknown task",
-    consumer.INVALID_TASK_ERROR: "invalid task",
-    consumer.MESSAGE_DECODE_ERROR: "can't be decoded",
-}
 VISIBILITY = 60
 """Seconds after which Celery redelivers a ``courier.enqueue`` whose worker vanished."""
 BELL_LOGGERS = ("celery.worker.strategy", "celery.app.trace", "celery.beat")
@@ -51,35 +44,25 @@ except ConfigError as error:
     raise SystemExit(f"viber-courier can't start: {error}") from None
 
 
-class HiddenRequest(Request):  # type: ignore[misc]
-    """A request whose arguments, jobs, show in no event and no log, whatever the client sent."""
-
-    def __init__(self, message: Any, *args: Any, headers: Any = None, **kwargs: Any) -> None:
-        shown = dict(message.headers if headers is None else headers)
-        shown.update(argsrepr="(hidden)", kwargsrepr="{}")
-        super().__init__(message, *args, headers=shown, **kwargs)
-        # The task gets its arguments from the body. Here they would only be copied to the pool,
-        # and jobs nested too deep to be pickled would end the worker's main process.
-        self._request_dict.update(args=(), kwargs={})
-
-
 def _queue(name: str) -> Queue:
     full = queue(settings.namespace, name)
     return Queue(full, routing_key=full)
 
 
+# These would win over our own. So would broker_read_url, a setting, but its password shows in clear
+# on Flower's pages and in ``celery inspect conf``, while that of broker_url is masked.
+for _name in ("CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL"):
+    os.environ.pop(_name, None)
 broker_url, broker_options = broker(settings.broker_url)
 app = Celery("worker", broker=broker_url, set_as_current=True)
 app.conf.update(
-    # A CELERY_BROKER_URL in the environment would win over the argument above, not over these.
-    broker_read_url=broker_url,
-    broker_write_url=broker_url,
     task_queues=[_queue(name) for name in (POLL, "enqueue", *LANES)],
     task_default_queue=queue(settings.namespace, POLL),
     task_create_missing_queues=False,
     accept_content=["json"],
     task_serializer="json",
     task_ignore_result=True,
+    worker_consumer="worker.messages:CarefulConsumer",
     # Bells ack early: losing one costs a sweep, and acks_late ends the worker when Redis restarts.
     task_acks_late=False,
     task_time_limit=task_limit(settings),
@@ -187,14 +170,8 @@ def enqueue(self: Any, *args: object, **kwargs: object) -> str:
 
 
 enqueue.Request = HiddenRequest
-
-
-def _without_bodies(record: logging.LogRecord) -> bool:
-    """Celery prints the body of a message that it can't use: jobs, perhaps."""
-    what = BODY_LINES.get(str(record.msg))
-    if what:
-        record.msg, record.args, record.exc_info = "message refused: " + what, (), None
-    return True
+for _bell in (send, poll, sweep):
+    _bell.Request = BellRequest
 
 
 @after_setup_logger.connect
@@ -202,7 +179,6 @@ def _quiet(**_: Any) -> None:
     for name in BELL_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("celery.pool").setLevel(logging.INFO)  # at DEBUG it prints arguments
-    consumer.logger.addFilter(_without_bodies)
 
 
 @worker_init.connect

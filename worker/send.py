@@ -217,7 +217,8 @@ class Sender:
         codes = {_code(outcome) for outcome in outcomes}
         for code in sorted(code for code in codes if code and not is_known(code)):
             self.store.count("unknown-code")
-            logger.error("code not in the provider's document", extra={"code": code[:64]})
+            plain = code if re.fullmatch("[a-z-]+", code) else "(odd)"  # it may repeat what we sent
+            logger.error("code not in the provider's document", extra={"code": plain})
 
 
 def tell(what: str, gate: str, shown: Shown) -> None:
