@@ -7,7 +7,6 @@ import time
 import uuid
 from collections.abc import Callable, Generator, Iterable, Mapping
 from itertools import islice
-from reprlib import Repr
 from typing import Any, NamedTuple, TypeVar
 
 import redis
@@ -20,7 +19,17 @@ from producers.results import Event, read_results
 from schemas.errors import Conflict, EnqueueError, InvalidMessage, QueueFull
 from schemas.event import Change, render, resent
 from schemas.keys import LANES, Keys
-from schemas.message import ID, TTL_DEFAULT, Campaign, Job, digest_of, dumps, parse_job, shown
+from schemas.message import (
+    BOUNDED,
+    ID,
+    TTL_DEFAULT,
+    Campaign,
+    Job,
+    digest_of,
+    dumps,
+    parse_job,
+    shown,
+)
 from schemas.settings import Settings
 from schemas.status import DEAD, Reason, Status
 
@@ -28,9 +37,6 @@ CHUNK = 500
 """Rows of ``enqueue_many`` that go to Redis in one round trip, and stand or fall together."""
 
 _Fault = tuple[int, Any, EnqueueError]
-_REPR = Repr()  # nested too deep for repr() is still only a wrong job
-_REPR.maxlevel, _REPR.maxlist, _REPR.maxdict = 20, 1000, 1000
-_REPR.maxstring = _REPR.maxother = 100_000
 EventStream = Generator[Event, None, None]
 OnInvalid = Callable[[int, Any, EnqueueError], object]
 T = TypeVar("T")
@@ -265,12 +271,12 @@ class Producer:
         more: dict[str, Any] = {"errors": faults}
         own = raw.get("id") if isinstance(raw, Mapping) else None
         reason = Reason.CONFLICT if conflict else Reason.INVALID
-        digest = digest_of(_REPR.repr(raw))
+        digest = digest_of(BOUNDED.repr(raw))
         if own is not None:
             usable = isinstance(own, str) and ID.fullmatch(own)
             if usable and self._reject(str(own), digest, reason, more):
                 return str(own)
-            more["requestedId"] = shown(str(own))
+            more["requestedId"] = shown(own)
         self._reject(fresh, digest, reason, more)
         return fresh
 

@@ -10,10 +10,10 @@ import json
 import re
 from base64 import b64encode
 from collections.abc import Mapping
-from copy import deepcopy
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
+from reprlib import Repr
 from typing import Any
 
 from marshmallow import RAISE, Schema, ValidationError, fields, validate, validates_schema
@@ -29,6 +29,8 @@ VALIDITY = (15, 86400)
 """Least and most seconds of both validity periods (document, "validityPeriodSec")."""
 ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 """What an app may use as an idempotency key."""
+FIELDS_MOST = {"job": 32, "content": 16}
+"""How many fields are looked at: each wrong one is named, and nobody reads a million names."""
 SMS_FIELDS = ("smsText", "smsSrcAddress", "smsValidityPeriodSec")
 OPTIONS = frozenset({"id", "sendAt", "ttlSec", "onUnsure", "metadata", "resendSms", "type"})
 """Fields of a job that are not sent with its message (``type`` has one value and is added)."""
@@ -122,6 +124,17 @@ class _Metadata(fields.Field[dict[str, Any]]):
         return dict(value)
 
 
+class _Content(fields.Field[dict[str, Any]]):
+    """An object; what is in it is a matter of ``contentType``."""
+
+    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> dict[str, Any]:
+        if not isinstance(value, Mapping):
+            raise ValidationError("must be an object")
+        if len(value) > FIELDS_MOST["content"]:
+            raise ValidationError(f"must have at most {FIELDS_MOST['content']} fields")
+        return dict(value)
+
+
 def _seconds(least: int, most: int) -> fields.Integer:
     wrong = f"must be a whole number from {least} to {most}"
     return fields.Integer(
@@ -188,7 +201,7 @@ class JobSchema(_Strict):
     validityPeriodSec = _seconds(*VALIDITY)
     comment = _Text(1024)
     contentType = _one_of(*CONTENT, required=True)
-    content = fields.Dict(required=True, error_messages={"invalid": "must be an object"})
+    content = _Content(required=True)
     address = _Address()
     smsText = _Text(1600)
     smsSrcAddress = _Text(11, "[A-Za-z0-9]+", "1 to 11 Latin letters or digits")
@@ -226,6 +239,18 @@ for _schema in (_JOB, *CONTENT.values()):
         _field.error_messages.update(required=_REQUIRED, null="must not be null")
 
 
+class _Bounded(Repr):
+    """``repr`` of anything: nested too deep, or with too many digits, is still only a wrong job."""
+
+    def repr_int(self, x: int, level: int) -> str:
+        return str(x) if abs(x) < 2**64 else hex(x)  # str() refuses more than some thousand digits
+
+
+BOUNDED = _Bounded()
+BOUNDED.maxlevel, BOUNDED.maxlist, BOUNDED.maxdict = 20, 1000, 1000
+BOUNDED.maxstring = BOUNDED.maxother = 100_000
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """A valid job as the store takes it.
@@ -261,8 +286,13 @@ class Campaign:
         own = {name: ["belongs to a row"] for name in ("id", "address") if name in common}
         if own:
             raise InvalidMessage({f"common.{name}": texts for name, texts in own.items()})
-        # A copy: the app may change its own while rows are still streamed.
-        self.common = deepcopy({name: value for name, value in common.items() if value is not None})
+        # A copy: the app may change its own while rows are still streamed. What is valid in there
+        # has no more levels than these.
+        self.common = {
+            name: dict(value) if isinstance(value, Mapping) else value
+            for name, value in common.items()
+            if value is not None
+        }
         try:
             self._loaded = _load(self.common, now, partial=True)
         except InvalidMessage as wrong:
@@ -305,6 +335,8 @@ _INDEPENDENT = frozenset({"id", "address", "metadata", "comment", "subject", "tt
 def _load(job: object, now: float, *, partial: bool = False) -> dict[str, Any]:
     faults: dict[str, list[str]] = {}
     loaded: dict[str, Any] = {}
+    if isinstance(job, Mapping) and len(job) > FIELDS_MOST["job"]:
+        raise InvalidMessage({"": [f"must have at most {FIELDS_MOST['job']} fields"]})
     try:
         loaded = _JOB.load(job, partial=partial)  # type: ignore[arg-type]
     except ValidationError as wrong:
@@ -323,14 +355,15 @@ def _paths(messages: Any, path: str = "") -> Any:
     """Marshmallow's nested messages as (field path, texts); a fault of the whole has path ""."""
     if isinstance(messages, Mapping):
         for name, inner in messages.items():
-            step = "" if name == "_schema" else shown(str(name))
+            step = "" if name == "_schema" else shown(name)
             yield from _paths(inner, f"{path}.{step}".strip("."))
     else:
         yield path, [str(text) for text in messages]
 
 
-def shown(name: str) -> str:
+def shown(name: object) -> str:
     """Somebody else's name, fit for a message: short, and without what can't be printed."""
+    name = name if isinstance(name, str) else BOUNDED.repr(name)
     name = name if len(name) <= 64 else name[:61] + "..."
     return name if name.isprintable() else ascii(name)[1:-1]
 

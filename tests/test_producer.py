@@ -10,8 +10,9 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from producers.connection import connect
 from producers.testing import SilentBells, memory_producer
 from schemas.settings import Settings
 from tests.conftest import common_job, events_of, free_port, text_job
+from worker.intake import take
 
 BULK = common_job(priority="low")
 
@@ -402,3 +404,74 @@ def test_maxmemory_is_named_and_nothing_is_stored(tmp_path: Path) -> None:
     finally:
         producer.close()
         server.stop()
+
+
+def deep(levels: int, wrap: Callable[[Any], Any]) -> Any:
+    made: Any = "x"
+    for _ in range(levels):
+        made = wrap(made)
+    return made
+
+
+BIG = "x" * 2**20
+MANY = {f"k{i}": i for i in range(100_000)}
+HUGE = 10**100_000
+LISTS, OBJECTS = deep(100_000, lambda inner: [inner]), deep(100_000, lambda inner: {"a": inner})
+BEYOND: list[dict[str, Any]] = [
+    *({name: LISTS} for name in ("id", "subject", "content", "metadata", "ttlSec", "sendAt", "no")),
+    *({name: OBJECTS} for name in ("id", "content", "metadata", "resendSms", "smsText", "no")),
+    *({name: {"text": LISTS}} for name in ("content", "metadata")),
+    *({name: BIG} for name in ("id", "subject", "comment", "sendAt", "priority", "contentType")),
+    *({name: HUGE} for name in ("id", "ttlSec", "validityPeriodSec", "resendSms")),
+    *({"metadata": {"a": value}} for value in (HUGE, BIG)),
+    *({name: {"text": "x", BIG: 1}} for name in ("content", "metadata")),
+    *({name: {"text": "x", **MANY}} for name in ("content", "metadata")),
+    {BIG: 1},
+    {HUGE: 1},
+    {b"x" * 2**20: 1},
+    MANY,
+]
+
+
+@pytest.mark.parametrize("more", BEYOND, ids=range(len(BEYOND)))
+def test_a_job_beyond_all_bounds_is_a_wrong_job_said_shortly(more: dict[str, Any]) -> None:
+    producer = memory_producer()
+    common = {k: v for k, v in more.items() if k != "id"}
+    for enqueue in (
+        lambda: producer.enqueue({**text_job(), **more}),
+        lambda: producer.enqueue_many([{**text_job(), **more}]),
+        lambda: producer.enqueue_many([{"address": "79250000001", **more}], common=common_job()),
+        lambda: producer.enqueue_many(rows(1), common={**common_job(), **(common or {"id": 1})}),
+    ):
+        begun = time.monotonic()
+        with pytest.raises(InvalidMessage) as caught:
+            enqueue()
+        assert time.monotonic() - begun < 1
+        assert len(str(caught.value)) < 4000
+    assert producer.redis.dbsize() == 0
+    # And for an app that can't see exceptions it is one short event, however often it is asked
+    for _ in range(2):
+        assert take(producer, "a-task", [{**text_job(), **more}]).endswith("0 accepted, 1 rejected")
+    ((_, fields),) = producer.redis.xrange("{courier}:results")
+    assert len(fields["event"]) < 5000
+
+
+@pytest.mark.parametrize("job", [LISTS, OBJECTS, BIG, HUGE, [LISTS], {"a": OBJECTS}], ids=range(6))
+def test_what_is_no_job_at_all_is_a_wrong_one_too(job: Any) -> None:
+    producer = memory_producer()
+    for enqueue in (
+        lambda: producer.enqueue(job),
+        lambda: producer.enqueue_many([job]),
+        lambda: producer.enqueue_many([job], common=common_job()),
+        lambda: producer.enqueue_many(rows(1), common=job),
+    ):
+        with pytest.raises(InvalidMessage):
+            enqueue()
+    assert producer.redis.dbsize() == 0
+    assert take(producer, "a-task", job).endswith("0 accepted, 1 rejected")
+
+
+def test_common_may_be_any_mapping_and_hold_any(producer: Producer) -> None:
+    frozen = {k: MappingProxyType(v) if isinstance(v, dict) else v for k, v in common_job().items()}
+    (id,) = producer.enqueue_many(rows(1), common=MappingProxyType(frozen))
+    assert producer.get(id) is not None
