@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import gzip
 import json
 import shutil
 import socket
@@ -12,6 +13,7 @@ import struct
 import subprocess
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -709,6 +711,36 @@ def test_a_reply_that_never_ends_is_not_read_to_its_end(
 
     monkeypatch.setattr(module, "REPLY_MOST", 1_000_000)
     assert only(connect(serve(endless).url).send(BODY, 1)) == Unsure("reply-too-large")
+
+
+def test_a_small_reply_that_unpacks_to_a_huge_one_is_not_unpacked(
+    serve: Serve, connect: Connect
+) -> None:
+    packed = gzip.compress(ONE + b" " * 2**26, 1)
+    provider = connect(serve(reply(packed, "200 OK", "Content-Encoding: gzip")).url)
+    tracemalloc.start()
+    try:
+        assert isinstance(only(provider.send(BODY, 1)), Unsure)
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 10_000,
+        b"HTTP/1.1 200 OK\r\nX: " + b"y" * 10_000_000,
+        b"HTTP/1.1 200 " + b"y" * 10_000_000,
+        b"HTTP/1.1 100 Continue\r\n\r\n" * 100_000,
+    ],
+    ids=["lines", "line", "reason", "continues"],
+)
+def test_a_head_that_does_not_end_is_given_up(head: bytes, serve: Serve, connect: Connect) -> None:
+    provider = connect(serve(bytes_then_close(head)).url, connect_timeout=1.0, read_timeout=1.0)
+    begun = time.monotonic()
+    assert isinstance(only(provider.send(BODY, 1)), Unsure)
+    assert time.monotonic() - begun < 4
 
 
 # Connections and their surroundings.

@@ -7,10 +7,12 @@ import contextlib
 import itertools
 import json
 import os
+import pickle
 import re
 import subprocess
 import threading
 import time
+import traceback
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,9 +26,15 @@ from celery import Celery
 from kombu import pools
 
 from ops.redis_server import RedisServer
-from producers import Producer
+from producers import ConfigError, CourierError, Producer
+from schemas.message import parse_job
+from schemas.settings import Settings
 from tests.conftest import Simulator, Worker, free_port, iso_in, text_job, wait_for
 from tests.faults.parts import CELERY, Supervised
+from worker.poll import Poller
+from worker.provider import Provider
+from worker.send import Sender
+from worker.store import Store
 
 API_PASSWORD = "Zq7api-p4ss:w/rd@"
 STORE_PASSWORD = "Zq7store-p4ss/w@rd"
@@ -397,6 +405,87 @@ def test_a_run_full_of_errors_shows_no_secret_number_or_text(
     assert any(b"task-received" in event for event in run.watch.events)
     assert "paused" in run.worker.log and "request sent" in run.worker.log
     assert len(run.watch.events) > 50
+
+
+WRONG = [
+    {"COURIER_REDIS_URL": f"redis://:{STORE_PASSWORD}@127.0.0.1:1/0"},  # not quoted
+    {"COURIER_REDIS_URL": f"http://:{quote(STORE_PASSWORD, safe='')}@127.0.0.1:1/0"},
+    {"COURIER_REDIS_URL": f"sentinel://:{quote(STORE_PASSWORD, safe='')}@h:x/0?master=m"},
+    {"COURIER_BROKER_URL": f"amqp://u:{quote(BROKER_PASSWORD, safe='')}@127.0.0.1:1/0"},
+    {"COURIER_API_URL": f"https://{LOGIN}:{quote(API_PASSWORD, safe='')}@127.0.0.1"},
+    {"COURIER_API_URL": f"http://example.com/{quote(API_PASSWORD, safe='')}"},
+    {"COURIER_API_LOGIN": f"{LOGIN}:{API_PASSWORD}"},
+    {"COURIER_API_PASSWORD": f"{API_PASSWORD}\n{API_PASSWORD}"},
+    {"COURIER_PROXY": f"socks5://u:{quote(API_PASSWORD, safe='')}@127.0.0.1"},
+    *({name: API_PASSWORD} for name in ("COURIER_ALLOW", "COURIER_LEASE", "COURIER_NAMESPACE")),
+    *({name: API_PASSWORD} for name in ("COURIER_POLL_DELAYS", "COURIER_BATCH_SIZE")),
+    {"COURIER_API_PASSWORD": API_PASSWORD, "COURIER_API_PASSWORD_FILE": __file__},
+]
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=range(len(WRONG)))
+def test_a_wrong_setting_is_refused_without_its_value(wrong: dict[str, str]) -> None:
+    env = {"COURIER_API_LOGIN": LOGIN, "COURIER_API_PASSWORD": API_PASSWORD, **wrong}
+    with pytest.raises(ConfigError) as caught:
+        Settings.from_env(env, provider=True)
+    assert set(caught.value.faults) <= set(wrong)
+    assert not leaks("error", _told(caught.value))
+
+
+def _told(error: BaseException) -> bytes:
+    """All that an exception can tell, to a log or to another process."""
+    told = "".join(traceback.format_exception(error))
+    with contextlib.suppress(Exception):  # redis-py's own don't promise to be picklable
+        told += repr(pickle.dumps(error))
+    chain = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(cause)
+    return (
+        told + "".join(f"{each} {each!r} {each.args} {each.__dict__}" for each in chain)
+    ).encode()
+
+
+def test_neither_values_nor_errors_tell_a_secret_a_number_or_a_text(
+    servers: dict[str, RedisServer],
+) -> None:
+    url = servers["store"].url
+    proxy = f"http://u:{quote(API_PASSWORD, safe='')}@127.0.0.1:{free_port()}"
+    settings = Settings(
+        redis_url=url,
+        broker_url=url,
+        api_url="https://localhost:1",
+        api_login=LOGIN,
+        api_password=API_PASSWORD,
+        proxy=proxy,
+    )
+    app = Producer(settings)
+    provider, store = Provider(settings), Store(app.redis, settings)
+    sender = Sender(settings, store, provider, app._bells)
+    poller = Poller(settings, store, provider, app._bells)
+    job = text_job(f"{PHONE}0001", content={"text": TEXT})
+    app.enqueue({**job, "id": "taken"})
+    shown = [settings, app, app.redis, app._bells, provider, store, sender, poller]
+    shown += [provider.send(b"{}", 1), provider.status([1]), provider._session()]
+    shown += [app.get("taken"), parse_job(job, time.time()).digest]
+    found = [leak for each in shown for leak in leaks(type(each).__name__, repr(each).encode())]
+    # And what an app or an operator gets as an exception
+    wrong = Settings(redis_url=url.replace("Zq7store", "Zq7api"), broker_url=url)
+    gone = Settings(redis_url=url.replace(str(servers["store"].port), str(free_port())))
+    bad = {"address": f"{PHONE}000000000000", "content": {"text": 5, "no": TEXT}, "id": "a b"}
+    for producer, raw in (
+        *((app, {**job, **{name: value}}) for name, value in bad.items()),
+        *((app, {**job, name: {"a": [PHONE, TEXT]}}) for name in job),
+        *((app, {**job, name: f"{TEXT}\0{PHONE}" * 500}) for name in job),
+        (app, {**job, "id": "taken", "comment": TEXT}),
+        (Producer(wrong), job),
+        (Producer(gone), job),
+    ):
+        with pytest.raises((CourierError, redis.RedisError)) as caught:
+            producer.enqueue(raw)
+        found += leaks("exception", _told(caught.value))
+        producer.close()
+    provider._session().close()
+    assert not found, "\n".join(found)
 
 
 def _stored(app: Producer, job: dict[str, Any]) -> bool:
