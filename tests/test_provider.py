@@ -230,6 +230,8 @@ def test_every_answer_has_an_outcome_for_each_message(body: Any, http: int, coun
         ("0", 0),
         ("120", 120),
         (" 7 ", 7),
+        ("7\x1f", 7),
+        (" " * 20 + "7", 7),
         ("9" * 40, 999_999_999_999),
         ("Mon, 23 Nov 2026 10:01:30 GMT", 90),
         ("Monday, 23-Nov-26 10:01:30 GMT", 90),  # RFC 9110 has all three forms

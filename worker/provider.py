@@ -371,7 +371,8 @@ def retry_after(value: str | None, now: datetime | None = None) -> float | None:
     """Seconds that a Retry-After header asks for (RFC 9110 section 10.2.3); None if bad or none."""
     if value is None:
         return None
-    if value.strip().isascii() and value.strip().isdigit():
+    value = value.strip()
+    if value.isascii() and value.isdigit():
         return float(value[:12])
     try:
         moment = parsedate_to_datetime(value)
