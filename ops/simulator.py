@@ -14,9 +14,10 @@ Its own endpoints need no auth; instants are Unix seconds, sizes bytes:
 - GET /admin/bodies: the last 100 bodies with `path` and `headers`, without Authorization;
 - GET /admin/endings: the table; POST /admin/reset: forget all this, and the fault rules;
 - GET, POST (a rule or a list of them), DELETE /admin/faults: rules for breaking answers. Each has
-  a `kind`, `on` ("send" or "status"), `rate` (0..1) and `times` (null: no end); a kind is a set of
-  defaults (`FAULTS` in the rules) for fields that any rule may set (`_FIELDS`). The first that
-  applies to a request wins, `fired` counts.
+  a `kind`, `on` ("send" or "status"), `rate` (0..1), `times` (null: no end) and `address` (last
+  digits: it breaks only a /send with a message to such an address); a kind is a set of defaults
+  (`FAULTS` in the rules) for fields that any rule may set (`_FIELDS`). The first that applies to a
+  request wins, `fired` counts.
 
 Measured: about 180,000 messages/s (300,000 with --no-record) on one core of a 2-core machine, its
 clients on the other: 8 keep-alive connections, 100 messages per request, the text in commonData,
@@ -166,7 +167,7 @@ class Simulator:
         """POST /send and /status: whatever is accepted is accepted before the first pause."""
         body = await request.read()
         question = self.memory.note(request.path, request.headers, body)
-        rule = rules.pick_fault(self.faults, request.path[1:], self.chance)
+        rule = rules.pick_fault(self.faults, request.path[1:], question, self.chance)
         if request.headers.get("Authorization") != self.auth:
             answer: Json = {"status": "error-auth"}
         elif question is None:

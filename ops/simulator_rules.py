@@ -278,13 +278,14 @@ _FLAG = _number(0, 1, bool)
 _FIELDS: dict[str, tuple[Any, Check]] = {
     "kind": ("", _one_of(*FAULTS)),
     "on": ("send", _one_of("send", "status")),
+    "address": ("", _text("[0-9]*")),  # only a /send with an address in it that ends so
     "rate": (1.0, _number(0, 1, int, float)),
     "times": (None, lambda value: value is None or _COUNT(value)),
     "accept": (True, _FLAG),  # off: the platform forgets the request at once
     "code": ("", lambda value: isinstance(value, str) or _number(100, 599, int)(value)),
     "http": (200, _number(100, 599, int)),  # where `code` is one of the API's
     "body": ("", _text()),  # where `code` is one of HTTP's
-    "retry_after": (0, _COUNT),
+    "retry_after": (0, lambda value: _COUNT(value) or _text()(value)),  # seconds, or a date's text
     "location": ("", _text()),
     "seconds": (0.0, _number(0, float("inf"), int, float)),  # before each piece of the answer
     "piece": (2**30, _number(1, 2**30, int)),  # bytes
@@ -304,11 +305,21 @@ def read_fault(raw: Any) -> Json:
     return rule | {"fired": 0}
 
 
-def pick_fault(faults: list[Json], on: str, chance: Random) -> Json | None:
+def _concerns(rule: Json, question: Send | list[Any] | None) -> bool:
+    if not rule["address"]:
+        return True
+    rows = question.rows if isinstance(question, Send) else []
+    return any(str(row.get("address", "")).endswith(rule["address"]) for row in rows)
+
+
+def pick_fault(
+    faults: list[Json], on: str, question: Send | list[Any] | None, chance: Random
+) -> Json | None:
     """The first rule that applies to a request, counted as fired."""
     for rule in faults:
         spent = rule["times"] is not None and rule["fired"] >= rule["times"]
-        if rule["on"] == on and not spent and chance.random() < rule["rate"]:
+        meant = rule["on"] == on and not spent and _concerns(rule, question)
+        if meant and chance.random() < rule["rate"]:
             rule["fired"] += 1
             return rule
     return None

@@ -478,13 +478,16 @@ def test_faults_that_accept_nothing(
 
 
 def test_http_fault_with_retry_after_and_redirect_to_itself(api: Client) -> None:
+    date = "Fri, 31 Dec 2049 23:59:59 GMT"
     api.fault("http", code=429, retry_after=7, times=1)
+    api.fault("http", code=503, retry_after=date, times=1)
     api.fault("http", code=502, accept=True, times=1)
     api.fault("redirect", times=1)
 
-    busy, bad, moved = (api.post("/send", {"messages": [TEXT]}) for _ in range(3))
+    busy, away, bad, moved = (api.post("/send", {"messages": [TEXT]}) for _ in range(4))
 
     assert (busy.status_code, busy.headers["Retry-After"]) == (429, "7")
+    assert (away.status_code, away.headers["Retry-After"]) == (503, date)
     assert bad.status_code == 502 and len(api.accepted()) == 1
     assert moved.headers["Location"] == "/send"
 
@@ -568,6 +571,21 @@ def test_faults_of_status(api: Client) -> None:
     assert api.send(TEXT)["status"] == "ok"  # another path: never touched
 
 
+def test_one_message_spoils_the_request_that_it_is_in(api: Client) -> None:
+    api.fault("status", code="error-syntax", address="77")
+    api.fault("http", code=413, address="8")
+    good, culprit = {"address": "79250000001"}, {"address": "79250000077"}
+    common = text(address=None)
+
+    assert api.send(good, commonData=common)["status"] == "ok"
+    assert api.send(good, culprit, good, commonData=common) == {"status": "error-syntax"}
+    assert api.send({**TEXT, **culprit})["status"] == "error-syntax"
+    assert api.post("/send", {"messages": [{**TEXT, "address": "79250000008"}]}).status_code == 413
+    assert api.post("/send", b"{").json() == {"status": "error-syntax"}
+    assert [rule["fired"] for rule in api.admin("faults")] == [2, 1]
+    assert [kept["message"]["address"] for kept in api.accepted()] == ["79250000001"]
+
+
 def test_rules_count_and_the_first_that_applies_wins(api: Client) -> None:
     first = {"kind": "status", "code": "error-a", "times": 2}
     never = {"kind": "drop_before", "rate": 0}
@@ -595,6 +613,7 @@ def test_rules_count_and_the_first_that_applies_wins(api: Client) -> None:
         ({"kind": "short", "rate": 1.5}, "rate"),
         ({"kind": "short", "times": True}, "times"),
         ({"kind": "short", "on": "both"}, "on"),
+        ({"kind": "short", "address": 77}, "address"),
         ({"kind": "short", "fired": 1}, "fired"),
     ],
 )
