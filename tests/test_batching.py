@@ -206,3 +206,21 @@ def test_messages_whose_leases_keep_lapsing_go_alone_one_a_claim(
     assert sorted(m.id for batch in (*made, others) for m in batch) == [m.id for m in claimed]
     assert all(m.lapses >= 5 for m in others)
     assert all(len(batch) == 1 for batch in made if any(m.lapses >= 5 for m in batch))
+
+
+@pytest.mark.parametrize(
+    ("withins", "shape"),
+    [
+        ([50] * 100, [50, 50]),
+        ([2, 2, 2], [2, 1]),
+        ([0, 4, 1, 0, 1, 4, 0], [1, 1, 2, 3]),  # the smallest first, then what nobody refused
+    ],
+)
+def test_a_refused_request_is_gone_on_with_in_its_halves(
+    withins: list[int], shape: list[int]
+) -> None:
+    claimed = [Waiting(str(n), "low:0", NOW, within=each) for n, each in enumerate(withins)]
+    made, _ = requests(claimed)
+    assert [len(batch) for batch in made] == shape
+    assert sorted(m.id for batch in made for m in batch) == sorted(m.id for m in claimed)
+    assert all(len(batch) <= m.within for batch in made for m in batch if m.within)

@@ -161,6 +161,12 @@ def test_a_task_that_has_used_up_its_time_puts_the_rest_back(
     assert post.sizes == [8]
     found = [producer.get(id) for id in ids]
     assert {(record.status, record.unsure) for record in found if record} == {("queued", 0)}
+    # And the next ones go on with its halves, else a slow provider would never let it end
+    for _ in range(12):
+        worker.serve("low")
+    statuses = [producer.get(id).status for id in ids]  # type: ignore[union-attr]
+    assert statuses == ["rejected"] + ["submitted"] * 7
+    assert max(post.sizes[1:]) == 4
 
 
 @pytest.mark.parametrize(("lease", "seconds"), [(120, 1.0), (37, 1.0), (36, 0.0), (35.5, 0.0)])

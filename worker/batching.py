@@ -7,6 +7,7 @@ about how the provider merges overrides is relied on (trap T8). ``expand(factor(
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 from typing import Any
 
 from schemas.message import VALIDITY
@@ -66,9 +67,19 @@ def _clip(wire: Message, name: str, default: int, left: int) -> None:
 def requests(messages: Sequence[Waiting]) -> tuple[list[list[Waiting]], list[Waiting]]:
     """The messages of one claim as requests, and those that wait for a claim of their own.
 
-    A message whose leases keep lapsing goes alone and last: if it takes its worker with it, no
-    other one's lease lapses.
+    Those of a refused request whose halving was left off come first, in requests as small as it had
+    come to: each task gets on with it, however slow the provider. A message whose leases keep
+    lapsing goes alone and last: if it takes its worker with it, no other one's lease lapses.
     """
-    together = [m for m in messages if m.lapses < ALONE_AFTER]
     alone = [m for m in messages if m.lapses >= ALONE_AFTER]
-    return [batch for batch in (together, alone[:1]) if batch], alone[1:]
+    free = [m for m in messages if m.lapses < ALONE_AFTER and not m.within]
+    tied = [m for m in messages if m.lapses < ALONE_AFTER and m.within]
+    batches: list[list[Waiting]] = []
+    for within, group in groupby(sorted(tied, key=_within), key=_within):
+        same = list(group)
+        batches += [same[i : i + within] for i in range(0, len(same), within)]
+    return [batch for batch in (*batches, free, alone[:1]) if batch], alone[1:]
+
+
+def _within(message: Waiting) -> int:
+    return message.within

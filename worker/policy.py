@@ -26,7 +26,10 @@ SMS_VALIDITY_DEFAULT = 259200
 
 @dataclass(slots=True)
 class Waiting:
-    """A message leased from a lane, as far as decisions need it; instants in microseconds."""
+    """A message leased from a lane, as far as decisions need it; instants in microseconds.
+
+    ``within``: most messages of a request with this one, where a larger one was refused (0: any).
+    """
 
     id: str
     lane: str
@@ -38,6 +41,7 @@ class Waiting:
     unsure: int = 0
     on_unsure: str = ""
     ttl: bool = False
+    within: int = 0
     metadata: str = ""
     resend_of: str = ""
     content: dict[str, object] | None = None

@@ -161,14 +161,20 @@ class Sender:
         lease = self.store.begin(held, held.messages, inside=False)
         middle = len(lease.messages) // 2
         halves = (lease.messages[:middle], lease.messages[middle:])
+        for half in halves:
+            for message in half:
+                message.within = len(half)  # whoever goes on with it doesn't begin again
         return [(lease, half) for half in halves if half]
 
     def _put_back(self, lease: Lease[Waiting], messages: list[Waiting], tally: Tally) -> None:
         now = lease.at()
-        steps = [
-            (m, Step("stay", now - now % 4, fields=["attempts", m.attempts])) for m in messages
-        ]
-        self._settle(lease, [Move(m.id, Status.QUEUED, step) for m, step in steps], tally)
+        moves = []
+        for message in messages:
+            fields: list[str | int] = ["attempts", message.attempts]
+            fields += ["within", message.within] if message.within else []
+            step = Step("stay", now - now % 4, fields=fields)
+            moves.append(Move(message.id, Status.QUEUED, step))
+        self._settle(lease, moves, tally)
 
     def _settle(
         self,

@@ -27,8 +27,8 @@ from worker.tracking import Watched
 logger = logging.getLogger(__name__)
 
 _WAITING = (
-    *("until", "onUnsure", "attempts", "failures", "unsure", "lapses", "ttl", "metadata"),
-    "resendOf",
+    *("until", "onUnsure", "attempts", "failures", "unsure", "lapses", "ttl"),
+    *("within", "metadata", "resendOf"),
 )
 _WATCHED = (
     *("provider", "status", "set", "submitted", "tracked", "polls", "since", "fault"),
@@ -315,6 +315,7 @@ def _is_bug(error: redis.RedisError) -> bool:
 def _waiting(row: list[Any], lane: str, commons: dict[str, str | None]) -> Waiting:
     id, kind, values = row
     own, digest, until, on_unsure, attempts, failures, unsure, lapses, ttl, *more = values
+    within, metadata, resend_of = more
     return Waiting(
         id=id,
         lane=lane,
@@ -326,8 +327,9 @@ def _waiting(row: list[Any], lane: str, commons: dict[str, str | None]) -> Waiti
         unsure=int(unsure or 0),
         on_unsure=on_unsure or "",
         ttl=ttl is not None,
-        metadata=more[0] or "",
-        resend_of=more[1] or "",
+        within=int(within or 0),
+        metadata=metadata or "",
+        resend_of=resend_of or "",
         content=_content(own, digest, commons),
     )
 
