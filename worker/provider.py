@@ -233,7 +233,7 @@ class Provider:
                     text += piece
                     if len(text) > REPLY_MOST:
                         return Unsure("reply-too-large")
-                if time.monotonic() > call.end:
+                if time.monotonic() > call.end and not _whole(response.raw):
                     return Unsure("deadline")
                 retry_after = response.headers.get("Retry-After")
                 return Answer(response.status_code, bytes(text), retry_after)
@@ -268,6 +268,14 @@ class Provider:
         session.mount("https://", adapter)
         session.mount("http://", adapter)
         return session
+
+
+def _whole(raw: Any) -> bool:
+    """Whether the reply's framing says that nothing is missing: else its end may be our cut.
+
+    A process stalled past the deadline may find a whole answer waiting: one in hand is not dropped.
+    """
+    return bool(raw.chunked) or raw.length_remaining == 0
 
 
 def _cut(call: _Call) -> None:
