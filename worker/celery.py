@@ -25,6 +25,7 @@ from schemas.keys import LANES, POLL
 from schemas.settings import Settings
 from worker.durability import dangers
 from worker.intake import take
+from worker.log import show_data
 from worker.messages import BellRequest, HiddenRequest
 from worker.poll import Poller
 from worker.provider import Provider
@@ -175,7 +176,8 @@ for _bell in (send, poll, sweep):
 
 
 @after_setup_logger.connect
-def _quiet(**_: Any) -> None:
+def _set_up_logs(logger: logging.Logger, **_: Any) -> None:
+    show_data(logger)
     for name in BELL_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("celery.pool").setLevel(logging.INFO)  # at DEBUG it prints arguments
