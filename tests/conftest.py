@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -215,6 +216,37 @@ def start_worker(system_env: dict[str, str], tmp_path: Path) -> Iterator[Callabl
     yield start
     for worker in started:
         worker.kill()
+
+
+@pytest.fixture
+def app(system_env: dict[str, str]) -> Iterator[Producer]:
+    producer = Producer.from_env(system_env)
+    yield producer
+    producer.close()
+
+
+def ends(producer: Producer, count: int, seconds: float = 60.0) -> dict[str, list[dict[str, Any]]]:
+    """Every event of every message, by message, once that many have ended."""
+    seen: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    final: set[str] = set()
+    deadline = time.monotonic() + seconds
+    while len(final) < count and time.monotonic() < deadline:
+        for event in producer.results("test", "one", block=1.0):
+            event.ack()
+            seen[event.subject].append({"id": event.id, **event.data})
+            if event.data["final"]:
+                final.add(event.subject)
+            if len(final) >= count:
+                break
+    assert len(final) == count, Counter(events[-1]["status"] for events in seen.values())
+    return seen
+
+
+def check_events(seen: dict[str, list[dict[str, Any]]]) -> None:
+    """Numbers without gaps, one final event, the last."""
+    for id, events in seen.items():
+        assert [event["id"] for event in events] == [f"{id}:{n + 1}" for n in range(len(events))]
+        assert [event["final"] for event in events] == [False] * (len(events) - 1) + [True]
 
 
 class Clock:

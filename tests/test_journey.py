@@ -5,16 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 import uuid
-from collections import Counter, defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
-import requests
 from celery import Celery
 
 from ops.redis_server import RedisServer
@@ -24,7 +20,9 @@ from tests.conftest import (
     Simulator,
     Start,
     Worker,
+    check_events,
     common_job,
+    ends,
     events_of,
     free_port,
     iso_in,
@@ -51,37 +49,6 @@ ENDINGS = {
     "99": ("read", None),
 }
 """How a message with resendSms ends, by its address's last digits (ops/simulator_rules.py)."""
-
-
-@pytest.fixture
-def app(system_env: dict[str, str]) -> Iterator[Producer]:
-    producer = Producer.from_env(system_env)
-    yield producer
-    producer.close()
-
-
-def ends(producer: Producer, count: int, seconds: float = 60.0) -> dict[str, list[dict[str, Any]]]:
-    """Every event of every message, by message, once that many have ended."""
-    seen: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    final: set[str] = set()
-    deadline = time.monotonic() + seconds
-    while len(final) < count and time.monotonic() < deadline:
-        for event in producer.results("test", "one", block=1.0):
-            event.ack()
-            seen[event.subject].append({"id": event.id, **event.data})
-            if event.data["final"]:
-                final.add(event.subject)
-            if len(final) >= count:
-                break
-    assert len(final) == count, Counter(events[-1]["status"] for events in seen.values())
-    return seen
-
-
-def check_events(seen: dict[str, list[dict[str, Any]]]) -> None:
-    """Numbers without gaps, one final event, the last."""
-    for id, events in seen.items():
-        assert [event["id"] for event in events] == [f"{id}:{n + 1}" for n in range(len(events))]
-        assert [event["final"] for event in events] == [False] * (len(events) - 1) + [True]
 
 
 def test_two_thousand_mixed_messages_end_as_their_addresses_say(
@@ -283,91 +250,6 @@ def test_no_task_of_wrong_jobs_takes_good_ones_or_the_worker_with_it(
     assert worker.log.count("message refused: ") == 2, worker.log
     assert "7925000" not in worker.log and "Код" not in worker.log
     client.close()
-
-
-def test_unsure_answers_are_parked_or_resent_by_priority(
-    app: Producer, start_worker: Start, simulator: Simulator
-) -> None:
-    urgent = app.enqueue(text_job(priority="realtime"))
-    advert = app.enqueue(text_job(priority="low"))
-    simulator.fault(kind="drop_after", times=2)
-    start_worker()
-    seen = ends(app, 2)
-    assert (seen[advert][-1]["status"], seen[advert][-1]["reason"]) == ("unconfirmed", "unsure")
-    assert (seen[urgent][-1]["status"], seen[urgent][-1]["unsure"]) == ("read", 1)
-    assert len(simulator.accepted()) == 3  # the code went twice, and its events say so
-
-
-@pytest.mark.parametrize(
-    "fault",
-    [
-        {"kind": "status", "code": "error-auth"},
-        {"kind": "http", "code": 404},
-        {"kind": "http", "code": 503, "retry_after": 1},
-        {"kind": "drop_before"},
-    ],
-    ids=lambda fault: f"{fault['kind']}-{fault.get('code', '')}",
-)
-def test_no_answer_about_the_request_ever_ends_a_message_that_can_be_resent(
-    fault: dict[str, Any], app: Producer, start_worker: Start, simulator: Simulator
-) -> None:
-    simulator.fault(**fault)
-    ids = [app.enqueue(text_job()) for _ in range(3)]
-    start_worker()
-    wait_for(lambda: simulator.get("faults")[0]["fired"] >= 1)
-    wait_for(lambda: all((r := app.get(id)) and r.status == "queued" for id in ids))
-    assert [app.get(id).final for id in ids] == [False] * 3  # type: ignore[union-attr]
-
-
-def test_an_outage_of_a_hanging_provider_parks_little_and_ends_at_once(
-    app: Producer, start_worker: Start, simulator: Simulator
-) -> None:
-    # Given a provider that takes requests and doesn't answer, for some seconds
-    simulator.fault(kind="hang_before")
-    count, batch, slots = 2000, 20, 2
-    rows = ({"address": f"79{i:07}99"} for i in range(count))
-    app.enqueue_many(rows, common=common_job(priority="low"))
-    start_worker(
-        COURIER_BATCH_SIZE=str(batch), COURIER_CONNECT_TIMEOUT="0.3", COURIER_READ_TIMEOUT="0.3"
-    )
-    wait_for(lambda: simulator.get("faults")[0]["fired"] >= 9)
-    # When it answers again
-    probes = simulator.get("faults")[0]["fired"]
-    requests.delete(f"{simulator.url}/admin/faults", timeout=10)
-    wait_for(simulator.accepted)
-    started = time.monotonic()
-    wait_for(lambda: len(simulator.accepted()) >= count / 2, 10)
-    assert time.monotonic() - started < 2
-    # Then at most what was in flight, five batches and one message a probe were parked
-    seen = ends(app, count)
-    check_events(seen)
-    parked = [end for (*_, end) in seen.values() if end["status"] == "unconfirmed"]
-    assert 0 < len(parked) <= slots * batch + 5 * batch + probes
-    assert len(simulator.accepted()) == count - len(parked)
-
-
-def test_one_spoiled_message_does_not_hold_up_the_others(
-    app: Producer, start_worker: Start, simulator: Simulator
-) -> None:
-    simulator.fault(kind="status", code="error-syntax", times=1)
-    ids = app.enqueue_many([{"address": f"79{i:07}99"} for i in range(64)], common=common_job())
-    start_worker()
-    seen = ends(app, 64)
-    assert set(seen) == set(ids)
-    batches = simulator.get("requests")["batches"]
-    assert batches == [64, 32, 32]
-
-
-def test_a_message_not_sent_in_time_expires(
-    app: Producer, start_worker: Start, simulator: Simulator
-) -> None:
-    simulator.fault(kind="status", code="error-system")
-    id = app.enqueue(text_job(ttlSec=20))
-    start_worker(COURIER_RETRY_CAP="1")
-    (event,) = ends(app, 1)[id]
-    assert (event["status"], event["reason"]) == ("expired", "ttl")
-    assert event["attempts"] >= 2
-    assert simulator.accepted() == []
 
 
 def test_polling_goes_on_behind_a_busy_lane(
