@@ -8,10 +8,11 @@
 --   'bad'     it failed; r.limit of them in a row close the gate, for r.base us, doubling to r.cap
 --   'refused' a message alone was refused whole; r.most of them in a row close it for r.pause us
 --   ''        says nothing
+-- r.takes: us that a probe may take, as the claim has added them.
 -- r.pause > 0 closes it for that long in any case but 'refused', for r.reason.
 -- Returns 'closed' or 'opened' where that has changed, else ''.
 local function report(gate, at, r)
-  local was = redis.call('HMGET', gate, 'until', 'opened', 'refused')
+  local was = redis.call('HMGET', gate, 'until', 'opened', 'refused', 'probe')
   local fresh = r.begun >= tonumber(was[2] or 0)
   local function close(us)
     redis.call('HSET', gate, 'until', text(math.max(tonumber(was[1] or 0), at + us)),
@@ -23,7 +24,8 @@ local function report(gate, at, r)
     if was[3] and not r.taken then redis.call('HSET', gate, 'refused', was[3]) end
     return was[1] and 'opened' or ''
   end
-  if fresh then redis.call('HDEL', gate, 'probe') end
+  -- Only the probe itself makes room for the next: not what was begun before it.
+  if was[4] and r.begun >= tonumber(was[4]) - r.takes then redis.call('HDEL', gate, 'probe') end
   if r.verdict == 'refused' then
     return redis.call('HINCRBY', gate, 'refused', 1) >= r.most and close(r.pause) or ''
   end

@@ -10,7 +10,9 @@ import redis
 from producers import Producer
 from producers.testing import SilentBells
 from schemas.settings import Settings
+from schemas.status import Status
 from tests.conftest import Clock, common_job, events_of, text_job
+from worker.breaker import after_statuses
 from worker.outcome import (
     Accepted,
     Again,
@@ -23,9 +25,10 @@ from worker.outcome import (
     StatusOutcome,
     Unsure,
 )
+from worker.policy import Step
 from worker.poll import Poller
 from worker.send import Sender
-from worker.store import Store
+from worker.store import Move, Store
 
 
 class Provider:
@@ -58,7 +61,8 @@ class House:
         self.store = Store(client, settings, clock)
         bells = SilentBells()
         given: Any = (settings, self.store, self.provider, bells)
-        self.sender, self.poller = Sender(*given), Poller(*given)
+        self.sender = Sender(*given, chance=lambda: 1.0)  # what is tried again is never due soon
+        self.poller = Poller(*given)
 
     def serve(self, times: int = 1) -> list[int]:
         """Sizes of the requests that so many doorbells led to."""
@@ -320,6 +324,39 @@ def test_polling_has_a_gate_of_its_own(producer: Producer, house: House, clock: 
     assert sum(house.poll()) == 11
     assert house.gate("poll") == {}
     assert set(statuses(producer, ids)) == {"submitted"}
+
+
+def test_after_a_failed_poll_one_at_a_time_is_asked_for_until_one_is_answered(
+    producer: Producer, house: House, clock: Clock, settings: Settings
+) -> None:
+    # Given two requests for statuses that are out at once, of several that are due
+    few = Settings(namespace=settings.namespace, status_batch_size=2)
+    store = Store(house.client, few, clock)
+    fill(producer, 10)
+    house.serve()
+    clock.advance(400)
+    first, second = store.claim_watched(True), store.claim_watched(False)
+    assert first and second and second.more
+
+    def fail(lease: Any) -> None:
+        outcome = Again("ReadTimeout", whole=True)
+        move = Move(lease.messages[0].id, Status.SUBMITTED, Step("stay", clock() + 4 * 10**8))
+        assert store.settle(lease, [move], after_statuses(outcome, 1.0, few)) == ([], "")
+
+    # When one fails, then one goes out, and no other until it is answered
+    fail(first)
+    clock.advance(0.1)
+    third = store.claim_watched(True)
+    assert third and not third.more
+    assert store.claim_watched(True) is None
+    fail(second)  # begun before it: says nothing of it
+    assert store.claim_watched(True) is None
+    fail(third)
+    assert store.claim_watched(True) is not None
+    assert store.claim_watched(True) is None
+    # Or until it has had all its time
+    clock.advance(few.deadline + 0.1)
+    assert store.claim_watched(True) is not None
 
 
 def test_events_tell_nothing_of_pauses(

@@ -16,6 +16,8 @@
 -- A repeat with the same once key returns the same members.
 -- Kinds (schemas/keys.py): 0 becomes 1; 1 and 2 lapsed, they stay what they are and are counted.
 -- While the gate is closed only what must end is leased: what is too old, or lapsed inside.
+-- Where contents aren't wanted (/status) and the last request failed, there is one request at a
+-- time: if it hangs, it takes one slot from those who send.
 #include clock
 local at, rank, contents = now(ARGV[1]), tonumber(ARGV[9]), ARGV[7] ~= ''
 local due, size = text(at), tonumber(ARGV[2])
@@ -72,9 +74,10 @@ local function probe()
 end
 
 local place, lease, members
-local gate = redis.call('HMGET', KEYS[4], 'until', 'refused', 'probe')
-local open = not gate[1]
-local ajar = not open and tonumber(gate[1]) <= at and tonumber(gate[3] or 0) <= at
+local gate = redis.call('HMGET', KEYS[4], 'until', 'refused', 'probe', 'row')
+local open, free = not gate[1], tonumber(gate[3] or 0) <= at
+local ajar = not open and tonumber(gate[1]) <= at and free
+local wary = open and not contents and gate[4]
 local before = redis.call('GET', KEYS[1])
 if before then
   local set, given, more = string.match(before, '^(%d+) (%d+) (%d)$')
@@ -82,9 +85,10 @@ if before then
   members = redis.call('ZRANGEBYSCORE', KEYS[place], given, text(lease + 3), 'WITHSCORES')
 else
   if ARGV[4] == '1' then redis.call('DEL', KEYS[3]) end
-  if open then
+  if open and (free or not wary) then
     place = oldest()
     members = place and first(place, 0, size)
+    if place and wary then redis.call('HSET', KEYS[4], 'probe', text(at + tonumber(ARGV[11]))) end
   elseif ajar then
     place, members = probe()
     -- Whoever comes meanwhile finds it closed; a probe that dies holds nothing shut for long.
@@ -128,7 +132,7 @@ end
 if not before and #leases > 0 then redis.call('ZADD', KEYS[place], unpack(leases)) end
 
 local more = ajar and '3' or '0'
-if open and oldest() then
+if open and not wary and oldest() then
   more = redis.call('SET', KEYS[3], '1', 'NX', 'PX', ARGV[5]) and '2' or '1'
 end
 return {place - 4, text(lease), due, more, rows, commons, tonumber(gate[2] or 0)}

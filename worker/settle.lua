@@ -5,8 +5,8 @@
 --       8 dead letters
 -- ARGV  1 record prefix  2 content prefix  3 lease held  4 keep ms  5 keep content ms  6 once ms
 --       7 now ('' = TIME)
---       8 what a request has shown, for the gate (gate.lua): verdict, begun, taken, limit, base,
---         cap, most, pause, reason as JSON; '' where there was no request
+--       8 what a request has shown, for the gate (gate.lua): verdict, begun, takes, taken, limit,
+--         base, cap, most, pause, reason as JSON; '' where there was no request
 --       9 width, then for each message: id, from, to, place, score, late, head, tail, count,
 --       pairs of fields, name, value ...; padded to width with ''
 --       place: 'stay' (in its set, at score), 'watch' (at score), 'end' or 'dead' (its end, too)

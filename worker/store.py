@@ -197,6 +197,7 @@ class Store:
                 "verdict": shown.verdict,
                 "taken": shown.taken,
                 "begun": begun,
+                "takes": _micros(self._settings.deadline),
                 "limit": FAILURES,
                 "base": _micros(FIRST),
                 "cap": _micros(LONGEST),
