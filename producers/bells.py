@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
-from producers.connection import SOCKET_OPTIONS
+from producers.connection import BROKER_OPTIONS
 from schemas.keys import POLL
 from schemas.settings import Settings
 
@@ -27,7 +27,7 @@ def task(name: str) -> tuple[str, list[str]]:
     return ("courier.poll", []) if name == POLL else ("courier.send", [name])
 
 
-CLIENT_OPTIONS = {**SOCKET_OPTIONS, "max_retries": 1, "interval_start": 0, "interval_step": 0}
+CLIENT_OPTIONS = {**BROKER_OPTIONS, "max_retries": 1, "interval_start": 0, "interval_step": 0}
 """Transport options of the client that rings: one try, or ``enqueue`` waits for a dead broker."""
 
 

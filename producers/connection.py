@@ -22,7 +22,9 @@ SOCKET_OPTIONS: dict[str, Any] = {
     "socket_keepalive": True,
     "health_check_interval": 5,
 }
-"""For our own clients and, as transport options, for Celery's broker connection."""
+"""For our own clients."""
+BROKER_OPTIONS = {**SOCKET_OPTIONS, "socket_timeout": 2, "health_check_interval": 2}
+"""Transport options of Celery's broker connections, which have to notice one after the other."""
 
 
 class StoreUnavailable(CourierError, redis.RedisError):

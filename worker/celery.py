@@ -21,7 +21,7 @@ from redis import RedisError
 
 from producers.bells import EXPIRES, Bells, queue
 from producers.client import Producer
-from producers.connection import SOCKET_OPTIONS, connect
+from producers.connection import BROKER_OPTIONS, connect
 from schemas.errors import ConfigError
 from schemas.keys import LANES, POLL
 from schemas.settings import Settings
@@ -82,7 +82,7 @@ app.conf.update(
     worker_prefetch_multiplier=1,
     worker_max_tasks_per_child=10_000,
     worker_send_task_events=False,
-    broker_transport_options={**SOCKET_OPTIONS, "visibility_timeout": VISIBILITY},
+    broker_transport_options={**BROKER_OPTIONS, "visibility_timeout": VISIBILITY},
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
     event_queue_ttl=EXPIRES,
@@ -116,6 +116,14 @@ class SweepScheduler(Scheduler):  # type: ignore[misc]
         else:
             if ring:
                 super().apply_entry(entry, producer)
+
+    def apply_async(self, entry: Any, *args: Any, **more: Any) -> Any:
+        try:
+            return super().apply_async(entry, *args, **more)
+        except Exception:
+            with suppress(RedisError):  # then it is lost after some seconds by itself
+                system().store.forget_sweep()
+            raise
 
 
 @dataclass(frozen=True)

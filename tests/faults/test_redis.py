@@ -1,0 +1,253 @@
+"""Redis restarts, stalls, vanishes and fills up under load: all parts recover without a hand."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from ops.redis_server import RedisServer
+from producers import Producer, StoreUnavailable
+from producers.testing import SilentBells
+from schemas.settings import Settings
+from tests.conftest import Simulator, common_job, free_port, text_job, wait_for
+from tests.faults.installation import running
+from tests.faults.parts import Proxy
+
+AWAY = 8.0
+"""Seconds of an outage: more than the socket timeout, less than the lease."""
+BACK = 60.0
+"""Seconds within which everything is at work again."""
+CALL = 12.0
+"""Seconds that one call of an app lasts at most: a socket timeout for store and for broker."""
+
+Servers = Callable[[], RedisServer]
+
+
+@pytest.fixture
+def servers(tmp_path: Path) -> Iterator[Servers]:
+    """Servers of this test's own, as a real installation has them: AOF, everysec, noeviction."""
+    started: list[RedisServer] = []
+
+    def start() -> RedisServer:
+        folder = tmp_path / f"redis-{len(started)}"
+        folder.mkdir()
+        started.append(RedisServer(folder, free_port()))
+        started[-1].start()
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.stop()
+
+
+@pytest.fixture
+def proxied(servers: Servers) -> Iterator[tuple[str, Proxy]]:
+    """A Redis behind a proxy: its URL and the proxy."""
+    proxy = Proxy(servers().port)
+    yield f"redis://127.0.0.1:{proxy.port}/0", proxy
+    proxy.close()
+
+
+def admin(server: RedisServer) -> redis.Redis:
+    return redis.Redis(port=server.port, decode_responses=True)
+
+
+@pytest.mark.parametrize("kill", [False, True], ids=["TERM", "kill-9"])
+def test_redis_restarts(
+    kill: bool, servers: Servers, simulator: Simulator, namespace: str, tmp_path: Path
+) -> None:
+    # Given an installation at work
+    server = servers()
+    with running(tmp_path, simulator, namespace, server.url) as system:
+        # When its Redis is away for a while
+        server.stop(kill=kill)
+        started = time.monotonic()
+        wait_for(lambda: system.load.refusals, 5)
+        quick = time.monotonic() - started
+        time.sleep(max(0.0, AWAY - quick))
+        server.start()
+        # Then the app is told within seconds, and all go on by themselves when it is there again
+        back = system.back_at_work(BACK)
+        ledger = system.ledger()
+        print(f"refused after {quick:.1f} s, slowest {system.load.slowest:.1f}, back {back:.1f} s")
+        assert system.load.slowest < 3
+        # And no answer of the provider was dropped: nothing is unsure
+        assert (ledger.unsure, system.worker.exits, system.beat.exits) == (0, [], [])
+
+
+def test_peers_vanish_without_a_word(
+    proxied: tuple[str, Proxy], simulator: Simulator, namespace: str, tmp_path: Path
+) -> None:
+    # Given an installation whose every connection leads through a proxy
+    url, proxy = proxied
+    with running(tmp_path, simulator, namespace, url) as system:
+        for _ in range(2):
+            # When the other end of all of them is gone and nobody is told
+            proxy.vanish()
+            # Then all notice and connect anew, without a restart
+            back = system.back_at_work(BACK)
+            print(f"back {back:.1f} s, slowest call {system.load.slowest:.1f} s")
+        ledger = system.ledger()
+        assert system.load.slowest < CALL
+        assert (ledger.unsure, system.worker.exits, system.beat.exits) == (0, [], [])
+
+
+def test_the_network_stalls_and_what_was_held_arrives(
+    proxied: tuple[str, Proxy], simulator: Simulator, namespace: str, tmp_path: Path
+) -> None:
+    # Given an installation at work
+    url, proxy = proxied
+    with running(tmp_path, simulator, namespace, url) as system:
+        # When nothing passes for longer than the socket timeout, and then everything does
+        proxy.hold()
+        time.sleep(AWAY)
+        proxy.resume()
+        # Then late commands double nothing
+        back = system.back_at_work(BACK)
+        ledger = system.ledger()
+        print(f"back {back:.1f} s, slowest call {system.load.slowest:.1f} s")
+        assert system.load.slowest < CALL
+        assert (ledger.unsure, system.worker.exits, system.beat.exits) == (0, [], [])
+
+
+def test_redis_is_slow(
+    servers: Servers, simulator: Simulator, namespace: str, tmp_path: Path
+) -> None:
+    # Given an installation at work
+    server = servers()
+    with running(tmp_path, simulator, namespace, server.url) as system, admin(server) as client:
+        # When Redis answers nobody for longer than the socket timeout, then in short fits
+        client.execute_command("CLIENT", "PAUSE", "8000")
+        time.sleep(AWAY)
+        back = system.back_at_work(BACK)
+        for _ in range(8):
+            client.execute_command("CLIENT", "PAUSE", "400")
+            time.sleep(0.6)
+        # Then nothing is lost or doubled
+        again = system.back_at_work(BACK)
+        ledger = system.ledger()
+        print(f"back {back:.1f} s, {again:.1f} s, slowest call {system.load.slowest:.1f} s")
+        assert system.load.slowest < CALL
+        assert (ledger.unsure, system.worker.exits, system.beat.exits) == (0, [], [])
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["one-redis", "own-broker"])
+def test_memory_is_used_up(
+    own: bool, servers: Servers, simulator: Simulator, namespace: str, tmp_path: Path
+) -> None:
+    # Given an installation with requests on their way
+    server = servers()
+    simulator.fault(kind="slow", seconds=0.5)
+    broker = servers().url if own else ""
+    with (
+        running(tmp_path, simulator, namespace, server.url, broker) as system,
+        admin(server) as client,
+    ):
+        # When Redis has reached its maxmemory
+        client.config_set("maxmemory", "1")
+        wait_for(lambda: system.load.refusals, 5)
+        time.sleep(AWAY / 2)
+        client.config_set("maxmemory", "0")
+        # Then the app is told why, and all go on by themselves when there is memory again
+        back = system.back_at_work(BACK)
+        ledger = system.ledger()
+        print(f"back {back:.1f} s, exits {system.worker.exits} {system.beat.exits}, {ledger}")
+        assert set(system.load.refusals) == {"Redis has reached its maxmemory: nothing was stored"}
+        assert ledger.unsure == 0
+        # And with a broker of its own nobody even had to restart
+        assert not own or (system.worker.exits, system.beat.exits) == ([], [])
+
+
+def test_memory_of_the_broker_is_used_up(
+    servers: Servers, simulator: Simulator, namespace: str, tmp_path: Path
+) -> None:
+    # Given an installation whose broker has a Redis of its own
+    broker = servers()
+    with (
+        running(tmp_path, simulator, namespace, servers().url, broker.url) as system,
+        admin(broker) as client,
+    ):
+        # When that one has reached its maxmemory
+        client.config_set("maxmemory", "1")
+        before = len(system.load.stored)
+        time.sleep(AWAY / 2)
+        assert len(system.load.stored) > before + 10  # apps don't notice
+        client.config_set("maxmemory", "0")
+        # Then supervisor brings the worker back, and the sweep finds what has waited
+        back = system.back_at_work(BACK)
+        ledger = system.ledger()
+        print(f"back {back:.1f} s, exits {system.worker.exits} {system.beat.exits}, {ledger}")
+        assert system.load.refusals == []
+
+
+def test_a_full_redis_stores_all_of_a_call_or_nothing(servers: Servers, namespace: str) -> None:
+    # Given a Redis that holds something already, and is full
+    server = servers()
+    settings = Settings(namespace=namespace, redis_url=server.url)
+    app = Producer(settings, bells=SilentBells())
+    rows = [text_job(f"79{i:09}", id=f"m{i}") for i in range(2000)]
+    app.enqueue_many(rows[:500], common=common_job())
+    with admin(server) as client:
+        before = contents(client)
+        client.config_set("maxmemory", "1")
+        # When an app enqueues one job, or a campaign
+        for call in (
+            lambda: app.enqueue(rows[600]),
+            lambda: app.enqueue_many(rows[600:800], common=common_job(content={"text": "Новый"})),
+        ):
+            with pytest.raises(StoreUnavailable, match="has reached its maxmemory") as refused:
+                call()
+            assert list(refused.value.accepted) == []
+        # Then not a key is another one
+        assert contents(client) == before
+        # And where memory ends between two chunks, the error says what is stored
+        client.config_set("maxmemory", str(client.info("memory")["used_memory"] + 150_000))
+        with pytest.raises(StoreUnavailable) as refused:
+            app.enqueue_many(rows)
+        accepted = refused.value.accepted
+        assert 500 <= len(accepted) < 2000
+        assert [app.get(row["id"]) is not None for row in rows] == [
+            row["id"] in accepted for row in rows
+        ]
+        waiting = client.zcard(f"{{{namespace}}}:lane:high:0")
+        assert waiting == len(accepted) == int(client.hget(f"{{{namespace}}}:counts", "queued"))
+        # And the same ids, asked for again when there is memory, are all there once
+        client.config_set("maxmemory", "0")
+        assert app.enqueue_many(rows) == [row["id"] for row in rows]
+        assert client.zcard(f"{{{namespace}}}:lane:high:0") == 2000
+    app.close()
+
+
+def contents(client: redis.Redis) -> dict[str, bytes]:
+    """All keys and what they hold."""
+    with redis.Redis(port=client.connection_pool.connection_kwargs["port"]) as raw:
+        return {key.decode(): raw.dump(key) for key in raw.scan_iter()}
+
+
+def test_the_broker_forgets_everything(
+    servers: Servers, simulator: Simulator, namespace: str, tmp_path: Path
+) -> None:
+    # Given an installation whose broker has a Redis of its own, with bells in it
+    broker = servers()
+    with (
+        running(tmp_path, simulator, namespace, servers().url, broker.url) as system,
+        admin(broker) as client,
+    ):
+        # When all of it is lost, at rest and while the worker stands still
+        client.flushdb()
+        system.at_work()
+        system.worker.freeze()
+        time.sleep(1.0)
+        assert client.dbsize()
+        client.flushdb()
+        system.worker.thaw()
+        # Then the sweep rings for what waits
+        back = system.back_at_work(BACK)
+        ledger = system.ledger()
+        print(f"back {back:.1f} s")
+        assert ledger.unsure == 0
+        assert (system.worker.exits, system.beat.exits, system.load.refusals) == ([], [], [])
