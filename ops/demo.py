@@ -257,7 +257,7 @@ def demo() -> None:
     for name in filter(re.compile("(?i)COURIER_|CELERY_|.*_PROXY").match, list(os.environ)):
         del os.environ[name]  # whatever is set up here for real is not for the demo
     signals: list[int] = []
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # a closed terminal, too
         signal.signal(number, lambda number, _: signals.append(number))
     show = Show(Console(highlight=False))
     show.phase("viber-courier, the whole system in 20 seconds, on this machine only")

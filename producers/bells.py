@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
-from producers.connection import BROKER_OPTIONS
+from producers.connection import broker
 from schemas.keys import POLL
 from schemas.settings import Settings
 
@@ -27,7 +27,7 @@ def task(name: str) -> tuple[str, list[str]]:
     return ("courier.poll", []) if name == POLL else ("courier.send", [name])
 
 
-CLIENT_OPTIONS = {**BROKER_OPTIONS, "max_retries": 1, "interval_start": 0, "interval_step": 0}
+ONE_TRY = {"max_retries": 1, "interval_start": 0, "interval_step": 0}
 """Transport options of the client that rings: one try, or ``enqueue`` waits for a dead broker."""
 
 
@@ -64,9 +64,10 @@ class Bells:
         if self._pid != os.getpid():
             from celery import Celery  # a light import of producers is a promise
 
-            self._app = Celery(broker=self._settings.broker_url, set_as_current=False)
+            url, options = broker(self._settings.broker_url)
+            self._app = Celery(broker=url, set_as_current=False)
             # An app's own CELERY_BROKER_URL would win over the argument above, not over this.
-            self._app.conf.broker_write_url = self._settings.broker_url
-            self._app.conf.broker_transport_options = CLIENT_OPTIONS
+            self._app.conf.broker_write_url = url
+            self._app.conf.broker_transport_options = {**options, **ONE_TRY}
             self._pid = os.getpid()
         return self._app

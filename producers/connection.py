@@ -12,7 +12,9 @@ from typing import Any
 import redis
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.retry import Retry
+from redis.sentinel import Sentinel
 
+from schemas import sentinel
 from schemas.errors import CourierError
 
 SOCKET_OPTIONS: dict[str, Any] = {
@@ -38,18 +40,40 @@ class StoreUnavailable(CourierError, redis.RedisError):
 
 def connect(url: str) -> redis.Redis:
     """A client for threads and forks; a command fails after at most some seconds."""
-    return redis.Redis.from_url(
-        url,
-        decode_responses=True,
-        protocol=2,
+    options: dict[str, Any] = {
+        **SOCKET_OPTIONS,
+        "decode_responses": True,
+        "protocol": 2,
         # A server that hangs is not asked again: one timeout is what a caller should wait.
-        retry=Retry(
+        "retry": Retry(
             ExponentialWithJitterBackoff(cap=0.5, base=0.05),
             3,
             supported_errors=(redis.ConnectionError,),
         ),
-        **SOCKET_OPTIONS,
+    }
+    if not url.startswith(sentinel.SCHEME):
+        return redis.Redis.from_url(url, **options)
+    given = sentinel.parse(url)
+    sentinels: Any = Sentinel(  # type: ignore[no-untyped-call]
+        given.hosts, sentinel_kwargs={**SOCKET_OPTIONS, "socket_timeout": 1}
     )
+    login = {"username": given.username, "password": given.password}
+    client: redis.Redis = sentinels.master_for(given.master, db=given.database, **login, **options)
+    return client
+
+
+def broker(url: str) -> tuple[str, dict[str, Any]]:
+    """A broker's URL as Celery spells it, and the transport options that belong to it."""
+    if not url.startswith(sentinel.SCHEME):
+        return url, BROKER_OPTIONS
+    given = sentinel.parse(url)
+    login = f"{given.login}@" if given.login else ""
+    hosts = (f"[{host}]" if ":" in host else host for host, _ in given.hosts)
+    urls = (
+        f"{sentinel.SCHEME}{login}{host}:{port}/{given.database}"
+        for host, (_, port) in zip(hosts, given.hosts, strict=True)
+    )
+    return ";".join(urls), {**BROKER_OPTIONS, "master_name": given.master}
 
 
 @contextmanager
@@ -58,7 +82,8 @@ def store_errors() -> Iterator[None]:
     try:
         yield
     except redis.RedisError as error:
-        if "OOM " in str(error):  # of a script that is a plain ResponseError before Redis 7
+        # Before Redis 7 that of a script is a plain ResponseError which quotes it.
+        if isinstance(error, redis.exceptions.OutOfMemoryError) or "OOM " in str(error):
             raise StoreUnavailable("Redis has reached its maxmemory: nothing was stored") from error
         raise StoreUnavailable(f"Redis can't be used now: {type(error).__name__}") from error
 

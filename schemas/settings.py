@@ -7,12 +7,14 @@ and never repeat a value: it may be a secret.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+from schemas import sentinel
 from schemas.errors import ConfigError
 
 PREFIX = "COURIER_"
@@ -24,13 +26,17 @@ OF_PROVIDER = ("api_url", "api_login", "api_password", "ca_file", "proxy")
 """Settings that only workers read: an app may not even be allowed to see their files."""
 
 
+DANGERS = ("plain-http", "volatile-redis")
+"""Words of ``COURIER_ALLOW``: what is refused unless it is named there."""
+
+
 class _WrongError(ValueError):
     """What a setting allows; its text goes into the ConfigError."""
 
 
 def _number(least: float, *, above: bool = False) -> Callable[[str], float]:
     def parse(text: str) -> float:
-        wrong = _WrongError(f"must be a number {'above' if above else 'of at least'} {least:g}")
+        wrong = _WrongError(f"must be a number {'above' if above else 'from'} {least:g} to 1e10")
         try:
             value = float(text)
         except ValueError:
@@ -88,11 +94,47 @@ def _api_url(text: str) -> str:
     url = _url("https", "http")(text).rstrip("/")
     if "@" in urlsplit(url).netloc:  # it would show in logs, and take the place of API_LOGIN
         raise _WrongError("must be without user name and password")
+    if "?" in url or "#" in url:  # paths are appended
+        raise _WrongError("must be without ? and #")
     return url
 
 
+def _sentinels(text: str) -> str:
+    try:
+        sentinel.parse(text)
+    except ValueError as wrong:
+        raise _WrongError(str(wrong)) from None
+    return text
+
+
+def _broker_url(text: str) -> str:
+    if text.startswith(sentinel.SCHEME):
+        return _sentinels(text)
+    return _url("redis", "rediss", "redis+socket", "sentinel")(text)
+
+
+def _is_plain(url: str) -> bool:
+    """Whether requests travel in the clear, and further than this machine's loopback."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    try:
+        near = host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        near = False
+    return parts.scheme == "http" and not near
+
+
+def _dangers(text: str) -> frozenset[str]:
+    words = frozenset(word.strip() for word in text.split(","))
+    if not words <= set(DANGERS):
+        raise _WrongError(f"may only have, with commas between: {', '.join(DANGERS)}")
+    return words
+
+
 def _redis_url(text: str) -> str:
-    parts = urlsplit(_url("redis", "rediss", "unix")(text))
+    if text.startswith(sentinel.SCHEME):
+        return _sentinels(text)
+    parts = urlsplit(_url("redis", "rediss", "unix", "sentinel")(text))
     options = {name for name, _ in parse_qsl(parts.query, keep_blank_values=True)}
     if parts.scheme != "unix" and not re.fullmatch("/?[0-9]*", parts.path):
         raise _WrongError("must end with the number of a database, as /0")
@@ -116,7 +158,7 @@ class Settings:
     """DESIGN section 6, one attribute for each variable: its name in lower case without prefix."""
 
     redis_url: str = _set("redis://localhost:6379/0", _redis_url, secret=True)
-    broker_url: str = _set("", _url("redis", "rediss", "redis+socket"), secret=True)
+    broker_url: str = _set("", _broker_url, secret=True)
     namespace: str = _set("courier", _pattern("[A-Za-z0-9_.-]{1,32}", "1 to 32 of A-Za-z0-9_.-"))
     api_url: str = _set("https://viber.devinotele.com:444", _api_url)
     # RFC 7617: a user name with a colon can't be told from its password.
@@ -124,6 +166,7 @@ class Settings:
     api_password: str = _set("", _pattern(".+", "one line"), secret=True)
     ca_file: str = _set("", _file)
     proxy: str = _set("", _url("http", "https"), secret=True)
+    allow: frozenset[str] = _set(frozenset(), _dangers)
     batch_size: int = _set(100, _whole(1, 1000))
     status_batch_size: int = _set(100, _whole(1, 1000))
     rate_limit: float = _set(0.0, _number(0))
@@ -186,18 +229,28 @@ class Settings:
             if name not in values and PREFIX + name.upper() not in faults:
                 faults[PREFIX + name.upper()] = f"must be set (or {PREFIX}{name.upper()}_FILE)"
         settings = cls(**values)
-        timing = {f"{PREFIX}{name}" for name in ("LEASE", "CONNECT_TIMEOUT", "READ_TIMEOUT")}
-        if timing.isdisjoint(faults) and settings.lease <= settings.deadline:
-            faults["COURIER_LEASE"] = (
-                "must be longer than COURIER_CONNECT_TIMEOUT and COURIER_READ_TIMEOUT together"
-            )
-        if settings.redis_url.startswith("unix:") and not settings.broker_url:
-            faults.setdefault("COURIER_BROKER_URL", "must be set: Celery spells unix:// otherwise")
+        for name, fault in settings._together(faults.keys()):
+            faults.setdefault(name, fault)
         if faults:
             raise ConfigError(faults)
         values.setdefault("broker_url", settings.redis_url)
         values.setdefault("rate_burst", max(1.0, settings.rate_limit))
         return cls(**values)
+
+    def _together(self, wrong: Collection[str]) -> Iterator[tuple[str, str]]:
+        """Faults that only settings together show; those that are ``wrong`` alone are left out."""
+        timing = {f"{PREFIX}{name}" for name in ("LEASE", "CONNECT_TIMEOUT", "READ_TIMEOUT")}
+        if timing.isdisjoint(wrong) and self.lease <= self.deadline:
+            both = "COURIER_CONNECT_TIMEOUT and COURIER_READ_TIMEOUT"
+            yield "COURIER_LEASE", f"must be longer than {both} together"
+        if _is_plain(self.api_url) and not {"plain-http", "COURIER_ALLOW"} & {*self.allow, *wrong}:
+            yield (
+                "COURIER_API_URL",
+                "must start with https:// outside of loopback: texts and password would travel in "
+                "the clear (COURIER_ALLOW=plain-http accepts that)",
+            )
+        if self.redis_url.startswith("unix:") and not self.broker_url:
+            yield "COURIER_BROKER_URL", "must be set: Celery spells unix:// otherwise"
 
 
 def _text(env: Mapping[str, str], name: str, filed: bool, read: Callable[[str], str]) -> str:

@@ -33,7 +33,7 @@ AUTH = Shown(pause=60.0, reason="error-auth", both=True)
         ([Accepted(1), Unsure("entry")], Shown("good", taken=True)),
         ([Refused("error-address-unknown")], Shown("good")),
         ([Refused("error-address-unknown"), Again("error-system")], Shown("good")),
-        ([Again("error-system")] * 2, Shown()),
+        ([Again("error-system")] * 2, Shown("good")),
         ([DOWN] * 2, Shown("bad", reason="error-system")),
         ([Unsure("ReadTimeout")] * 2, Shown("bad", reason="ReadTimeout")),
         ([Again("error-system"), Unsure("entry")], Shown("bad", reason="entry")),

@@ -119,7 +119,12 @@ def test_the_whole_demo(demo: Demo) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "when"), [(signal.SIGINT, "A worker starts"), (signal.SIGTERM, "An app enqueues")]
+    ("number", "when"),
+    [
+        (signal.SIGINT, "A worker starts"),
+        (signal.SIGTERM, "An app enqueues"),
+        (signal.SIGHUP, "A worker starts"),
+    ],
 )
 def test_a_signal_ends_everything(demo: Demo, number: signal.Signals, when: str) -> None:
     demo.wait_for_text(when)

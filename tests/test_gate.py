@@ -133,7 +133,7 @@ def test_a_success_in_between_starts_the_row_anew(
     assert "until" not in house.gate()
 
 
-def test_a_message_answered_by_itself_says_nothing_of_the_provider(
+def test_a_message_answered_by_itself_closes_nothing(
     producer: Producer, house: House, clock: Clock
 ) -> None:
     house.provider.outcome = Again("error-system")
@@ -141,6 +141,28 @@ def test_a_message_answered_by_itself_says_nothing_of_the_provider(
         fill(producer, 1)
         assert house.serve() == [1]
     assert house.gate() == {}
+
+
+def test_messages_that_are_never_taken_do_not_keep_it_shut_as_probes(
+    producer: Producer,
+    house: House,
+    clock: Clock,
+    client: redis.Redis,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fill(producer, 3, priority="high")
+    low = fill(producer, 3, priority="low")
+    client.hset(house.store.keys.gate("send"), "until", str(clock() - 1))
+    taken = house.provider.send
+
+    def send(body: bytes, count: int) -> list[Outcome]:
+        return [Again("error-system")] * count if b'"high"' in body else taken(body, count)
+
+    monkeypatch.setattr(house.provider, "send", send)
+    for _ in range(9):
+        house.serve()
+        clock.advance(400)  # longer than any backoff: the same ones are due again
+    assert statuses(producer, low) == ["submitted"] * 3
 
 
 def test_failures_of_requests_begun_before_it_closed_do_not_raise_its_step(
@@ -212,10 +234,30 @@ def test_twenty_lone_refusals_in_a_row_are_an_answer_about_us(
         assert house.serve(2) == [1]
     assert statuses(producer, ids).count("rejected") == 20
     house.provider.outcome = Accepted(1)
-    clock.advance(61)
+    clock.advance(301)
     house.serve()
     assert statuses(producer, ids).count("submitted") == 44
     assert house.gate() == {}
+
+
+def test_a_message_that_is_refused_alone_for_ever_does_not_keep_the_gate_shut(
+    producer: Producer, house: House, clock: Clock
+) -> None:
+    # Given the twenty-first of such messages, in the most urgent lane
+    fill(producer, 20, priority="realtime")
+    house.provider.outcome = Spoiled("error-syntax")
+    house.serve(3)
+    culprit = fill(producer, 1, priority="realtime")
+    low = fill(producer, 5, priority="low")
+    clock.advance(61)
+    assert house.serve() == [1]
+    # When the next probe goes out
+    house.provider.outcome = Accepted(1)
+    clock.advance(61)
+    house.serve()
+    # Then it is another, and the others go out with it
+    assert statuses(producer, low) == ["submitted"] * 5
+    assert statuses(producer, culprit) == ["queued"]
 
 
 def test_a_probe_is_one_whose_loss_parks_nothing_if_there_is_one(

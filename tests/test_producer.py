@@ -394,9 +394,11 @@ def test_maxmemory_is_named_and_nothing_is_stored(tmp_path: Path) -> None:
     server = RedisServer(tmp_path, free_port())
     server.start()
     producer = Producer(Settings(redis_url=server.url, broker_url=server.url), bells=SilentBells())
-    producer.redis.config_set("maxmemory", "1")
-    with pytest.raises(StoreUnavailable, match="maxmemory"):
-        producer.enqueue_many(rows(100), common=BULK)
-    assert producer.redis.dbsize() == 0
-    producer.close()
-    server.stop()
+    try:
+        producer.redis.config_set("maxmemory", "1")
+        with pytest.raises(StoreUnavailable, match="maxmemory"):
+            producer.enqueue_many(rows(100), common=BULK)
+        assert producer.redis.dbsize() == 0
+    finally:
+        producer.close()
+        server.stop()

@@ -20,6 +20,8 @@ HTTP = (
     "http://Zq7:Zq7@h",
     "http://h Zq7",
     "//Zq7",
+    "http://localhost?Zq7",
+    "https://h/#Zq7",
 )
 REDIS = ("http://Zq7", "Zq7", "redis://", "redis://h:Zq7", "redis://h:0/", "redis://h /Zq7")
 ABOVE_0 = ("0", "-1", "Zq7", "nan", "inf", "1e11", "1 0")
@@ -48,6 +50,11 @@ TABLE: dict[str, tuple[Any, list[tuple[str, Any]], tuple[str, ...]]] = {
     "API_PASSWORD": ("", [(" a:b 🙂 ",) * 2], ("Zq7\nb",)),
     "CA_FILE": ("", [(__file__,) * 2], ("/no/Zq7",)),
     "PROXY": ("", [("http://u:p@proxy:3128",) * 2], ("socks5://Zq7", "Zq7", "http://")),
+    "ALLOW": (
+        frozenset(),
+        [("plain-http", {"plain-http"}), (" plain-http , plain-http", {"plain-http"})],
+        ("Zq7", "plain-http,Zq7", "plain-http,", "PLAIN-HTTP", "plain-http;Zq7"),
+    ),
     "BATCH_SIZE": (100, [("1", 1), ("1000", 1000)], ("0", "1001", *COUNT)),
     "STATUS_BATCH_SIZE": (100, [("1", 1), ("1000", 1000)], ("0", "1001", *COUNT)),
     "RATE_LIMIT": (0, [("0", 0), ("0.5", 0.5), ("300", 300)], FROM_0),
@@ -246,6 +253,30 @@ def test_a_producer_reads_none_of_the_providers_settings() -> None:
     with pytest.raises(ConfigError) as caught:
         Settings.from_env(env, provider=True)
     assert len(caught.value.faults) == 5
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("http://simulator:8044", "HTTP://example.com", "http://10.0.0.1", "http://[fe80::1]"),
+        *("http://127.0.0.1.example.com", "http://localhost.example.com", "http://0.0.0.0"),
+        "http://128.0.0.1",
+    ],
+)
+def test_a_plain_address_outside_of_loopback_is_refused_unless_allowed(url: str) -> None:
+    error = refused(API_URL=url)
+    assert list(error.faults) == ["COURIER_API_URL"]
+    assert "https://" in str(error) and "COURIER_ALLOW=plain-http" in str(error)
+    assert read(API_URL=url, ALLOW="plain-http").api_url == url
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1", "127.0.0.1", "127.9.8.7", "[::1]:80"])
+def test_a_plain_address_on_loopback_is_good(host: str) -> None:
+    assert read(API_URL=f"http://{host}").api_url == f"http://{host}"
+
+
+def test_a_word_that_allows_nothing_is_the_only_fault_named() -> None:
+    assert list(refused(API_URL="http://h", ALLOW="plain").faults) == ["COURIER_ALLOW"]
 
 
 @pytest.mark.parametrize(

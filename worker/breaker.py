@@ -63,6 +63,9 @@ def after_request(outcomes: Sequence[Outcome], jitter: float, settings: Settings
         return Shown(pause=BLOCKED, reason=blocked[0].code, both=True)
     if any(isinstance(outcome, Accepted | Refused) for outcome in outcomes):
         return Shown("good", taken=any(isinstance(outcome, Accepted) for outcome in outcomes))
+    if all(isinstance(outcome, Again) and not outcome.whole for outcome in outcomes):
+        # It answers, message by message: else probes so answered would keep the gate shut.
+        return Shown("good")
     bad = [_failure(outcome, jitter, settings) for outcome in outcomes]
     return max(bad, key=lambda shown: shown.verdict)
 

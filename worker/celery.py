@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -21,10 +21,11 @@ from redis import RedisError
 
 from producers.bells import EXPIRES, Bells, queue
 from producers.client import Producer
-from producers.connection import BROKER_OPTIONS, connect
+from producers.connection import broker, connect
 from schemas.errors import ConfigError
 from schemas.keys import LANES, POLL
 from schemas.settings import Settings
+from worker.durability import dangers
 from worker.intake import take
 from worker.poll import Poller
 from worker.provider import Provider
@@ -41,6 +42,8 @@ VISIBILITY = 60
 """Seconds after which Celery redelivers a ``courier.enqueue`` whose worker vanished."""
 BELL_LOGGERS = ("celery.worker.strategy", "celery.app.trace", "celery.beat")
 """Loggers that would write three lines for each sweep."""
+
+logger = logging.getLogger(__name__)
 
 try:
     settings = Settings.from_env(os.environ, provider=True)
@@ -65,11 +68,12 @@ def _queue(name: str) -> Queue:
     return Queue(full, routing_key=full)
 
 
-app = Celery("worker", broker=settings.broker_url, set_as_current=True)
+broker_url, broker_options = broker(settings.broker_url)
+app = Celery("worker", broker=broker_url, set_as_current=True)
 app.conf.update(
     # A CELERY_BROKER_URL in the environment would win over the argument above, not over these.
-    broker_read_url=settings.broker_url,
-    broker_write_url=settings.broker_url,
+    broker_read_url=broker_url,
+    broker_write_url=broker_url,
     task_queues=[_queue(name) for name in (POLL, "enqueue", *LANES)],
     task_default_queue=queue(settings.namespace, POLL),
     task_create_missing_queues=False,
@@ -82,7 +86,7 @@ app.conf.update(
     worker_prefetch_multiplier=1,
     worker_max_tasks_per_child=10_000,
     worker_send_task_events=False,
-    broker_transport_options={**BROKER_OPTIONS, "visibility_timeout": VISIBILITY},
+    broker_transport_options={**broker_options, "visibility_timeout": VISIBILITY},
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
     event_queue_ttl=EXPIRES,
@@ -110,9 +114,7 @@ class SweepScheduler(Scheduler):  # type: ignore[misc]
         try:
             ring = system().store.ring_sweep()
         except RedisError as error:
-            logging.getLogger(__name__).warning(
-                "sweep not rung", extra={"error": type(error).__name__}
-            )
+            logger.warning("sweep not rung", extra={"error": type(error).__name__})
         else:
             if ring:
                 super().apply_entry(entry, producer)
@@ -187,9 +189,7 @@ def enqueue(self: Any, *args: object, **kwargs: object) -> str:
     except Exception as error:
         # Its loss would be a message's loss: back on the queue, whatever it was. What is stored
         # already is the same message the next time.
-        logging.getLogger(__name__).exception(
-            "jobs not stored yet", extra={"task_id": self.request.id}
-        )
+        logger.exception("jobs not stored yet", extra={"task_id": self.request.id})
         time.sleep(1.0)
         raise Reject(type(error).__name__, requeue=True) from None
 
@@ -214,9 +214,23 @@ def _quiet(**_: Any) -> None:
 
 
 @worker_init.connect
-def _say_what_is_missing(**_: Any) -> None:
+def _refuse_volatile_redis(**_: Any) -> None:
+    """Wait for Redis and end the start if it would lose messages."""
     if settings.rate_limit:
-        logging.getLogger(__name__).warning("COURIER_RATE_LIMIT is set but doesn't limit yet")
+        logger.warning("COURIER_RATE_LIMIT is set but doesn't limit yet")
+    with closing(connect(settings.redis_url)) as client:
+        while True:
+            try:
+                faults = dangers(client.info())
+                break
+            except RedisError as error:
+                logger.warning("redis not checked yet", extra={"error": type(error).__name__})
+                time.sleep(1.0)
+    if faults and "volatile-redis" not in settings.allow:
+        raise SystemExit(
+            f"viber-courier can't start: COURIER_REDIS_URL: {'; '.join(faults)}"
+            " (COURIER_ALLOW=volatile-redis accepts that)"
+        )
 
 
 @worker_ready.connect

@@ -119,7 +119,10 @@ def after_send(
             return give_up(message, Status.REJECTED, code, code)
         case NotSent():
             return _stay(message, now, 0.0)
-        case Blocked(code) | Spoiled(code):
+        case Spoiled(code):
+            # Due later: were it the next probe too, it alone could keep the gate shut for all.
+            return _stay(message, now, settings.retry_cap, code)
+        case Blocked(code):
             return _stay(message, now, 0.0, code)
 
 

@@ -32,6 +32,12 @@ _WATCHED = (
 )
 NOT_NOW = ("OOM", "READONLY", "NOREPLICAS", "MISCONF", "LOADING", "BUSY", "MASTERDOWN")
 """Words in errors of a Redis that is full, failing over or coming up: repeating helps."""
+NOT_NOW_ERRORS = (
+    redis.exceptions.OutOfMemoryError,
+    redis.exceptions.ReadOnlyError,
+    redis.exceptions.MasterDownError,
+)
+"""The same as redis-py's classes, whose text lacks the word: scripts' errors from Redis 7 on."""
 SWEEP_LOST = 10.0
 """Seconds after which a sweep that nobody has run is taken for lost."""
 PAUSE = 0.2
@@ -245,12 +251,15 @@ class Store:
         keys, settings = self.keys, self._settings
         content, *fields = wanted
         taken = time.monotonic()
-        got = self._scripts["claim"](
-            keys=[
+        # If a reply is lost, a repeat brings the batch that the first call leased to us.
+        got = self._until(
+            taken + seconds / 2,
+            "claim",
+            [
                 *(keys.once(uuid.uuid4().hex), keys.fence(fence), keys.bell(bell)),
                 *(keys.gate(fence), *sets),
             ],
-            args=[
+            [
                 *(self._now(), size, _micros(seconds), int(answered), _ms(settings.bell_ttl)),
                 *(keys.record, content, keys.common, rank, _ms(seconds)),
                 *(_micros(settings.deadline), resent_by_default(settings, len(sets))),
@@ -274,7 +283,7 @@ class Store:
         return lease, rows, dict(zip(commons[::2], commons[1::2], strict=True))
 
     def _until(self, ends: float, name: str, keys: list[str], args: list[Any]) -> Any:
-        """Call a script until Redis answers, or raise its last error when the lease is over."""
+        """Call a script until Redis answers; raise its last error at ``ends`` (monotonic)."""
         while True:
             try:
                 return self._scripts[name](keys=keys, args=args)
@@ -289,7 +298,9 @@ class Store:
 
 def _is_bug(error: redis.RedisError) -> bool:
     """Whether a repeat would fail too: an answer, and none that says "not now"."""
-    return isinstance(error, redis.ResponseError) and not any(w in str(error) for w in NOT_NOW)
+    if isinstance(error, NOT_NOW_ERRORS) or not isinstance(error, redis.ResponseError):
+        return False
+    return not any(word in str(error) for word in NOT_NOW)
 
 
 def _waiting(row: list[Any], lane: str, commons: dict[str, str | None]) -> Waiting:

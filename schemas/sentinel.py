@@ -1,0 +1,53 @@
+"""``sentinel://[user:password@]host[:port][,host[:port]...][/database]?master=NAME``.
+
+The user and password are the master's and its replicas'; sentinels themselves are asked without.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from urllib.parse import parse_qs, unquote, urlsplit
+
+PORT = 26379
+"""Sentinel's default port (Redis documentation, "High availability with Redis Sentinel")."""
+SCHEME = "sentinel://"
+
+
+@dataclass(frozen=True, slots=True)
+class Sentinels:
+    """Who knows where the master is, its name there, and how to log in to it."""
+
+    hosts: tuple[tuple[str, int], ...]
+    master: str
+    database: int
+    login: str
+    """``user:password`` as it stands in the URL, quoted; "" for none."""
+
+    @property
+    def username(self) -> str | None:
+        """The user's name; None where the URL has none."""
+        return unquote(self.login.partition(":")[0]) or None
+
+    @property
+    def password(self) -> str | None:
+        """The password; None where the URL has none."""
+        return unquote(self.login.partition(":")[2]) or None
+
+
+def parse(url: str) -> Sentinels:
+    """Read such a URL. Raises ValueError, whose text repeats nothing of it."""
+    parts = urlsplit(url)
+    login, _, hosts = parts.netloc.rpartition("@")
+    options = parse_qs(parts.query, keep_blank_values=True)
+    if set(options) != {"master"} or not options["master"][-1]:
+        raise ValueError("must say ?master=NAME and no other option")
+    if not re.fullmatch("(/[0-9]*)?", parts.path):
+        raise ValueError("must end with the number of a database, as /0")
+    found = [
+        re.fullmatch(r"(\[[^\]]+\]|[^:\s\[\]]+)(?::([0-9]{1,5}))?", h) for h in hosts.split(",")
+    ]
+    places = [(host[1].strip("[]"), int(host[2] or PORT)) for host in found if host]
+    if len(places) < len(found) or not all(0 < port < 65536 for _, port in places):
+        raise ValueError("must name hosts as host:port with commas between")
+    return Sentinels(tuple(places), options["master"][-1], int(parts.path[1:] or 0), login)

@@ -1,0 +1,55 @@
+"""How we reach Redis: Sentinel URLs, for our own clients and as Celery spells them."""
+
+from __future__ import annotations
+
+import pytest
+
+from producers.connection import broker, connect
+from schemas.sentinel import Sentinels, parse
+
+
+def test_a_sentinel_url_is_read_whole() -> None:
+    assert parse("sentinel://app:p%40ss@a:1,[::1],b/3?master=mine") == Sentinels(
+        hosts=(("a", 1), ("::1", 26379), ("b", 26379)),
+        master="mine",
+        database=3,
+        login="app:p%40ss",
+    )
+    assert parse("sentinel://app:p%40ss@a?master=m").password == "p@ss"
+    assert parse("sentinel://:secret@a?master=m").username is None
+    assert parse("sentinel://a?master=m").password is None
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sentinel://a",
+        "sentinel://a?master=",
+        "sentinel://a?master=m&db=1",
+        "sentinel://?master=m",
+        "sentinel://a,,b?master=m",
+        "sentinel://a:0?master=m",
+        "sentinel://a:99999?master=m",
+        "sentinel://a/x?master=m",
+        "sentinel://a?master",
+    ],
+)
+def test_a_wrong_one_is_refused_without_repeating_it(url: str) -> None:
+    with pytest.raises(ValueError, match=r"^must ") as caught:
+        parse(url)
+    assert url not in str(caught.value)
+
+
+def test_celery_gets_the_spelling_that_it_knows() -> None:
+    url, options = broker("sentinel://:secret@a:1,[::1]:2/3?master=mine")
+    assert url == "sentinel://:secret@a:1/3;sentinel://:secret@[::1]:2/3"
+    assert options["master_name"] == "mine" and options["socket_timeout"] == 5
+    assert broker("redis://a/0") == (
+        "redis://a/0",
+        {k: options[k] for k in options.keys() - {"master_name"}},
+    )
+
+
+def test_nothing_that_can_be_printed_shows_the_password() -> None:
+    client = connect("sentinel://app:geheim@127.0.0.1:1/0?master=mine")
+    assert "geheim" not in f"{client!r} {client.connection_pool!r}"
