@@ -210,16 +210,21 @@ class Store:
         self.redis.delete(self.keys.bell("sweep"))
 
     def sweep(self) -> list[str]:
-        """Names of the bells to ring for what is due and has none on its way."""
+        """Names of the bells to ring for what is due and has none on its way.
+
+        Repeated while Redis does not answer, as long as no other sweep is put on its way.
+        """
         keys, settings = self.keys, self._settings
-        ring = self._scripts["sweep"](
-            keys=[
+        ring = self._until(
+            time.monotonic() + SWEEP_LOST,
+            "sweep",
+            [
                 *(keys.results, keys.watch, keys.bell(POLL)),
                 *keys.lanes,
                 *map(keys.bell, LANES),
                 keys.bell("sweep"),
             ],
-            args=[self._now(), _ms(settings.bell_ttl), _ms(settings.results_retention)],
+            [self._now(), _ms(settings.bell_ttl), _ms(settings.results_retention)],
         )
         return [(POLL, *LANES)[place] for place in ring]
 
