@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 
 import redis
 
-from producers.connection import script
+from producers.connection import passes, script
 from schemas.keys import LANES, POLL, Keys
 from schemas.settings import Settings
 from schemas.status import Status
@@ -30,14 +30,6 @@ _WATCHED = (
     *("provider", "status", "set", "submitted", "tracked", "polls", "since", "fault"),
     *("attempts", "unsure", "sms", "metadata", "providerStatus", "providerCode", "statusAt"),
 )
-NOT_NOW = ("OOM", "READONLY", "NOREPLICAS", "MISCONF", "LOADING", "BUSY", "MASTERDOWN")
-"""Words in errors of a Redis that is full, failing over or coming up: repeating helps."""
-NOT_NOW_ERRORS = (
-    redis.exceptions.OutOfMemoryError,
-    redis.exceptions.ReadOnlyError,
-    redis.exceptions.MasterDownError,
-)
-"""The same as redis-py's classes, whose text lacks the word: scripts' errors from Redis 7 on."""
 SWEEP_LOST = 10.0
 """Seconds after which a sweep that nobody has run is taken for lost."""
 PAUSE = 0.2
@@ -293,19 +285,12 @@ class Store:
             try:
                 return self._scripts[name](keys=keys, args=args)
             except redis.RedisError as error:
-                if time.monotonic() + PAUSE >= ends or _is_bug(error):
+                if time.monotonic() + PAUSE >= ends or not passes(error):
                     raise
                 logger.warning(
                     "redis did not answer", extra={"script": name, "error": type(error).__name__}
                 )
                 time.sleep(PAUSE)
-
-
-def _is_bug(error: redis.RedisError) -> bool:
-    """Whether a repeat would fail too: an answer, and none that says "not now"."""
-    if isinstance(error, NOT_NOW_ERRORS) or not isinstance(error, redis.ResponseError):
-        return False
-    return not any(word in str(error) for word in NOT_NOW)
 
 
 def _waiting(row: list[Any], lane: str, commons: dict[str, str | None]) -> Waiting:
