@@ -165,6 +165,11 @@ class Installation:
     worker: Supervised
     beat: Supervised
 
+    @property
+    def exits(self) -> list[int]:
+        """Of worker and beat, so far."""
+        return self.worker.exits + self.beat.exits
+
     def at_work(self, messages: int = 10) -> None:
         """Wait until that many more messages have ended: all parts run and are busy."""
         target = len(self.reader.ended) + messages
@@ -187,13 +192,18 @@ class Installation:
         ``asynchronous``, what a failover has cost is counted instead.
         """
         self.load.stop()
-        ledger, reader = Ledger(len(self.load.stored)), self.reader
+        asked, reader, ledger = dict(self.load.stored), self.reader, Ledger(len(self.load.stored))
         with contextlib.closing(Producer.from_env(self.env)) as app:
-            for id in sorted(self.load.stored.keys() - reader.ended) if asynchronous else ():
-                if app.get(id) is None:
-                    ledger.lost.append(id)
-        asked = {id: a for id, a in self.load.stored.items() if id not in ledger.lost}
-        self._wait(lambda: asked.keys() <= reader.ended or reader.error, seconds)
+
+            def missing() -> list[str]:
+                left = sorted(asked.keys() - reader.ended)
+                if asynchronous:  # nobody knows what is lost at once: the old master may answer yet
+                    ledger.lost = [id for id in left if app.get(id) is None]
+                return left
+
+            self._wait(lambda: reader.error or missing() == ledger.lost, seconds)
+        for id in ledger.lost:
+            del asked[id]
         assert reader.error is None
         for id in reader.events.keys() - set(ledger.lost):
             events = reader.events[id]
@@ -206,7 +216,9 @@ class Installation:
             ledger.unsure += end["unsure"]
             if times[address] > 1:
                 (ledger.doubled if end["unsure"] else ledger.repeated).append(id)
-            assert end["status"] == "read" or (end["status"] == "unconfirmed" and end["unsure"]), end
+            assert end["status"] == "read" or (end["status"] == "unconfirmed" and end["unsure"]), (
+                end
+            )
             assert times[address] or end["status"] == "unconfirmed", end
         assert asynchronous or not ledger.repeated
         return ledger
@@ -234,7 +246,7 @@ def running(
         "COURIER_API_URL": simulator.url,
         **more,
     }
-    # A client each, as an app and a reader in other processes would have.
+    # Clients of their own, as an app and a reader in other processes would have.
     app, results = Producer.from_env(env), Producer.from_env(env)
     worker, beat = Supervised(WORKER, env, folder), Supervised(BEAT, env, folder)
     load, reader = Load(app), Reader(results)

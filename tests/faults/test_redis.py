@@ -12,10 +12,11 @@ import redis
 from ops.redis_server import RedisServer
 from producers import Producer, StoreUnavailable
 from producers.testing import SilentBells
+from schemas.errors import Conflict
 from schemas.settings import Settings
-from tests.conftest import Simulator, common_job, free_port, text_job, wait_for
-from tests.faults.installation import running
-from tests.faults.parts import Proxy
+from tests.conftest import Simulator, common_job, free_port, iso_in, text_job, wait_for
+from tests.faults.installation import SHORT, Reader, running
+from tests.faults.parts import BEAT, WORKER, Proxy, supervised
 
 AWAY = 8.0
 """Seconds of an outage: more than the socket timeout, less than the lease."""
@@ -77,7 +78,7 @@ def test_redis_restarts(
         print(f"refused after {quick:.1f} s, slowest {system.load.slowest:.1f}, back {back:.1f} s")
         assert system.load.slowest < 3
         # And no answer of the provider was dropped: nothing is unsure
-        assert (ledger.unsure, system.worker.exits, system.beat.exits) == (0, [], [])
+        assert (ledger.unsure, system.exits) == (0, [])
 
 
 def test_peers_vanish_without_a_word(
@@ -94,7 +95,7 @@ def test_peers_vanish_without_a_word(
             print(f"back {back:.1f} s, slowest call {system.load.slowest:.1f} s")
         ledger = system.ledger()
         assert system.load.slowest < CALL
-        assert (ledger.unsure, system.worker.exits, system.beat.exits) == (0, [], [])
+        assert (ledger.unsure, system.exits) == (0, [])
 
 
 def test_the_network_stalls_and_what_was_held_arrives(
@@ -112,7 +113,7 @@ def test_the_network_stalls_and_what_was_held_arrives(
         ledger = system.ledger()
         print(f"back {back:.1f} s, slowest call {system.load.slowest:.1f} s")
         assert system.load.slowest < CALL
-        assert (ledger.unsure, system.worker.exits, system.beat.exits) == (0, [], [])
+        assert (ledger.unsure, system.exits) == (0, [])
 
 
 def test_redis_is_slow(
@@ -133,7 +134,7 @@ def test_redis_is_slow(
         ledger = system.ledger()
         print(f"back {back:.1f} s, {again:.1f} s, slowest call {system.load.slowest:.1f} s")
         assert system.load.slowest < CALL
-        assert (ledger.unsure, system.worker.exits, system.beat.exits) == (0, [], [])
+        assert (ledger.unsure, system.exits) == (0, [])
 
 
 @pytest.mark.parametrize("own", [False, True], ids=["one-redis", "own-broker"])
@@ -160,13 +161,11 @@ def test_memory_is_used_up(
         # Then the app is told why, and all go on by themselves when there is memory again
         back = system.back_at_work(BACK)
         ledger = system.ledger()
-        print(
-            f"back {back:.1f} s, exits {system.worker.exits} {system.beat.exits}, unsure {ledger.unsure}"
-        )
+        print(f"back {back:.1f} s, exits {system.exits}, {ledger.figures}")
         assert set(system.load.refusals) == {"Redis has reached its maxmemory: nothing was stored"}
         assert ledger.unsure == 0
         # And with a broker of its own nobody even had to restart
-        assert not own or exits == ([], [])
+        assert not own or system.exits == []
 
 
 def test_memory_of_the_broker_is_used_up(
@@ -190,9 +189,7 @@ def test_memory_of_the_broker_is_used_up(
         # Then supervisor brings the worker back, and the sweep finds what has waited
         back = system.back_at_work(BACK)
         ledger = system.ledger()
-        print(
-            f"back {back:.1f} s, exits {system.worker.exits} {system.beat.exits}, unsure {ledger.unsure}"
-        )
+        print(f"back {back:.1f} s, exits {system.exits}, {ledger.figures}")
         assert system.load.refusals == []
 
 
@@ -262,4 +259,60 @@ def test_the_broker_forgets_everything(
         ledger = system.ledger()
         print(f"back {back:.1f} s")
         assert ledger.unsure == 0
-        assert (system.worker.exits, system.beat.exits, system.load.refusals) == ([], [], [])
+        assert (system.exits, system.load.refusals) == ([], [])
+
+
+def test_promises_outlive_restarts(
+    servers: Servers, simulator: Simulator, namespace: str, tmp_path: Path
+) -> None:
+    # Given a provider that wants to be left alone for a while, and messages of every kind
+    server, quiet = servers(), 18.0
+    env = {
+        **SHORT,
+        "COURIER_REDIS_URL": server.url,
+        "COURIER_NAMESPACE": namespace,
+        "COURIER_API_URL": simulator.url,
+        "COURIER_RETRY_CAP": "20",
+    }
+    simulator.fault(kind="http", code=429, retry_after=int(quiet), times=1)
+    app = Producer.from_env(env)
+    reader = Reader(Producer.from_env(env))
+    addresses = {id: f"79{n:07}99" for n, id in enumerate(("held", "short", "later", "stopped"))}
+    jobs = {id: text_job(address, id=id) for id, address in addresses.items()}
+    jobs["short"]["ttlSec"] = 15
+    jobs["later"]["sendAt"] = iso_in(quiet + 3)
+    jobs["stopped"]["sendAt"] = iso_in(3)
+    with supervised(env, tmp_path, WORKER, BEAT) as programs:
+        app.enqueue(jobs["held"])
+        started = time.time()
+        wait_for(lambda: simulator.get("requests")["send"])
+        app.enqueue_many(jobs.values())
+        assert app.cancel("stopped")
+        # When Redis, worker and beat are killed
+        server.stop(kill=True)
+        for program in programs:
+            program.kill()
+        server.start()
+        # Then a repeat is the same message, another job is a conflict, a cancelled one stays so
+        assert app.enqueue_many(jobs.values()) == list(jobs)
+        with pytest.raises(Conflict):
+            app.enqueue(text_job("79250000000", id="held"))
+        assert app.cancel("stopped")
+        # And schedule, deadline and the provider's pause hold as if nothing had happened
+        wait_for(lambda: reader.ended >= jobs.keys(), quiet + 20)
+    ends = {id: reader.events[id][-1].data for id in jobs}
+    assert {id: end["status"] for id, end in ends.items()} == {
+        "held": "read",
+        "short": "expired",
+        "later": "read",
+        "stopped": "cancelled",
+    }
+    assert not any(end["unsure"] for end in ends.values())
+    first, second = simulator.accepted()
+    assert (first["message"]["address"], second["message"]["address"]) == (
+        addresses["held"],
+        addresses["later"],
+    )
+    assert first["at"] - started > quiet - 2
+    assert second["at"] - started > quiet + 2
+    app.close()
