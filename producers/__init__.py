@@ -9,10 +9,14 @@ try:
     from schemas.errors import (
         ConfigError,
         Conflict,
+        ContentGone,
         CourierError,
+        DeadLetterError,
         EnqueueError,
         InvalidMessage,
+        NotDead,
         QueueFull,
+        Unconfirmed,
     )
 except ImportError as error:
     raise ImportError(
@@ -20,19 +24,28 @@ except ImportError as error:
         f"{getattr(schemas, '__file__', None) or list(schemas.__path__)}"
     ) from error
 
-from producers.client import Producer, Record
+from producers.client import Producer
 from producers.connection import StoreUnavailable
+from producers.dead import DeadLetter, DeadLetters, Resent
+from producers.record import Record
 from producers.results import Event
 
 __all__ = [
     "ConfigError",
     "Conflict",
+    "ContentGone",
     "CourierError",
+    "DeadLetter",
+    "DeadLetterError",
+    "DeadLetters",
     "EnqueueError",
     "Event",
     "InvalidMessage",
+    "NotDead",
     "Producer",
     "QueueFull",
     "Record",
+    "Resent",
     "StoreUnavailable",
+    "Unconfirmed",
 ]

@@ -1,12 +1,14 @@
 -- End a message that waits and is not inside a request.
 --
--- KEYS  1 results  2 counts  3-10 lane sets
+-- KEYS  1 results  2 counts  3-10 lane sets  11 dead letters ('' if this end is none)
 -- ARGV  1 record key  2 id  3 n as the caller saw it  4 attempts likewise
 --       5 from  6 to  7 head  8 tail  9 content key  10 keep ms  11 keep content ms  12 count
 --       13 ... fields
 -- Reply 'done', 'again' (the record has changed since the caller saw it), 'busy' (inside a
 -- request, or it was when its worker died) or 'gone' (it doesn't wait). Events: one if 'done'.
+#include clock
 #include move
+#include bury
 local seen = redis.call('HMGET', ARGV[1], 'status', 'set', 'n', 'attempts')
 if seen[1] ~= ARGV[5] then return 'gone' end
 if (seen[3] or '0') ~= ARGV[3] or (seen[4] or '0') ~= ARGV[4] then return 'again' end
@@ -19,4 +21,5 @@ local row = {from = ARGV[5], to = ARGV[6], head = ARGV[7], tail = ARGV[8], conte
 if not move(ARGV[1], KEYS[1], row) then return 'gone' end
 redis.call('ZREM', lane, ARGV[2])
 redis.call('HINCRBY', KEYS[2], ARGV[12], 1)
+if KEYS[11] ~= '' then bury(KEYS[11], now(''), {ARGV[2]}) end
 return 'done'

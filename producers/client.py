@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 import uuid
 from collections.abc import Callable, Generator, Iterable, Mapping
-from dataclasses import dataclass
 from itertools import islice
 from reprlib import Repr
 from typing import Any, NamedTuple, TypeVar
@@ -16,13 +14,15 @@ import redis
 
 from producers.bells import Bells
 from producers.connection import StoreUnavailable, connect, script, store_errors
+from producers.dead import DeadLetters, Letter
+from producers.record import Record, seen
 from producers.results import Event, read_results
 from schemas.errors import Conflict, EnqueueError, InvalidMessage, QueueFull
-from schemas.event import Change, SmsState, render
+from schemas.event import Change, render, resent
 from schemas.keys import LANES, Keys
 from schemas.message import ID, TTL_DEFAULT, Campaign, Job, digest_of, dumps, parse_job, shown
 from schemas.settings import Settings
-from schemas.status import Reason, Status
+from schemas.status import DEAD, Reason, Status
 
 CHUNK = 500
 """Rows of ``enqueue_many`` that go to Redis in one round trip, and stand or fall together."""
@@ -36,33 +36,16 @@ OnInvalid = Callable[[int, Any, EnqueueError], object]
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
-    """A message as its app may see it; texts and phone number are not part of it."""
-
-    id: str
-    status: Status
-    final: bool
-    reason: str | None
-    attempts: int
-    unsure: int
-    provider_id: int | None
-    provider_status: str | None
-    provider_code: str | None
-    status_at: str | None
-    sms: tuple[SmsState, ...]
-    metadata: dict[str, Any]
-
-
 class _Row(NamedTuple):
     number: int
     raw: Any
     id: str
     job: Job
+    resend_of: str = ""
 
 
 class Producer:
-    """Enqueues jobs, looks messages up, cancels them, reads result events.
+    """Enqueues jobs, looks messages up, cancels them, reads result events; ``dead``: DeadLetters.
 
     One instance serves many threads, and processes forked after it was made. Methods raise
     StoreUnavailable when Redis can't be used; repeating them with the same ids is safe.
@@ -83,6 +66,7 @@ class Producer:
         self._keys = Keys(settings.namespace)
         names = ("enqueue", "cancel", "reject", "get")
         self._scripts = {name: script(self.redis, "producers", name) for name in names}
+        self.dead = DeadLetters(self.redis, settings, clock, self._store_again)
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> Producer:
@@ -136,7 +120,7 @@ class Producer:
     def get(self, id: str) -> Record | None:
         """The message with this id; None if there is none (any more)."""
         state = self._state(id)
-        return None if state is None else _record(id, *state)
+        return None if state is None else Record(**seen(id, *state))
 
     def cancel(self, id: str) -> bool:
         """Stop a message. True only if it never left and now never will, also the second time.
@@ -145,7 +129,7 @@ class Producer:
         False. One that is inside a request right now is left alone: False, ask again.
         """
         while (state := self._state(id)) is not None:
-            record = _record(id, *state)
+            record = Record(**seen(id, *state))
             if record.status != Status.QUEUED:
                 return record.status == Status.CANCELLED and record.provider_id is None
             answer = self._cancel(record, state[0])
@@ -194,19 +178,25 @@ class Producer:
                 faults.append(_fault(number, raw, error))
         return rows, faults
 
-    def _store(self, rows: list[_Row], campaign: Campaign | None) -> set[str]:
-        """One call of enqueue.lua; the ids that conflict, and then nothing was written."""
+    def _store_again(self, letters: list[Letter], gap: int) -> set[str]:
+        return self._store([_Row(0, None, new, job, old) for old, new, job in letters], None, gap)
+
+    def _store(self, rows: list[_Row], campaign: Campaign | None, gap: int | str = "") -> set[str]:
+        """One call of enqueue.lua; the ids that conflict, and then nothing was written.
+
+        ``gap``: of dead letters sent again, microseconds between one and the next.
+        """
         if not rows:
             return set()
         keys, settings = self._keys, self.settings
         content = dumps(campaign.wire) if campaign else ""
         digest = digest_of(campaign.wire) if campaign else ""
-        fields = [_fields(row.job, digest) for row in rows]
+        fields = [_fields(row, digest) for row in rows]
         width = 7 + max(map(len, fields))
         args: list[str | int] = [
             *("", keys.record, keys.content, settings.max_queued),
             *(_ms(settings.bell_ttl), Status.QUEUED, content, _ms(settings.content_retention)),
-            width,
+            *(width, gap),
         ]
         for row, pairs in zip(rows, fields, strict=True):
             job = row.job
@@ -215,6 +205,7 @@ class Producer:
             args += (len(pairs) // 2, *pairs, *[""] * (width - 7 - len(pairs)))
         common = keys.common + digest if campaign else ""
         names = [keys.results, keys.counts, common, *keys.lanes, *map(keys.bell, LANES)]
+        names += [keys.dead, keys.pace]
         with store_errors():
             state, *more = self._scripts["enqueue"](keys=names, args=args)
         if state == "full":
@@ -244,6 +235,7 @@ class Producer:
                 attempts=record.attempts,
                 unsure=record.unsure,
                 metadata=record.metadata,
+                more=resent(record.resend_of),
             ),
             self.settings.namespace,
             self._clock(),
@@ -251,7 +243,7 @@ class Producer:
         keys, settings = self._keys, self.settings
         with store_errors():
             answer: str = self._scripts["cancel"](
-                keys=[keys.results, keys.counts, *keys.lanes],
+                keys=[keys.results, keys.counts, *keys.lanes, keys.dead if to in DEAD else ""],
                 args=[
                     *(keys.record + record.id, record.id, state.get("n", "0")),
                     *(state.get("attempts", "0"), Status.QUEUED, to, head, tail),
@@ -288,7 +280,7 @@ class Producer:
         keys = self._keys
         with store_errors():
             done = self._scripts["reject"](
-                keys=[keys.results, keys.counts],
+                keys=[keys.results, keys.counts, keys.dead],
                 args=[
                     *(keys.record + id, id, digest, Status.REJECTED, head, tail),
                     *(_ms(self.settings.retention), f"{Status.REJECTED}:{reason}"),
@@ -311,8 +303,10 @@ def _distinct(rows: list[_Row]) -> list[_Row]:
     return list({row.id: row for row in rows}.values())
 
 
-def _fields(job: Job, common: str) -> list[str]:
-    fields = ["common", common] if common else []
+def _fields(row: _Row, common: str) -> list[str]:
+    job = row.job
+    fields = ["resendOf", row.resend_of] if row.resend_of else []  # the script wants it first
+    fields += ["common", common] if common else []
     if job.ttl is not None:
         fields += ["ttl", str(job.ttl)]
     if job.on_unsure:
@@ -320,25 +314,6 @@ def _fields(job: Job, common: str) -> list[str]:
     if job.metadata:
         fields += ["metadata", dumps(job.metadata)]
     return fields
-
-
-def _record(id: str, fields: Mapping[str, str], score: float) -> Record:
-    inside = score % 4 == 2
-    provider_id = fields.get("provider")
-    return Record(
-        id=id,
-        status=Status.SENDING if inside else Status(fields["status"]),
-        final="final" in fields,
-        reason=fields.get("reason"),
-        attempts=int(fields.get("attempts", 0)) + inside,
-        unsure=int(fields.get("unsure", 0)),
-        provider_id=int(provider_id) if provider_id else None,
-        provider_status=fields.get("providerStatus"),
-        provider_code=fields.get("providerCode"),
-        status_at=fields.get("statusAt"),
-        sms=tuple(SmsState(*each) for each in json.loads(fields.get("sms", "[]"))),
-        metadata=json.loads(fields.get("metadata", "{}")),
-    )
 
 
 def _ms(seconds: float) -> int:

@@ -64,3 +64,30 @@ class QueueFull(EnqueueError):
     def __init__(self, limit: int) -> None:
         self.limit = limit
         super().__init__(f"the queue is full: COURIER_MAX_QUEUED is {limit}")
+
+
+class DeadLetterError(CourierError):
+    """A dead letter can't be looked into, sent again or dropped. ``id`` names it."""
+
+    why = ""
+
+    def __init__(self, id: str, why: str = "") -> None:
+        self.id = id
+        super().__init__(f"message {id!r} {why or self.why}")
+
+
+class NotDead(DeadLetterError):
+    """The message is not on the list of dead letters; the text says what it is."""
+
+
+class ContentGone(DeadLetterError):
+    """Phone number and texts were erased, or never stored (of a job that was not valid)."""
+
+    reason = "content-gone"
+    why = f"has no content any more: {reason}"
+
+
+class Unconfirmed(DeadLetterError):
+    """The message may have been sent already, and nobody said that it may be sent twice."""
+
+    why = "may have been sent already: say unconfirmed=True to send it again"

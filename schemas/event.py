@@ -73,6 +73,11 @@ def render(change: Change, namespace: str, now: float) -> tuple[str, str]:
     return head, '",' + json.dumps(tail, ensure_ascii=False, separators=(",", ":"))[1:]
 
 
+def resent(of: str | None) -> dict[str, str] | None:
+    """What every event tells of a message that is another one sent again (Change.more)."""
+    return {"resendOf": of} if of else None
+
+
 def instant(seconds: float) -> str:
     """Seconds since 1970 as ISO 8601 in UTC, to the millisecond."""
     stamp = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")

@@ -13,6 +13,8 @@ key                      type    holds
 ``{ns}:once:<token>``    string  the answer to a script's first call, for its repeats
 ``{ns}:bell:<lane|poll>`` string present while a doorbell task is on its way
 ``{ns}:gate:<what>``     hash    why and until when ``send`` or ``poll`` is closed to all workers
+``{ns}:dead``            zset    ended messages that can be sent again or dropped, by their end
+``{ns}:dead:pace``       string  the latest due time given to one of them that is sent again
 ``{ns}:counts``          hash    how many messages entered each status (and for what reason)
 ``{ns}:results``         stream  result events, one field ``event``
 ======================== ======= ==================================================================
@@ -23,6 +25,8 @@ clock, a multiple of four, plus its *kind*:
 * 0: due at that instant (new, scheduled, or waiting for a retry or the next poll);
 * 1: leased until then; the holder has not begun a request with it;
 * 2: leased until then and inside a request: if the lease lapses, it may have been sent.
+
+A score of ``dead`` is the end's instant by the same clock, made unique: reading can go on from any.
 
 A lease's instant is unique, so the score is also the holder's fencing token
 (docs/decisions/0001-the-score-is-the-lease.md).
@@ -92,6 +96,16 @@ class Keys:
     def gate(self, what: str) -> str:
         """What all workers know of the provider: for ``send`` or ``poll`` (producers/gate.lua)."""
         return self._key("gate", what)
+
+    @property
+    def dead(self) -> str:
+        """Dead letters, scored by when they ended."""
+        return self._key("dead")
+
+    @property
+    def pace(self) -> str:
+        """The latest due time given to a dead letter sent again by a rate."""
+        return self._key("dead", "pace")
 
     @property
     def counts(self) -> str:

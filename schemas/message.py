@@ -373,6 +373,12 @@ def _digest(asked: Mapping[str, bytes]) -> str:
     return b64encode(whole).decode()
 
 
+def merge(own: str, common: str | None) -> dict[str, Any]:
+    """The wire fields of a stored message: its own over its campaign's (``common``), as JSON."""
+    merged = {**(json.loads(common) if common else {}), **json.loads(own)}
+    return {name: value for name, value in merged.items() if value is not None}
+
+
 def digest_of(value: object) -> str:
     """A digest of any JSON value: names a campaign's content, and a job that isn't valid."""
     return b64encode(blake2b(dumps(value, sort=True).encode(), digest_size=15).digest()).decode()

@@ -68,5 +68,8 @@ def is_final(status: Status, closed: bool = False) -> bool:
     return closed or not NEXT[status]
 
 
+DEAD = frozenset({S.FAILED, S.UNCONFIRMED, S.REJECTED, S.LOST})
+"""Ends that an operator may want to look into: such messages go to the list of dead letters."""
+
 TRACKED = frozenset({S.SUBMITTED, S.SENT, S.DELIVERED, S.SMS_SENT})
 """Statuses of messages that the provider took and whose delivery is watched by polling."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
@@ -10,11 +11,11 @@ from hypothesis import settings as how
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from producers import Producer
+from producers import NotDead, Producer, Unconfirmed
 from producers.testing import SilentBells
 from schemas.event import SmsState
 from schemas.settings import Settings
-from schemas.status import NEXT, Status, is_final
+from schemas.status import DEAD, NEXT, Status, is_final
 from schemas.wire import STATES, StatusEntry
 from tests.conftest import Clock, text_job
 from worker.outcome import Accepted, Again, Blocked, NotSent, Outcome, Refused, Unsure
@@ -58,6 +59,7 @@ class Life(RuleBasedStateMachine):
         self.watched: list[Lease[Watched]] = []
         self.settled: list[tuple[Lease[Any], list[Move]]] = []
         self.provider_id = 10**18
+        self.dropped: set[str] = set()
 
     @rule(resend=st.booleans(), policy=st.sampled_from([None, "park", "resend"]))
     def enqueue(self, resend: bool, policy: str | None) -> None:
@@ -147,6 +149,35 @@ class Life(RuleBasedStateMachine):
             record = self.producer.get(id)
             assert record is not None and record.status == Status.CANCELLED
 
+    @precondition(lambda self: self.ids)
+    @rule(data=st.data(), word=st.booleans())
+    def resend(self, data: st.DataObject, word: bool) -> None:
+        id = data.draw(st.sampled_from(self.ids))
+        try:
+            new = self.producer.dead.resend(id, unconfirmed=word)
+        except NotDead:
+            return
+        except Unconfirmed:
+            assert not word
+            return
+        assert self.producer.dead.resend(id) == new
+        if new not in self.ids:
+            self.ids.append(new)
+
+    @rule(word=st.booleans(), rate=st.sampled_from([0.01, 1000.0]))
+    def resend_many(self, word: bool, rate: float) -> None:
+        done = self.producer.dead.resend_many(rate=rate, unconfirmed=word)
+        assert not set(done.ids.values()) & set(self.ids)
+        self.ids += done.ids.values()
+
+    @precondition(lambda self: self.ids)
+    @rule(data=st.data())
+    def drop(self, data: st.DataObject) -> None:
+        id = data.draw(st.sampled_from(self.ids))
+        with contextlib.suppress(NotDead):
+            self.producer.dead.drop(id)
+            self.dropped.add(id)
+
     def _settle(self, lease: Lease[Any], moves: list[Move]) -> None:
         if moves:
             self.store.settle(lease, moves)
@@ -158,6 +189,13 @@ class Life(RuleBasedStateMachine):
         for _, fields in self.client.xrange("{m}:results"):  # type: ignore[union-attr]
             event = json.loads(fields["event"])
             events[event["subject"]].append(event)
+        # A dead letter is exactly what ended so and was neither sent again nor dropped.
+        records = [record for id in self.ids if (record := self.producer.get(id))]
+        dead = {r.id for r in records if r.final and r.status in DEAD and not r.resent_as}
+        assert {letter.id for letter in self.producer.dead.list()} == dead - self.dropped
+        # And each message that was sent again is exactly one other.
+        ways = {record.id: record.resent_as for record in records if record.resent_as}
+        assert ways == {record.resend_of: record.id for record in records if record.resend_of}
         for id in self.ids:
             self._check(id, events[id])
 
@@ -172,6 +210,7 @@ class Life(RuleBasedStateMachine):
         assert record is not None
         shown = Status.QUEUED if record.status == Status.SENDING else record.status
         assert shown == path[-1]
+        assert {event["data"].get("resendOf") for event in events} <= {record.resend_of}
         assert record.final == (bool(finals) and finals[-1])
         assert record.final or not is_final(record.status)
         # A message that has not ended is in exactly one place, and an ended one in none.

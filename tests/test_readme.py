@@ -47,6 +47,40 @@ def test_the_example_runs_as_written(
     assert len(simulator.accepted()) in (970, 971)
 
 
+def test_the_dead_letters_example_runs_as_written(
+    system_env: dict[str, str], start_worker: Start, simulator: Simulator, tmp_path: Path
+) -> None:
+    # Given a message whose attempts are used up, and two that the provider refuses
+    start_worker(COURIER_MAX_ATTEMPTS="1")
+    producer = Producer.from_env(system_env)
+    for id, ending in (("order-1:code", "60"), ("order-2:code", "50"), ("order-3:code", "50")):
+        producer.enqueue(text_job(f"792500000{ending}", id=id))
+    wait_for(lambda: len(list(producer.dead.list())) == 3)
+    # When the example runs
+    (tmp_path / "example.py").write_text(
+        block((ROOT / "docs/dead-letters.md").read_text(), "python")
+    )
+    run = subprocess.run(
+        [sys.executable, "example.py"],
+        cwd=tmp_path,
+        env={**os.environ, **system_env},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    # Then it says so, and what it has sent again arrives
+    assert run.returncode == 0, run.stderr
+    first, *rest = run.stdout.splitlines()
+    assert re.fullmatch(r"order-1:code attempts 20\S+Z 1 {}", first)
+    assert rest == ["79250000060", "order-1:code", "0 sent again, 0 not", "1 dropped"]
+    record = producer.get("order-1:code")
+    assert record is not None and record.resent_as is not None
+    new = record.resent_as
+    wait_for(lambda: (found := producer.get(new)) is not None and found.status == Status.READ)
+    producer.close()
+
+
 def test_the_event_shown_has_the_form_of_a_real_one(
     system_env: dict[str, str], start_worker: Start, simulator: Simulator
 ) -> None:

@@ -39,6 +39,7 @@ class Waiting:
     on_unsure: str = ""
     ttl: bool = False
     metadata: str = ""
+    resend_of: str = ""
     content: dict[str, object] | None = None
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from producers.bells import Bells
-from schemas.event import Change, render
+from schemas.event import Change, render, resent
 from schemas.keys import POLL
 from schemas.settings import Settings
 from schemas.status import Status, is_final
@@ -114,6 +114,7 @@ class Poller:
             unsure=message.unsure,
             sms=sms_states(message),
             metadata=json.loads(message.metadata) if message.metadata else None,
+            more=resent(message.resend_of),
         )
         head, tail = render(change, self.settings.namespace, self.clock())
         return Move(message.id, was, step, head, tail, count_name(step.status, step.reason))

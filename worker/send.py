@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from producers.bells import Bells
-from schemas.event import Change, render
+from schemas.event import Change, render, resent
 from schemas.settings import Settings
 from schemas.status import Reason, Status, is_final
 from schemas.wire import send_body
@@ -198,6 +198,7 @@ class Sender:
             attempts=message.attempts,
             unsure=message.unsure,
             metadata=json.loads(message.metadata) if message.metadata else None,
+            more=resent(message.resend_of),
         )
         head, tail = render(change, self.settings.namespace, self.clock())
         return Move(

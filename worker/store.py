@@ -17,18 +17,23 @@ import redis
 
 from producers.connection import passes, script
 from schemas.keys import LANES, POLL, Keys
+from schemas.message import merge
 from schemas.settings import Settings
-from schemas.status import Status
+from schemas.status import DEAD, Status
 from worker.breaker import FAILURES, FIRST, LONGEST, REFUSALS, Shown, resent_by_default
 from worker.policy import SECOND, Step, Waiting
 from worker.tracking import Watched
 
 logger = logging.getLogger(__name__)
 
-_WAITING = ("until", "onUnsure", "attempts", "failures", "unsure", "lapses", "ttl", "metadata")
+_WAITING = (
+    *("until", "onUnsure", "attempts", "failures", "unsure", "lapses", "ttl", "metadata"),
+    "resendOf",
+)
 _WATCHED = (
     *("provider", "status", "set", "submitted", "tracked", "polls", "since", "fault"),
     *("attempts", "unsure", "sms", "metadata", "providerStatus", "providerCode", "statusAt"),
+    "resendOf",
 )
 SWEEP_LOST = 10.0
 """Seconds after which a sweep that nobody has run is taken for lost."""
@@ -162,24 +167,25 @@ class Store:
         settings, keys = self._settings, self.keys
         width = 10 + max(len(move.step.fields) for move in moves)
         args: list[Any] = [keys.record, keys.content, lease.token, _ms(settings.retention)]
-        args += [_ms(settings.content_retention), _ms(settings.lease)]
+        args += [_ms(settings.content_retention), _ms(settings.lease), self._now()]
         args += [self._for_gate(shown, lease.now) if shown else "", width]
         for move in moves:
             step = move.step
-            args += (move.id, move.was, step.status or "", step.place, step.at)
+            args += (move.id, move.was, step.status or "")
+            args += ("dead" if step.status in DEAD else step.place, step.at)
             args += (move.late, move.head, move.tail, move.count)
             args += (len(step.fields) // 2, *step.fields)
             args += [""] * (width - 10 - len(step.fields))
         gate, other = ("poll", "send") if lease.key == keys.watch else ("send", "poll")
         names = [keys.once(uuid.uuid4().hex), lease.key, keys.watch, keys.results, keys.counts]
         names += [keys.gate(gate), keys.gate(other) if shown and shown.both else ""]
+        names.append(keys.dead)
         done, change = self._until(lease.ends, "settle", names, args)
         return [move for move, flag in zip(moves, done, strict=True) if flag == "0"], change
 
     def _for_gate(self, shown: Shown, begun: int) -> str:
         return json.dumps(
             {
-                "now": str(self._now()),
                 "verdict": shown.verdict,
                 "taken": shown.taken,
                 "begun": begun,
@@ -214,9 +220,12 @@ class Store:
                 *(keys.results, keys.watch, keys.bell(POLL)),
                 *keys.lanes,
                 *map(keys.bell, LANES),
-                keys.bell("sweep"),
+                *(keys.bell("sweep"), keys.dead),
             ],
-            [self._now(), _ms(settings.bell_ttl), _ms(settings.results_retention)],
+            [
+                *(self._now(), _ms(settings.bell_ttl)),
+                *(_ms(settings.results_retention), _ms(settings.retention)),
+            ],
         )
         return [(POLL, *LANES)[place] for place in ring]
 
@@ -295,7 +304,7 @@ class Store:
 
 def _waiting(row: list[Any], lane: str, commons: dict[str, str | None]) -> Waiting:
     id, kind, values = row
-    own, digest, until, on_unsure, attempts, failures, unsure, lapses, ttl, metadata = values
+    own, digest, until, on_unsure, attempts, failures, unsure, lapses, ttl, *more = values
     return Waiting(
         id=id,
         lane=lane,
@@ -307,7 +316,8 @@ def _waiting(row: list[Any], lane: str, commons: dict[str, str | None]) -> Waiti
         unsure=int(unsure or 0),
         on_unsure=on_unsure or "",
         ttl=ttl is not None,
-        metadata=metadata or "",
+        metadata=more[0] or "",
+        resend_of=more[1] or "",
         content=_content(own, digest, commons),
     )
 
@@ -315,16 +325,8 @@ def _waiting(row: list[Any], lane: str, commons: dict[str, str | None]) -> Waiti
 def _content(
     own: str | None, digest: str | None, commons: dict[str, str | None]
 ) -> dict[str, object] | None:
-    if own is None:
-        return None
-    content: dict[str, object] = json.loads(own)
-    if digest is None:
-        return content
-    common = commons.get(digest)
-    if common is None:
-        return None
-    merged = {**json.loads(common), **content}
-    return {name: value for name, value in merged.items() if value is not None}
+    common = commons.get(digest) if digest else ""
+    return None if own is None or common is None else merge(own, common)
 
 
 def _watched(row: list[Any]) -> Watched:
@@ -344,6 +346,7 @@ def _watched(row: list[Any]) -> Watched:
         unsure=int(given["unsure"] or 0),
         sms=given["sms"] or "",
         metadata=given["metadata"] or "",
+        resend_of=given["resendOf"] or "",
         provider_status=given["providerStatus"],
         provider_code=given["providerCode"],
         status_at=given["statusAt"] or None,

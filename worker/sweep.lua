@@ -1,8 +1,8 @@
--- Find what is due and has no doorbell on its way; forget events past their time.
+-- Find what is due and has no doorbell on its way; forget events and dead letters past their time.
 --
 -- KEYS  1 results  2 watch  3 bell of watch  4-11 lane sets  12-15 bells by lane
---       16 the sweep's own bell, answered now
--- ARGV  1 now ('' = TIME)  2 bell ms  3 ms that events are kept
+--       16 the sweep's own bell, answered now  17 dead letters
+-- ARGV  1 now ('' = TIME)  2 bell ms  3 ms that events are kept  4 ms that ended records are
 -- Reply places of the bells to ring: 0 poll, 1-4 lanes.
 #include clock
 local at = now(ARGV[1])
@@ -17,4 +17,5 @@ for lane = 1, 4 do
   end
 end
 redis.call('XTRIM', KEYS[1], 'MINID', '~', text(math.floor(at / 1000) - tonumber(ARGV[3])))
+redis.call('ZREMRANGEBYSCORE', KEYS[17], '-inf', text(at - tonumber(ARGV[4]) * 1000))
 return ring

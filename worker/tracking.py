@@ -33,6 +33,7 @@ class Watched:
     unsure: int = 0
     sms: str = ""
     metadata: str = ""
+    resend_of: str = ""
     provider_status: str | None = None
     provider_code: str | None = None
     status_at: str | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -193,14 +194,53 @@ def test_memory_of_the_broker_is_used_up(
         assert system.load.refusals == []
 
 
+def test_a_sweep_that_could_not_be_put_is_rung_again_at_once(
+    servers: Servers, simulator: Simulator, namespace: str, tmp_path: Path
+) -> None:
+    # Given a beat whose broker is full
+    store, broker = servers(), servers()
+    env = {
+        **SHORT,
+        "COURIER_REDIS_URL": store.url,
+        "COURIER_BROKER_URL": broker.url,
+        "COURIER_NAMESPACE": namespace,
+        "COURIER_API_URL": simulator.url,
+    }
+    with admin(broker) as client, supervised(env, tmp_path, BEAT) as (beat,):
+        client.config_set("maxmemory", "1")
+        wait_for(lambda: "Message Error" in beat.log)
+        # When it has room again
+        client.config_set("maxmemory", "0")
+        # Then the next sweep doesn't wait until the last one is taken for lost
+        wait_for(lambda: client.llen(f"{namespace}.poll"), 4)
+
+
+def test_a_reader_sits_a_failover_out(servers: Servers, namespace: str) -> None:
+    # Given a reader, and a Redis that is no master for a while, as in a failover
+    server = servers()
+    settings = Settings(namespace=namespace, redis_url=server.url)
+    with admin(server) as client, closing(Producer(settings, bells=SilentBells())) as app:
+        app.enqueue(text_job(id="before"))
+        client.replicaof("127.0.0.1", "1")
+        reader = Reader(app)
+        with pytest.raises(StoreUnavailable):
+            app.enqueue(text_job(id="meanwhile"))
+        time.sleep(1.5)
+        # When it is one again and something happens
+        client.replicaof("NO", "ONE")
+        assert app.cancel("before")
+        # Then the reader is still there to see it
+        wait_for(lambda: "before" in reader.ended or reader.error, 5)
+        assert reader.error is None
+
+
 def test_a_full_redis_stores_all_of_a_call_or_nothing(servers: Servers, namespace: str) -> None:
     # Given a Redis that holds something already, and is full
     server = servers()
     settings = Settings(namespace=namespace, redis_url=server.url)
-    app = Producer(settings, bells=SilentBells())
     rows = [text_job(f"79{i:09}", id=f"m{i}") for i in range(2000)]
-    app.enqueue_many(rows[:500], common=common_job())
-    with admin(server) as client:
+    with admin(server) as client, closing(Producer(settings, bells=SilentBells())) as app:
+        app.enqueue_many(rows[:500], common=common_job())
         before = contents(client)
         client.config_set("maxmemory", "1")
         # When an app enqueues one job, or a campaign
@@ -228,7 +268,6 @@ def test_a_full_redis_stores_all_of_a_call_or_nothing(servers: Servers, namespac
         client.config_set("maxmemory", "0")
         assert app.enqueue_many(rows) == [row["id"] for row in rows]
         assert client.zcard(f"{{{namespace}}}:lane:high:0") == 2000
-    app.close()
 
 
 def contents(client: redis.Redis) -> dict[str, bytes]:
@@ -275,8 +314,8 @@ def test_promises_outlive_restarts(
         "COURIER_RETRY_CAP": "20",
     }
     simulator.fault(kind="http", code=429, retry_after=int(quiet), times=1)
-    app = Producer.from_env(env)
-    reader = Reader(Producer.from_env(env))
+    app, results = Producer.from_env(env), Producer.from_env(env)
+    reader = Reader(results)
     addresses = {id: f"79{n:07}99" for n, id in enumerate(("held", "short", "later", "stopped"))}
     jobs = {id: text_job(address, id=id) for id, address in addresses.items()}
     jobs["short"]["ttlSec"] = 15
@@ -315,4 +354,5 @@ def test_promises_outlive_restarts(
     )
     assert first["at"] - started > quiet - 2
     assert second["at"] - started > quiet + 2
-    app.close()
+    for producer in (app, results):
+        producer.close()

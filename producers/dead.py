@@ -1,0 +1,235 @@
+"""Dead letters: messages that ended badly, to be listed, looked into, sent again or dropped."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import redis
+
+from producers.connection import script, store_errors
+from producers.record import Record, seen
+from schemas.errors import ContentGone, DeadLetterError, InvalidMessage, NotDead, Unconfirmed
+from schemas.event import instant
+from schemas.keys import Keys
+from schemas.message import Job, merge, parse_job
+from schemas.settings import Settings
+from schemas.status import DEAD, Status
+
+CHUNK = 500
+"""Letters that one round trip looks at, sends again or drops."""
+_FIELDS = (
+    *("status", "reason", "final", "attempts", "unsure", "provider", "providerStatus"),
+    *("providerCode", "statusAt", "sms", "metadata", "resendOf", "resentAs"),
+    *("set", "ttl", "onUnsure"),
+)
+Letter = tuple[str, str, Job]
+"""A letter to send again: its id, and the new message's id and job."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetter(Record):
+    """The record of a message that ended badly; texts and phone number are not part of it.
+
+    ``ended`` is ISO 8601 by the Redis server's clock. ``has_content``: it can be looked into and
+    sent again.
+    """
+
+    ended: str
+    has_content: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Resent:
+    """What ``resend_many`` did: new ids by old ones, and the errors of those it left alone."""
+
+    ids: dict[str, str] = field(default_factory=dict)
+    refused: dict[str, DeadLetterError | InvalidMessage] = field(default_factory=dict)
+
+
+class _Found(NamedTuple):
+    """``score`` 0: not on the list. ``own`` and ``common`` are contents, or whether they exist."""
+
+    id: str
+    score: int
+    fields: dict[str, str]
+    own: str | int | None
+    common: str | int | None
+
+
+class DeadLetters:
+    """The list of messages that ended ``failed``, ``unconfirmed``, ``rejected`` or ``lost``.
+
+    They stay on it until they are sent again, dropped, or COURIER_RETENTION is over. Every call can
+    be repeated after a StoreUnavailable, and any number of operators may work at once.
+
+    ``store`` stores letters as new messages, the given microseconds apart, and takes them off the
+    list in the same step; it returns the new ids of those not on the list, and then did nothing.
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        settings: Settings,
+        clock: Callable[[], float],
+        store: Callable[[list[Letter], int], set[str]],
+    ) -> None:
+        self._clock, self._store = clock, store
+        self._keys = Keys(settings.namespace)
+        self._size = min(CHUNK, settings.max_queued or CHUNK)
+        self._scripts = {name: script(client, "producers", name) for name in ("dead", "drop")}
+
+    def list(self, status: str | None = None, reason: str | None = None) -> Iterator[DeadLetter]:
+        """Letters on the list as it is now, in the order in which they ended, read in chunks.
+
+        ValueError for a status that no dead letter has.
+        """
+        for chunk in self._chunks(status, reason):
+            for found in chunk:
+                ended, has_content = instant(found.score / 1e6), _has_content(found)
+                values = seen(found.id, found.fields, 0)
+                yield DeadLetter(**values, ended=ended, has_content=has_content)
+
+    def job(self, id: str) -> dict[str, Any]:
+        """What was asked for, without ``id`` and ``sendAt``. NotDead, ContentGone."""
+        return _job(self._look(id))
+
+    def resend(self, id: str, unconfirmed: bool = False) -> str:
+        """Send one again, at once; the id of the new message, also when repeated.
+
+        One that ended ``unconfirmed`` may have been sent already: only with ``unconfirmed``. Raises
+        NotDead, Unconfirmed, ContentGone, or as ``enqueue`` does; then nothing was done.
+        """
+        found = self._look(id)
+        if "resentAs" in found.fields:
+            return found.fields["resentAs"]
+        letter = self._letter(found, unconfirmed)
+        if self._store([letter], 0):
+            raise NotDead(id, "has just left the list of dead letters")
+        return letter[1]
+
+    def resend_many(
+        self,
+        status: str | None = None,
+        reason: str | None = None,
+        rate: float = 10.0,
+        unconfirmed: bool = False,
+    ) -> Resent:
+        """Send again what is on the list now, ``rate`` messages a second.
+
+        Their due times are spread, going on where anybody's last call ends, so this returns at
+        once. Letters that can't be sent again are left alone. After QueueFull or StoreUnavailable
+        the next call goes on with what is left.
+        """
+        if not rate > 0:
+            raise ValueError("rate must be above 0")
+        done = Resent()
+        for chunk in self._chunks(status, reason, "GET"):
+            letters = []
+            for found in chunk:
+                try:
+                    letters.append(self._letter(found, unconfirmed))
+                except (DeadLetterError, InvalidMessage) as error:
+                    done.refused[found.id] = error
+            while gone := self._store(letters, round(1e6 / rate)):  # others work here, too
+                letters = [letter for letter in letters if letter[1] not in gone]
+            done.ids.update((old, new) for old, new, _ in letters)
+        return done
+
+    def drop(self, id: str) -> None:
+        """Take one off the list and erase its phone number and texts; the record stays.
+
+        Raises NotDead, but not for one that was dropped already.
+        """
+        found = self._look(id)
+        if not _dropped(found):
+            self._drop([_on_list(found)])
+
+    def drop_many(self, status: str | None = None, reason: str | None = None) -> int:
+        """Drop what is on the list now; how many that were."""
+        return sum(self._drop(chunk) for chunk in self._chunks(status, reason))
+
+    def _drop(self, chunk: Sequence[_Found]) -> int:
+        keys = self._keys
+        args = [keys.record, keys.content, *(found.id for found in chunk)]
+        with store_errors():
+            return int(self._scripts["drop"](keys=[keys.dead], args=args))
+
+    def _letter(self, found: _Found, unconfirmed: bool) -> Letter:
+        if _on_list(found).fields["status"] == Status.UNCONFIRMED and not unconfirmed:
+            raise Unconfirmed(found.id)
+        # Its end is part of the new id: after COURIER_RETENTION an app may use an id again.
+        new = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{found.id}@{found.score}"))
+        return found.id, new, parse_job(_job(found), self._clock())
+
+    def _look(self, id: str) -> _Found:
+        found = self._call(id, 0, "", "", "GET")[2]
+        if not found:
+            raise NotDead(id, "is unknown")
+        return found[0]
+
+    def _chunks(
+        self, status: str | None, reason: str | None, contents: str = "EXISTS"
+    ) -> Iterator[Sequence[_Found]]:
+        if status is not None and status not in DEAD:
+            raise ValueError(f"no dead letter has this status, only: {', '.join(sorted(DEAD))}")
+        after, end = 0, None
+        while end is None or after < end:
+            last, after, found = self._call("", after, status or "", reason or "", contents)
+            end = last if end is None else end  # what ends meanwhile is left for the next call
+            if chunk := [each for each in found if 0 < each.score <= end]:
+                yield chunk
+            after = after or end
+
+    def _call(
+        self, id: str, after: int, status: str, reason: str, contents: str
+    ) -> tuple[int, int, Sequence[_Found]]:
+        keys, found = self._keys, []
+        args = [id, after, self._size, status, reason, keys.record, keys.content, keys.common]
+        with store_errors():
+            end, last, members, commons = self._scripts["dead"](
+                keys=[keys.dead], args=[*args, contents, *_FIELDS]
+            )
+        shared = {None: "", **dict(zip(commons[::2], commons[1::2], strict=True))}
+        for id, score, own, (common, *values) in members:
+            fields = {k: v for k, v in zip(_FIELDS, values, strict=True) if v is not None}
+            # One still listed whose record has expired may be another message by now.
+            listed = int(score) if fields["status"] in DEAD else 0
+            found.append(_Found(id, listed, fields, own, shared[common]))
+        return int(end), int(last), found
+
+
+def _on_list(found: _Found) -> _Found:
+    if found.score:
+        return found
+    if new := found.fields.get("resentAs"):
+        raise NotDead(found.id, f"was sent again as {new!r}")
+    was = "was dropped, it had ended as" if _dropped(found) else "is no dead letter but"
+    raise NotDead(found.id, f"{was} {found.fields['status']}")
+
+
+def _dropped(found: _Found) -> bool:
+    dead = found.fields["status"] in DEAD and "resentAs" not in found.fields
+    return dead and not found.score
+
+
+def _has_content(found: _Found) -> bool:
+    return bool(found.own) and found.common not in (None, 0)
+
+
+def _job(found: _Found) -> dict[str, Any]:
+    if not _has_content(_on_list(found)):
+        raise ContentGone(found.id)
+    fields = found.fields
+    # Sets are numbered from 1, without and with resendSms in turn.
+    options: dict[str, Any] = {"resendSms": int(fields["set"]) % 2 == 0}
+    if "ttl" in fields:
+        options["ttlSec"] = int(fields["ttl"])
+    if "onUnsure" in fields:
+        options["onUnsure"] = fields["onUnsure"]
+    if "metadata" in fields:
+        options["metadata"] = json.loads(fields["metadata"])
+    return {**merge(str(found.own), str(found.common)), **options}
