@@ -142,7 +142,11 @@ class System:
 @cache
 def system() -> System:
     """The wiring, made when the first task of a process needs it."""
-    client, bells, provider = connect(settings.redis_url), Bells(settings), Provider(settings)
+    client, bells, provider = (
+        connect(settings.redis_url),
+        Bells(settings, rest=0.0),
+        Provider(settings),
+    )
     store = Store(client, settings)
     return System(
         store=store,

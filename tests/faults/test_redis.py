@@ -194,6 +194,32 @@ def test_memory_of_the_broker_is_used_up(
         assert system.load.refusals == []
 
 
+def test_the_broker_hangs(
+    servers: Servers,
+    proxied: tuple[str, Proxy],
+    simulator: Simulator,
+    namespace: str,
+    tmp_path: Path,
+) -> None:
+    # Given an installation whose broker has a Redis of its own
+    broker, proxy = proxied
+    with running(tmp_path, simulator, namespace, servers().url, broker) as system:
+        before = len(system.load.stored)
+        # When that one answers nobody for a while
+        proxy.hold()
+        time.sleep(AWAY)
+        stored = len(system.load.stored) - before
+        proxy.resume()
+        # Then apps wait for it now and then, no more, and all that they stored is sent
+        back = system.back_at_work(BACK)
+        ledger = system.ledger()
+        print(f"{stored} stored meanwhile, slowest call {system.load.slowest:.1f} s")
+        print(f"back {back:.1f} s, exits {system.exits}, {ledger.figures}")
+        assert system.load.refusals == []
+        assert system.load.slowest < CALL / 2
+        assert stored >= 20
+
+
 def test_a_sweep_that_could_not_be_put_is_rung_again_at_once(
     servers: Servers, simulator: Simulator, namespace: str, tmp_path: Path
 ) -> None:
