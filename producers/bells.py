@@ -28,7 +28,7 @@ def task(name: str) -> tuple[str, list[str]]:
     return ("courier.poll", []) if name == POLL else ("courier.send", [name])
 
 
-ONE_TRY = {"max_retries": 1, "interval_start": 0, "interval_step": 0}
+ONE_TRY = {"socket_timeout": 2, "max_retries": 1, "interval_start": 0, "interval_step": 0}
 """Transport options of the client that rings: one try, or ``enqueue`` waits for a dead broker."""
 
 

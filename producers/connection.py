@@ -24,11 +24,7 @@ SOCKET_OPTIONS: dict[str, Any] = {
     "socket_keepalive": True,
     "health_check_interval": 5,
 }
-"""For our own clients."""
-BROKER_OPTIONS = {**SOCKET_OPTIONS, "socket_timeout": 2, "health_check_interval": 2}
-"""Transport options of Celery's broker connections, which have to notice one after the other."""
-
-
+"""For our own clients and, as transport options, for Celery's broker connection."""
 _NOT_NOW = ("OOM", "READONLY", "NOREPLICAS", "MISCONF", "LOADING", "BUSY", "MASTERDOWN")
 _NOT_NOW_ERRORS = (
     redis.exceptions.OutOfMemoryError,
@@ -68,7 +64,7 @@ def connect(url: str) -> redis.Redis:
 def broker(url: str) -> tuple[str, dict[str, Any]]:
     """A broker's URL as Celery spells it, and the transport options that belong to it."""
     if not url.startswith(sentinel.SCHEME):
-        return url, BROKER_OPTIONS
+        return url, SOCKET_OPTIONS
     given = sentinel.parse(url)
     login = f"{given.login}@" if given.login else ""
     hosts = (f"[{host}]" if ":" in host else host for host, _ in given.hosts)
@@ -76,7 +72,7 @@ def broker(url: str) -> tuple[str, dict[str, Any]]:
         f"{sentinel.SCHEME}{login}{host}:{port}/{given.database}"
         for host, (_, port) in zip(hosts, given.hosts, strict=True)
     )
-    return ";".join(urls), {**BROKER_OPTIONS, "master_name": given.master}
+    return ";".join(urls), {**SOCKET_OPTIONS, "master_name": given.master}
 
 
 def passes(error: BaseException | None) -> bool:

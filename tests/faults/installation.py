@@ -104,7 +104,9 @@ class Reader:
         self.ended: set[str] = set()
         self.repeats = 0
         self.error: Exception | None = None
-        self._known: set[str] = set()
+        self.forked: set[str] = set()
+        """Messages of which one event's id came with two statuses: a failover has lost the first."""
+        self._known: dict[str, str] = {}
         self._over = False
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -124,10 +126,12 @@ class Reader:
             self.error = error
 
     def _take(self, event: Event) -> None:
-        if event.id in self._known:
+        status = event.data["status"]
+        if self._known.setdefault(event.id, status) != status:
+            self.forked.add(event.subject)
+        elif event in self.events[event.subject]:
             self.repeats += 1
             return
-        self._known.add(event.id)
         self.events[event.subject].append(event)
         if event.data["final"]:
             self.ended.add(event.subject)
@@ -144,12 +148,15 @@ class Ledger:
     """Accepted more than once, and it says so."""
     repeated: list[str] = field(default_factory=list)
     """Accepted more than once, and it doesn't say so: only asynchronous replication may do that."""
+    forked: list[str] = field(default_factory=list)
+    """An event's number was given twice: likewise."""
     lost: list[str] = field(default_factory=list)
     """``enqueue`` returned and nobody knows of it: likewise."""
 
     @property
     def figures(self) -> str:
-        counts = {"doubled": self.doubled, "repeated": self.repeated, "lost": self.lost}
+        counts = {"doubled": self.doubled, "repeated": self.repeated}
+        counts |= {"forked": self.forked, "lost": self.lost}
         said = ", ".join(f"{len(ids)} {what}" for what, ids in counts.items())
         return f"{self.asked} messages, {self.unsure} unsure, {said}"
 
@@ -205,7 +212,8 @@ class Installation:
         for id in ledger.lost:
             del asked[id]
         assert reader.error is None
-        for id in reader.events.keys() - set(ledger.lost):
+        ledger.forked = sorted(reader.forked)
+        for id in reader.events.keys() - {*ledger.lost, *ledger.forked}:
             events = reader.events[id]
             assert [event.id for event in events] == [f"{id}:{n + 1}" for n in range(len(events))]
             finals = [event.data["final"] for event in events]
@@ -220,7 +228,7 @@ class Installation:
                 end
             )
             assert times[address] or end["status"] == "unconfirmed", end
-        assert asynchronous or not ledger.repeated
+        assert asynchronous or not (ledger.repeated or ledger.forked)
         return ledger
 
     def _wait(self, condition: Callable[[], Any], seconds: float) -> None:
