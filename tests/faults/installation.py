@@ -105,8 +105,8 @@ class Reader:
         self.repeats = 0
         self.error: Exception | None = None
         self.forked: set[str] = set()
-        """Messages of which one event's id came with two statuses: a failover has lost the first."""
-        self._known: dict[str, str] = {}
+        """Messages of which an event's id came twice, not the same: a failover has lost the first."""
+        self._known: dict[str, Event] = {}
         self._over = False
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -126,12 +126,13 @@ class Reader:
             self.error = error
 
     def _take(self, event: Event) -> None:
-        status = event.data["status"]
-        if self._known.setdefault(event.id, status) != status:
-            self.forked.add(event.subject)
-        elif event in self.events[event.subject]:
+        known = self._known.get(event.id)
+        if known == event:
             self.repeats += 1
             return
+        if known is not None:
+            self.forked.add(event.subject)
+        self._known[event.id] = event
         self.events[event.subject].append(event)
         if event.data["final"]:
             self.ended.add(event.subject)
