@@ -105,7 +105,7 @@ class Reader:
         self.repeats = 0
         self.error: Exception | None = None
         self.forked: set[str] = set()
-        """Messages of which an event's id came twice, not the same: a failover has lost the first."""
+        """Messages with an event id that came twice, not the same: a failover has lost the first."""
         self._known: dict[str, Event] = {}
         self._over = False
         self._thread = threading.Thread(target=self._run, daemon=True)
