@@ -105,7 +105,7 @@ class Reader:
         self.repeats = 0
         self.error: Exception | None = None
         self.forked: set[str] = set()
-        """Messages with an event id that came twice, not the same: a failover has lost the first."""
+        """One event id came twice with other content: a failover has lost the first."""
         self._known: dict[str, Event] = {}
         self._over = False
         self._thread = threading.Thread(target=self._run, daemon=True)
