@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -27,15 +28,19 @@ def task(name: str) -> tuple[str, list[str]]:
     return ("courier.poll", []) if name == POLL else ("courier.send", [name])
 
 
-ONE_TRY = {"max_retries": 1, "interval_start": 0, "interval_step": 0}
+ONE_TRY = {"socket_timeout": 2, "max_retries": 1, "interval_start": 0, "interval_step": 0}
 """Transport options of the client that rings: one try, or ``enqueue`` waits for a dead broker."""
+
+
+REST = 5.0
+"""Seconds that an app doesn't ring after a failure: each try may wait for a broker that hangs."""
 
 
 class Bells:
     """Rings through the official Celery client, made when first needed, anew after a fork."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings, rest: float = REST) -> None:
+        self._settings, self._rest, self._again = settings, rest, 0.0
         self._app: Any = None
         self._pid = 0
 
@@ -45,6 +50,8 @@ class Bells:
         A failure is logged, not raised: the messages are stored and the sweep finds them.
         """
         for name in names:
+            if time.monotonic() < self._again:
+                return
             task_name, args = task(name)
             try:
                 self._celery().send_task(
@@ -56,6 +63,7 @@ class Bells:
                     retry=False,
                 )
             except Exception as error:  # whatever the broker's transport raises
+                self._again = time.monotonic() + self._rest
                 logger.warning(
                     "doorbell not rung", extra={"bell": name, "error": type(error).__name__}
                 )

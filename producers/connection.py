@@ -12,8 +12,8 @@ from typing import Any
 import redis
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.retry import Retry
-from redis.sentinel import Sentinel
 
+from producers.following import follow
 from schemas import sentinel
 from schemas.errors import CourierError
 
@@ -25,6 +25,13 @@ SOCKET_OPTIONS: dict[str, Any] = {
     "health_check_interval": 5,
 }
 """For our own clients and, as transport options, for Celery's broker connection."""
+_NOT_NOW = ("OOM", "READONLY", "NOREPLICAS", "MISCONF", "LOADING", "BUSY", "MASTERDOWN")
+_NOT_NOW_ERRORS = (
+    redis.exceptions.OutOfMemoryError,
+    redis.exceptions.ReadOnlyError,
+    redis.exceptions.MasterDownError,
+)
+"""The same as redis-py's classes, whose text lacks the word: scripts' errors from Redis 7 on."""
 
 
 class StoreUnavailable(CourierError, redis.RedisError):
@@ -51,13 +58,7 @@ def connect(url: str) -> redis.Redis:
     }
     if not url.startswith(sentinel.SCHEME):
         return redis.Redis.from_url(url, **options)
-    given = sentinel.parse(url)
-    sentinels: Any = Sentinel(  # type: ignore[no-untyped-call]
-        given.hosts, sentinel_kwargs={**SOCKET_OPTIONS, "socket_timeout": 1}
-    )
-    login = {"username": given.username, "password": given.password}
-    client: redis.Redis = sentinels.master_for(given.master, db=given.database, **login, **options)
-    return client
+    return follow(sentinel.parse(url), options)
 
 
 def broker(url: str) -> tuple[str, dict[str, Any]]:
@@ -74,6 +75,13 @@ def broker(url: str) -> tuple[str, dict[str, Any]]:
     return ";".join(urls), {**SOCKET_OPTIONS, "master_name": given.master}
 
 
+def passes(error: BaseException | None) -> bool:
+    """Whether a repeat may help: no answer, or that of a Redis that is full or failing over."""
+    if isinstance(error, _NOT_NOW_ERRORS) or not isinstance(error, redis.ResponseError):
+        return isinstance(error, redis.RedisError)
+    return any(word in str(error) for word in _NOT_NOW)
+
+
 @contextmanager
 def store_errors() -> Iterator[None]:
     """Turn redis-py's errors into StoreUnavailable, whose text holds no address and no secret."""
@@ -83,6 +91,8 @@ def store_errors() -> Iterator[None]:
         # Before Redis 7 that of a script is a plain ResponseError which quotes it.
         if isinstance(error, redis.exceptions.OutOfMemoryError) or "OOM " in str(error):
             raise StoreUnavailable("Redis has reached its maxmemory: nothing was stored") from error
+        if "NOREPLICAS " in str(error):
+            raise StoreUnavailable("Redis has too few replicas: nothing was stored") from error
         raise StoreUnavailable(f"Redis can't be used now: {type(error).__name__}") from error
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import redis
 
-from producers.connection import StoreUnavailable, store_errors
+from producers.connection import StoreUnavailable, passes, store_errors
 
 logger = logging.getLogger(__name__)
 
@@ -95,10 +95,7 @@ def read_results(
                 with store_errors():
                     entries = reader.read(min(left, 1.0))
             except StoreUnavailable as error:
-                lasting = not isinstance(
-                    error.__cause__, redis.ConnectionError | redis.TimeoutError
-                )
-                if lasting or left < 0.5:
+                if not passes(error.__cause__) or left < 0.5:
                     raise
                 logger.warning("results not readable", extra={"error": str(error)})
                 reader.start_over()

@@ -103,6 +103,14 @@ class SweepScheduler(Scheduler):  # type: ignore[misc]
             if ring:
                 super().apply_entry(entry, producer)
 
+    def apply_async(self, entry: Any, *args: Any, **more: Any) -> Any:
+        try:
+            return super().apply_async(entry, *args, **more)
+        except Exception:
+            with suppress(RedisError):  # then it is lost after some seconds by itself
+                system().store.forget_sweep()
+            raise
+
 
 @dataclass(frozen=True)
 class System:
@@ -118,7 +126,11 @@ class System:
 @cache
 def system() -> System:
     """The wiring, made when the first task of a process needs it."""
-    client, bells, provider = connect(settings.redis_url), Bells(settings), Provider(settings)
+    client, bells, provider = (
+        connect(settings.redis_url),
+        Bells(settings, rest=0.0),
+        Provider(settings),
+    )
     store = Store(client, settings)
     return System(
         store=store,

@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 
 import redis
 
-from producers.connection import script
+from producers.connection import passes, script
 from schemas.keys import LANES, POLL, Keys
 from schemas.message import merge
 from schemas.settings import Settings
@@ -35,14 +35,6 @@ _WATCHED = (
     *("attempts", "unsure", "sms", "metadata", "providerStatus", "providerCode", "statusAt"),
     "resendOf",
 )
-NOT_NOW = ("OOM", "READONLY", "NOREPLICAS", "MISCONF", "LOADING", "BUSY", "MASTERDOWN")
-"""Words in errors of a Redis that is full, failing over or coming up: repeating helps."""
-NOT_NOW_ERRORS = (
-    redis.exceptions.OutOfMemoryError,
-    redis.exceptions.ReadOnlyError,
-    redis.exceptions.MasterDownError,
-)
-"""The same as redis-py's classes, whose text lacks the word: scripts' errors from Redis 7 on."""
 SWEEP_LOST = 10.0
 """Seconds after which a sweep that nobody has run is taken for lost."""
 PAUSE = 0.2
@@ -217,16 +209,21 @@ class Store:
         self.redis.delete(self.keys.bell("sweep"))
 
     def sweep(self) -> list[str]:
-        """Names of the bells to ring for what is due and has none on its way."""
+        """Names of the bells to ring for what is due and has none on its way.
+
+        Repeated while Redis does not answer, as long as no other sweep is put on its way.
+        """
         keys, settings = self.keys, self._settings
-        ring = self._scripts["sweep"](
-            keys=[
+        ring = self._until(
+            time.monotonic() + SWEEP_LOST,
+            "sweep",
+            [
                 *(keys.results, keys.watch, keys.bell(POLL)),
                 *keys.lanes,
                 *map(keys.bell, LANES),
                 *(keys.bell("sweep"), keys.dead),
             ],
-            args=[
+            [
                 *(self._now(), _ms(settings.bell_ttl)),
                 *(_ms(settings.results_retention), _ms(settings.retention)),
             ],
@@ -298,19 +295,12 @@ class Store:
             try:
                 return self._scripts[name](keys=keys, args=args)
             except redis.RedisError as error:
-                if time.monotonic() + PAUSE >= ends or _is_bug(error):
+                if time.monotonic() + PAUSE >= ends or not passes(error):
                     raise
                 logger.warning(
                     "redis did not answer", extra={"script": name, "error": type(error).__name__}
                 )
                 time.sleep(PAUSE)
-
-
-def _is_bug(error: redis.RedisError) -> bool:
-    """Whether a repeat would fail too: an answer, and none that says "not now"."""
-    if isinstance(error, NOT_NOW_ERRORS) or not isinstance(error, redis.ResponseError):
-        return False
-    return not any(word in str(error) for word in NOT_NOW)
 
 
 def _waiting(row: list[Any], lane: str, commons: dict[str, str | None]) -> Waiting:

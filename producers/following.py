@@ -1,0 +1,56 @@
+"""A client that follows the master wherever Sentinel puts it."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from typing import Any
+
+import redis
+from redis.sentinel import Sentinel, SentinelConnectionPool
+
+from schemas.sentinel import Sentinels
+
+ASK = 1.0
+"""Seconds after which the sentinels are asked again who the master is."""
+REST = 10.0
+"""Seconds that they are left alone where none has answered: the master may be well without."""
+
+
+class _FollowingPool(SentinelConnectionPool):
+    """Gives back no connection to a server that is master no more.
+
+    redis-py asks when it connects, and stays. But Sentinel demotes a living master only some ten
+    seconds after a planned failover; what that one has taken until then is thrown away.
+    """
+
+    _again = 0.0
+
+    def get_connection(self, *args: Any, **options: Any) -> Any:
+        now = time.monotonic()
+        if now >= self._again:
+            self._again = now + REST
+            with suppress(redis.ConnectionError, redis.TimeoutError):
+                self.get_master_address()  # type: ignore[no-untyped-call]
+                self._again = now + ASK
+        return super().get_connection(*args, **options)
+
+
+def follow(given: Sentinels, options: dict[str, Any]) -> redis.Redis:
+    """A client of the current master; ``options`` are those of its connections."""
+    asking = {name: options[name] for name in ("socket_keepalive", "health_check_interval")} | {
+        "socket_timeout": 1,
+        "socket_connect_timeout": 1,
+    }
+    sentinels: Any = Sentinel(  # type: ignore[no-untyped-call]
+        given.hosts, sentinel_kwargs=asking
+    )
+    client: redis.Redis = sentinels.master_for(
+        given.master,
+        connection_pool_class=_FollowingPool,
+        db=given.database,
+        username=given.username,
+        password=given.password,
+        **options,
+    )
+    return client

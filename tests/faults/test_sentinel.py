@@ -1,0 +1,175 @@
+"""Sentinel: a master, a replica and three sentinels; the system follows the master by itself."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from ops.redis_server import RedisServer, find_server
+from tests.conftest import Simulator, free_port, wait_for
+from tests.faults.installation import running
+
+BACK = 20.0
+"""Seconds within which everything is at work again."""
+DOWN_AFTER = 1000
+"""Milliseconds of silence after which a sentinel takes a server for dead."""
+NAME = "courier"
+
+
+class Failover:
+    """Two servers, of which the first is the master for now, watched by three sentinels."""
+
+    def __init__(self, folder: Path) -> None:
+        self.servers = []
+        for n in range(2):
+            (folder / f"redis-{n}").mkdir()
+            more = ["--replicaof", "127.0.0.1", str(self.servers[0].port)] if n else []
+            more += ["--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"]
+            self.servers.append(RedisServer(folder / f"redis-{n}", free_port(), more))
+            self.servers[-1].start()
+        self._folder, self.ports = folder, [free_port() for _ in range(3)]
+        self._sentinels = [self._start(port) for port in self.ports]
+        hosts = ",".join(f"127.0.0.1:{port}" for port in self.ports)
+        self.url = f"sentinel://{hosts}/0?master={NAME}"
+        wait_for(self._complete, 20, "the sentinels have not found each other and the replica")
+
+    def _start(self, port: int) -> subprocess.Popen[bytes]:
+        config = self._folder / f"sentinel-{port}.conf"
+        config.write_text(
+            f"port {port}\nbind 127.0.0.1\n"
+            f"sentinel monitor {NAME} 127.0.0.1 {self.servers[0].port} 2\n"
+            f"sentinel down-after-milliseconds {NAME} {DOWN_AFTER}\n"
+            f"sentinel failover-timeout {NAME} 4000\n"
+        )
+        with (self._folder / f"sentinel-{port}.log").open("ab") as log:
+            return subprocess.Popen(
+                [find_server(), str(config), "--sentinel"], stdout=log, stderr=log
+            )
+
+    def _complete(self) -> bool:
+        try:
+            seen = [self._state(port) for port in self.ports]
+            return (
+                all((state["num-slaves"], state["num-other-sentinels"]) == (1, 2) for state in seen)
+                and self._in_step()
+            )
+        except (redis.RedisError, KeyError):
+            return False
+
+    def _in_step(self) -> bool:
+        with admin(self.servers[1]) as client:
+            return bool(client.info("replication")["master_link_status"] == "up")
+
+    def _state(self, port: int) -> dict[str, int]:
+        with redis.Redis(port=port, decode_responses=True) as client:
+            found: dict[str, int] = client.sentinel_master(NAME)
+            return found
+
+    def master(self) -> RedisServer:
+        """As the sentinels see it."""
+        with redis.Redis(port=self.ports[0], decode_responses=True) as client:
+            _, port = client.sentinel_get_master_addr_by_name(NAME)
+        return next(server for server in self.servers if server.port == int(port))
+
+    def plan(self) -> None:
+        """Change the roles of both servers without need."""
+        with redis.Redis(port=self.ports[0]) as client:
+            client.execute_command("SENTINEL", "FAILOVER", NAME)
+
+    def stop(self) -> None:
+        for sentinel in self._sentinels:
+            sentinel.terminate()
+            sentinel.wait(10)
+        for server in self.servers:
+            server.stop(kill=True)
+
+
+@pytest.fixture
+def failover(tmp_path: Path) -> Iterator[Failover]:
+    made = Failover(tmp_path)
+    yield made
+    made.stop()
+
+
+def admin(server: RedisServer) -> redis.Redis:
+    return redis.Redis(port=server.port, decode_responses=True)
+
+
+def role(server: RedisServer) -> str:
+    with admin(server) as client:
+        return str(client.info("replication")["role"])
+
+
+def test_the_master_dies_under_load(
+    failover: Failover, simulator: Simulator, namespace: str, tmp_path: Path
+) -> None:
+    # Given an installation at work, its store and its broker by Sentinel
+    with running(tmp_path, simulator, namespace, failover.url) as system:
+        old, new = failover.servers
+        # When the master is killed
+        old.stop(kill=True)
+        # Then all go on with the other one
+        back = system.back_at_work(BACK)
+        assert failover.master() is new
+        # And stay there when the old one is back, as a replica
+        old.start()
+        wait_for(lambda: role(old) == "slave")
+        system.at_work()
+        ledger = system.ledger(asynchronous=True)
+        print(f"back {back:.1f} s, slowest call {system.load.slowest:.1f} s, {ledger.figures}")
+        assert system.exits == []
+        # And what replication may cost was not more than the last second
+        assert len(ledger.lost) + len(ledger.repeated) + len(ledger.forked) <= 20
+
+
+@pytest.mark.parametrize("paused", [False, True], ids=["at-once", "writes-paused"])
+def test_a_planned_failover(
+    paused: bool, failover: Failover, simulator: Simulator, namespace: str, tmp_path: Path
+) -> None:
+    # Given an installation at work, its store and its broker by Sentinel
+    with running(tmp_path, simulator, namespace, failover.url) as system:
+        old, new = failover.servers
+        # When the servers change roles, while the old master takes nothing new or as it is
+        with admin(old) as client:
+            if paused:
+                client.execute_command("CLIENT", "PAUSE", "15000", "WRITE")
+            failover.plan()
+        wait_for(lambda: failover.master() is new)
+        # Then all follow
+        back = system.back_at_work(BACK)
+        ledger = system.ledger(asynchronous=True)
+        print(f"back {back:.1f} s, slowest call {system.load.slowest:.1f} s, {ledger.figures}")
+        assert system.exits == []
+        # And what the old master took in between is lost, as Sentinel demotes it late: if any
+        assert len(ledger.lost) + len(ledger.repeated) + len(ledger.forked) <= (0 if paused else 90)
+
+
+def test_without_a_replica_nothing_is_taken_if_the_master_is_told_so(
+    failover: Failover, simulator: Simulator, namespace: str, tmp_path: Path
+) -> None:
+    # Given a master that must have a replica which follows
+    master, replica = failover.servers
+    with admin(master) as client:
+        client.config_set("min-replicas-max-lag", "2")
+        client.config_set("min-replicas-to-write", "1")
+    with running(tmp_path, simulator, namespace, failover.url) as system:
+        # When the replica stands still
+        assert replica.process is not None
+        replica.process.send_signal(signal.SIGSTOP)
+        # Then apps are refused soon, with the reason, and nothing is stored
+        wait_for(lambda: system.load.refusals, 10)
+        time.sleep(3.0)
+        assert set(system.load.refusals) == {"Redis has too few replicas: nothing was stored"}
+        with admin(master) as client:
+            assert not client.exists(f"{{{namespace}}}:m:{system.load.waiting}")
+        # And all go on when it follows again
+        replica.process.send_signal(signal.SIGCONT)
+        back = system.back_at_work(BACK)
+        ledger = system.ledger()
+        print(f"back {back:.1f} s, exits {system.exits}, {ledger.figures}")
