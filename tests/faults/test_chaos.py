@@ -13,7 +13,7 @@ from tests.faults.chaos.run import Options, run
 
 def test_a_small_chaos_run_breaks_no_promise(tmp_path: Path) -> None:
     # Given workers, Redis and the provider that break every few seconds
-    options = Options(seed=3, messages=3000, seconds=25.0, rate=0.012)
+    options = Options(seed=3, messages=3000, seconds=25.0, rate=0.01, pauses=(1.0, 5.0))
     # When three apps have enqueued, repeated themselves and cancelled
     report = run(options, tmp_path)
     # Then every message ended, and the three ledgers agree

@@ -19,7 +19,7 @@ def main() -> int:
     parser.add_argument("--messages", type=int, default=100_000)
     parser.add_argument("--minutes", type=float, default=4.0, help="of enqueueing and faults")
     parser.add_argument("--fsync", choices=("everysec", "always"), default="everysec")
-    parser.add_argument("--rate", type=float, default=0.01, help="of each kind of fault")
+    parser.add_argument("--rate", type=float, default=0.005, help="of each kind of fault")
     parser.add_argument("--plant", default="", help="a fault to plant (program.py)")
     parser.add_argument("--keep", action="store_true", help="the evidence in any case")
     given = parser.parse_args()

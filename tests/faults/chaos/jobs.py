@@ -10,10 +10,8 @@ from typing import Any
 
 Json = dict[str, Any]
 
-ENDINGS = (
-    *(10, 20, 21, 22, 23, 24, 30, 31, 40, 50, 51, 60, 61, 62, 70, 71, 80, 81, 82),
-    *(99,) * 25,
-)
+_OFTEN = (10, 20, 21, 22, 23, 24, 30, 31, 40, 50, 51, 60, 62, 70, 71, 80, 81, 82, *(99,) * 24)
+ENDINGS = (*_OFTEN * 3, 61)
 """Last two digits of addresses (ops/simulator_rules.py), as often as they come."""
 NEVER_FINAL = (24, 70, 71)
 SHORT_VALIDITY = 15
@@ -45,7 +43,7 @@ def orders(
             yield Order([_single(chance, f"{name}:{done}", first + done, endings)])
             done += 1
             continue
-        size = min(count - done, chance.choice((2, 7, 30, 100, 400, 1200)))
+        size = min(count - done, count // 10 + 1, chance.choice((2, 7, 30, 100, 400, 1200)))
         common = _shared(chance)
         yield Order(
             [

@@ -16,7 +16,7 @@ from typing import Any
 from worker import breaker
 
 breaker.BLOCKED = 2.0  # of 60 s: credentials, redirects, all refused
-breaker.LONGEST = 4.0  # of 60 s: the breaker's longest
+breaker.LONGEST = 2.0  # of 60 s: the breaker's longest
 
 from celery.__main__ import main  # noqa: E402
 

@@ -19,11 +19,13 @@ from producers import Producer
 from schemas.keys import Keys
 from tests.conftest import Simulator, free_port
 from tests.faults.chaos.apps import Part, read_ledger
-from tests.faults.chaos.disturb import SLOTS, Disturber, refusal_codes
+from tests.faults.chaos.disturb import SLOTS, Disturber, is_unsure, refusal_codes
 from tests.faults.chaos.jobs import ENDINGS
 from tests.faults.chaos.oracle import Act, Asked, Conditions, Ledgers, Verdict, judge
 from tests.faults.parts import Proxy, Supervised
 
+LINGER = 60.0
+"""Seconds after the last call of an app in which things still break, if much is still waiting."""
 ROOT = Path(__file__).parents[3]
 Json = dict[str, Any]
 LEASE, CONNECT, READ = 7.0, 0.5, 2.0
@@ -49,14 +51,16 @@ SHORT = {
 
 @dataclass(frozen=True)
 class Options:
-    """``seconds``: what the apps spread their calls over. ``rate``: of each kind of fault."""
+    """``seconds``: what the apps spread their calls over. ``rate``: of each kind of
+    fault, ``pauses``: seconds between two acts."""
 
     seed: int
     messages: int
     seconds: float
     apps: int = 3
     workers: int = 2
-    rate: float = 0.01
+    rate: float = 0.005
+    pauses: tuple[float, float] = (3.0, 10.0)
     acts: bool = True
     fsync: str = "everysec"
     plant: str = ""
@@ -107,9 +111,13 @@ class Installation:
         self.keys = Keys("chaos")
 
     def waiting(self) -> tuple[int, int]:
-        """Messages in line, and messages that are followed."""
-        lanes = sum(self.client.zcard(lane) for lane in self.keys.lanes)
-        return lanes, int(self.client.zcard(self.keys.watch))
+        """Messages in line, and messages that are followed; waits while Redis is away."""
+        while True:
+            try:
+                lanes = sum(self.client.zcard(lane) for lane in self.keys.lanes)
+                return lanes, int(self.client.zcard(self.keys.watch))
+            except redis.RedisError:
+                time.sleep(0.2)
 
 
 def run(options: Options, folder: Path, say: Callable[[str], object] = print) -> Report:
@@ -124,6 +132,7 @@ def run(options: Options, folder: Path, say: Callable[[str], object] = print) ->
             place.proxy,
             place.simulator,
             rate=options.rate,
+            pauses=options.pauses,
             lease=LEASE,
             forgets=options.fsync != "always",
         )
@@ -137,7 +146,9 @@ def run(options: Options, folder: Path, say: Callable[[str], object] = print) ->
                 if app.returncode != 0:
                     raise RuntimeError((folder / f"{part.name}.log").read_text()[-2000:])
         marks["enqueued"] = time.monotonic() - begun
-        time.sleep(2 if options.acts else 0)  # what was asked last meets faults too
+        linger = time.monotonic() + (LINGER if options.acts else 0)
+        while sum(place.waiting()) > options.messages / 10 and time.monotonic() < linger:
+            _tell(place, disturber, begun, say)  # most of what was asked last meets faults too
         disturber.stop()
         marks["healed"] = time.monotonic() - begun
         deadline = time.monotonic() + options.patience
@@ -191,17 +202,12 @@ def _tell(
 ) -> None:
     """A line about how far it is, every few seconds."""
     time.sleep(3)
-    try:
-        lanes, watched = place.waiting()
-        events = place.client.xlen(place.keys.results)
-    except redis.RedisError:
-        say(f"{time.monotonic() - begun:5.0f} s  Redis is away")
-        return
+    lanes, watched = place.waiting()
     accepted = place.simulator.get("requests")["messages"]
     acts = ", ".join(f"{n} {kind}" for kind, n in sorted(disturber.told().items()))
     say(
         f"{time.monotonic() - begun:5.0f} s  {lanes} waiting, {accepted} accepted,"
-        f" {watched} followed, {events} events; {acts}"
+        f" {watched} followed; {acts}"
     )
 
 
@@ -212,7 +218,11 @@ def _collect(
     for part in parts:
         asked |= read_ledger(Path(part.ledger))
     accepted = place.simulator.accepted()
-    broken = {int(n): str(kind) for n, kind in place.simulator.get("requests")["broken"]}
+    broken = {
+        number: f"{kind} {code}".strip()
+        for number, kind, code in place.simulator.get("requests")["broken"]
+        if is_unsure(kind, code)
+    }
     events = list(_events(place))
     records = {id: _record(place.producer, id) for id in asked}
     acts = [*disturber.acts, *_exits(place.workers)]
