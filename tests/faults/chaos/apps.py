@@ -14,6 +14,9 @@ from pathlib import Path
 from random import Random
 from typing import Any, TextIO
 
+from celery import Celery
+from kombu.exceptions import OperationalError
+
 from producers import Producer
 from producers.connection import StoreUnavailable
 from tests.faults.chaos.jobs import ENDINGS, Json, Order, orders
@@ -35,6 +38,7 @@ class Part:
     ledger: str
     env: dict[str, str]
     endings: tuple[int, ...] = ENDINGS
+    tasks: float = 0.0
 
     def command(self) -> list[str]:
         return [sys.executable, "-m", "tests.faults.chaos.apps", json.dumps(asdict(self))]
@@ -47,11 +51,15 @@ class App:
         self.part, self.ledger = part, ledger
         self.chance = Random(f"{part.seed}:{part.name}")
         self.producer = Producer.from_env(part.env)
+        self.celery = Celery(broker=part.env["COURIER_REDIS_URL"])
+        self.celery.conf.broker_transport_options = {"socket_timeout": 5, "max_retries": 1}
         self.cancels: list[tuple[float, str]] = []
 
     def run(self) -> None:
         part, begun, done = self.part, time.monotonic(), 0
-        for order in orders(self.chance, part.name, part.first, part.count, part.endings):
+        for order in orders(
+            self.chance, part.name, part.first, part.count, part.endings, part.tasks
+        ):
             self._enqueue(order)
             if self.chance.random() < 0.05:
                 self._enqueue(order)  # an app that forgot that it had
@@ -73,16 +81,23 @@ class App:
         while True:
             calls += 1
             try:
-                if order.common is None:
-                    self.producer.enqueue(order.rows[0])
-                else:
-                    self.producer.enqueue_many(iter(order.rows), common=order.common)
+                self._call(order)
                 break
-            except StoreUnavailable:
+            except (StoreUnavailable, OperationalError):
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.1)
         self._note("stored", time.time(), [job["id"] for job in jobs], calls=calls)
+
+    def _call(self, order: Order) -> None:
+        if order.task:
+            namespace = self.part.env["COURIER_NAMESPACE"]
+            args, queue = [order.jobs], f"{namespace}.enqueue"
+            self.celery.send_task("courier.enqueue", args=args, queue=queue, retry=False)
+        elif order.common is None:
+            self.producer.enqueue(order.rows[0])
+        else:
+            self.producer.enqueue_many(iter(order.rows), common=order.common)
 
     def _plan_cancels(self, order: Order) -> None:
         if self.chance.random() < 0.3:

@@ -106,7 +106,6 @@ class Disturber(threading.Thread):
         self._over = threading.Event()
         self.acts: list[Act] = []
         self.fired = Counter[str]()
-        self.unsure_answers = 0
         self.error: BaseException | None = None
         self._rules(rules(rate))
 
@@ -199,7 +198,5 @@ class Disturber(threading.Thread):
         for rule in self._simulator.get("faults"):
             code = f" {rule['code']}" if rule["code"] else ""
             self.fired[f"{rule['on']} {rule['kind']}{code}"] += rule["fired"]
-            if rule["on"] == "send" and is_unsure(rule["kind"], rule["code"]):
-                self.unsure_answers += rule["fired"]
         self._simulator.forget_faults()
         self._simulator.faults(wanted)

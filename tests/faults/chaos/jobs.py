@@ -21,10 +21,12 @@ PRIORITIES = ("realtime", "high", "normal", "low")
 
 @dataclass(frozen=True)
 class Order:
-    """One call of an app: ``enqueue(rows[0])``, or ``enqueue_many(rows, common)``."""
+    """One call of an app: ``enqueue(rows[0])``, ``enqueue_many(rows, common)``, or ``task``: the
+    task ``courier.enqueue`` with the jobs as they are meant."""
 
     rows: list[Json]
     common: Json | None = None
+    task: bool = False
 
     @property
     def jobs(self) -> list[Json]:
@@ -34,9 +36,17 @@ class Order:
 
 
 def orders(
-    chance: Random, name: str, first: int, count: int, endings: Sequence[int] = ENDINGS
+    chance: Random,
+    name: str,
+    first: int,
+    count: int,
+    endings: Sequence[int] = ENDINGS,
+    tasks: float = 0.0,
 ) -> Iterator[Order]:
-    """Singles and bulks, ``count`` messages in all, with addresses numbered from ``first``."""
+    """Singles and bulks, ``count`` messages in all, with addresses numbered from ``first``.
+
+    ``tasks``: the part of them that goes through Celery.
+    """
     done = 0
     while done < count:
         if chance.random() < 0.4:
@@ -45,13 +55,16 @@ def orders(
             continue
         size = min(count - done, count // 10 + 1, chance.choice((2, 7, 30, 100, 400, 1200)))
         common = _shared(chance)
-        yield Order(
-            [
-                _row(chance, f"{name}:{done + n}", first + done + n, common, endings)
-                for n in range(size)
-            ],
-            common,
-        )
+        rows = [
+            _row(chance, f"{name}:{done + n}", first + done + n, common, endings)
+            for n in range(size)
+        ]
+        if chance.random() < tasks:
+            # Nobody can tell from outside when a task has stored its jobs: no ttlSec.
+            jobs = [{**job, "ttlSec": None} for job in Order(rows, common).jobs]
+            yield Order(Order(jobs).jobs, task=True)
+        else:
+            yield Order(rows, common)
         done += size
 
 

@@ -96,12 +96,15 @@ class Act:
 
 @dataclass(frozen=True)
 class Conditions:
-    """Under what the run was: what could make an answer unsure, and how often it did."""
+    """Under what the run was: what could make an answer unsure, and how often it did.
+
+    ``broken``: of /send requests after whose answer nobody can know, the kind of fault by number.
+    """
 
     batch: int = 100
     deadline: float = 2.5
-    broken: Mapping[int, str] = field(default_factory=dict)  # request number -> kind of fault
-    unsure_answers: int = 0  # /send requests broken so that nobody can know
+    broken: Mapping[int, str] = field(default_factory=dict)
+    unsure_answers: int = 0  # messages in these requests
     refusals: frozenset[str] = frozenset()  # codes that broken answers refused with
     acts: Sequence[Act] = ()
     forgotten: float = 3.0  # seconds of writes that a killed Redis may forget
@@ -117,6 +120,7 @@ class Ledgers:
     events: list[Json]
     records: dict[str, Json | None]
     conditions: Conditions = field(default_factory=Conditions)
+    read: list[str] | None = None  # ids of events as a reader of results got them
 
 
 @dataclass(frozen=True, order=True)
@@ -185,6 +189,9 @@ def judge(ledgers: Ledgers) -> Verdict:
             for name, what in check(life, ledgers.conditions):
                 into = excused if rewound and name in FORGETTABLE else violations
                 into.append(Violation(name, life.id, what))
+    if ledgers.read is not None:
+        unread = {str(event["id"]) for event in ledgers.events} - set(ledgers.read)
+        violations += [Violation("event never read", id) for id in sorted(unread)]
     figures = _figures(lives, ledgers, excused)
     most = figures["unsure at most"]
     if figures["unsure attempts"] > most:
@@ -423,7 +430,7 @@ def _figures(lives: list[Life], ledgers: Ledgers, excused: list[Violation]) -> J
     causes = Counter(
         cause_of(each, conditions) or "?" for life in doubled for each in life.accepted[:-1]
     )
-    may = conditions.unsure_answers + sum(act.requests for act in conditions.acts)
+    may = conditions.batch * sum(act.requests for act in conditions.acts)
     return {
         "asked": len(lives),
         "enqueued again": sum(life.asked.times - 1 for life in lives),
@@ -433,10 +440,11 @@ def _figures(lives: list[Life], ledgers: Ledgers, excused: list[Violation]) -> J
         "because of": dict(causes.most_common()),
         "said to be unsure": sum(life.last.get("unsure", 0) > 0 for life in lives),
         "unsure attempts": sum(life.last.get("unsure", 0) for life in lives),
-        "unsure at most": may * conditions.batch,
+        "unsure at most": conditions.unsure_answers + may,
         "cancelled on request": sum(any(c.result for c in life.asked.cancels) for life in lives),
         "cancels denied": sum(any(not c.result for c in life.asked.cancels) for life in lives),
         "events": len(ledgers.events),
+        "read more than once": len(ledgers.read or ()) - len(set(ledgers.read or ())),
         "by end": dict(ends.most_common()),
         "lost by Redis": dict(Counter(each.name for each in excused)),
     }

@@ -22,6 +22,7 @@ from tests.faults.chaos.apps import Part, read_ledger
 from tests.faults.chaos.disturb import SLOTS, Disturber, is_unsure, refusal_codes
 from tests.faults.chaos.jobs import ENDINGS
 from tests.faults.chaos.oracle import Act, Asked, Conditions, Ledgers, Verdict, judge
+from tests.faults.chaos.reader import command as reading
 from tests.faults.parts import Proxy, Supervised
 
 LINGER = 60.0
@@ -65,6 +66,7 @@ class Options:
     fsync: str = "everysec"
     plant: str = ""
     endings: tuple[int, ...] = ENDINGS
+    tasks: float = 0.0  # of the bulks, the part that goes through Celery; these may end late
     patience: float = 180.0  # seconds for everything to end once nothing breaks any more
 
 
@@ -119,6 +121,11 @@ class Installation:
             except redis.RedisError:
                 time.sleep(0.2)
 
+    def unfinished(self, messages: int) -> bool:
+        """Whether something still waits, is followed, or lies in a task that nobody has run."""
+        stored = int(self.client.hget(self.keys.counts, "queued") or 0)
+        return any(self.waiting()) or stored < messages
+
 
 def run(options: Options, folder: Path, say: Callable[[str], object] = print) -> Report:
     """Break everything for a while, then let it end, then judge. Evidence stays in ``folder``."""
@@ -138,6 +145,8 @@ def run(options: Options, folder: Path, say: Callable[[str], object] = print) ->
         )
         if options.acts:
             disturber.start()
+        reader = _start(reading(place.env, folder / "read.txt"), folder / "reader.log")
+        stack.callback(_end, reader)
         parts = _parts(options, place.env, folder)
         with _apps(parts, folder) as apps:
             while any(app.poll() is None for app in apps):
@@ -152,11 +161,13 @@ def run(options: Options, folder: Path, say: Callable[[str], object] = print) ->
         disturber.stop()
         marks["healed"] = time.monotonic() - begun
         deadline = time.monotonic() + options.patience
-        while any(place.waiting()) and time.monotonic() < deadline:
+        while place.unfinished(options.messages) and time.monotonic() < deadline:
             _tell(place, disturber, begun, say)
         marks["ended"] = time.monotonic() - begun
         for worker in place.workers:
             worker.stop()
+        reader.terminate()
+        reader.wait(60)
         ledgers = _collect(place, parts, options, disturber, folder)
         exits = sum(len(worker.exits) for worker in place.workers)
     verdict = judge(ledgers)
@@ -178,6 +189,7 @@ def _parts(options: Options, env: dict[str, str], folder: Path) -> list[Part]:
             ledger=str(folder / f"asked-{n}.jsonl"),
             env=env,
             endings=options.endings,
+            tasks=options.tasks,
         )
         for n, count in enumerate(counts)
     ]
@@ -185,16 +197,24 @@ def _parts(options: Options, env: dict[str, str], folder: Path) -> list[Part]:
 
 @contextmanager
 def _apps(parts: list[Part], folder: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
-    started = []
+    started: list[subprocess.Popen[bytes]] = []
     try:
         for part in parts:
-            with (folder / f"{part.name}.log").open("wb") as log:
-                started.append(subprocess.Popen(part.command(), cwd=ROOT, stdout=log, stderr=log))
+            started.append(_start(part.command(), folder / f"{part.name}.log"))
         yield started
     finally:
         for app in started:
-            app.kill()
-            app.wait(10)
+            _end(app)
+
+
+def _start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
+    with log.open("wb") as file:
+        return subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=file)
+
+
+def _end(program: subprocess.Popen[bytes]) -> None:
+    program.kill()
+    program.wait(10)
 
 
 def _tell(
@@ -218,9 +238,10 @@ def _collect(
     for part in parts:
         asked |= read_ledger(Path(part.ledger))
     accepted = place.simulator.accepted()
+    told = place.simulator.get("requests")
     broken = {
         number: f"{kind} {code}".strip()
-        for number, kind, code in place.simulator.get("requests")["broken"]
+        for number, kind, code in told["broken"]
         if is_unsure(kind, code)
     }
     events = list(_events(place))
@@ -230,7 +251,7 @@ def _collect(
         batch=BATCH,
         deadline=CONNECT + READ,
         broken=broken,
-        unsure_answers=disturber.unsure_answers,
+        unsure_answers=sum(told["batches"][number - 1] for number in broken),
         refusals=refusal_codes(),
         acts=acts,
     )
@@ -239,7 +260,8 @@ def _collect(
     _write(folder / "records.jsonl", [{"id": id, "record": each} for id, each in records.items()])
     _write(folder / "acts.jsonl", [asdict(act) for act in acts])
     _write(folder / "broken.jsonl", list(broken.items()))
-    return Ledgers(asked, accepted, events, records, conditions)
+    read = (folder / "read.txt").read_text().split()
+    return Ledgers(asked, accepted, events, records, conditions, read)
 
 
 def _events(place: Installation) -> Iterator[Json]:
