@@ -99,8 +99,10 @@ GOOD: dict[str, Callable[[], Ledgers]] = {
     "closed by tracking": lambda: ledgers(
         [
             *(event(1, "submitted"), event(2, "sent")),
-            event(3, "sent", final=True, reason="tracking-ended"),
-        ]
+            event(3, "sent", final=True, reason="tracking-ended", time=17),
+        ],
+        [taken(validityPeriodSec=15)],
+        validityPeriodSec=15,
     ),
     "sent twice, and says so": lambda: ledgers(RESENT, TWICE, BROKEN),
     "parked though accepted": lambda: ledgers(
@@ -255,6 +257,23 @@ BAD: dict[str, list[Callable[[], Ledgers]]] = {
         lambda: ledgers([unsent(1, "expired", "ttl")], [], ttlSec=30),
         lambda: ledgers([unsent(1, "expired", "ttl")], []),
     ],
+    "given up too early": [
+        lambda: ledgers(
+            [event(1, "submitted"), event(2, "lost", True, "tracking-ended", time=90)],
+            [taken(validityPeriodSec=99)],
+            validityPeriodSec=99,
+        ),
+        lambda: ledgers(
+            [event(1, "submitted"), event(2, "lost", True, "tracking-ended", time=40)],
+            [taken(validityPeriodSec=15, smsText="SMS") | {"resendSms": True}],
+            validityPeriodSec=15,
+            smsText="SMS",
+        ),
+    ],
+    "ended otherwise than the provider said": [
+        lambda: ledgers([event(1, "submitted"), event(2, "undelivered", True)]),
+        lambda: ledgers(accepted=[taken(address="79250000020")], address="79250000020"),
+    ],
     "record missing": [without_record],
     "event never read": [half_read],
     "record at odds with its event": [
@@ -337,6 +356,11 @@ def test_what_a_killed_redis_forgot_is_counted_apart(case: Callable[..., Ledgers
 def test_a_killed_redis_excuses_no_message_without_an_end() -> None:
     never = ledgers([event(1, "submitted")], conditions=Conditions(acts=[FORGETFUL]))
     assert names(judge(never)) == {"never ended"}
+
+
+def test_one_that_ended_otherwise_may_be_the_lie_of_a_broken_status_answer() -> None:
+    told = ledgers([event(1, "submitted"), event(2, "undelivered", True)], None, Conditions(lies=1))
+    assert judge(told).violations == [] and judge(told).figures["ended otherwise"] == 1
 
 
 def test_the_figures() -> None:

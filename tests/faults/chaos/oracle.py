@@ -53,6 +53,22 @@ OPTIONS = {"id", "sendAt", "ttlSec", "onUnsure", "metadata", "resendSms"}
 VALIDITIES = {"validityPeriodSec": 86400, "smsValidityPeriodSec": 259200}
 """Clipped by ``ttlSec``; what holds where a job sets none."""
 LEAST_VALIDITY = 15
+_VIBER, _SMS, _READ = {"undelivered"}, {"sms_delivered", "undelivered"}, {"read", "delivered"}
+ENDS: dict[str, tuple[set[str], set[str]]] = {
+    "10": ({"delivered"}, {"delivered"}),
+    **dict.fromkeys(("20", "23", "80"), (_VIBER, _VIBER)),
+    **dict.fromkeys(("21", "22"), (_VIBER, _SMS)),
+    "24": (_VIBER, _VIBER),
+    "30": ({"failed"}, {"failed"}),
+    "31": ({"failed"}, {"sms_delivered", "failed"}),
+    "40": ({"cancelled"}, {"cancelled"}),
+    **dict.fromkeys(("70", "71"), (set(), set())),
+    "81": ({"delivered"}, {"delivered"}),
+}
+"""How the simulator ends an accepted message, by the last two digits of its address, without and
+with resendSms; others are read. What a clock may leave that closes it sooner is there too."""
+GIVEN_UP = {"lost", "sent"}
+"""How tracking ends any."""
 TIME_MATTERS = 1.0
 """Seconds by which clocks read in two processes may seem to disagree."""
 FORGETTABLE = {
@@ -105,6 +121,7 @@ class Conditions:
     deadline: float = 2.5
     broken: Mapping[int, str] = field(default_factory=dict)
     unsure_answers: int = 0  # messages in these requests
+    lies: int = 0  # messages of which a broken /status answer may have told another's status
     refusals: frozenset[str] = frozenset()  # codes that broken answers refused with
     acts: Sequence[Act] = ()
     forgotten: float = 3.0  # seconds of writes that a killed Redis may forget
@@ -193,6 +210,12 @@ def judge(ledgers: Ledgers) -> Verdict:
         unread = {str(event["id"]) for event in ledgers.events} - set(ledgers.read)
         violations += [Violation("event never read", id) for id in sorted(unread)]
     figures = _figures(lives, ledgers, excused)
+    if figures["ended otherwise"] > ledgers.conditions.lies:
+        violations += [
+            Violation("ended otherwise than the provider said", life.id, life.last["status"])
+            for life in lives
+            if _otherwise(life)
+        ]
     most = figures["unsure at most"]
     if figures["unsure attempts"] > most:
         what = f"{figures['unsure attempts']} unsure attempts, faults explain {most}"
@@ -402,6 +425,27 @@ def _schedule(life: Life, _: Conditions) -> Iterator[Finding]:
             yield "expired too early", f"{till - at:.1f} s left"
 
 
+def _tracking(life: Life, _: Conditions) -> Iterator[Finding]:
+    if life.last.get("reason") != "tracking-ended":
+        return
+    ended = datetime.fromisoformat(life.events[-1]["time"]).timestamp()
+    for each in life.accepted:
+        if str(each["providerId"]) == life.last["providerId"]:
+            periods = [*VALIDITIES][: 2 if each["resendSms"] else 1]
+            patience = sum(each["message"].get(name, VALIDITIES[name]) for name in periods)
+            if ended < each["at"] + patience - TIME_MATTERS:
+                yield "given up too early", f"{ended - each['at']:.1f} of {patience} s"
+
+
+def _otherwise(life: Life) -> bool:
+    """Whether an accepted message ended as the simulator would not have it."""
+    status, digits = life.last.get("status"), _address(life.job)[-2:]
+    if not life.last.get("final") or not life.last["providerId"] or status in GIVEN_UP:
+        return False
+    resend = life.job.get("resendSms", "smsText" in life.job)
+    return status not in ENDS.get(digits, (_READ, _READ))[resend]
+
+
 def _records(life: Life, _: Conditions) -> Iterator[Finding]:
     if not life.events:
         return
@@ -415,7 +459,7 @@ def _records(life: Life, _: Conditions) -> Iterator[Finding]:
 
 CHECKS: tuple[Check, ...] = (
     *(_numbering, _ending, _order, _reasons, _acceptance, _doubles),
-    *(_content, _cancelling, _schedule, _records),
+    *(_content, _cancelling, _schedule, _tracking, _records),
 )
 
 
@@ -444,6 +488,8 @@ def _figures(lives: list[Life], ledgers: Ledgers, excused: list[Violation]) -> J
         "cancelled on request": sum(any(c.result for c in life.asked.cancels) for life in lives),
         "cancels denied": sum(any(not c.result for c in life.asked.cancels) for life in lives),
         "events": len(ledgers.events),
+        "ended otherwise": sum(map(_otherwise, lives)),
+        "by a lie, at most": conditions.lies,
         "read more than once": len(ledgers.read or ()) - len(set(ledgers.read or ())),
         "by end": dict(ends.most_common()),
         "lost by Redis": dict(Counter(each.name for each in excused)),
