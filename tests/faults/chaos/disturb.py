@@ -166,15 +166,25 @@ class Disturber(threading.Thread):
         begun = time.time()
         self._server.stop()
         self._over.wait(self._chance.uniform(0.0, 2.0))
-        self._server.start()
+        self._start_redis()
         self._act("Redis restarted", begun, SLOTS * len(self._workers))
 
     def _kill_redis(self) -> None:
         begun = time.time()
         self._server.stop(kill=True)
         self._over.wait(self._chance.uniform(0.0, 2.0))
-        self._server.start()
+        self._start_redis()
         self._act("kill -9 Redis", begun, SLOTS * len(self._workers), self._forgets)
+
+    def _start_redis(self) -> None:
+        """On a busy machine its port may be taken for a moment, or loading take long."""
+        for attempt in range(5):
+            try:
+                return self._server.start()
+            except RuntimeError:
+                if attempt == 4:
+                    raise
+                time.sleep(1)
 
     def _cut(self) -> None:
         begun = time.time()
