@@ -358,11 +358,6 @@ def test_a_killed_redis_excuses_no_message_without_an_end() -> None:
     assert names(judge(never)) == {"never ended"}
 
 
-def test_one_that_ended_otherwise_may_be_the_lie_of_a_broken_status_answer() -> None:
-    told = ledgers([event(1, "submitted"), event(2, "undelivered", True)], None, Conditions(lies=1))
-    assert judge(told).violations == [] and judge(told).figures["ended otherwise"] == 1
-
-
 def test_the_figures() -> None:
     told = judge(ledgers(RESENT, TWICE, BROKEN)).figures
     assert (told["asked"], told["accepted"], told["acceptances"]) == (1, 1, 2)

@@ -121,7 +121,6 @@ class Conditions:
     deadline: float = 2.5
     broken: Mapping[int, str] = field(default_factory=dict)
     unsure_answers: int = 0  # messages in these requests
-    lies: int = 0  # messages of which a broken /status answer may have told another's status
     refusals: frozenset[str] = frozenset()  # codes that broken answers refused with
     acts: Sequence[Act] = ()
     forgotten: float = 3.0  # seconds of writes that a killed Redis may forget
@@ -210,12 +209,6 @@ def judge(ledgers: Ledgers) -> Verdict:
         unread = {str(event["id"]) for event in ledgers.events} - set(ledgers.read)
         violations += [Violation("event never read", id) for id in sorted(unread)]
     figures = _figures(lives, ledgers, excused)
-    if figures["ended otherwise"] > ledgers.conditions.lies:
-        violations += [
-            Violation("ended otherwise than the provider said", life.id, life.last["status"])
-            for life in lives
-            if _otherwise(life)
-        ]
     most = figures["unsure at most"]
     if figures["unsure attempts"] > most:
         what = f"{figures['unsure attempts']} unsure attempts, faults explain {most}"
@@ -437,13 +430,13 @@ def _tracking(life: Life, _: Conditions) -> Iterator[Finding]:
                 yield "given up too early", f"{ended - each['at']:.1f} of {patience} s"
 
 
-def _otherwise(life: Life) -> bool:
-    """Whether an accepted message ended as the simulator would not have it."""
+def _outcome(life: Life, _: Conditions) -> Iterator[Finding]:
     status, digits = life.last.get("status"), _address(life.job)[-2:]
     if not life.last.get("final") or not life.last["providerId"] or status in GIVEN_UP:
-        return False
+        return
     resend = life.job.get("resendSms", "smsText" in life.job)
-    return status not in ENDS.get(digits, (_READ, _READ))[resend]
+    if status not in ENDS.get(digits, (_READ, _READ))[resend]:
+        yield "ended otherwise than the provider said", f"{digits}: {status}"
 
 
 def _records(life: Life, _: Conditions) -> Iterator[Finding]:
@@ -459,7 +452,7 @@ def _records(life: Life, _: Conditions) -> Iterator[Finding]:
 
 CHECKS: tuple[Check, ...] = (
     *(_numbering, _ending, _order, _reasons, _acceptance, _doubles),
-    *(_content, _cancelling, _schedule, _tracking, _records),
+    *(_content, _cancelling, _schedule, _tracking, _outcome, _records),
 )
 
 
@@ -488,8 +481,6 @@ def _figures(lives: list[Life], ledgers: Ledgers, excused: list[Violation]) -> J
         "cancelled on request": sum(any(c.result for c in life.asked.cancels) for life in lives),
         "cancels denied": sum(any(not c.result for c in life.asked.cancels) for life in lives),
         "events": len(ledgers.events),
-        "ended otherwise": sum(map(_otherwise, lives)),
-        "by a lie, at most": conditions.lies,
         "read more than once": len(ledgers.read or ()) - len(set(ledgers.read or ())),
         "by end": dict(ends.most_common()),
         "lost by Redis": dict(Counter(each.name for each in excused)),

@@ -252,7 +252,6 @@ def _collect(
         deadline=CONNECT + READ,
         broken=broken,
         unsure_answers=sum(told["batches"][number - 1] for number in broken),
-        lies=disturber.fired["status same_id"] * BATCH,
         refusals=refusal_codes(),
         acts=acts,
     )
