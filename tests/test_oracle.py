@@ -143,6 +143,13 @@ def without_record() -> Ledgers:
     return made
 
 
+def through_celery(*acts: Act) -> Ledgers:
+    """A task was put on its queue, and nothing came of it."""
+    made = ledgers([], [], Conditions(acts=acts))
+    made.asked["m1"].task = True
+    return made
+
+
 def renumbered() -> Ledgers:
     made = ledgers()
     made.events[1]["id"] = "m1:3"
@@ -157,6 +164,7 @@ def half_read() -> Ledgers:
 
 BAD: dict[str, list[Callable[[], Ledgers]]] = {
     "unknown": [lambda: ledgers([], [])],
+    "task never run": [through_celery],
     "never ended": [
         lambda: ledgers([event(1, "submitted")]),
         lambda: ledgers([], [], record={"status": "queued", "final": False}),
@@ -356,6 +364,14 @@ def test_what_a_killed_redis_forgot_is_counted_apart(case: Callable[..., Ledgers
 def test_a_killed_redis_excuses_no_message_without_an_end() -> None:
     never = ledgers([event(1, "submitted")], conditions=Conditions(acts=[FORGETFUL]))
     assert names(judge(never)) == {"never ended"}
+
+
+def test_a_task_popped_for_a_worker_that_had_vanished_is_counted_apart() -> None:
+    vanished = Act("Redis vanished", NOON - 5, NOON - 5, requests=4)
+    told = judge(through_celery(vanished))
+    assert told.violations == [] and told.figures["lost by Celery"] == 1
+    assert judge(through_celery(replace(vanished, over=NOON - 40, begun=NOON - 40))).violations
+    assert judge(through_celery(replace(vanished, requests=0))).violations
 
 
 def test_the_figures() -> None:

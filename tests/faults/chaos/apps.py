@@ -77,7 +77,7 @@ class App:
         """Until it returns; written down before, as an app would that means it."""
         called, deadline, calls = time.time(), time.monotonic() + PATIENCE, 0
         jobs = order.jobs
-        self._note("asked", called, [job["id"] for job in jobs], jobs=jobs)
+        self._note("asked", called, [job["id"] for job in jobs], jobs=jobs, task=order.task)
         while True:
             calls += 1
             try:
@@ -132,7 +132,7 @@ def read_ledger(path: Path) -> dict[str, Asked]:
         line: Json = json.loads(text)
         if line["what"] == "asked":
             for job in line["jobs"]:
-                asked.setdefault(job["id"], Asked(job, line["at"], times=0))
+                asked.setdefault(job["id"], Asked(job, line["at"], times=0, task=line["task"]))
         for id in line["ids"]:
             if line["what"] == "stored":
                 asked[id].stored = line["at"]

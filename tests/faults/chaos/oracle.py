@@ -72,7 +72,13 @@ GIVEN_UP = {"lost", "sent"}
 TIME_MATTERS = 1.0
 """Seconds by which clocks read in two processes may seem to disagree."""
 FORGETTABLE = {
-    *("unknown", "doubled silently", "doubled though parked", "double unexplained"),
+    *(
+        "unknown",
+        "task never run",
+        "doubled silently",
+        "doubled though parked",
+        "double unexplained",
+    ),
     *("accepted more often than tried", "accepted without an end that says so"),
     *("cancelled but accepted", "cancelled but otherwise ended"),
 }
@@ -90,13 +96,17 @@ class Cancel:
 
 @dataclass
 class Asked:
-    """A message as its app asked for it. ``stored``: when ``enqueue`` last returned, if ever."""
+    """A message as its app asked for it. ``stored``: when ``enqueue`` last returned, if ever.
+
+    ``task``: it went through Celery, as a task ``courier.enqueue``.
+    """
 
     job: Json
     called: float
     stored: float | None = None
     times: int = 1
     cancels: list[Cancel] = field(default_factory=list)
+    task: bool = False
 
 
 @dataclass(frozen=True)
@@ -124,6 +134,7 @@ class Conditions:
     refusals: frozenset[str] = frozenset()  # codes that broken answers refused with
     acts: Sequence[Act] = ()
     forgotten: float = 3.0  # seconds of writes that a killed Redis may forget
+    unnoticed: float = 30.0  # seconds in which Redis may hand a task to a worker that is gone
 
 
 @dataclass
@@ -203,8 +214,9 @@ def judge(ledgers: Ledgers) -> Verdict:
         rewound = _rewound(life, ledgers.conditions)
         for check in CHECKS:
             for name, what in check(life, ledgers.conditions):
-                into = excused if rewound and name in FORGETTABLE else violations
-                into.append(Violation(name, life.id, what))
+                mislaid = name == "task never run" and _mislaid(life, ledgers.conditions)
+                allowed = mislaid or (rewound and name in FORGETTABLE)
+                (excused if allowed else violations).append(Violation(name, life.id, what))
     if ledgers.read is not None:
         unread = {str(event["id"]) for event in ledgers.events} - set(ledgers.read)
         violations += [Violation("event never read", id) for id in sorted(unread)]
@@ -256,6 +268,16 @@ def _rewound(life: Life, conditions: Conditions) -> bool:
     return any(act.begun - wide <= instant <= act.over for act in acts for instant in instants)
 
 
+def _mislaid(life: Life, conditions: Conditions) -> bool:
+    """Whether Celery's transport may have lost its task: popped, and no worker there to hear it."""
+    stored = life.asked.stored or 0
+    return any(
+        act.begun - TIME_MATTERS <= stored <= act.over + conditions.unnoticed
+        for act in conditions.acts
+        if act.requests
+    )
+
+
 def _numbering(life: Life, _: Conditions) -> Iterator[Finding]:
     for n, event in enumerate(life.events, 1):
         data = event["data"]
@@ -268,7 +290,9 @@ def _numbering(life: Life, _: Conditions) -> Iterator[Finding]:
 def _ending(life: Life, _: Conditions) -> Iterator[Finding]:
     finals = [n for n, event in enumerate(life.events, 1) if event["data"]["final"]]
     if life.record is None and not life.events:
-        if life.asked.stored is not None:
+        if life.asked.stored is not None and life.asked.task:
+            yield "task never run", "Celery took it, and nobody knows it"
+        elif life.asked.stored is not None:
             yield "unknown", "enqueue returned, and nobody knows it"
     elif not finals:
         yield "never ended", f"after {len(life.events)} events"
@@ -483,5 +507,8 @@ def _figures(lives: list[Life], ledgers: Ledgers, excused: list[Violation]) -> J
         "events": len(ledgers.events),
         "read more than once": len(ledgers.read or ()) - len(set(ledgers.read or ())),
         "by end": dict(ends.most_common()),
-        "lost by Redis": dict(Counter(each.name for each in excused)),
+        "lost by Celery": sum(each.name == "task never run" for each in excused),
+        "lost by Redis": dict(
+            Counter(each.name for each in excused if each.name != "task never run")
+        ),
     }
