@@ -25,6 +25,7 @@ from producers.connection import broker, connect
 from schemas.errors import ConfigError
 from schemas.keys import LANES, POLL
 from schemas.settings import Settings
+from worker.broker import install
 from worker.durability import dangers
 from worker.intake import take
 from worker.poll import Poller
@@ -69,6 +70,7 @@ def _queue(name: str) -> Queue:
 
 
 broker_url, broker_options = broker(settings.broker_url)
+install()
 app = Celery("worker", broker=broker_url, set_as_current=True)
 app.conf.update(
     # A CELERY_BROKER_URL in the environment would win over the argument above, not over these.
