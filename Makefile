@@ -36,7 +36,8 @@ test-faults: setup
 	$(BIN)/pytest -n 2 --dist worksteal --timeout 600 tests/faults
 
 chaos: setup
-	$(BIN)/python -m tests.faults.chaos
+	$(BIN)/python -m tests.faults.chaos $(if $(MESSAGES),--messages $(MESSAGES)) \
+	  $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED)) $(if $(FSYNC),--fsync $(FSYNC))
 
 demo: setup
 	$(BIN)/courier demo

@@ -10,7 +10,8 @@ Its own endpoints need no auth; instants are Unix seconds, sizes bytes:
   (the number of its /send request, from 1), `resendSms`, `message` (commonData merged in), `at`;
 - GET /admin/requests: how many `send` and `status` requests, accepted `messages` and `refused`
   entries; `batches` (messages per /send request, 0 where unreadable), `bytes` of all bodies, `log`
-  (the sizes of the last 10,000 /send bodies);
+  (the sizes of the last 10,000 /send bodies), `broken` (number, kind of fault and
+  code of each /send request whose answer a rule has broken);
 - GET /admin/bodies: the last 100 bodies with `path` and `headers`, without Authorization;
 - GET /admin/endings: the table; POST /admin/reset: forget all this, and the fault rules;
 - GET, POST (a rule or a list of them), DELETE /admin/faults: rules for breaking answers. Each has
@@ -56,6 +57,7 @@ class Memory:
         self.met: set[tuple[str, str]] = set()  # address and content of those refused
         self.counts: Json = {"send": 0, "status": 0, "refused": 0, "bytes": 0}
         self.batches: list[int] = []
+        self.broken: list[tuple[int, str, str | int]] = []
         self.sizes: deque[int] = deque(maxlen=10_000)
         self.bodies: deque[tuple[str, Any, bytes]] = deque(maxlen=100)
 
@@ -129,7 +131,7 @@ class Memory:
     def requests(self) -> Json:
         """The counts and sizes."""
         known = {"messages": len(self.digits), "batches": self.batches, "log": [*self.sizes]}
-        return self.counts | known
+        return self.counts | known | {"broken": self.broken}
 
     def recent(self) -> list[Json]:
         """The last bodies, without credentials."""
@@ -168,6 +170,9 @@ class Simulator:
         body = await request.read()
         question = self.memory.note(request.path, request.headers, body)
         rule = rules.pick_fault(self.faults, request.path[1:], question, self.chance)
+        if rule and rule["on"] == "send":
+            number = self.memory.counts["send"]
+            self.memory.broken.append((number, rule["kind"], rule["code"]))
         if request.headers.get("Authorization") != self.auth:
             answer: Json = {"status": "error-auth"}
         elif question is None:

@@ -5,7 +5,8 @@
 --       5 from  6 to  7 head  8 tail  9 content key  10 keep ms  11 keep content ms  12 count
 --       13 ... fields
 -- Reply 'done', 'again' (the record has changed since the caller saw it), 'busy' (inside a
--- request, or it was when its worker died) or 'gone' (it doesn't wait). Events: one if 'done'.
+-- request, or it was when its worker died), 'lost' (it is in no lane, though its record waits) or
+-- 'gone' (it doesn't wait any more). Events: one if 'done'.
 #include clock
 #include move
 #include bury
@@ -14,7 +15,7 @@ if seen[1] ~= ARGV[5] then return 'gone' end
 if (seen[3] or '0') ~= ARGV[3] or (seen[4] or '0') ~= ARGV[4] then return 'again' end
 local lane = KEYS[2 + tonumber(seen[2])]
 local score = redis.call('ZSCORE', lane, ARGV[2])
-if not score then return 'gone' end
+if not score then return 'lost' end
 if tonumber(score) % 4 == 2 then return 'busy' end
 local row = {from = ARGV[5], to = ARGV[6], head = ARGV[7], tail = ARGV[8], content = ARGV[9],
   keep = ARGV[10], keep_content = ARGV[11], fields = {unpack(ARGV, 13)}}

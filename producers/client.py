@@ -141,7 +141,7 @@ class Producer:
             answer = self._cancel(record, state[0])
             if answer == "done":
                 return record.unsure == 0
-            if answer == "busy":
+            if answer in ("busy", "lost"):
                 return False
         return False
 

@@ -103,10 +103,16 @@ class Simulator:
         self.url = self.process.stdout.readline().split()[-1]
 
     def get(self, path: str) -> Any:
-        return requests.get(f"{self.url}/admin/{path}", timeout=10).json()
+        return requests.get(f"{self.url}/admin/{path}", timeout=60).json()
 
     def fault(self, **rule: Any) -> None:
-        requests.post(f"{self.url}/admin/faults", json=rule, timeout=10).raise_for_status()
+        self.faults([rule])
+
+    def faults(self, rules: list[dict[str, Any]]) -> None:
+        requests.post(f"{self.url}/admin/faults", json=rules, timeout=10).raise_for_status()
+
+    def forget_faults(self) -> None:
+        requests.delete(f"{self.url}/admin/faults", timeout=10).raise_for_status()
 
     def reset(self) -> None:
         requests.post(f"{self.url}/admin/reset", timeout=10).raise_for_status()

@@ -180,6 +180,17 @@ def test_max_queued_is_a_clear_error_and_nothing_is_stored(
         limited.enqueue(text_job())
 
 
+@pytest.mark.timeout(10)
+def test_cancel_ends_for_a_record_that_is_in_no_line(
+    producer: Producer, client: redis.Redis, settings: Settings
+) -> None:
+    # Given a record that waits by its own word, and whose place in line somebody has deleted
+    id = producer.enqueue(text_job(priority="high"))
+    assert client.zrem(f"{{{settings.namespace}}}:lane:high:0", id) == 1
+    # Then its app gets an answer, and it isn't the promise that it never left
+    assert producer.cancel(id) is False
+
+
 def test_cancel_is_true_only_for_what_never_left(
     producer: Producer, client: redis.Redis, settings: Settings
 ) -> None:

@@ -318,6 +318,15 @@ def test_a_status_answer_without_entries_has_an_outcome(given_: Answer, outcome:
     assert read_status_answer(given_) == outcome
 
 
+def test_what_a_status_reply_says_in_two_ways_is_not_believed() -> None:
+    """One of the entries was meant for another message, and nobody knows which."""
+    other = {"providerId": 6, "status": "sent", "code": "ok"}
+    same, unlike = said(UNASKED, UNASKED, other), {**UNASKED, "status": "undelivered"}
+    for given_, ids in ((same, {5, 6}), (said(UNASKED, unlike, other, UNASKED), {6})):
+        outcome = read_status_answer(given_)
+        assert isinstance(outcome, Statuses) and outcome.entries.keys() == ids
+
+
 @pytest.mark.parametrize(
     "given_",
     [

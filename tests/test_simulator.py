@@ -642,6 +642,14 @@ def test_requests_and_bodies(api: Client) -> None:
     assert "authorization" not in str(bodies).lower()
 
 
+def test_requests_whose_answers_were_broken(api: Client) -> None:
+    api.send({"address": "79250000001"}, commonData=text(address=None))
+    for rule in ({"kind": "short", "times": 1}, {"kind": "http", "code": 500, "times": 1}):
+        api.admin("faults", "POST", rule)
+        api.post("/send", json.dumps({"messages": [TEXT]}).encode())
+    assert api.admin("requests")["broken"] == [[2, "short", ""], [3, "http", 500]]
+
+
 def test_accepted_in_pages_and_reset(api: Client) -> None:
     rows = [{"address": f"7925000000{n}"} for n in range(5)]
     first = api.send(*rows, commonData=text(address=None))["messages"][0]["providerId"]

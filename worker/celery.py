@@ -23,6 +23,7 @@ from producers.connection import broker, connect
 from schemas.errors import ConfigError
 from schemas.keys import LANES, POLL
 from schemas.settings import Settings
+from worker.broker import install
 from worker.durability import dangers
 from worker.intake import take
 from worker.log import show_data
@@ -55,6 +56,7 @@ def _queue(name: str) -> Queue:
 for _name in ("CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL"):
     os.environ.pop(_name, None)
 broker_url, broker_options = broker(settings.broker_url)
+install()
 app = Celery("worker", broker=broker_url, set_as_current=True)
 app.conf.update(
     task_queues=[_queue(name) for name in (POLL, "enqueue", *LANES)],

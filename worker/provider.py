@@ -358,11 +358,19 @@ def read_status_answer(answer: Answer) -> StatusOutcome:
         reply = Reply(None, None)
     code = canonical(reply.status or "")
     if reply.entries or (reply.entries is not None and code == OK):
-        return Statuses({entry.provider_id: entry for entry in reply.entries})
+        return Statuses(_by_id(reply.entries))
     if code.startswith("error-"):
         return _by_code(code)
     outcome = Unsure("no-entries") if code == OK else _by_http(answer)
     return Again(outcome.why, whole=True) if isinstance(outcome, Unsure) else outcome
+
+
+def _by_id(entries: Sequence[StatusEntry]) -> dict[int, StatusEntry]:
+    """Entries by their id. Of one that is told in two ways nothing is known: it may be another's,
+    and what an event has said is never taken back."""
+    told: dict[int, StatusEntry] = {}
+    unlike = {e.provider_id for e in entries if told.setdefault(e.provider_id, e) != e}
+    return {id: entry for id, entry in told.items() if id not in unlike}
 
 
 def oddity(entry: StatusEntry) -> str | None:

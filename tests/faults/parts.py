@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -31,6 +32,7 @@ class Supervised:
         self._command, self._env, self._folder = command, {**os.environ, **env}, folder
         self._file = (folder / f"program-{id(self):x}.log").open("ab")
         self.exits: list[int] = []
+        self.exit_times: list[float] = []  # of the wall clock
         self._over = threading.Event()
         self.process = self._start()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -53,6 +55,7 @@ class Supervised:
             if self._over.is_set():
                 return
             self.exits.append(code)
+            self.exit_times.append(time.time())
             if self._over.wait(self.PAUSE):
                 return
             self.process = self._start()
@@ -67,7 +70,10 @@ class Supervised:
 
     def children(self) -> list[int]:
         """Process ids of the pool's (and beat's) processes."""
-        found = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        try:
+            found = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        except FileNotFoundError:
+            return []  # between an exit and the next start
         return [int(pid) for pid in found.split()]
 
     def freeze(self) -> None:

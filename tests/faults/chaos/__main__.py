@@ -1,0 +1,48 @@
+"""`make chaos`: a run of 100,000 messages; exit code 1 if a promise was broken."""
+
+from __future__ import annotations
+
+import argparse
+import secrets
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.faults.chaos.report import table
+from tests.faults.chaos.run import Options, run
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="chaos", description=__doc__)
+    parser.add_argument("--seed", type=int, default=secrets.randbelow(2**31))
+    parser.add_argument("--messages", type=int, default=100_000)
+    parser.add_argument("--minutes", type=float, default=4.0, help="of enqueueing and faults")
+    parser.add_argument("--fsync", choices=("everysec", "always"), default="everysec")
+    parser.add_argument("--rate", type=float, default=0.005, help="of each kind of fault")
+    parser.add_argument("--tasks", type=float, default=0.05, help="part of bulks through Celery")
+    parser.add_argument("--plant", default="", help="a fault to plant (program.py)")
+    parser.add_argument("--keep", action="store_true", help="the evidence in any case")
+    given = parser.parse_args()
+    options = Options(
+        seed=given.seed,
+        messages=given.messages,
+        seconds=given.minutes * 60,
+        rate=given.rate,
+        fsync=given.fsync,
+        plant=given.plant,
+        tasks=given.tasks,
+    )
+    folder = Path(tempfile.mkdtemp(prefix="chaos-"))
+    print(f"seed {options.seed}, {options.messages} messages, evidence in {folder}", flush=True)
+    report = run(options, folder, lambda line: print(line, flush=True))
+    print(table(options, report))
+    if report.verdict.violations or given.keep:
+        print(f"evidence in {folder}")
+    else:
+        shutil.rmtree(folder)
+    return 1 if report.verdict.violations else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

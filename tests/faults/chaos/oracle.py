@@ -1,0 +1,514 @@
+"""The judge of a chaos run: compares what was asked, what the provider accepted, what events say.
+
+It shares no code with what it judges, and imports none of it: orders of statuses, reasons and
+policies are written here anew, from the contract (DESIGN sections 3 to 5). Pure: ledgers in,
+a verdict out. Instants are Unix seconds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+Json = dict[str, Any]
+
+FIRST = {"submitted", "rejected", "expired", "failed", "cancelled", "unconfirmed"}
+"""What a message's first event may say: that it waits or is inside a request is no event."""
+_ENDS = {"undelivered", "failed", "cancelled"}
+_GOOD = {"delivered", "read"}
+AFTER: dict[str, set[str]] = {
+    "submitted": {"sent", "sms_sent", "sms_delivered", "lost"} | _GOOD | _ENDS,
+    "sent": {"sent", "sms_sent", "sms_delivered"} | _GOOD | _ENDS,
+    "delivered": {"delivered", "read"},
+    "sms_sent": {"sms_delivered", "lost"} | _GOOD | _ENDS,
+}
+"""Who may follow whom. A status follows itself only as the closing event."""
+CLOSABLE = {"sent", "delivered"}
+"""Final only when tracking closes them."""
+OPEN = {"submitted", "sms_sent"}
+"""Never final. All that is neither closable nor open is final at once."""
+
+_DELIVERY = r"user-blocked|not-viber-user"
+_CODE = r"error-[a-z-]+|http-4\d\d"
+REASONS = {  # of an accepted message; where nothing stands: none
+    "undelivered": f"({_DELIVERY}|sms-undelivered)?",
+    "failed": f"{_DELIVERY}|provider-failed",
+    "sms_sent": f"({_DELIVERY})?",
+    "sms_delivered": f"({_DELIVERY})?",
+    "lost": "tracking-ended",
+}
+REASONS_UNSENT = {  # of a message without a provider's id
+    "rejected": _CODE,
+    "expired": "ttl",
+    "failed": "attempts|crashed",
+    "cancelled": "by-request",
+    "unconfirmed": f"unsure|attempts|crashed|ttl|by-request|{_CODE}",
+}
+OPTIONS = {"id", "sendAt", "ttlSec", "onUnsure", "metadata", "resendSms"}
+"""Of a job, what isn't sent."""
+VALIDITIES = {"validityPeriodSec": 86400, "smsValidityPeriodSec": 259200}
+"""Clipped by ``ttlSec``; what holds where a job sets none."""
+LEAST_VALIDITY = 15
+_VIBER, _SMS, _READ = {"undelivered"}, {"sms_delivered", "undelivered"}, {"read", "delivered"}
+ENDS: dict[str, tuple[set[str], set[str]]] = {
+    "10": ({"delivered"}, {"delivered"}),
+    **dict.fromkeys(("20", "23", "80"), (_VIBER, _VIBER)),
+    **dict.fromkeys(("21", "22"), (_VIBER, _SMS)),
+    "24": (_VIBER, _VIBER),
+    "30": ({"failed"}, {"failed"}),
+    "31": ({"failed"}, {"sms_delivered", "failed"}),
+    "40": ({"cancelled"}, {"cancelled"}),
+    **dict.fromkeys(("70", "71"), (set(), set())),
+    "81": ({"delivered"}, {"delivered"}),
+}
+"""How the simulator ends an accepted message, by the last two digits of its address, without and
+with resendSms; others are read. What a clock may leave that closes it sooner is there too."""
+GIVEN_UP = {"lost", "sent"}
+"""How tracking ends any."""
+TIME_MATTERS = 1.0
+"""Seconds by which clocks read in two processes may seem to disagree."""
+FORGETTABLE = {
+    *(
+        "unknown",
+        "task never run",
+        "doubled silently",
+        "doubled though parked",
+        "double unexplained",
+    ),
+    *("accepted more often than tried", "accepted without an end that says so"),
+    *("cancelled but accepted", "cancelled but otherwise ended"),
+}
+"""What a Redis that loses its last writes at kill -9 does by itself."""
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """A call of ``cancel`` that was answered."""
+
+    called: float
+    answered: float
+    result: bool
+
+
+@dataclass
+class Asked:
+    """A message as its app asked for it. ``stored``: when ``enqueue`` last returned, if ever.
+
+    ``task``: it went through Celery, as a task ``courier.enqueue``.
+    """
+
+    job: Json
+    called: float
+    stored: float | None = None
+    times: int = 1
+    cancels: list[Cancel] = field(default_factory=list)
+    task: bool = False
+
+
+@dataclass(frozen=True)
+class Act:
+    """Something done to the installation. ``requests``: how many may have been unsure by it."""
+
+    kind: str
+    begun: float
+    over: float
+    requests: int = 0
+    forgets: bool = False  # a Redis that was killed without `appendfsync always`
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Under what the run was: what could make an answer unsure, and how often it did.
+
+    ``broken``: of /send requests after whose answer nobody can know, the kind of fault by number.
+    """
+
+    batch: int = 100
+    deadline: float = 2.5
+    broken: Mapping[int, str] = field(default_factory=dict)
+    unsure_answers: int = 0  # messages in these requests
+    refusals: frozenset[str] = frozenset()  # codes that broken answers refused with
+    acts: Sequence[Act] = ()
+    forgotten: float = 3.0  # seconds of writes that a killed Redis may forget
+    unnoticed: float = 30.0  # seconds in which Redis may hand a task to a worker that is gone
+
+
+@dataclass
+class Ledgers:
+    """``accepted`` as GET /admin/accepted tells, ``events`` in the order of the stream, decoded;
+    ``records`` what ``get`` says at the end (None: unknown)."""
+
+    asked: dict[str, Asked]
+    accepted: list[Json]
+    events: list[Json]
+    records: dict[str, Json | None]
+    conditions: Conditions = field(default_factory=Conditions)
+    read: list[str] | None = None  # ids of events as a reader of results got them
+
+
+@dataclass(frozen=True, order=True)
+class Violation:
+    """``name`` is the promise that was broken."""
+
+    name: str
+    id: str
+    what: str = ""
+
+
+@dataclass
+class Verdict:
+    """``excused``: what Redis itself lost."""
+
+    violations: list[Violation]
+    excused: list[Violation]
+    figures: Json
+
+
+@dataclass
+class Life:
+    """All that the ledgers know of one message."""
+
+    id: str
+    asked: Asked
+    accepted: list[Json]
+    events: list[Json]
+    record: Json | None
+
+    @property
+    def job(self) -> Json:
+        return self.asked.job
+
+    @property
+    def last(self) -> Json:
+        """The data of the last event; empty where there is none."""
+        return self.events[-1]["data"] if self.events else {}
+
+    @property
+    def resends(self) -> bool:
+        """Whether its policy is to try again after an unsure answer."""
+        choice = self.job.get("onUnsure")
+        return (
+            choice or ("resend" if self.job["priority"] in ("realtime", "high") else "park")
+        ) == ("resend")
+
+    @property
+    def from_then(self) -> float:
+        """The earliest instant from which its ``ttlSec`` may count."""
+        due = datetime.fromisoformat(self.job["sendAt"]).timestamp() if "sendAt" in self.job else 0
+        return max(self.asked.called, due)
+
+
+Finding = tuple[str, str]
+Check = Callable[[Life, Conditions], Iterable[Finding]]
+
+
+def judge(ledgers: Ledgers) -> Verdict:
+    """Compare the three ledgers."""
+    lives, strangers = _join(ledgers)
+    violations, excused = list(strangers), list[Violation]()
+    for life in lives:
+        rewound = _rewound(life, ledgers.conditions)
+        for check in CHECKS:
+            for name, what in check(life, ledgers.conditions):
+                mislaid = name == "task never run" and _mislaid(life, ledgers.conditions)
+                allowed = mislaid or (rewound and name in FORGETTABLE)
+                (excused if allowed else violations).append(Violation(name, life.id, what))
+    if ledgers.read is not None:
+        unread = {str(event["id"]) for event in ledgers.events} - set(ledgers.read)
+        violations += [Violation("event never read", id) for id in sorted(unread)]
+    figures = _figures(lives, ledgers, excused)
+    most = figures["unsure at most"]
+    if figures["unsure attempts"] > most:
+        what = f"{figures['unsure attempts']} unsure attempts, faults explain {most}"
+        violations.append(Violation("unsure without a fault", "", what))
+    return Verdict(violations, excused, figures)
+
+
+def _join(ledgers: Ledgers) -> tuple[list[Life], list[Violation]]:
+    """The ledgers by message, and what belongs to none."""
+    by_address = {_address(asked.job): id for id, asked in ledgers.asked.items()}
+    assert len(by_address) == len(ledgers.asked), "addresses must tell messages apart"
+    accepted, events = defaultdict[str, list[Json]](list), defaultdict[str, list[Json]](list)
+    strangers = []
+    for each in ledgers.accepted:
+        address = str(each["message"].get("address"))
+        if address in by_address:
+            accepted[by_address[address]].append(each)
+        else:
+            strangers.append(Violation("accepted unasked", address))
+    for event in ledgers.events:
+        events[str(event.get("subject"))].append(event)
+    for id in events.keys() - ledgers.asked.keys():
+        strangers.append(Violation("event for an unknown id", id))
+    lives = [
+        Life(id, asked, accepted[id], events[id], ledgers.records.get(id))
+        for id, asked in ledgers.asked.items()
+    ]
+    return lives, strangers
+
+
+def _address(job: Mapping[str, Any]) -> str:
+    return str(job["address"]).removeprefix("+")
+
+
+def _rewound(life: Life, conditions: Conditions) -> bool:
+    """Whether anything that happened to it may have been forgotten by a killed Redis."""
+    acts = [act for act in conditions.acts if act.forgets]
+    if not acts:
+        return False
+    instants = [each["at"] for each in life.accepted]
+    instants += [life.asked.stored] if life.asked.stored else []
+    instants += [cancel.answered for cancel in life.asked.cancels]
+    # A settle follows its acceptance by at most a request's deadline.
+    wide = conditions.forgotten + conditions.deadline
+    return any(act.begun - wide <= instant <= act.over for act in acts for instant in instants)
+
+
+def _mislaid(life: Life, conditions: Conditions) -> bool:
+    """Whether Celery's transport may have lost its task: popped, and no worker there to hear it."""
+    stored = life.asked.stored or 0
+    return any(
+        act.begun - TIME_MATTERS <= stored <= act.over + conditions.unnoticed
+        for act in conditions.acts
+        if act.requests
+    )
+
+
+def _numbering(life: Life, _: Conditions) -> Iterator[Finding]:
+    for n, event in enumerate(life.events, 1):
+        data = event["data"]
+        if event["id"] != f"{life.id}:{n}":
+            yield "numbers with gaps", f"{event['id']} in place {n}"
+        if data["messageId"] != life.id or event["type"] != f"viber.message.{data['status']}":
+            yield "event at odds with itself", event["id"]
+
+
+def _ending(life: Life, _: Conditions) -> Iterator[Finding]:
+    finals = [n for n, event in enumerate(life.events, 1) if event["data"]["final"]]
+    if life.record is None and not life.events:
+        if life.asked.stored is not None and life.asked.task:
+            yield "task never run", "Celery took it, and nobody knows it"
+        elif life.asked.stored is not None:
+            yield "unknown", "enqueue returned, and nobody knows it"
+    elif not finals:
+        yield "never ended", f"after {len(life.events)} events"
+    if len(finals) > 1:
+        yield "ended twice", f"events {finals}"
+    if finals and finals[0] != len(life.events):
+        yield "event after the end", f"event {finals[0]} of {len(life.events)} is final"
+    for event in life.events:
+        status, final = event["data"]["status"], event["data"]["final"]
+        if final != (status not in OPEN) and not (status in CLOSABLE and not final):
+            yield "wrong finality", f"{status}, final {final}"
+
+
+def _order(life: Life, _: Conditions) -> Iterator[Finding]:
+    was: Json = {}
+    for event in life.events:
+        data = event["data"]
+        status, before = data["status"], was.get("status")
+        legal = status in (AFTER.get(before, set()) if before else FIRST)
+        if not legal or (status == before and not data["final"]):
+            yield "illegal order", f"{before} -> {status}"
+        for name in ("attempts", "unsure"):
+            if data[name] < was.get(name, 0):
+                yield "counter went back", f"{name} {was[name]} -> {data[name]}"
+        if was and data["providerId"] != was["providerId"]:
+            yield "provider id changed", f"{was['providerId']} -> {data['providerId']}"
+        was = data
+
+
+def _reasons(life: Life, conditions: Conditions) -> Iterator[Finding]:
+    for event in life.events:
+        data = event["data"]
+        status, reason = data["status"], data["reason"] or ""
+        table = REASONS if data["providerId"] else REASONS_UNSENT
+        closing = status == "sent" and data["final"]
+        wanted = "tracking-ended" if closing else table.get(status, "")
+        if not re.fullmatch(wanted, reason):
+            yield "illegal reason", f"{status}, {reason or None}"
+        if status == "unconfirmed" and not data["unsure"]:
+            yield "unconfirmed without unsure", str(reason)
+        if status in ("rejected", "unconfirmed") and re.fullmatch(_CODE, reason):
+            own = {"50": "error-address-unknown", "51": "error-subject-unknown"}
+            given = {own.get(_address(life.job)[-2:], "")} | conditions.refusals
+            if reason not in given:
+                yield "refused by nobody", reason
+        if dict(data["metadata"]) != life.job.get("metadata", {}):
+            yield "metadata altered", event["id"]
+
+
+def _acceptance(life: Life, _: Conditions) -> Iterator[Finding]:
+    data = life.last
+    if not data:
+        return
+    given = {str(each["providerId"]) for each in life.accepted}
+    if data["providerId"]:
+        if data["providerId"] not in given:
+            yield "provider id never given", data["providerId"]
+    elif data["status"] not in FIRST - {"submitted"}:
+        yield "never accepted, not explained", data["status"]
+    elif given and data["status"] != "unconfirmed":
+        yield "accepted without an end that says so", f"{data['status']}, {data['reason']}"
+
+
+def _doubles(life: Life, conditions: Conditions) -> Iterator[Finding]:
+    times, data = len(life.accepted), life.last
+    if times > 1 and not life.resends:
+        yield "doubled though parked", f"{times} times"
+    for each in life.accepted[:-1]:
+        if cause_of(each, conditions) is None:
+            yield "double unexplained", f"request {each['request']}"
+    if not data:
+        return
+    if times > data["attempts"]:
+        yield "accepted more often than tried", f"{times} times, {data['attempts']} attempts"
+    if times > data["unsure"] + bool(data["providerId"]):
+        yield "doubled silently", f"{times} times, unsure {data['unsure']}"
+
+
+def cause_of(accepted: Json, conditions: Conditions) -> str | None:
+    """Why the answer to an acceptance was not believed: a broken answer, an act around it."""
+    if accepted["request"] in conditions.broken:
+        return conditions.broken[accepted["request"]]
+    reach = conditions.deadline + TIME_MATTERS
+    for act in conditions.acts:
+        if act.begun - reach <= accepted["at"] <= act.over + reach:
+            return act.kind
+    return None
+
+
+def _content(life: Life, _: Conditions) -> Iterator[Finding]:
+    wanted = {k: v for k, v in life.job.items() if k not in OPTIONS}
+    wanted |= {"type": "viber", "address": _address(life.job)}
+    resend = life.job.get("resendSms", "smsText" in life.job)
+    ttl = life.job.get("ttlSec")
+    for each in life.accepted:
+        got = dict(each["message"])
+        if each["resendSms"] is not resend:
+            yield "resendSms altered", f"asked {resend}, sent {each['resendSms']}"
+        for name, default in VALIDITIES.items():
+            asked, sent = wanted.get(name), got.pop(name, None)
+            clipped = ttl is not None and (resend or name == "validityPeriodSec")
+            most = min(asked or default, ttl or 0) if clipped else 0
+            down = sent is not None and LEAST_VALIDITY <= sent <= most
+            if not same(asked, sent) and not down:
+                yield "validity altered", f"{name} {asked} -> {sent}"
+        rest = {k: v for k, v in wanted.items() if k not in VALIDITIES}
+        if not same(rest, got):
+            wrong = [k for k in rest.keys() | got.keys() if not same(rest.get(k), got.get(k))]
+            yield "content altered", ", ".join(sorted(wrong))
+
+
+def same(one: object, other: object) -> bool:
+    """Equal as JSON: True is not 1."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(same(one[name], other[name]) for name in one)
+    return type(one) is type(other) and one == other
+
+
+def _cancelling(life: Life, _: Conditions) -> Iterator[Finding]:
+    promised = [cancel for cancel in life.asked.cancels if cancel.result]
+    if promised and life.accepted:
+        yield "cancelled but accepted", f"{len(life.accepted)} times"
+    if promised and (life.last.get("status"), life.last.get("reason")) != (
+        "cancelled",
+        "by-request",
+    ):
+        yield "cancelled but otherwise ended", str(life.last.get("status"))
+    stopped = life.last.get("reason") == "by-request"
+    if stopped and not life.asked.cancels:
+        yield "cancelled unasked", str(life.last.get("status"))
+    if stopped and life.last.get("status") == "cancelled" and not promised:
+        yield "cancelled but denied", "every answer was False"
+
+
+def _schedule(life: Life, _: Conditions) -> Iterator[Finding]:
+    for each in life.accepted:
+        if "sendAt" in life.job and each["at"] < life.from_then - TIME_MATTERS:
+            yield "sent too early", f"{life.from_then - each['at']:.1f} s"
+        if "ttlSec" in life.job and life.asked.stored is not None:
+            till = max(life.from_then, life.asked.stored) + life.job["ttlSec"]
+            if each["at"] > till + TIME_MATTERS:
+                yield "sent too late", f"{each['at'] - till:.1f} s"
+    if life.last.get("status") == "expired":
+        at = datetime.fromisoformat(life.events[-1]["time"]).timestamp()
+        till = life.from_then + life.job.get("ttlSec", 86400)
+        if at < till - LEAST_VALIDITY - TIME_MATTERS:
+            yield "expired too early", f"{till - at:.1f} s left"
+
+
+def _tracking(life: Life, _: Conditions) -> Iterator[Finding]:
+    if life.last.get("reason") != "tracking-ended":
+        return
+    ended = datetime.fromisoformat(life.events[-1]["time"]).timestamp()
+    for each in life.accepted:
+        if str(each["providerId"]) == life.last["providerId"]:
+            periods = [*VALIDITIES][: 2 if each["resendSms"] else 1]
+            patience = sum(each["message"].get(name, VALIDITIES[name]) for name in periods)
+            if ended < each["at"] + patience - TIME_MATTERS:
+                yield "given up too early", f"{ended - each['at']:.1f} of {patience} s"
+
+
+def _outcome(life: Life, _: Conditions) -> Iterator[Finding]:
+    status, digits = life.last.get("status"), _address(life.job)[-2:]
+    if not life.last.get("final") or not life.last["providerId"] or status in GIVEN_UP:
+        return
+    resend = life.job.get("resendSms", "smsText" in life.job)
+    if status not in ENDS.get(digits, (_READ, _READ))[resend]:
+        yield "ended otherwise than the provider said", f"{digits}: {status}"
+
+
+def _records(life: Life, _: Conditions) -> Iterator[Finding]:
+    if not life.events:
+        return
+    if life.record is None:
+        yield "record missing", life.last["status"]
+        return
+    for name in ("status", "final", "reason", "attempts", "unsure", "providerId"):
+        if not same(life.record[name], life.last[name]):
+            yield "record at odds with its event", f"{name} {life.record[name]}, {life.last[name]}"
+
+
+CHECKS: tuple[Check, ...] = (
+    *(_numbering, _ending, _order, _reasons, _acceptance, _doubles),
+    *(_content, _cancelling, _schedule, _tracking, _outcome, _records),
+)
+
+
+def _figures(lives: list[Life], ledgers: Ledgers, excused: list[Violation]) -> Json:
+    conditions = ledgers.conditions
+    ends = Counter(
+        f"{life.last['status']}{':' + life.last['reason'] if life.last['reason'] else ''}"
+        for life in lives
+        if life.last.get("final")
+    )
+    doubled = [life for life in lives if len(life.accepted) > 1]
+    causes = Counter(
+        cause_of(each, conditions) or "?" for life in doubled for each in life.accepted[:-1]
+    )
+    may = conditions.batch * sum(act.requests for act in conditions.acts)
+    return {
+        "asked": len(lives),
+        "enqueued again": sum(life.asked.times - 1 for life in lives),
+        "accepted": sum(bool(life.accepted) for life in lives),
+        "acceptances": len(ledgers.accepted),
+        "accepted more than once": len(doubled),
+        "because of": dict(causes.most_common()),
+        "said to be unsure": sum(life.last.get("unsure", 0) > 0 for life in lives),
+        "unsure attempts": sum(life.last.get("unsure", 0) for life in lives),
+        "unsure at most": conditions.unsure_answers + may,
+        "cancelled on request": sum(any(c.result for c in life.asked.cancels) for life in lives),
+        "cancels denied": sum(any(not c.result for c in life.asked.cancels) for life in lives),
+        "events": len(ledgers.events),
+        "read more than once": len(ledgers.read or ()) - len(set(ledgers.read or ())),
+        "by end": dict(ends.most_common()),
+        "lost by Celery": sum(each.name == "task never run" for each in excused),
+        "lost by Redis": dict(
+            Counter(each.name for each in excused if each.name != "task never run")
+        ),
+    }

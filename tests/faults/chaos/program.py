@@ -1,0 +1,113 @@
+"""Celery's command with a patched courier: `python -m tests.faults.chaos.program worker ...`.
+
+The two pauses that a run of minutes can't wait for are cut short, everything else is what is
+installed. ``CHAOS_PLANT`` names a fault to plant: what the oracle must find.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import count
+from typing import Any
+
+from worker import breaker
+
+breaker.BLOCKED = 2.0  # of 60 s: credentials, redirects, all refused
+breaker.LONGEST = 2.0  # of 60 s: the breaker's longest
+
+from celery.__main__ import main  # noqa: E402
+
+from worker import batching, send  # noqa: E402
+from worker.policy import Waiting  # noqa: E402
+from worker.store import Lease, Move, Store  # noqa: E402
+
+EVERY = 5
+"""Every which time the planted fault shows."""
+
+
+def lose_settles() -> None:
+    """Once in a while an answer is thrown away, and the lease with it: nobody looks again."""
+    settle, calls = Store.settle, count(1)
+
+    def lossy(self: Store, lease: Lease[Any], moves: Sequence[Move], shown: Any = None) -> Any:
+        if moves and ":lane:" in lease.key and next(calls) % EVERY == 0:
+            self.redis.zrem(lease.key, *(move.id for move in moves))
+            return [], ""
+        return settle(self, lease, moves, shown)
+
+    Store.settle = lossy  # type: ignore[method-assign]
+
+
+def double_claims() -> None:
+    """Once in a while a batch is handed out twice, as if a claim gave no lease."""
+    claim, begin, calls = Store.claim, Store.begin, count(1)
+    again: list[Lease[Waiting]] = []
+
+    def doubling(self: Store, lane: str, answered: bool) -> Lease[Waiting] | None:
+        if again:
+            return again.pop()
+        lease = claim(self, lane, answered)
+        if lease is not None and next(calls) % EVERY == 0:
+            messages = [replace(message) for message in lease.messages]
+            again.append(replace(lease, token="twice", messages=messages, more=True))
+            lease.more = True
+        return lease
+
+    def believing(
+        self: Store, lease: Lease[Waiting], messages: Sequence[Waiting], inside: bool = True
+    ) -> Lease[Waiting]:
+        if lease.token == "twice":
+            return replace(lease, messages=list(messages))
+        return begin(self, lease, messages, inside)
+
+    Store.claim, Store.begin = doubling, believing  # type: ignore[method-assign]
+    settle = Store.settle
+
+    def silent(self: Store, lease: Lease[Any], moves: Sequence[Move], shown: Any = None) -> Any:
+        return ([], "") if lease.token == "twice" else settle(self, lease, moves, shown)
+
+    Store.settle = silent  # type: ignore[method-assign]
+
+
+def alter_contents() -> None:
+    """Now and then a message says something else."""
+    wire, calls = batching.wire_message, count(1)
+
+    def altered(message: Waiting, now: int) -> dict[str, Any]:
+        made = wire(message, now)
+        return {**made, "subject": "Other"} if next(calls) % (20 * EVERY) == 0 else made
+
+    vars(send)["wire_message"] = altered
+
+
+def repeat_ends() -> None:
+    """Once in a while a message that has ended is told of again."""
+    settle, calls = Store.settle, count(1)
+
+    def twice(self: Store, lease: Lease[Any], moves: Sequence[Move], shown: Any = None) -> Any:
+        answer = settle(self, lease, moves, shown)
+        for move in moves:
+            if move.step.place == "end" and next(calls) % (10 * EVERY) == 0:
+                n = int(self.redis.hget(self.keys.record + move.id, "n") or 0)
+                self.redis.xadd(self.keys.results, {"event": f"{move.head}{n + 1}{move.tail}"})
+        return answer
+
+    Store.settle = twice  # type: ignore[method-assign]
+
+
+PLANTS: dict[str, Callable[[], None]] = {
+    "lost-settle": lose_settles,
+    "double-claim": double_claims,
+    "altered": alter_contents,
+    "second-end": repeat_ends,
+}
+
+if plant := os.environ.get("CHAOS_PLANT"):
+    PLANTS[plant]()
+
+if __name__ == "__main__":
+    sys.argv[0] = "celery"
+    sys.exit(main())

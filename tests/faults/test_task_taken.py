@@ -1,0 +1,68 @@
+"""`courier.enqueue` on a broker connection whose peer has vanished: no task is lost."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from celery import Celery
+from kombu import Connection
+
+from ops.redis_server import RedisServer
+from producers import Producer
+from tests.conftest import text_job, wait_for
+from tests.faults.parts import BEAT, WORKER, Proxy, supervised
+from worker.broker import install
+
+
+@pytest.fixture
+def proxy(redis_server: RedisServer) -> Iterator[Proxy]:
+    made = Proxy(redis_server.port)
+    yield made
+    made.close()
+
+
+def test_a_task_is_noted_though_the_connection_for_it_is_dead(
+    redis_server: RedisServer, proxy: Proxy
+) -> None:
+    install()
+    name, options = f"q{uuid.uuid4().hex}", {"socket_timeout": 0.5, "unacked_key": "noted"}
+    with Connection(redis_server.url) as app, app.SimpleQueue(name) as queue:
+        queue.put({"a": 1})
+        url = f"redis://127.0.0.1:{proxy.port}/0"
+        with Connection(url, transport_options=options) as broker:
+            # Given a task that a worker has just popped from its queue
+            channel = broker.default_channel
+            message = channel.message_to_python(channel._get(name))
+            # When the peer of the connection on which it is to be noted has vanished
+            proxy.vanish()
+            channel.qos.append(message, message.delivery_tag)
+            # Then it is noted all the same: whoever comes after a crash finds it
+            assert app.default_channel.client.hexists("noted", message.delivery_tag)
+
+
+def test_tasks_outlive_vanished_connections_of_their_worker(
+    redis_server: RedisServer, system_env: dict[str, str], proxy: Proxy, tmp_path: Path
+) -> None:
+    # Given a worker that has run a task
+    env = {**system_env, "COURIER_REDIS_URL": f"redis://127.0.0.1:{proxy.port}/0"}
+    app, producer = Celery(broker=redis_server.url), Producer.from_env(system_env)
+    queue = f"{env['COURIER_NAMESPACE']}.enqueue"
+
+    def put(*ids: str) -> None:
+        for id in ids:
+            app.send_task("courier.enqueue", args=[[text_job(id=id)]], queue=queue)
+
+    with supervised(env, tmp_path, WORKER, BEAT) as (worker, _):
+        put("before")
+        wait_for(lambda: producer.get("before"), 30)
+        # When the peers of all its connections vanish, and tasks come
+        proxy.vanish()
+        put("a", "b", "c")
+        # Then it takes them as soon as it has noticed, and loses none
+        for id in ("a", "b", "c"):
+            wait_for(lambda id=id: producer.get(id), 60, f"{id} is lost: {worker.log}")
+    app.close()
+    producer.close()
