@@ -15,6 +15,7 @@ key                      type    holds
 ``{ns}:gate:<what>``     hash    why and until when ``send`` or ``poll`` is closed to all workers
 ``{ns}:dead``            zset    ended messages that can be sent again or dropped, by their end
 ``{ns}:dead:pace``       string  the latest due time given to one of them that is sent again
+``{ns}:bucket:<what>``    string  the token bucket of ``send`` (messages) or ``poll`` (requests)
 ``{ns}:counts``          hash    how many messages entered each status (and for what reason)
 ``{ns}:results``         stream  result events, one field ``event``
 ======================== ======= ==================================================================
@@ -96,6 +97,10 @@ class Keys:
     def gate(self, what: str) -> str:
         """What all workers know of the provider: for ``send`` or ``poll`` (producers/gate.lua)."""
         return self._key("gate", what)
+
+    def bucket(self, what: str) -> str:
+        """Tokens that all workers share: for ``send`` or ``poll`` (producers/bucket.lua)."""
+        return self._key("bucket", what)
 
     @property
     def dead(self) -> str:

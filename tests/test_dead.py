@@ -43,11 +43,12 @@ from tests.conftest import (
     text_job,
     wait_for,
 )
+from worker.lease import Lease
 from worker.outcome import Accepted, Outcome, Refused, Unsure
 from worker.policy import SECOND, Waiting, after_send, triage
 from worker.poll import Poller
 from worker.send import Sender
-from worker.store import Lease, Move, Store
+from worker.store import Move, Store
 from worker.tracking import after_poll
 
 SECRET, TEXT = "79251234567", "Код 1234 🙂"

@@ -18,11 +18,12 @@ from schemas.settings import Settings
 from schemas.status import DEAD, NEXT, Status, is_final
 from schemas.wire import STATES, StatusEntry
 from tests.conftest import Clock, text_job
+from worker.lease import Lease
 from worker.outcome import Accepted, Again, Blocked, NotSent, Outcome, Refused, Unsure
 from worker.policy import Waiting, after_send, triage
 from worker.poll import Poller
 from worker.send import Sender
-from worker.store import Lease, Move, Store
+from worker.store import Move, Store
 from worker.tracking import Watched, after_failed_poll, after_poll
 
 CHANCE = st.sampled_from([0.0, 0.5, 1.0])

@@ -14,10 +14,11 @@ from producers.testing import SilentBells
 from schemas.settings import Settings
 from tests.conftest import Clock, common_job, events_of, text_job
 from worker import send as send_module
+from worker.lease import Lease
 from worker.outcome import Accepted, Outcome, Spoiled
 from worker.policy import Waiting
 from worker.send import Sender, budget, task_limit
-from worker.store import Lease, Store
+from worker.store import Store
 
 
 class Post:

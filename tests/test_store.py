@@ -14,10 +14,11 @@ from producers.testing import SilentBells
 from schemas.settings import Settings
 from schemas.status import Status
 from tests.conftest import Clock, common_job, events_of, iso_in, text_job
+from worker.lease import Lease
 from worker.outcome import Accepted, Again, NotSent, Outcome, Refused, Unsure
 from worker.policy import Waiting, after_send, triage
 from worker.send import Sender, Tally
-from worker.store import Lease, Move, Store
+from worker.store import Move, Store
 
 SEND = "{{{}}}:lane:high:0"
 

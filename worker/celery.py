@@ -200,8 +200,6 @@ def _set_up_logs(logger: logging.Logger, **_: Any) -> None:
 @worker_init.connect
 def _refuse_volatile_redis(**_: Any) -> None:
     """Wait for Redis and end the start if it would lose messages."""
-    if settings.rate_limit:
-        logger.warning("COURIER_RATE_LIMIT is set but doesn't limit yet")
     with closing(connect(settings.redis_url)) as client:
         while True:
             try:

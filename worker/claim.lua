@@ -1,24 +1,31 @@
 -- Lease the first due members of the most urgent set that has any, as far as the gate lets them.
 --
--- KEYS  1 once  2 fence  3 bell of the lane served  4 gate  5 ... sets, in groups of one rank
+-- KEYS  1 once  2 fence  3 bell of the lane served  4 gate  5 bucket
+--       6 ... sets, in groups of one rank
 -- ARGV  1 now ('' = TIME)  2 most members  3 lease us  4 '1' if this answers the bell
 --       5 bell ms  6 record prefix  7 content prefix ('' if contents aren't wanted)
 --       8 common prefix  9 sets per rank  10 once ms  11 us that a probe may take
 --       12 one character for each set: '1' if its messages are probes by choice
 --       13 the option's value that makes a message a probe by choice
---       14 ... record fields to return: one that every record has (where contents are wanted the
+--       14 us that a token takes to come (0: no limit)  15 most tokens in the bucket
+--       16 '1' if each member costs a token, '0' if the whole claim costs one
+--       17 tokens worth waiting for
+--       18 ... record fields to return: one that every record has (where contents are wanted the
 --       instant until which it may be sent), the option of 13, others
--- Reply {} or {set's place among the sets, lease, now, more, members, commons, refused in a row}
+-- Reply {}, {us until there are tokens again, '1' if it is for the caller to come back then}
+--   or {set's place among the sets, lease, now, more, members, commons, refused in a row}
 --   more: '0' nothing else is due, '1' there is and its bell is on the way, '2' ring it,
---         '3' this is a probe
+--         '3' this is a probe, '4' there is but there are no tokens for it
 --   members: {id, kind as found, {own content, common digest, fields ...}} each
 --   commons: digest, content, digest, content ...; what is missing is false
 -- A repeat with the same once key returns the same members.
 -- Kinds (schemas/keys.py): 0 becomes 1; 1 and 2 lapsed, they stay what they are and are counted.
--- While the gate is closed only what must end is leased: what is too old, or lapsed inside.
+-- While the gate is closed or the bucket empty only what must end is leased: what is too old, or
+-- lapsed inside.
 -- Where contents aren't wanted (/status) and the last request failed, there is one request at a
 -- time: if it hangs, it takes one slot from those who send.
 #include clock
+#include bucket
 local at, rank, contents = now(ARGV[1]), tonumber(ARGV[9]), ARGV[7] ~= ''
 local due, size = text(at), tonumber(ARGV[2])
 local function first(place, from, count)
@@ -26,7 +33,7 @@ local function first(place, from, count)
 end
 
 local function oldest()
-  for group = 5, #KEYS, rank do
+  for group = 6, #KEYS, rank do
     local place, best
     for i = group, group + rank - 1 do
       local score = tonumber(first(i, 0, 1)[2])
@@ -37,12 +44,12 @@ local function oldest()
 end
 
 local function must_end()
-  for i = 5, contents and #KEYS or 0 do
+  for i = 6, contents and #KEYS or 0 do
     local window, name, found = size, 'window:' .. KEYS[i], {}
     local from = tonumber(redis.call('HGET', KEYS[4], name) or 0)
     local members = first(i, from, window)
     for k = 1, #members, 2 do
-      local till = redis.call('HGET', ARGV[6] .. members[k], ARGV[14])
+      local till = redis.call('HGET', ARGV[6] .. members[k], ARGV[18])
       if tonumber(members[k + 1]) % 4 == 2 or tonumber(till or 0) <= at then
         found[#found + 1] = members[k]
         found[#found + 1] = members[k + 1]
@@ -56,15 +63,15 @@ end
 
 local function probe()
   local place, found
-  for i = 5, #KEYS do
+  for i = 6, #KEYS do
     local members = first(i, 0, 20)
     for k = 1, #members, 2 do
-      local record = redis.call('HMGET', ARGV[6] .. members[k], ARGV[14], ARGV[15])
+      local record = redis.call('HMGET', ARGV[6] .. members[k], ARGV[18], ARGV[19])
       local score = tonumber(members[k + 1])
       if not contents or (score % 4 ~= 2 and tonumber(record[1] or 0) > at) then
         local option = record[2] or ''
         local chosen = option == ARGV[13] or (option == '' or not contents)
-          and string.sub(ARGV[12], i - 4, i - 4) == '1'
+          and string.sub(ARGV[12], i - 5, i - 5) == '1'
         if chosen or not place then place, found = i, {members[k], members[k + 1]} end
         if chosen then return place, found end
       end
@@ -78,6 +85,8 @@ local gate = redis.call('HMGET', KEYS[4], 'until', 'refused', 'probe', 'row')
 local open, free = not gate[1], tonumber(gate[3] or 0) <= at
 local ajar = not open and tonumber(gate[1]) <= at and free
 local wary = open and not contents and gate[4]
+local cost, burst, each = tonumber(ARGV[14]), tonumber(ARGV[15]), ARGV[16] == '1'
+local left, wait = tokens(KEYS[5], at, cost, burst, tonumber(ARGV[17]))
 local before = redis.call('GET', KEYS[1])
 if before then
   local set, given, more = string.match(before, '^(%d+) (%d+) (%d)$')
@@ -85,10 +94,15 @@ if before then
   members = redis.call('ZRANGEBYSCORE', KEYS[place], given, text(lease + 3), 'WITHSCORES')
 else
   if ARGV[4] == '1' then redis.call('DEL', KEYS[3]) end
-  if open and (free or not wary) then
+  if open and left > 0 and (free or not wary) then
     place = oldest()
-    members = place and first(place, 0, size)
-    if place and wary then redis.call('HSET', KEYS[4], 'probe', text(at + tonumber(ARGV[11]))) end
+    members = place and first(place, 0, each and math.min(size, left) or size)
+    if place then
+      local used = each and #members / 2 or 1
+      take(KEYS[5], at, cost, used)
+      left = left - used
+      if wary then redis.call('HSET', KEYS[4], 'probe', text(at + tonumber(ARGV[11]))) end
+    end
   elseif ajar then
     place, members = probe()
     -- Whoever comes meanwhile finds it closed; a probe that dies holds nothing shut for long.
@@ -97,6 +111,12 @@ else
   if not place then
     place, members = must_end()
     ajar = false
+  end
+  if not place and open and not wary and left < 1 and oldest() then
+    -- One comes back for all, who need not come before; after a long wait the sweep rings.
+    local ms, short = math.ceil(wait / 1000), wait <= 1000000
+    local rung = redis.call('SET', KEYS[3], '1', 'NX', 'PX', short and ms + ARGV[5] or ms)
+    return {text(wait), short and rung and '1' or '0'}
   end
   if not place then return {} end
   lease = math.max(at + tonumber(ARGV[3]), tonumber(redis.call('GET', KEYS[2]) or 0) + 4)
@@ -111,7 +131,7 @@ for i = 1, #members, 2 do
   local record = ARGV[6] .. id
   local lapsed = kind > 0 and not before and contents
   if lapsed and redis.call('EXISTS', record) == 1 then redis.call('HINCRBY', record, 'lapses', 1) end
-  local values = redis.call('HMGET', record, 'row', 'common', unpack(ARGV, 14))
+  local values = redis.call('HMGET', record, 'row', 'common', unpack(ARGV, 18))
   if not values[3] then
     redis.call('ZREM', KEYS[place], id)  -- its record was deleted by hand: nothing is left to do
   else
@@ -133,6 +153,6 @@ if not before and #leases > 0 then redis.call('ZADD', KEYS[place], unpack(leases
 
 local more = ajar and '3' or '0'
 if open and not wary and oldest() then
-  more = redis.call('SET', KEYS[3], '1', 'NX', 'PX', ARGV[5]) and '2' or '1'
+  more = left < 1 and '4' or redis.call('SET', KEYS[3], '1', 'NX', 'PX', ARGV[5]) and '2' or '1'
 end
-return {place - 4, text(lease), due, more, rows, commons, tonumber(gate[2] or 0)}
+return {place - 5, text(lease), due, more, rows, commons, tonumber(gate[2] or 0)}

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from producers.bells import Bells
 from schemas.event import Change, render, resent
@@ -16,11 +17,13 @@ from schemas.keys import POLL
 from schemas.settings import Settings
 from schemas.status import Status, is_final
 from worker.breaker import after_statuses
+from worker.lease import Lease
 from worker.outcome import Spoiled, Statuses
 from worker.policy import Step
 from worker.provider import Provider, oddity
 from worker.send import budget, count_name, tell
-from worker.store import Lease, Move, Store
+from worker.shift import leases
+from worker.store import Move, Store
 from worker.tracking import Watched, after_failed_poll, after_poll, sms_states
 
 logger = logging.getLogger(__name__)
@@ -39,15 +42,12 @@ class Poller:
 
     def serve(self) -> str:
         """Answer the poll bell: ask until nothing is due or the time budget is used up."""
-        started, answered, asked, did = time.monotonic(), True, 0, Counter[str]()
-        while (lease := self.store.claim_watched(answered)) is not None:
-            if lease.ring:
-                self.bells.ring([POLL])
+        started, asked, did = time.monotonic(), 0, Counter[str]()
+        ring = partial(self.bells.ring, [POLL])
+        for lease in leases(self.store.claim_watched, ring, budget(self.settings)):
             asked += len(lease.messages)
             opened = self._ask(lease, lease.messages, did) == "opened"
-            answered = False
-            if not (lease.more or opened) or time.monotonic() - started >= budget(self.settings):
-                break
+            lease.more = lease.more or opened
         news = "".join(f", {n} {what}" for what, n in sorted(did.items()))
         return f"poll: {asked} asked{news}, {time.monotonic() - started:.2f} s"
 

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from producers.bells import Bells
 from schemas.event import Change, render, resent
@@ -18,10 +19,12 @@ from schemas.status import Reason, Status, is_final
 from schemas.wire import send_body
 from worker.batching import factor, requests, wire_message
 from worker.breaker import REFUSALS, Shown, after_request
+from worker.lease import Lease
 from worker.outcome import Accepted, Again, Blocked, Outcome, Refused, Spoiled
 from worker.policy import Step, Waiting, after_send, triage
 from worker.provider import OK, Provider, is_known
-from worker.store import Lease, Move, Store
+from worker.shift import leases
+from worker.store import Move, Store
 
 logger = logging.getLogger(__name__)
 
@@ -64,16 +67,12 @@ class Sender:
 
     def serve(self, lane: str) -> str:
         """Answer a lane's doorbell: send until nothing is due or the time budget is used up."""
-        started, tally, answered = time.monotonic(), Tally(), True
-        while (lease := self.store.claim(lane, answered)) is not None:
-            if lease.ring:
-                self.bells.ring([lane])  # before the call: idle slots join in meanwhile
+        started, tally, seconds = time.monotonic(), Tally(), budget(self.settings)
+        claim, ring = partial(self.store.claim, lane), partial(self.bells.ring, [lane])
+        for lease in leases(claim, ring, seconds):
             tally.claimed += len(lease.messages)
-            self._handle(lease, started + budget(self.settings), tally)
-            answered = False
-            more, tally.gate = lease.more or tally.gate == "opened", ""
-            if not more or time.monotonic() - started >= budget(self.settings):
-                break
+            self._handle(lease, started + seconds, tally)
+            lease.more, tally.gate = lease.more or tally.gate == "opened", ""
         did = "".join(f", {n} {what}" for what, n in sorted(tally.did.items()))
         return f"{lane}: {tally.claimed} claimed{did}, {time.monotonic() - started:.2f} s"
 

@@ -11,32 +11,25 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import redis
 
 from producers.connection import passes, script
 from schemas.keys import LANES, POLL, Keys
-from schemas.message import merge
 from schemas.settings import Settings
 from schemas.status import DEAD, Status
 from worker.breaker import FAILURES, FIRST, LONGEST, REFUSALS, Shown, resent_by_default
+from worker.lease import WAITING, WATCHED, Later, Lease, read_waiting, read_watched
 from worker.policy import SECOND, Step, Waiting
 from worker.tracking import Watched
 
 logger = logging.getLogger(__name__)
 
-_WAITING = (
-    *("until", "onUnsure", "attempts", "failures", "unsure", "lapses", "ttl"),
-    *("within", "metadata", "resendOf"),
-)
-_WATCHED = (
-    *("provider", "status", "set", "submitted", "tracked", "polls", "since", "fault"),
-    *("attempts", "unsure", "sms", "metadata", "providerStatus", "providerCode", "statusAt"),
-    "resendOf",
-)
 SWEEP_LOST = 10.0
 """Seconds after which a sweep that nobody has run is taken for lost."""
+WISH = 0.1
+"""Seconds' worth of tokens that is worth waiting for: so many messages share a request."""
 PAUSE = 0.2
 """Seconds between repeats of a call that Redis did not answer."""
 
@@ -59,27 +52,16 @@ class Move:
     late: str = ""
 
 
-@dataclass(slots=True)
-class Lease(Generic[M]):
-    """Messages that are ours until ``ends`` (of the local monotonic clock), under one token."""
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """``limit`` tokens/s over all workers (0: no limit), at most ``burst`` saved up.
 
-    key: str
-    token: str
-    now: int
-    taken: float
-    ends: float
-    more: bool
-    ring: bool
-    refused: int
-    messages: list[M]
+    ``each``: a message costs one, else a claim.
+    """
 
-    def at(self) -> int:
-        """The Redis server's clock now, in microseconds, as far as it can be known here."""
-        return self.now + int((time.monotonic() - self.taken) * SECOND)
-
-    def left(self) -> float:
-        """Seconds that the lease still holds, at least."""
-        return self.ends - time.monotonic()
+    limit: float
+    burst: float
+    each: bool
 
 
 class Store:
@@ -93,36 +75,40 @@ class Store:
         names = ("claim", "begin", "settle", "sweep")
         self._scripts = {name: script(client, "worker", name) for name in names}
 
-    def claim(self, lane: str, answered: bool) -> Lease[Waiting] | None:
+    def claim(self, lane: str, answered: bool) -> Lease[Waiting] | Later | None:
         """Lease due messages of the most urgent lane at or above ``lane``; None if none is due.
 
         ``answered`` says that the lane's doorbell brought us here and may be rung again.
         """
-        sets = self.keys.lanes_from(lane)
+        sets, settings = self.keys.lanes_from(lane), self._settings
         got = self._claim(
             sets,
-            *("send", lane, 2, self._settings.batch_size, self._settings.lease),
+            *("send", lane, 2, settings.batch_size, settings.lease),
+            Rate(settings.rate_limit, settings.rate_burst, each=True),
             answered,
-            (self.keys.content, *_WAITING),
+            (self.keys.content, *WAITING),
         )
-        if got is None:
-            return None
+        if got is None or isinstance(got, Later):
+            return got
         lease, rows, commons = got
         name = lease.key.split(":", 2)[2]
-        lease.messages = [_waiting(row, name, commons) for row in rows]
+        lease.messages = [read_waiting(row, name, commons) for row in rows]
         return lease
 
-    def claim_watched(self, answered: bool) -> Lease[Watched] | None:
+    def claim_watched(self, answered: bool) -> Lease[Watched] | Later | None:
         """Lease accepted messages whose next poll is due; None if there are none."""
-        seconds = self._settings.deadline + 5
-        size = self._settings.status_batch_size
+        settings = self._settings
         got = self._claim(
-            [self.keys.watch], POLL, POLL, 1, size, seconds, answered, ("", *_WATCHED)
+            [self.keys.watch],
+            *(POLL, POLL, 1, settings.status_batch_size, settings.deadline + 5),
+            Rate(settings.poll_rate_limit, settings.poll_rate_limit, each=False),
+            answered,
+            ("", *WATCHED),
         )
-        if got is None:
-            return None
+        if got is None or isinstance(got, Later):
+            return got
         lease, rows, _ = got
-        lease.messages = [_watched(row) for row in rows]
+        lease.messages = [read_watched(row) for row in rows]
         return lease
 
     def begin(
@@ -252,9 +238,10 @@ class Store:
         rank: int,
         size: int,
         seconds: float,
+        rate: Rate,
         answered: bool,
         wanted: Iterable[str],
-    ) -> tuple[Lease[Any], list[Any], dict[str, str | None]] | None:
+    ) -> tuple[Lease[Any], list[Any], dict[str, str | None]] | Later | None:
         keys, settings = self.keys, self._settings
         content, *fields = wanted
         taken = time.monotonic()
@@ -264,17 +251,18 @@ class Store:
             "claim",
             [
                 *(keys.once(uuid.uuid4().hex), keys.fence(fence), keys.bell(bell)),
-                *(keys.gate(fence), *sets),
+                *(keys.gate(fence), keys.bucket(fence), *sets),
             ],
             [
                 *(self._now(), size, _micros(seconds), int(answered), _ms(settings.bell_ttl)),
                 *(keys.record, content, keys.common, rank, _ms(seconds)),
                 *(_micros(settings.deadline), resent_by_default(settings, len(sets))),
-                *("resend", *fields),
+                *("resend", SECOND / rate.limit if rate.limit else 0, max(1.0, rate.burst)),
+                *(int(rate.each), max(1, int(rate.limit * WISH)), *fields),
             ],
         )
-        if not got:
-            return None
+        if len(got) < 3:
+            return Later(int(got[0]) / SECOND) if got and got[1] == "1" else None
         place, token, now, more, rows, commons, refused = got
         lease: Lease[Any] = Lease(
             key=sets[place - 1],
@@ -282,8 +270,9 @@ class Store:
             now=int(now),
             taken=time.monotonic(),
             ends=taken + seconds,
-            more=more in ("1", "2"),
+            more=more in ("1", "2", "4"),
             ring=more == "2",
+            dry=more == "4",
             refused=refused,
             messages=[],
         )
@@ -301,59 +290,6 @@ class Store:
                     "redis did not answer", extra={"script": name, "error": type(error).__name__}
                 )
                 time.sleep(PAUSE)
-
-
-def _waiting(row: list[Any], lane: str, commons: dict[str, str | None]) -> Waiting:
-    id, kind, values = row
-    own, digest, until, on_unsure, attempts, failures, unsure, lapses, ttl, *more = values
-    within, metadata, resend_of = more
-    return Waiting(
-        id=id,
-        lane=lane,
-        until=int(until),
-        lapsed_inside=kind == 2,
-        lapses=int(lapses or 0),
-        attempts=int(attempts or 0),
-        failures=int(failures or 0),
-        unsure=int(unsure or 0),
-        on_unsure=on_unsure or "",
-        ttl=ttl is not None,
-        within=int(within or 0),
-        metadata=metadata or "",
-        resend_of=resend_of or "",
-        content=_content(own, digest, commons),
-    )
-
-
-def _content(
-    own: str | None, digest: str | None, commons: dict[str, str | None]
-) -> dict[str, object] | None:
-    common = commons.get(digest) if digest else ""
-    return None if own is None or common is None else merge(own, common)
-
-
-def _watched(row: list[Any]) -> Watched:
-    given = dict(zip(_WATCHED, row[2][2:], strict=True))
-    return Watched(
-        id=row[0],
-        provider_id=int(given["provider"]),
-        status=Status(given["status"]),
-        # Sets are numbered from 1, without and with resendSms in turn.
-        resend=int(given["set"]) % 2 == 0,
-        submitted=int(given["submitted"]),
-        tracked=int(given["tracked"]),
-        polls=int(given["polls"] or 0),
-        since=int(given["since"] or 0),
-        fault=given["fault"] or "",
-        attempts=int(given["attempts"] or 0),
-        unsure=int(given["unsure"] or 0),
-        sms=given["sms"] or "",
-        metadata=given["metadata"] or "",
-        resend_of=given["resendOf"] or "",
-        provider_status=given["providerStatus"],
-        provider_code=given["providerCode"],
-        status_at=given["statusAt"] or None,
-    )
 
 
 def _micros(seconds: float) -> int:
