@@ -33,7 +33,7 @@ test: setup
 	$(BIN)/pytest -n 2 --dist worksteal --ignore tests/faults
 
 test-faults: setup
-	$(BIN)/pytest -n 2 --dist worksteal --timeout 600 tests/faults
+	$(BIN)/pytest -n 4 --dist worksteal --timeout 600 tests/faults
 
 chaos: setup
 	$(BIN)/python -m tests.faults.chaos $(if $(MESSAGES),--messages $(MESSAGES)) \

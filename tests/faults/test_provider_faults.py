@@ -169,7 +169,8 @@ def test_a_dead_provider_costs_nothing_but_time(
     # Then all pause, for longer each time
     seen: dict[str, float] = {}
     wait_for(lambda: seen.update(_step(app)) or "3" in seen)
-    assert seen == {"1": 1.0, "2": 2.0, "3": 4.0}
+    # A look now and then may miss a short one.
+    assert seen.items() <= {"1": 1.0, "2": 2.0, "3": 4.0}.items()
     assert {(record(app, id).status, record(app, id).unsure) for id in ids} == {("queued", 0)}
     # When it is there again, the first success opens for all, at full speed
     provider = Simulator("--port", str(dead_port), "--step", "0.2")
