@@ -17,6 +17,7 @@ import redis
 
 from producers.connection import script
 from schemas.keys import LANES, POLL, Keys
+from schemas.message import loads
 from schemas.settings import Settings
 from schemas.status import DEAD, Status
 from worker.breaker import FAILURES, FIRST, LONGEST, REFUSALS, Shown, resent_by_default
@@ -98,8 +99,10 @@ class Store:
         )
         if got is None or isinstance(got, Later):
             return got
-        lease, rows, commons = got
+        lease, rows, texts = got
         name = lease.key.split(":", 2)[2]
+        # A campaign's messages share what is parsed, too: it isn't changed any more.
+        commons = {digest: loads(text) for digest, text in texts.items() if text is not None}
         lease.messages = [read_waiting(row, name, commons) for row in rows]
         return lease
 
@@ -265,7 +268,9 @@ class Store:
         )
         if len(got) < 3:
             return Later(int(got[0]) / SECOND) if got and got[1] == "1" else None
-        place, token, now, more, rows, commons, refused = got
+        place, token, now, more, flat, commons, refused = got
+        width = 4 + len(fields)
+        rows = [flat[start : start + width] for start in range(0, len(flat), width)]
         lease: Lease[Any] = Lease(
             key=sets[place - 1],
             token=token,
