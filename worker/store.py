@@ -9,6 +9,7 @@ import json
 import logging
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -162,17 +163,18 @@ class Store:
         if not moves:
             return [], ""
         settings, keys = self._settings, self.keys
-        width = 10 + max(len(move.step.fields) for move in moves)
+        groups = defaultdict[tuple[Any, ...], list[Move]](list)
+        for move in moves:
+            groups[_shared(move)].append(move)
+        moves = [move for group in groups.values() for move in group]
         args: list[Any] = [keys.record, keys.content, lease.token, _ms(settings.retention)]
         args += [_ms(settings.content_retention), _ms(settings.lease), self._now()]
-        args += [self._for_gate(shown, lease.now) if shown else "", width]
-        for move in moves:
-            step = move.step
-            args += (move.id, move.was, step.status or "")
-            args += ("dead" if step.status in DEAD else step.place, step.at)
-            args += (move.late, move.head, move.tail, move.count)
-            args += (len(step.fields) // 2, *step.fields)
-            args += [""] * (width - 10 - len(step.fields))
+        args += [self._for_gate(shown, lease.now) if shown else "", len(moves)]
+        args += [move.id for move in moves]
+        for shared, group in groups.items():
+            args += (len(group), *shared)
+            for move in group:
+                args += (move.head, move.tail, *move.step.own)
         gate, other = ("poll", "send") if lease.key == keys.watch else ("send", "poll")
         names = [keys.once(uuid.uuid4().hex), lease.key, keys.watch, keys.results, keys.counts]
         names += [keys.gate(gate), keys.gate(other) if shown and shown.both else ""]
@@ -297,6 +299,14 @@ class Store:
                     "redis did not answer", extra={"script": name, "error": type(error).__name__}
                 )
                 time.sleep(PAUSE)
+
+
+def _shared(move: Move) -> tuple[Any, ...]:
+    """What settle.lua is told once for all messages of which it is the same."""
+    step = move.step
+    place = "dead" if step.status in DEAD else step.place
+    head = (move.was, step.status or "", place, step.at, move.late, move.count)
+    return (*head, len(step.fields), len(step.own), *step.fields)
 
 
 def _is_bug(error: redis.RedisError) -> bool:
