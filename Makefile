@@ -3,9 +3,10 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 CONSTRAINTS := ops/constraints.txt
 READY := .venv/.ready
+BENCH_READY := .venv/.ready-bench
 PACKAGES := schemas producers worker ops
 
-.PHONY: setup check format test test-faults chaos demo clean
+.PHONY: setup check format test test-faults chaos demo bench bench-quick clean
 
 setup: $(READY)
 
@@ -41,6 +42,16 @@ chaos: setup
 
 demo: setup
 	$(BIN)/courier demo
+
+bench: $(BENCH_READY)
+	$(BIN)/python -m ops.bench
+
+bench-quick: $(BENCH_READY)
+	$(BIN)/python -m ops.bench --quick
+
+$(BENCH_READY): $(READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[bench]'
+	@touch $(BENCH_READY)
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

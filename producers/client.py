@@ -6,6 +6,8 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Generator, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
@@ -37,6 +39,7 @@ CHUNK = 500
 """Rows of ``enqueue_many`` that go to Redis in one round trip, and stand or fall together."""
 
 _Fault = tuple[int, Any, EnqueueError]
+_Stored = tuple[list[str], list[_Fault]]
 EventStream = Generator[Event, None, None]
 OnInvalid = Callable[[int, Any, EnqueueError], object]
 T = TypeVar("T")
@@ -69,7 +72,8 @@ class Producer:
         self.redis = connect(settings.redis_url) if client is None else client
         self._bells = Bells(settings) if bells is None else bells
         self._clock = clock
-        self._keys = Keys(settings.namespace)
+        self._keys = keys = Keys(settings.namespace)
+        self._places = (*keys.lanes, *map(keys.bell, LANES), keys.dead, keys.pace)
         names = ("enqueue", "cancel", "reject", "get")
         self._scripts = {name: script(self.redis, "producers", name) for name in names}
         self.dead = DeadLetters(self.redis, settings, clock, self._store_again)
@@ -110,14 +114,28 @@ class Producer:
         campaign = None if common is None else Campaign(common, self._clock())
         accepted: list[str] = []
         numbered = enumerate(rows)
+        storing: Future[_Stored] | None = None
+
+        def stored(done: _Stored) -> None:
+            ids, faults = done
+            accepted.extend(ids)
+            for fault in faults:  # after its chunk is stored: good rows have their ids by then
+                (on_invalid or _ignore)(*fault)
+
         try:
             # More than may wait at all could never be stored, however often it is tried.
             size = min(CHUNK, self.settings.max_queued or CHUNK)
-            while chunk := list(islice(numbered, size)):
-                ids, faults = self._store_chunk(chunk, campaign, strict=on_invalid is None)
-                accepted += ids
-                for fault in faults:  # after its chunk is stored: good rows have their ids by then
-                    (on_invalid or _ignore)(*fault)
+            with ThreadPoolExecutor(1) as beside:
+                while chunk := list(islice(numbered, size)):
+                    parsed = self._parse(chunk, campaign)  # while the chunk before is stored
+                    if storing:
+                        stored(storing.result())
+                    store = partial(self._store_chunk, *parsed, campaign, on_invalid is None)
+                    storing = beside.submit(store) if len(chunk) == size else None
+                    if not storing:  # the last one, and often the only one
+                        stored(store())
+                if storing:
+                    stored(storing.result())
         except (EnqueueError, StoreUnavailable) as error:
             error.accepted = accepted
             raise
@@ -154,10 +172,9 @@ class Producer:
         return read_results(self.redis, self._keys.results, group, consumer, block)
 
     def _store_chunk(
-        self, chunk: list[tuple[int, Any]], campaign: Campaign | None, strict: bool
-    ) -> tuple[list[str], list[_Fault]]:
+        self, rows: list[_Row], faults: list[_Fault], campaign: Campaign | None, strict: bool
+    ) -> _Stored:
         """Store what is right; ids and faults in row order. ``strict`` raises the first fault."""
-        rows, faults = self._parse(chunk, campaign)
         while True:
             if faults and strict:
                 raise faults[0][2]
@@ -197,12 +214,12 @@ class Producer:
         keys, settings = self._keys, self.settings
         content = dumps(campaign.wire) if campaign else ""
         digest = digest_of(campaign.wire) if campaign else ""
-        fields = [_fields(row, digest) for row in rows]
+        fields = [_fields(row) for row in rows]
         width = 7 + max(map(len, fields))
         args: list[str | int] = [
             *("", keys.record, keys.content, settings.max_queued),
             *(_ms(settings.bell_ttl), Status.QUEUED, content, _ms(settings.content_retention)),
-            *(width, gap),
+            *(digest, width, gap),
         ]
         for row, pairs in zip(rows, fields, strict=True):
             job = row.job
@@ -210,8 +227,7 @@ class Producer:
             args += (job.send_at or "", (job.ttl or TTL_DEFAULT) * 1_000_000, dumps(job.own))
             args += (len(pairs) // 2, *pairs, *[""] * (width - 7 - len(pairs)))
         common = keys.common + digest if campaign else ""
-        names = [keys.results, keys.counts, common, *keys.lanes, *map(keys.bell, LANES)]
-        names += [keys.dead, keys.pace]
+        names = [keys.results, keys.counts, common, *self._places]
         with store_errors():
             state, *more = self._scripts["enqueue"](keys=names, args=args)
         if state == "full":
@@ -309,10 +325,9 @@ def _distinct(rows: list[_Row]) -> list[_Row]:
     return list({row.id: row for row in rows}.values())
 
 
-def _fields(row: _Row, common: str) -> list[str]:
+def _fields(row: _Row) -> list[str]:
     job = row.job
     fields = ["resendOf", row.resend_of] if row.resend_of else []  # the script wants it first
-    fields += ["common", common] if common else []
     if job.ttl is not None:
         fields += ["ttl", str(job.ttl)]
     if job.on_unsure:

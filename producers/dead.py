@@ -232,4 +232,5 @@ def _job(found: _Found) -> dict[str, Any]:
         options["onUnsure"] = fields["onUnsure"]
     if "metadata" in fields:
         options["metadata"] = json.loads(fields["metadata"])
-    return {**merge(str(found.own), str(found.common)), **options}
+    common = json.loads(str(found.common)) if found.common else {}
+    return {**merge(str(found.own), common), **options}

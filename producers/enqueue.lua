@@ -3,8 +3,9 @@
 -- KEYS  1 results  2 counts  3 common content ('' if none)  4-11 lane sets  12-15 bells by lane
 --       16 dead letters  17 pace
 -- ARGV  1 now ('' = TIME)  2 record prefix  3 content prefix  4 most waiting (0: no limit)
---       5 bell ms  6 status to write  7 common content  8 ms that content is kept  9 width
---       10 '' or, of dead letters sent again, us between one and the next (0: all at once)
+--       5 bell ms  6 status to write  7 common content  8 ms that content is kept
+--       9 the common content's digest  10 width
+--       11 '' or, of dead letters sent again, us between one and the next (0: all at once)
 --       then for each message: id, digest, lane set 1-8, due ('' = now), ttl in us,
 --       own content, pairs of fields, name, value ...; padded to width with ''. Of a dead letter
 --       sent again the first pair's value is its id: it leaves the list, its record names the new
@@ -13,7 +14,7 @@
 -- Ids stored before with the same digest are passed over. Events: none.
 #include clock
 local at = now(ARGV[1])
-local width, gap, head = tonumber(ARGV[9]), tonumber(ARGV[10]), 10
+local width, gap, head = tonumber(ARGV[10]), tonumber(ARGV[11]), 11
 local fresh, conflicts, latest = {}, {}, at
 local function gone(old)
   return not redis.call('ZSCORE', KEYS[16], old) or redis.call('HEXISTS', ARGV[2] .. old, 'final') == 0
@@ -53,6 +54,10 @@ for k, i in ipairs(fresh) do
   local till = math.max(due, at) + tonumber(ARGV[i + 4])
   if till > latest then latest = till end
   local fields = {'status', ARGV[6], 'job', ARGV[i + 1], 'set', ARGV[i + 2], 'until', text(till)}
+  if KEYS[3] ~= '' then
+    fields[9] = 'common'
+    fields[10] = ARGV[9]
+  end
   local own = ARGV[i + 5]
   if #own <= 64 then
     fields[#fields + 1] = 'row'

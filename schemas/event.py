@@ -12,6 +12,15 @@ from schemas.status import Status
 
 SOURCE = "viber-courier"
 
+_TAIL = (
+    '","source":%s,"type":"viber.message.%s","subject":%s,"time":"%s"'
+    ',"datacontenttype":"application/json","data":{"messageId":%s,"status":"%s","final":%s'
+    ',"reason":%s,"providerId":%s,"providerStatus":%s,"providerCode":%s,"statusAt":%s'
+    ',"attempts":%d,"unsure":%d,"sms":%s,"metadata":%s%s}}'
+)
+"""The most frequent text there is: filled in, it takes a third of an encoder's time."""
+_ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
 
 @dataclass(frozen=True, slots=True)
 class SmsState:
@@ -46,31 +55,17 @@ def render(change: Change, namespace: str, now: float) -> tuple[str, str]:
     The script that writes the status fills it in, so numbers have no gaps. ``now`` is the wall
     clock in seconds. Provider ids become strings: they exceed 2^53, JavaScript's exact integers.
     """
-    data = {
-        "messageId": change.message_id,
-        "status": change.status,
-        "final": change.final,
-        "reason": change.reason,
-        "providerId": _text(change.provider_id),
-        "providerStatus": change.provider_status,
-        "providerCode": change.provider_code,
-        "statusAt": change.status_at,
-        "attempts": change.attempts,
-        "unsure": change.unsure,
-        "sms": [{"id": _text(s.id), "state": s.state} for s in change.sms],
-        "metadata": change.metadata or {},
-        **(change.more or {}),
-    }
-    tail = {
-        "source": f"{SOURCE}/{namespace}",
-        "type": f"viber.message.{change.status}",
-        "subject": change.message_id,
-        "time": instant(now),
-        "datacontenttype": "application/json",
-        "data": data,
-    }
-    head = f'{{"specversion":"1.0","id":{json.dumps(change.message_id)[:-1]}:'
-    return head, '",' + json.dumps(tail, ensure_ascii=False, separators=(",", ":"))[1:]
+    id, status, more = _json(change.message_id), change.status, change.more
+    sms = [{"id": _text(s.id), "state": s.state} for s in change.sms]
+    tail = _TAIL % (
+        *(_json(f"{SOURCE}/{namespace}"), status, id, instant(now)),
+        *(id, status, "true" if change.final else "false", _json(change.reason)),
+        *(_json(_text(change.provider_id)), _json(change.provider_status)),
+        *(_json(change.provider_code), _json(change.status_at), change.attempts, change.unsure),
+        *(_json(sms) if sms else "[]", _json(change.metadata) if change.metadata else "{}"),
+        "," + _json(more)[1:-1] if more else "",
+    )
+    return f'{{"specversion":"1.0","id":{id[:-1]}:', tail
 
 
 def resent(of: str | None) -> dict[str, str] | None:
@@ -82,6 +77,10 @@ def instant(seconds: float) -> str:
     """Seconds since 1970 as ISO 8601 in UTC, to the millisecond."""
     stamp = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
     return stamp.replace("+00:00", "Z")
+
+
+def _json(value: object) -> str:
+    return "null" if value is None else _ENCODE(value)
 
 
 def _text(number: int | None) -> str | None:

@@ -37,7 +37,8 @@ def waiting(lane: str = "normal:0", left: float = 86400, **known: Any) -> Waitin
 
 def written(step: Step) -> dict[str, Any]:
     """The record's fields as the step writes them."""
-    return dict(zip(step.fields[::2], step.fields[1::2], strict=True))
+    fields = [*step.fields, *step.own]
+    return dict(zip(fields[::2], fields[1::2], strict=True))
 
 
 def end(step: Step | None) -> tuple[Status | None, str | None] | None:

@@ -16,7 +16,8 @@
 --   or {set's place among the sets, lease, now, more, members, commons, refused in a row}
 --   more: '0' nothing else is due, '1' there is and its bell is on the way, '2' ring it,
 --         '3' this is a probe, '4' there is but there are no tokens for it
---   members: {id, kind as found, {own content, common digest, fields ...}} each
+--   members: id, kind as found, own content, common digest, fields ... of one after the other: each
+--     table of a reply is a write to the socket of its own
 --   commons: digest, content, digest, content ...; what is missing is false
 -- A repeat with the same once key returns the same members.
 -- Kinds (schemas/keys.py): 0 becomes 1; 1 and 2 lapsed, they stay what they are and are counted.
@@ -146,7 +147,9 @@ for i = 1, #members, 2 do
         commons[#commons + 1] = redis.call('GET', ARGV[8] .. digest)
       end
     end
-    rows[#rows + 1] = {id, kind, values}
+    rows[#rows + 1] = id
+    rows[#rows + 1] = kind
+    for field = 1, #ARGV - 15 do rows[#rows + 1] = values[field] end
   end
 end
 if not before and #leases > 0 then redis.call('ZADD', KEYS[place], unpack(leases)) end

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -59,10 +60,11 @@ class Lease(Generic[M]):
         return self.ends - time.monotonic()
 
 
-def read_waiting(row: list[Any], lane: str, commons: dict[str, str | None]) -> Waiting:
-    id, kind, values = row
-    own, digest, until, on_unsure, attempts, failures, unsure, lapses, ttl, *more = values
+def read_waiting(row: list[Any], lane: str, commons: Mapping[str, dict[str, Any]]) -> Waiting:
+    """A message by the fields of WAITING and its campaign's content, if that is still there."""
+    id, kind, own, digest, until, on_unsure, attempts, failures, unsure, lapses, ttl, *more = row
     within, metadata, resend_of = more
+    common = commons.get(digest) if digest else {}
     return Waiting(
         id=id,
         lane=lane,
@@ -77,19 +79,12 @@ def read_waiting(row: list[Any], lane: str, commons: dict[str, str | None]) -> W
         within=int(within or 0),
         metadata=metadata or "",
         resend_of=resend_of or "",
-        content=_content(own, digest, commons),
+        content=None if own is None or common is None else merge(own, common),
     )
 
 
-def _content(
-    own: str | None, digest: str | None, commons: dict[str, str | None]
-) -> dict[str, object] | None:
-    common = commons.get(digest) if digest else ""
-    return None if own is None or common is None else merge(own, common)
-
-
 def read_watched(row: list[Any]) -> Watched:
-    given = dict(zip(WATCHED, row[2][2:], strict=True))
+    given = dict(zip(WATCHED, row[4:], strict=True))
     return Watched(
         id=row[0],
         provider_id=int(given["provider"]),

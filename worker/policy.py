@@ -49,13 +49,17 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What to write. ``status`` None: unchanged. ``at``: the next due time where it stays."""
+    """What to write. ``status`` None: unchanged. ``at``: the next due time where it stays.
+
+    ``own`` are fields that no other message of the batch shares: the rest is written as one.
+    """
 
     place: Literal["stay", "watch", "end"]
     at: int = 0
     status: Status | None = None
     reason: str | None = None
     fields: Sequence[str | int] = field(default=())
+    own: Sequence[str | int] = field(default=())
 
 
 def backoff(failures: int, jitter: float, settings: Settings) -> float:
@@ -137,10 +141,10 @@ def _submitted(message: Waiting, provider_id: int, now: int, settings: Settings)
     follow = int(str(content.get("validityPeriodSec", VALIDITY[1])))
     follow += int(str(sms)) if message.lane.endswith(":1") else 0
     follow = min(follow + int(settings.tracking_margin), TRACKING_MOST)
-    fields = [*_tally(message), "provider", str(provider_id), *_code("ok")]
-    fields += ["submitted", now, "tracked", now + follow * SECOND]
+    fields = [*_tally(message), *_code("ok"), "submitted", now, "tracked", now + follow * SECOND]
     at = min(now + int(settings.poll_delays[0] * SECOND), now + follow * SECOND)
-    return Step("watch", at - at % 4, Status.SUBMITTED, fields=fields)
+    own = ("provider", str(provider_id))
+    return Step("watch", at - at % 4, Status.SUBMITTED, fields=fields, own=own)
 
 
 def unsure_choice(settings: Settings, lane: str) -> str:

@@ -7,8 +7,9 @@
 --       7 now ('' = TIME)
 --       8 what a request has shown, for the gate (gate.lua): verdict, begun, takes, taken, limit,
 --         base, cap, most, pause, reason as JSON; '' where there was no request
---       9 width, then for each message: id, from, to, place, score, late, head, tail, count,
---       pairs of fields, name, value ...; padded to width with ''
+--       9 how many messages, their ids, then groups of them in that order: how many, from, to, place,
+--       score, late, count, how many fields are shared and are of each one's own (names and values),
+--       the shared, then for each message head, tail and its own fields
 --       place: 'stay' (in its set, at score), 'watch' (at score), 'end' or 'dead' (its end, too)
 --       late: if not '', it is to be written though the lease is over, unless the message has
 --       ended, is inside another request or its record shows other attempts than these
@@ -24,35 +25,42 @@ if before then
   local flags, gate = string.match(before, '^(%d*) (%a*)$')
   return {flags, gate}
 end
-local at, width, mine = now(ARGV[7]), tonumber(ARGV[9]), tonumber(ARGV[3])
-local ids, done, counts = {}, {}, {}
-for i = 10, #ARGV, width do ids[#ids + 1] = ARGV[i] end
+local at, mine, total = now(ARGV[7]), tonumber(ARGV[3]), tonumber(ARGV[9])
+local ids, done, counts = {unpack(ARGV, 10, 9 + total)}, {}, {}
 local scores = redis.call('ZMSCORE', KEYS[2], unpack(ids))
 local stay, watch, gone, dead = {}, {}, {}, {}
-for k, id in ipairs(ids) do
-  local i = 10 + (k - 1) * width
-  local score = tonumber(scores[k] or 0)
-  local held, written = score - score % 4 == mine, false
-  local place, late = ARGV[i + 3], ARGV[i + 5]
+
+-- The k-th message, whose head is ARGV[i]; its group's own part begins at ARGV[g].
+local function settle(k, i, g, shared, own)
+  local id, score, place, late = ids[k], tonumber(scores[k] or 0), ARGV[g + 3], ARGV[g + 5]
   local over = place == 'end' or place == 'dead'
-  if held or (late ~= '' and score % 4 ~= 2
-      and redis.call('HGET', ARGV[1] .. id, 'attempts') == late) then
-    local fields = {unpack(ARGV, i + 10, i + 9 + 2 * tonumber(ARGV[i + 9]))}
-    written = move(ARGV[1] .. id, KEYS[4], {from = ARGV[i + 1], to = ARGV[i + 2],
-      head = ARGV[i + 6], tail = ARGV[i + 7], fields = fields, keep = ARGV[4],
-      content = over and ARGV[2] .. id or '', keep_content = ARGV[5]})
+  if score - score % 4 ~= mine and (late == '' or score % 4 == 2
+      or redis.call('HGET', ARGV[1] .. id, 'attempts') ~= late) then return false end
+  local fields = {unpack(ARGV, g + 9, g + 8 + shared)}
+  for field = i + 2, i + 1 + own do fields[#fields + 1] = ARGV[field] end
+  if not move(ARGV[1] .. id, KEYS[4], {from = ARGV[g + 1], to = ARGV[g + 2],
+      head = ARGV[i], tail = ARGV[i + 1], fields = fields, keep = ARGV[4],
+      content = over and ARGV[2] .. id or '', keep_content = ARGV[5]}) then return false end
+  local count, to = ARGV[g + 6], place == 'stay' and stay or watch
+  if not over then
+    to[#to + 1] = ARGV[g + 4]
+    to[#to + 1] = id
   end
-  done[k] = written and '1' or '0'
-  if written then
-    local count, to = ARGV[i + 8], place == 'stay' and stay or watch
-    if not over then
-      to[#to + 1] = ARGV[i + 4]
-      to[#to + 1] = id
-    end
-    if place ~= 'stay' then gone[#gone + 1] = id end
-    if place == 'dead' then dead[#dead + 1] = id end
-    if count ~= '' then counts[count] = (counts[count] or 0) + 1 end
+  if place ~= 'stay' then gone[#gone + 1] = id end
+  if place == 'dead' then dead[#dead + 1] = id end
+  if count ~= '' then counts[count] = (counts[count] or 0) + 1 end
+  return true
+end
+
+local g = 10 + total
+while g <= #ARGV do
+  local shared, own = tonumber(ARGV[g + 7]), tonumber(ARGV[g + 8])
+  local i = g + 9 + shared
+  for _ = 1, tonumber(ARGV[g]) do
+    done[#done + 1] = settle(#done + 1, i, g, shared, own) and '1' or '0'
+    i = i + 2 + own
   end
+  g = i
 end
 if #gone > 0 then redis.call('ZREM', KEYS[2], unpack(gone)) end
 if #stay > 0 then redis.call('ZADD', KEYS[2], unpack(stay)) end

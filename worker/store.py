@@ -9,6 +9,7 @@ import json
 import logging
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -17,6 +18,7 @@ import redis
 
 from producers.connection import passes, script
 from schemas.keys import LANES, POLL, Keys
+from schemas.message import loads
 from schemas.settings import Settings
 from schemas.status import DEAD, Status
 from worker.breaker import FAILURES, FIRST, LONGEST, REFUSALS, Shown, resent_by_default
@@ -90,8 +92,10 @@ class Store:
         )
         if got is None or isinstance(got, Later):
             return got
-        lease, rows, commons = got
+        lease, rows, texts = got
         name = lease.key.split(":", 2)[2]
+        # A campaign's messages share what is parsed, too: it isn't changed any more.
+        commons = {digest: loads(text) for digest, text in texts.items() if text is not None}
         lease.messages = [read_waiting(row, name, commons) for row in rows]
         return lease
 
@@ -151,17 +155,18 @@ class Store:
         if not moves:
             return [], ""
         settings, keys = self._settings, self.keys
-        width = 10 + max(len(move.step.fields) for move in moves)
+        groups = defaultdict[tuple[Any, ...], list[Move]](list)
+        for move in moves:
+            groups[_shared(move)].append(move)
+        moves = [move for group in groups.values() for move in group]
         args: list[Any] = [keys.record, keys.content, lease.token, _ms(settings.retention)]
         args += [_ms(settings.content_retention), _ms(settings.lease), self._now()]
-        args += [self._for_gate(shown, lease.now) if shown else "", width]
-        for move in moves:
-            step = move.step
-            args += (move.id, move.was, step.status or "")
-            args += ("dead" if step.status in DEAD else step.place, step.at)
-            args += (move.late, move.head, move.tail, move.count)
-            args += (len(step.fields) // 2, *step.fields)
-            args += [""] * (width - 10 - len(step.fields))
+        args += [self._for_gate(shown, lease.now) if shown else "", len(moves)]
+        args += [move.id for move in moves]
+        for shared, group in groups.items():
+            args += (len(group), *shared)
+            for move in group:
+                args += (move.head, move.tail, *move.step.own)
         gate, other = ("poll", "send") if lease.key == keys.watch else ("send", "poll")
         names = [keys.once(uuid.uuid4().hex), lease.key, keys.watch, keys.results, keys.counts]
         names += [keys.gate(gate), keys.gate(other) if shown and shown.both else ""]
@@ -263,7 +268,9 @@ class Store:
         )
         if len(got) < 3:
             return Later(int(got[0]) / SECOND) if got and got[1] == "1" else None
-        place, token, now, more, rows, commons, refused = got
+        place, token, now, more, flat, commons, refused = got
+        width = 4 + len(fields)
+        rows = [flat[start : start + width] for start in range(0, len(flat), width)]
         lease: Lease[Any] = Lease(
             key=sets[place - 1],
             token=token,
@@ -290,6 +297,14 @@ class Store:
                     "redis did not answer", extra={"script": name, "error": type(error).__name__}
                 )
                 time.sleep(PAUSE)
+
+
+def _shared(move: Move) -> tuple[Any, ...]:
+    """What settle.lua is told once for all messages of which it is the same."""
+    step = move.step
+    place = "dead" if step.status in DEAD else step.place
+    head = (move.was, step.status or "", place, step.at, move.late, move.count)
+    return (*head, len(step.fields), len(step.own), *step.fields)
 
 
 def _micros(seconds: float) -> int:

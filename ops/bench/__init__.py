@@ -1,0 +1,4 @@
+"""Speed and scale, measured beside what people would use instead: ``python -m ops.bench``.
+
+Not part of the wheel: it compares this checkout with its peers and writes into ``docs``.
+"""

@@ -1,0 +1,249 @@
+"""The laboratory: private Redis servers, the provider's double, workers and loads as processes.
+
+CPU times come from Linux's /proc.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from urllib.request import urlopen
+
+import redis
+
+from ops.demo import end
+from ops.redis_server import RedisServer
+from schemas.keys import Keys
+
+TICK = os.sysconf("SC_CLK_TCK")
+PATIENCE = 300.0
+"""Seconds in which whatever is waited for must have happened."""
+
+OURS = {
+    "COURIER_API_LOGIN": "bench",
+    "COURIER_API_PASSWORD": "bench",
+    "COURIER_POLL_DELAYS": "3600",  # peers follow nothing: /status has a row of its own
+    "COURIER_POLL_RATE_LIMIT": "0",
+}
+
+
+@dataclass(frozen=True)
+class Drain:
+    """``rate`` in messages/s from the first request on; ``cpu`` in seconds per 1,000 messages."""
+
+    rate: float
+    cpu: float
+
+
+class Provider:
+    """The double, and what it has seen."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def reset(self, **options: Any) -> None:
+        self.get("reset?" + "&".join(f"{name}={value}" for name, value in options.items()))
+
+    def get(self, path: str) -> Any:
+        with urlopen(f"{self.url}/admin/{path}", timeout=60) as reply:  # noqa: S310 (its own)
+            return json.load(reply)
+
+
+class Lab:
+    """Everything of one bench; what it starts ends with it."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+        made = TemporaryDirectory(prefix="courier-bench-", ignore_cleanup_errors=True)
+        self._folder = Path(stack.enter_context(made))
+        # Whatever is set up here for real is not for the bench.
+        ours = re.compile("(?i)COURIER_|CELERY_|BENCH_|.*_PROXY").match
+        self.env = {name: value for name, value in os.environ.items() if not ours(name)}
+        said = self._folder / "provider.url"
+        with said.open("wb") as file:
+            stack.callback(end, self.start("ops.bench.provider", self.env, stdout=file))
+        self.provider = Provider(wait_for(lambda: said.read_text().strip()))
+        self.others: list[float] = []
+        self.server_version = ""
+        self._begun = machine_cpu()
+
+    def noise(self) -> str:
+        """What else the machine did right before the latest run."""
+        load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+        return f"others use {self.others[-1]:.0%}, {self.stolen():.1%} stolen, load {load}"
+
+    def stolen(self) -> float:
+        """The share of the machine's time that other guests of its host took since the start."""
+        whole, _, stolen = (
+            now - then for now, then in zip(machine_cpu(), self._begun, strict=True)
+        )
+        return stolen / max(whole, 1e-9)
+
+    @contextmanager
+    def bench(self, **env: str) -> Iterator[Bench]:
+        """A fresh Redis, as durable as everybody's: appendonly, fsync each second."""
+        self.others.append(busy(0.3))
+        with ExitStack() as stack, TemporaryDirectory(dir=self._folder) as folder:
+            with socket.create_server(("127.0.0.1", 0)) as probe:
+                server = RedisServer(Path(folder), probe.getsockname()[1])
+            stack.callback(server.stop)
+            server.start()
+            bench = Bench(self, server, Path(folder), stack, env)
+            self.server_version = bench.redis.info("server")["redis_version"]
+            yield bench
+
+    def start(
+        self, module: str, env: dict[str, str], *options: str, **files: Any
+    ) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(  # noqa: S603
+            [sys.executable, "-m", module, *options],
+            env=env,
+            cwd=Path(__file__).parents[2],
+            start_new_session=True,
+            **files,
+        )
+
+
+class Bench:
+    """One Redis and what works on it."""
+
+    def __init__(
+        self, lab: Lab, server: RedisServer, folder: Path, stack: ExitStack, env: dict[str, str]
+    ) -> None:
+        self.lab, self._server, self._folder, self._stack = lab, server, folder, stack
+        self.redis = stack.enter_context(
+            redis.Redis.from_url(server.url, decode_responses=True, protocol=2)
+        )
+        self.keys = Keys("courier")
+        self._env = {
+            **lab.env,
+            **OURS,
+            "COURIER_REDIS_URL": server.url,
+            "COURIER_API_URL": lab.provider.url,
+            "BENCH_REDIS_URL": server.url,
+            "BENCH_API_URL": lab.provider.url,
+            **env,
+        }
+
+    def load(self, what: str, count: int, rate: float = 0.0) -> dict[str, Any]:
+        """Run a load to its end; what it says of itself."""
+        return finish(self.loading(what, count, rate))
+
+    def loading(self, what: str, count: int, rate: float = 0.0) -> subprocess.Popen[bytes]:
+        """A load that runs beside; for ``finish``."""
+        options = [what, str(count), str(rate)]
+        return self.lab.start("ops.bench.load", self._env, *options, stdout=subprocess.PIPE)
+
+    @contextmanager
+    def worker(self, app: str, *options: str) -> Iterator[int]:
+        """A Celery worker of ``app``, from when it takes tasks until it is ended; its id."""
+        path = self._folder / f"{time.monotonic_ns()}.log"
+        flags = ("--without-gossip", "--without-mingle", *options)
+        with path.open("wb") as log:
+            process = self.lab.start(
+                "celery", self._env, "-A", app, "worker", *flags, stdout=log, stderr=log
+            )
+        before = self._takers()
+        try:
+            wait_for(lambda: self._takers() > before or process.poll() is not None)
+            if process.poll() is not None:
+                raise RuntimeError(f"the worker ended:\n{path.read_text()[-2000:]}")
+            yield process.pid
+        finally:
+            end(process)
+
+    def _takers(self) -> int:
+        """How many workers have asked for tasks by now."""
+        return sum(client["cmd"] == "brpop" for client in self.redis.client_list())
+
+    def drain(
+        self, load: str, app: str, count: int, options: tuple[str, ...], delay: int = 0
+    ) -> Drain:
+        """Queue so many messages, then see how fast a worker gets rid of them."""
+        before = self.redis_cpu()
+        self.lab.provider.reset(delay=delay)
+        cpu = self.load(load, count)["cpu"] + self.redis_cpu() - before
+        # Single loads send one more before they are timed.
+        count = count if load in ("campaign", "personal", "by_hand") else count + 1
+        with self.worker(app, *options) as pid:
+            first = wait_for(lambda: self.lab.provider.get("counts")["first"])
+            worker, server = tree_cpu(pid), self.redis_cpu()
+            last = self._until(app, count)
+            cpu += tree_cpu(pid) - worker + self.redis_cpu() - server
+        return Drain(count / (last - first), cpu / count * 1000)
+
+    def _until(self, app: str, count: int) -> float:
+        """When the last message had its answer and, of ours, its record and event."""
+        if app == "worker":
+            wait_for(lambda: self.count("submitted") >= count)
+            return time.monotonic()
+        counts = wait_for(
+            lambda: (c := self.lab.provider.get("counts"))["messages"] >= count and c, 0.05
+        )
+        return float(counts["last"])
+
+    def count(self, name: str) -> int:
+        """Our own counter of a status."""
+        return int(self.redis.hget(self.keys.counts, name) or 0)
+
+    def redis_cpu(self) -> float:
+        """CPU seconds of the server so far."""
+        return tree_cpu(self._server.process.pid) if self._server.process else 0.0
+
+
+def finish(process: subprocess.Popen[bytes]) -> dict[str, Any]:
+    """Wait for a load and read what it says."""
+    out = process.communicate(timeout=PATIENCE)[0]
+    if process.returncode:
+        raise RuntimeError(f"a load failed: {process.args!r}")
+    said: dict[str, Any] = json.loads(out)
+    return said
+
+
+def wait_for(condition: Callable[[], Any], pause: float = 0.02) -> Any:
+    """Wait until it holds and return what it gave; TimeoutError."""
+    deadline = time.monotonic() + PATIENCE
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            raise TimeoutError
+        time.sleep(pause)
+    return value
+
+
+def tree_cpu(leader: int) -> float:
+    """CPU seconds, user and system, of a session's processes and the children they had."""
+    total = 0
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:  # it has just ended
+            continue
+        if int(fields[3]) == leader:
+            total += sum(map(int, fields[11:15]))
+    return total / TICK
+
+
+def machine_cpu() -> tuple[float, float, float]:
+    """CPU seconds of the whole machine since its start: all, idle, stolen by other guests."""
+    first = Path("/proc/stat").read_text().splitlines()[0].split()[1:9]
+    numbers = [int(number) / TICK for number in first]
+    return sum(numbers), numbers[3] + numbers[4], numbers[7]
+
+
+def busy(seconds: float) -> float:
+    """The share of the machine that is in use now, by a look of so many seconds."""
+    before = machine_cpu()
+    time.sleep(seconds)
+    whole, idle, _ = (now - then for now, then in zip(machine_cpu(), before, strict=True))
+    return 1 - idle / max(whole, 1e-9)

@@ -1,0 +1,127 @@
+"""A fast double of the provider: ``python -m ops.bench.provider``, one process, uvloop.
+
+The simulator is right in everything and too slow to be measured against. This one answers any
+/send with an id for each message, any /status with one state, both in the API's shape, after
+``delay`` ms. It counts messages by their "address" keys: a quote inside of a text is escaped.
+
+GET /admin/reset?delay=50&status=delivered&record=1 forgets all and sets how to answer; ``record``
+keeps the instant (seconds of the monotonic clock, the same in all processes) at which each address
+arrived. GET /admin/counts and /admin/arrivals tell what came.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import uvloop
+
+FIRST_ID = 3158611117333282816
+
+
+class Book:
+    """What came so far, and how to answer."""
+
+    def __init__(self) -> None:
+        self.next_id = FIRST_ID
+        self.reset({})
+
+    def reset(self, options: dict[str, str]) -> None:
+        self.delay = float(options.get("delay", 0)) / 1000
+        self.state = options.get("status", "sent")
+        self.record = options.get("record") == "1"
+        self.counts: dict[str, Any] = {
+            **{"requests": 0, "messages": 0, "statuses": 0},
+            **{"first": None, "last": None},
+        }
+        self.arrivals: dict[str, float] = {}
+
+    def send(self, body: bytes) -> bytes:
+        now, counts = time.monotonic(), self.counts
+        count = body.count(b'"address"')
+        counts["first"] = counts["first"] or now
+        counts["last"] = now + self.delay
+        counts["requests"] += 1
+        counts["messages"] += count
+        if self.record:
+            for message in json.loads(body)["messages"]:
+                self.arrivals.setdefault(message["address"], now)
+        ids = range(self.next_id, self.next_id + count)
+        self.next_id += count
+        entries = ",".join([f'{{"providerId":{id},"code":"ok"}}' for id in ids])
+        return f'{{"status":"ok","messages":[{entries}]}}'.encode()
+
+    def status(self, body: bytes) -> bytes:
+        ids = json.loads(body)["messages"]
+        self.counts["statuses"] += len(ids)
+        said = f'"code":"ok","status":"{self.state}","statusAt":"2026-11-23 09:59:58"'
+        entries = ",".join([f'{{"providerId":{id},{said}}}' for id in ids])
+        return f'{{"status":"ok","messages":[{entries}]}}'.encode()
+
+    def admin(self, target: str) -> bytes:
+        url = urlsplit(target)
+        if url.path == "/admin/reset":
+            self.reset(dict(parse_qsl(url.query)))
+        return json.dumps(self.arrivals if url.path == "/admin/arrivals" else self.counts).encode()
+
+
+class Connection(asyncio.Protocol):
+    """HTTP/1.1 with keep-alive, one request after the other: what clients of this bench speak."""
+
+    def __init__(self, book: Book) -> None:
+        self._book, self._got = book, bytearray()
+        self._transport: Any = None
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._got += data
+        while (head := self._got.find(b"\r\n\r\n")) >= 0:
+            lines = bytes(self._got[:head]).split(b"\r\n")
+            end = head + 4 + _length(lines)
+            if len(self._got) < end:
+                return
+            body = bytes(self._got[head + 4 : end])
+            del self._got[:end]
+            self._answer(lines[0].split()[1].decode(), body)
+
+    def _answer(self, target: str, body: bytes) -> None:
+        book, calls = self._book, dict[str, Callable[[bytes], bytes]]()
+        calls = {"/send": book.send, "/status": book.status}
+        call = calls.get(target)
+        reply = call(body) if call else book.admin(target)
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+        answer = head % len(reply) + reply
+        if call and book.delay:
+            asyncio.get_running_loop().call_later(book.delay, self._transport.write, answer)
+        else:
+            self._transport.write(answer)
+
+
+def _length(lines: list[bytes]) -> int:
+    for line in lines[1:]:
+        if line[:15].lower() == b"content-length:":
+            return int(line[15:])
+    return 0
+
+
+async def _serve() -> None:
+    book = Book()
+    server = await asyncio.get_running_loop().create_server(
+        lambda: Connection(book), "127.0.0.1", 0, backlog=512
+    )
+    print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    try:
+        uvloop.run(_serve())
+    except KeyboardInterrupt:
+        sys.exit(0)
