@@ -136,3 +136,12 @@ def test_links_and_files_that_are_named_exist(path: Path) -> None:
         assert (path.parent / target).exists(), target
     for named in re.findall(r"`((?:schemas|producers|worker|ops|tests|docs)/[\w./-]+\.\w+)`", text):
         assert (ROOT / named).exists(), named
+
+
+def test_each_fault_names_a_test_that_exists() -> None:
+    table = README.split("## Faults")[1].split("**What Redis")[0]
+    rows = re.findall(r"^\| .+ \| .+ \| `(\w+)::(\w+)` \|$", table, re.M)
+    assert len(rows) == table.count("\n| ") - 2  # all but the head
+    for file, name in rows:
+        text = (ROOT / "tests" / "faults" / f"test_{file}.py").read_text()
+        assert f"def test_{name}(" in text, (file, name)
