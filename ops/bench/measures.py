@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from ops.bench.figures import Found, Row, Scale, Values, quantile
@@ -190,11 +191,10 @@ def realtime(lab: Lab, scale: Scale) -> Found:
 
 
 def _codes(lab: Lab, bench: Bench, workers: list[Options], seconds: float) -> float:
-    first, *others = workers
-    with bench.worker("worker", *first):
-        if others:
-            with bench.worker("worker", *others[0]):
-                return _waits(lab, bench.load("code", int(40 * seconds), 40)["begun"])[0.99]
+    with ExitStack() as stack:
+        for options in workers:
+            stack.enter_context(bench.worker("worker", *options))
+        wait_for(lambda: lab.provider.get("counts")["messages"] >= 3_000)  # at full speed by now
         return _waits(lab, bench.load("code", int(40 * seconds), 40)["begun"])[0.99]
 
 
