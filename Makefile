@@ -34,7 +34,8 @@ test: setup
 	$(BIN)/pytest -n 2 --dist worksteal --ignore tests/faults
 
 test-faults: setup
-	$(BIN)/pytest -n 4 --dist worksteal --timeout 600 tests/faults
+	$(BIN)/pytest -n 4 --dist worksteal --timeout 600 tests/faults --ignore tests/faults/test_fuzz.py
+	$(BIN)/pytest -n 2 --dist worksteal --timeout 600 tests/faults/test_fuzz.py  # alone: any thread would be chance to it
 
 chaos: setup
 	$(BIN)/python -m tests.faults.chaos $(if $(MESSAGES),--messages $(MESSAGES)) \

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
 import time
 from collections import Counter, defaultdict
@@ -11,7 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import redis
+
 from producers import Event, Producer, StoreUnavailable
+from schemas.keys import Keys
 from tests.conftest import Simulator, text_job, wait_for
 from tests.faults.parts import BEAT, WORKER, Supervised
 
@@ -112,16 +116,21 @@ class Reader:
         self._thread.start()
 
     def stop(self) -> None:
-        """It looks up at the next event, or after BLOCK; a daemon, so nobody waits for that."""
+        """It looks up at the next event, so one is made; without Redis, after BLOCK."""
         self._over = True
+        last = dict.fromkeys(("id", "type", "subject", "time"), "over") | {"data": {}}
+        with contextlib.suppress(redis.RedisError):
+            stream = Keys(self._producer.settings.namespace).results
+            self._producer.redis.xadd(stream, {"event": json.dumps(last)})
+            self._thread.join(5)
 
     def _run(self) -> None:
         try:
             for event in self._producer.results("crm", "web-1", block=self.BLOCK):
-                self._take(event)
-                event.ack()
                 if self._over:
                     return
+                self._take(event)
+                event.ack()
         except Exception as error:  # the test asserts that there was none
             self.error = error
 
