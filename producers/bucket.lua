@@ -12,5 +12,7 @@ end
 local function take(bucket, at, cost, count)
   if cost == 0 or count == 0 then return end
   local full = math.max(tonumber(redis.call('GET', bucket) or 0), at) + count * cost
-  redis.call('SET', bucket, string.format('%.3f', full), 'PX', math.ceil((full - at) / 1000))
+  -- At millions a second it may be full again within the clock's grain.
+  local ms = math.max(math.ceil((full - at) / 1000), 1)
+  redis.call('SET', bucket, string.format('%.3f', full), 'PX', ms)
 end

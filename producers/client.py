@@ -122,20 +122,27 @@ class Producer:
             for fault in faults:  # after its chunk is stored: good rows have their ids by then
                 (on_invalid or _ignore)(*fault)
 
+        def wait() -> None:
+            nonlocal storing
+            if storing:
+                done, storing = storing, None
+                stored(done.result())
+
         try:
             # More than may wait at all could never be stored, however often it is tried.
             size = min(CHUNK, self.settings.max_queued or CHUNK)
             with ThreadPoolExecutor(1) as beside:
-                while chunk := list(islice(numbered, size)):
-                    parsed = self._parse(chunk, campaign)  # while the chunk before is stored
-                    if storing:
-                        stored(storing.result())
-                    store = partial(self._store_chunk, *parsed, campaign, on_invalid is None)
-                    storing = beside.submit(store) if len(chunk) == size else None
-                    if not storing:  # the last one, and often the only one
-                        stored(store())
-                if storing:
-                    stored(storing.result())
+                try:
+                    while chunk := list(islice(numbered, size)):
+                        parsed = self._parse(chunk, campaign)  # while the chunk before is stored
+                        wait()
+                        store = partial(self._store_chunk, *parsed, campaign, on_invalid is None)
+                        if len(chunk) == size:
+                            storing = _submit(beside, store)
+                        if not storing:  # the last one, and often the only one
+                            stored(store())
+                finally:
+                    wait()  # also where the rows raise: what is stored by then is told
         except (EnqueueError, StoreUnavailable) as error:
             error.accepted = accepted
             raise
@@ -314,6 +321,14 @@ class Producer:
 
 def _ignore(*_: object) -> None:
     """Without ``on_invalid`` the first fault was raised."""
+
+
+def _submit(beside: ThreadPoolExecutor, store: Callable[[], T]) -> Future[T] | None:
+    """None where no thread can be had, as in an app's ``atexit``: do it yourself."""
+    try:
+        return beside.submit(store)
+    except RuntimeError:
+        return None
 
 
 def _fault(number: int, raw: Any, error: EnqueueError) -> _Fault:

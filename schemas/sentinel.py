@@ -37,7 +37,10 @@ class Sentinels:
 
 def parse(url: str) -> Sentinels:
     """Read such a URL. Raises ValueError, whose text repeats nothing of it."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # its text repeats part of the password, or all of it
+        raise ValueError("must be a URL, with [, ] and the like quoted in a password") from None
     login, _, hosts = parts.netloc.rpartition("@")
     options = parse_qs(parts.query, keep_blank_values=True)
     if set(options) != {"master"} or not options["master"][-1]:

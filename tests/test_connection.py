@@ -40,6 +40,14 @@ def test_a_wrong_one_is_refused_without_repeating_it(url: str) -> None:
     assert url not in str(caught.value)
 
 
+@pytest.mark.parametrize("password", ["a[Zq7]b", "Zq7\u2100"])
+def test_a_password_that_should_be_quoted_is_not_repeated(password: str) -> None:
+    with pytest.raises(ValueError, match=r"^must ") as caught:
+        parse(f"sentinel://app:{password}@a:1/0?master=m")
+    assert "Zq7" not in str(caught.value)
+    assert caught.value.__suppress_context__  # a traceback shows no cause that does
+
+
 def test_celery_gets_the_spelling_that_it_knows() -> None:
     url, options = broker("sentinel://:secret@a:1,[::1]:2/3?master=mine")
     assert url == "sentinel://:secret@a:1/3;sentinel://:secret@[::1]:2/3"

@@ -7,6 +7,8 @@ import multiprocessing
 import os
 import pickle
 import socket
+import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -115,6 +117,52 @@ def test_on_invalid_skips_wrong_and_conflicting_rows(producer: Producer) -> None
         (3, given[3], "Conflict"),
         (4, 5, "InvalidMessage"),
     ]
+
+
+def test_rows_that_raise_leave_full_chunks_and_what_was_to_be_told_of_them(
+    producer: Producer,
+) -> None:
+    # Given rows that break off after a full chunk, with a wrong row in it
+    def source(error: Exception) -> Iterator[dict[str, Any]]:
+        for number, row in enumerate(rows(CHUNK + 200)):
+            yield {"address": "wrong"} if number == 3 else {**row, "id": f"m{number}"}
+        raise error
+
+    told: list[int] = []
+
+    # When they raise an error of their own, or, read from a Redis of ours, one of our kind
+    with pytest.raises(ZeroDivisionError):
+        producer.enqueue_many(
+            source(ZeroDivisionError()),
+            common=common_job(),
+            on_invalid=lambda number, _, __: told.append(number),
+        )
+    with pytest.raises(StoreUnavailable) as raised:
+        producer.enqueue_many(
+            source(StoreUnavailable("theirs")), common=common_job(), on_invalid=lambda *_: None
+        )
+
+    # Then the wrong row was told, and ``accepted`` is what is stored
+    assert told == [3]
+    stored = [f"m{number}" for number in range(CHUNK + 200) if producer.get(f"m{number}")]
+    assert len(stored) == CHUNK - 1
+    assert raised.value.accepted == stored
+
+
+def test_a_campaign_may_be_enqueued_while_the_interpreter_ends() -> None:
+    program = """
+import atexit
+from producers.testing import memory_producer
+from tests.conftest import common_job
+
+producer = memory_producer()
+rows = ({"address": f"7925{n:07}"} for n in range(1200))
+atexit.register(lambda: print(len(producer.enqueue_many(rows, common=common_job()))))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.stdout.strip(), done.stderr) == ("1200", "")
 
 
 def test_common_is_checked_once_and_may_not_hold_id_or_address(producer: Producer) -> None:

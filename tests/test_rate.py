@@ -63,6 +63,15 @@ def test_a_burst_at_first_then_as_many_as_the_rate_gives(
     assert taken(ours.claim("low", answered=True)) == 25
 
 
+@pytest.mark.parametrize("rate", [1e7, 1e10])
+def test_a_limit_that_nobody_reaches_is_none(
+    producer: Producer, client: redis.Redis, settings: Settings, clock: Clock, rate: float
+) -> None:
+    fill(producer, 1)
+    ours = store(client, settings, clock, rate_limit=rate, rate_burst=rate)
+    assert taken(ours.claim("low", answered=True)) == 1
+
+
 def test_an_empty_bucket_says_when_to_come_back_and_to_one_only(
     producer: Producer, client: redis.Redis, settings: Settings, clock: Clock
 ) -> None:
