@@ -36,7 +36,7 @@ WHOLE: dict[str, Measure] = {
 QUICK: dict[str, Measure] = {
     "drains": partial(measures.drains, systems=(measures.CELERY, measures.BATCHES, measures.OURS)),
     "slow-drains": partial(
-        measures.slow_drains, systems=(measures.CELERY, measures.BATCHES, measures.THREADED)
+        measures.slow_drains, systems=(measures.CELERY, measures.BATCHES, measures.MANY)
     ),
     "enqueues": measures.enqueues,
 }
