@@ -113,15 +113,18 @@ def _broker_url(text: str) -> str:
     return _url("redis", "rediss", "redis+socket", "sentinel")(text)
 
 
-def _is_plain(url: str) -> bool:
+def _is_plain(url: str, proxy: str) -> bool:
     """Whether requests travel in the clear, and further than this machine's loopback."""
-    parts = urlsplit(url)
-    host = parts.hostname or ""
+    far = not _is_near(url) or bool(proxy and not _is_near(proxy))
+    return urlsplit(url).scheme == "http" and far
+
+
+def _is_near(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
     try:
-        near = host == "localhost" or ip_address(host).is_loopback
+        return host == "localhost" or ip_address(host).is_loopback
     except ValueError:
-        near = False
-    return parts.scheme == "http" and not near
+        return False
 
 
 def _dangers(text: str) -> frozenset[str]:
@@ -243,7 +246,8 @@ class Settings:
         if timing.isdisjoint(wrong) and self.lease <= self.deadline:
             both = "COURIER_CONNECT_TIMEOUT and COURIER_READ_TIMEOUT"
             yield "COURIER_LEASE", f"must be longer than {both} together"
-        if _is_plain(self.api_url) and not {"plain-http", "COURIER_ALLOW"} & {*self.allow, *wrong}:
+        allowed = {"plain-http", "COURIER_ALLOW"} & {*self.allow, *wrong}
+        if _is_plain(self.api_url, self.proxy) and not allowed:
             yield (
                 "COURIER_API_URL",
                 "must start with https:// outside of loopback: texts and password would travel in "

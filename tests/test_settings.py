@@ -275,6 +275,14 @@ def test_a_plain_address_on_loopback_is_good(host: str) -> None:
     assert read(API_URL=f"http://{host}").api_url == f"http://{host}"
 
 
+def test_through_a_proxy_elsewhere_a_plain_address_leaves_loopback() -> None:
+    far = {"API_URL": "http://127.0.0.1:8044", "PROXY": "http://proxy.example:3128"}
+    assert list(refused(**far).faults) == ["COURIER_API_URL"]
+    assert read(**far, ALLOW="plain-http").proxy == far["PROXY"]
+    assert read(**far | {"PROXY": "http://localhost:3128"})
+    assert read(**far | {"API_URL": "https://example.com"})
+
+
 def test_a_word_that_allows_nothing_is_the_only_fault_named() -> None:
     assert list(refused(API_URL="http://h", ALLOW="plain").faults) == ["COURIER_ALLOW"]
 

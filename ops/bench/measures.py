@@ -184,7 +184,7 @@ def realtime(lab: Lab, scale: Scale) -> Found:
             with lab.bench() as bench:
                 bench.load("campaign", scale.count(100_000))
                 lab.provider.reset(delay=MS, record=1)
-                runs[name].append(_codes(lab, bench, workers, scale.seconds(6)))
+                runs[name].append(_codes(lab, bench, workers, scale.seconds(4)))
                 if not sum(map(bench.redis.zcard, bench.keys.lanes)):
                     notes.append(f"{name}: the campaign was over before the last code")
     rows = [
@@ -199,7 +199,7 @@ def _codes(lab: Lab, bench: Bench, workers: list[Options], seconds: float) -> fl
         for options in workers:
             stack.enter_context(bench.worker("worker", *options))
         wait_for(lambda: lab.provider.get("counts")["messages"] >= 3_000)  # at full speed by now
-        return _waits(lab, bench.load("code", int(40 * seconds), 40)["begun"])[0.99]
+        return _waits(lab, bench.load("code", int(60 * seconds), 60)["begun"])[0.99]
 
 
 def backlog(lab: Lab, scale: Scale) -> Found:
