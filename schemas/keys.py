@@ -1,8 +1,8 @@
 """The Redis layout, key by key. All keys of a namespace share one hash slot.
 
-======================== ======= ==================================================================
+========================= ======= =================================================================
 key                      type    holds
-======================== ======= ==================================================================
+========================= ======= =================================================================
 ``{ns}:m:<id>``          hash    the record: small fields only, so that it stays a listpack
 ``{ns}:c:<id>``          string  the job's own wire fields as JSON, where too long for the record;
                                  of a finished message always, until they are erased
@@ -16,9 +16,13 @@ key                      type    holds
 ``{ns}:dead``            zset    ended messages that can be sent again or dropped, by their end
 ``{ns}:dead:pace``       string  the latest due time given to one of them that is sent again
 ``{ns}:bucket:<what>``    string  the token bucket of ``send`` (messages) or ``poll`` (requests)
+``{ns}:paused:<lane|poll>`` string present while an operator has paused it: the reason
+``{ns}:swept``           string  milliseconds since 1970 of the latest sweep
+``{ns}:check:<nonce>``   string  the worker that answered a check (``courier live``)
 ``{ns}:counts``          hash    how many messages entered each status (and for what reason)
+``{ns}:requests``        hash    histograms of requests (schemas/metrics.py)
 ``{ns}:results``         stream  result events, one field ``event``
-======================== ======= ==================================================================
+========================= ======= =================================================================
 
 The score of a member of ``lane:*`` and ``watch`` is microseconds since 1970 by the Redis server's
 clock, a multiple of four, plus its *kind*:
@@ -111,6 +115,24 @@ class Keys:
     def pace(self) -> str:
         """The latest due time given to a dead letter sent again by a rate."""
         return self._key("dead", "pace")
+
+    def paused(self, name: str) -> str:
+        """Present while an operator has paused a lane or ``poll``."""
+        return self._key("paused", name)
+
+    @property
+    def swept(self) -> str:
+        """When the latest sweep was: beat ticks, and a worker does what it says."""
+        return self._key("swept")
+
+    def check(self, nonce: str) -> str:
+        """Where a worker says that it has run the check with this nonce."""
+        return self._key("check", nonce)
+
+    @property
+    def requests(self) -> str:
+        """Histograms of requests."""
+        return self._key("requests")
 
     @property
     def counts(self) -> str:

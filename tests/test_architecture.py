@@ -25,7 +25,7 @@ PURE = [
     "worker/outcome",
     "worker/durability",
 ]
-BUDGET = 4750
+BUDGET = 5650
 """Lines of code in the four packages (docs/decisions/0002-what-a-line-is.md)."""
 
 
