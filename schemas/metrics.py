@@ -16,7 +16,7 @@ def bucket(what: str, measure: str, value: float) -> str:
     """The field of the histogram that counts this value: ``send:size:le:100``, ``...:le:inf``."""
     bounds = BOUNDS[measure]
     place = bisect_left(bounds, value)
-    bound = f"{bounds[place]:g}" if place < len(bounds) else "inf"
+    bound: float | str = bounds[place] if place < len(bounds) else "inf"
     return f"{what}:{measure}:le:{bound}"
 
 
