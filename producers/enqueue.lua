@@ -95,4 +95,5 @@ for lane = 1, 4 do
     ring[#ring + 1] = lane
   end
 end
+if #ring > 0 then redis.call('HINCRBY', KEYS[2], 'bells', #ring) end
 return {'ok', ring}

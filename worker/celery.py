@@ -27,7 +27,7 @@ from worker.broker import install
 from worker.durability import dangers
 from worker.intake import take
 from worker.log import show_data
-from worker.messages import BellRequest, HiddenRequest
+from worker.messages import BellRequest, CheckRequest, HiddenRequest
 from worker.poll import Poller
 from worker.provider import Provider
 from worker.send import Sender, task_limit
@@ -62,6 +62,7 @@ app.conf.update(
     task_queues=[_queue(name) for name in (POLL, "enqueue", *LANES)],
     task_default_queue=queue(settings.namespace, POLL),
     task_create_missing_queues=False,
+    worker_direct=True,  # a queue for each worker: where ``courier live`` has it prove that it works
     accept_content=["json"],
     task_serializer="json",
     task_ignore_result=True,
@@ -163,6 +164,14 @@ def sweep() -> str:
     return f"sweep: rang {', '.join(names) or 'nothing'}"
 
 
+@app.task(name="courier.check", bind=True)
+def check(self: Any, nonce: str) -> str:
+    """Say where it was asked that this worker takes tasks and runs them."""
+    store = system().store
+    store.redis.set(store.keys.check(nonce), self.request.hostname, px=1000 * VISIBILITY)
+    return "check: answered"
+
+
 @app.task(
     name="courier.enqueue",
     bind=True,
@@ -185,6 +194,7 @@ def enqueue(self: Any, *args: object, **kwargs: object) -> str:
 
 
 enqueue.Request = HiddenRequest
+check.Request = CheckRequest
 for _bell in (send, poll, sweep):
     _bell.Request = BellRequest
 

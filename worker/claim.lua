@@ -1,7 +1,7 @@
 -- Lease the first due members of the most urgent set that has any, as far as the gate lets them.
 --
--- KEYS  1 once  2 fence  3 bell of the lane served  4 gate  5 bucket
---       6 ... sets, in groups of one rank
+-- KEYS  1 once  2 fence  3 bell of the lane served  4 gate  5 bucket  6 counts
+--       7 ... sets, in groups of one rank, then for each group what is there while it is paused
 -- ARGV  1 now ('' = TIME)  2 most members  3 lease us  4 '1' if this answers the bell
 --       5 bell ms  6 record prefix  7 content prefix ('' if contents aren't wanted)
 --       8 common prefix  9 sets per rank  10 once ms  11 us that a probe may take
@@ -21,22 +21,25 @@
 --   commons: digest, content, digest, content ...; what is missing is false
 -- A repeat with the same once key returns the same members.
 -- Kinds (schemas/keys.py): 0 becomes 1; 1 and 2 lapsed, they stay what they are and are counted.
--- While the gate is closed or the bucket empty only what must end is leased: what is too old, or
--- lapsed inside.
+-- While the gate is closed, the bucket empty or a group paused only what must end is leased of it:
+-- what is too old, or lapsed inside.
 -- Where contents aren't wanted (/status) and the last request failed, there is one request at a
 -- time: if it hangs, it takes one slot from those who send.
 #include clock
 #include bucket
 local at, rank, contents = now(ARGV[1]), tonumber(ARGV[9]), ARGV[7] ~= ''
 local due, size = text(at), tonumber(ARGV[2])
+local last, paused = 6 + #ARGV[12], {}
+for i, reason in ipairs(redis.call('MGET', unpack(KEYS, last + 1))) do paused[i] = reason end
+local function halted(place) return paused[math.ceil((place - 6) / rank)] end
 local function first(place, from, count)
   return redis.call('ZRANGEBYSCORE', KEYS[place], '-inf', due, 'WITHSCORES', 'LIMIT', from, count)
 end
 
 local function oldest()
-  for group = 6, #KEYS, rank do
+  for group = 7, last, rank do
     local place, best
-    for i = group, group + rank - 1 do
+    for i = group, halted(group) and 0 or group + rank - 1 do
       local score = tonumber(first(i, 0, 1)[2])
       if score and (not best or score < best) then place, best = i, score end
     end
@@ -45,7 +48,7 @@ local function oldest()
 end
 
 local function must_end()
-  for i = 6, contents and #KEYS or 0 do
+  for i = 7, contents and last or 0 do
     local window, name, found = size, 'window:' .. KEYS[i], {}
     local from = tonumber(redis.call('HGET', KEYS[4], name) or 0)
     local members = first(i, from, window)
@@ -64,15 +67,15 @@ end
 
 local function probe()
   local place, found
-  for i = 6, #KEYS do
-    local members = first(i, 0, 20)
+  for i = 7, last do
+    local members = halted(i) and {} or first(i, 0, 20)
     for k = 1, #members, 2 do
       local record = redis.call('HMGET', ARGV[6] .. members[k], ARGV[18], ARGV[19])
       local score = tonumber(members[k + 1])
       if not contents or (score % 4 ~= 2 and tonumber(record[1] or 0) > at) then
         local option = record[2] or ''
         local chosen = option == ARGV[13] or (option == '' or not contents)
-          and string.sub(ARGV[12], i - 5, i - 5) == '1'
+          and string.sub(ARGV[12], i - 6, i - 6) == '1'
         if chosen or not place then place, found = i, {members[k], members[k + 1]} end
         if chosen then return place, found end
       end
@@ -119,6 +122,7 @@ else
     local rung = redis.call('SET', KEYS[3], '1', 'NX', 'PX', short and ms + ARGV[5] or ms)
     return {text(wait), short and rung and '1' or '0'}
   end
+  redis.call('HINCRBY', KEYS[6], place and 'claims' or 'claims:empty', 1)
   if not place then return {} end
   lease = math.max(at + tonumber(ARGV[3]), tonumber(redis.call('GET', KEYS[2]) or 0) + 4)
   redis.call('SET', KEYS[2], text(lease))
@@ -157,5 +161,6 @@ if not before and #leases > 0 then redis.call('ZADD', KEYS[place], unpack(leases
 local more = ajar and '3' or '0'
 if open and not wary and oldest() then
   more = left < 1 and '4' or redis.call('SET', KEYS[3], '1', 'NX', 'PX', ARGV[5]) and '2' or '1'
+  if more == '2' then redis.call('HINCRBY', KEYS[6], 'bells', 1) end
 end
-return {place - 5, text(lease), due, more, rows, commons, tonumber(gate[2] or 0)}
+return {place - 6, text(lease), due, more, rows, commons, tonumber(gate[2] or 0)}

@@ -7,6 +7,7 @@ arguments (events, ``inspect``, Flower) and trusts the form of what it takes.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -62,10 +63,20 @@ class BellRequest(HiddenRequest):
     """A doorbell's request: all that it may carry is a lane, which is shown."""
 
     def _check(self) -> None:
-        if self._kwargs or self._args not in ([], *([lane] for lane in LANES)):
+        if self._kwargs or not self._known(self._args):
             raise InvalidTaskError("not a lane")
         self._argsrepr, self._kwargsrepr = repr(tuple(self._args)), "{}"
         self._request_dict.update(argsrepr=self._argsrepr, kwargsrepr=self._kwargsrepr)
+
+    def _known(self, args: list[Any]) -> bool:
+        return args in ([], *([lane] for lane in LANES))
+
+
+class CheckRequest(BellRequest):
+    """Asks for a proof that this worker works: it carries a nonce, which is shown."""
+
+    def _known(self, args: list[Any]) -> bool:
+        return len(args) == 1 and re.fullmatch("[0-9a-f]{32}", str(args[0])) is not None
 
 
 class CarefulConsumer(Consumer):  # type: ignore[misc]

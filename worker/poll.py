@@ -14,6 +14,7 @@ from functools import partial
 from producers.bells import Bells
 from schemas.event import Change, render, resent
 from schemas.keys import POLL
+from schemas.metrics import observed
 from schemas.settings import Settings
 from schemas.status import Status, is_final
 from worker.breaker import after_statuses
@@ -23,7 +24,7 @@ from worker.policy import Step
 from worker.provider import Provider, oddity
 from worker.send import budget, count_name, tell
 from worker.shift import leases
-from worker.store import Move, Store
+from worker.store import Figures, Move, Store
 from worker.tracking import Watched, after_failed_poll, after_poll, sms_states
 
 logger = logging.getLogger(__name__)
@@ -57,12 +58,16 @@ class Poller:
             return ""
         now, started = lease.at(), time.monotonic()
         outcome = self.provider.status([message.provider_id for message in messages])
-        seconds = round(time.monotonic() - started, 4)
+        seconds = time.monotonic() - started
+        figures = Figures({}, observed(POLL, size=len(messages), seconds=seconds))
         kind = type(outcome).__name__.lower()
-        logger.info("statuses asked", extra={"messages": len(messages), "seconds": seconds})
+        logger.info(
+            "statuses asked", extra={"messages": len(messages), "seconds": round(seconds, 4)}
+        )
         if isinstance(outcome, Spoiled) and len(messages) > 1:
             middle = len(messages) // 2
             if lease.left() > self.settings.deadline:
+                self.store.count_request(figures)
                 self._ask(lease, messages[:middle], did)
                 return self._ask(lease, messages[middle:], did)
         if not isinstance(outcome, Statuses):
@@ -79,7 +84,7 @@ class Poller:
             moves.append(self._move(message, was, step))
         did.update(move.step.status for move in moves if move.step.status)
         shown = after_statuses(outcome, self.chance(), self.settings)
-        overtaken, gate = self.store.settle(lease, moves, shown)
+        overtaken, gate = self.store.settle(lease, moves, shown, figures)
         if isinstance(outcome, Statuses):
             self._count_odd(outcome, messages)
         if gate:

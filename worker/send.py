@@ -14,17 +14,27 @@ from functools import partial
 
 from producers.bells import Bells
 from schemas.event import Change, render, resent
+from schemas.metrics import observed
 from schemas.settings import Settings
 from schemas.status import Reason, Status, is_final
 from schemas.wire import send_body
 from worker.batching import factor, requests, wire_message
 from worker.breaker import REFUSALS, Shown, after_request
 from worker.lease import Lease
-from worker.outcome import Accepted, Again, Blocked, Outcome, Refused, Spoiled
+from worker.outcome import (
+    Accepted,
+    Again,
+    Blocked,
+    NotSent,
+    Outcome,
+    Refused,
+    Spoiled,
+    Unsure,
+)
 from worker.policy import Step, Waiting, after_send, triage
 from worker.provider import OK, Provider, is_known
 from worker.shift import leases
-from worker.store import Move, Store
+from worker.store import Figures, Move, Store
 
 logger = logging.getLogger(__name__)
 
@@ -106,20 +116,23 @@ class Sender:
             message.attempts += 1
         started = time.monotonic()
         outcomes = self.provider.send(body, len(rest))
-        figures = {"bytes": len(body), "seconds": round(time.monotonic() - started, 4)}
+        seconds = time.monotonic() - started
+        figures = _figures(outcomes, size=len(rest), seconds=seconds, bytes=len(body))
+        said = {"bytes": len(body), "seconds": round(seconds, 4)}
         if len(rest) > 1 and all(isinstance(outcome, Spoiled) for outcome in outcomes):
-            self._log(outcomes, figures)
+            self.store.count_request(figures)
+            self._log(outcomes, said)
             return self._halve(held, tally)
         at, about_us, moves = held.at(), lease.refused >= REFUSALS, []
         for message, outcome in zip(held.messages, outcomes, strict=True):
             step = after_send(outcome, message, at, self.chance(), self.settings, about_us)
             moves.append(self._move(message, step, outcome))
         shown = after_request(outcomes, self.chance(), self.settings)
-        said = dict(zip((m.id for m in held.messages), outcomes, strict=True))
-        for move in self._settle(held, moves, tally, shown):
-            message = next(m for m in held.messages if m.id == move.id)
-            self._too_late(held, message, said[move.id], tally)
-        self._log(outcomes, figures)
+        late = {move.id for move in self._settle(held, moves, tally, shown, figures)}
+        for message, outcome in zip(held.messages, outcomes, strict=True):
+            if message.id in late:
+                self._too_late(held, message, outcome, tally)
+        self._log(outcomes, said)
         return []
 
     def _too_late(
@@ -181,9 +194,10 @@ class Sender:
         moves: list[Move],
         tally: Tally,
         shown: Shown | None = None,
+        figures: Figures | None = None,
     ) -> list[Move]:
         """Write them; those whose lease was another's by then."""
-        overtaken, gate = self.store.settle(lease, moves, shown)
+        overtaken, gate = self.store.settle(lease, moves, shown, figures)
         tally.did.update(move.step.status or "retry" for move in moves if move not in overtaken)
         if gate and shown:
             tally.gate = gate
@@ -240,6 +254,21 @@ def count_name(status: Status, reason: str | None) -> str:
         return status
     ours = reason in set(Reason) or is_known(reason) or re.fullmatch("http-[0-9]{3}", reason)
     return f"{status}:{reason if ours else 'other'}"
+
+
+def _figures(outcomes: list[Outcome], **measured: float) -> Figures:
+    """What a request adds to the counters: codes of what was not accepted, and its measures."""
+    counts = Counter[str]()
+    for outcome in outcomes:
+        match outcome:
+            case Unsure():
+                counts["unsure"] += 1
+            case NotSent():
+                counts["code:not-sent"] += 1
+            case Refused(code) | Again(code) | Blocked(code) | Spoiled(code):
+                ours = is_known(code) or re.fullmatch("http-[0-9]{3}", code)
+                counts[f"code:{code if ours else 'other'}"] += 1
+    return Figures(counts, observed("send", **measured))
 
 
 def _code(outcome: Outcome | None) -> str | None:

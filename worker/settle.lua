@@ -2,11 +2,12 @@
 --
 -- KEYS  1 once  2 set they were leased from  3 watch  4 results  5 counts  6 gate
 --       7 the other gate, closed with this one by a pause that concerns both ('' if not)
---       8 dead letters
+--       8 dead letters  9 histograms of requests
 -- ARGV  1 record prefix  2 content prefix  3 lease held  4 keep ms  5 keep content ms  6 once ms
 --       7 now ('' = TIME)
 --       8 what a request has shown, for the gate (gate.lua): verdict, begun, takes, taken, limit,
---         base, cap, most, pause, reason as JSON; '' where there was no request
+--         base, cap, most, pause, reason as JSON; '' where there was no request. With it counts and
+--         histograms: what it adds to which fields
 --       9 how many messages, their ids, then groups of them in that order: how many, from, to, place,
 --       score, late, count, how many fields are shared and are of each one's own (names and values),
 --       the shared, then for each message head, tail and its own fields
@@ -66,13 +67,15 @@ if #gone > 0 then redis.call('ZREM', KEYS[2], unpack(gone)) end
 if #stay > 0 then redis.call('ZADD', KEYS[2], unpack(stay)) end
 if #watch > 0 then redis.call('ZADD', KEYS[3], unpack(watch)) end
 if #dead > 0 then bury(KEYS[8], at, dead) end
-for count, n in pairs(counts) do redis.call('HINCRBY', KEYS[5], count, n) end
 local gate = ''
 if ARGV[8] ~= '' then
   local shown = cjson.decode(ARGV[8])
   gate = report(KEYS[6], at, shown)
   if KEYS[7] ~= '' then report(KEYS[7], at, shown) end
+  for field, n in pairs(shown.counts) do counts[field] = (counts[field] or 0) + n end
+  for field, n in pairs(shown.histograms) do redis.call('HINCRBY', KEYS[9], field, n) end
 end
+for count, n in pairs(counts) do redis.call('HINCRBY', KEYS[5], count, n) end
 local answer = {table.concat(done), gate}
 redis.call('SET', KEYS[1], table.concat(answer, ' '), 'PX', ARGV[6])
 return answer

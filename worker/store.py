@@ -10,7 +10,7 @@ import logging
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -52,6 +52,14 @@ class Move:
     tail: str = ""
     count: str = ""
     late: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What one request adds: to ``Keys.counts``, and to the histograms (schemas/metrics.py)."""
+
+    counts: Mapping[str, int]
+    histograms: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +152,11 @@ class Store:
         )
 
     def settle(
-        self, lease: Lease[M], moves: Sequence[Move], shown: Shown | None = None
+        self,
+        lease: Lease[M],
+        moves: Sequence[Move],
+        shown: Shown | None = None,
+        figures: Figures | None = None,
     ) -> tuple[list[Move], str]:
         """Write what became of leased messages, and what their request has shown of the provider.
 
@@ -161,7 +173,7 @@ class Store:
         moves = [move for group in groups.values() for move in group]
         args: list[Any] = [keys.record, keys.content, lease.token, _ms(settings.retention)]
         args += [_ms(settings.content_retention), _ms(settings.lease), self._now()]
-        args += [self._for_gate(shown, lease.now) if shown else "", len(moves)]
+        args += [self._of_request(shown, figures, lease.now) if shown else "", len(moves)]
         args += [move.id for move in moves]
         for shared, group in groups.items():
             args += (len(group), *shared)
@@ -170,13 +182,15 @@ class Store:
         gate, other = ("poll", "send") if lease.key == keys.watch else ("send", "poll")
         names = [keys.once(uuid.uuid4().hex), lease.key, keys.watch, keys.results, keys.counts]
         names += [keys.gate(gate), keys.gate(other) if shown and shown.both else ""]
-        names.append(keys.dead)
+        names += [keys.dead, keys.requests]
         done, change = self._until(lease.ends, "settle", names, args)
         return [move for move, flag in zip(moves, done, strict=True) if flag == "0"], change
 
-    def _for_gate(self, shown: Shown, begun: int) -> str:
+    def _of_request(self, shown: Shown, figures: Figures | None, begun: int) -> str:
         return json.dumps(
             {
+                "counts": figures.counts if figures else {},
+                "histograms": figures.histograms if figures else {},
                 "verdict": shown.verdict,
                 "taken": shown.taken,
                 "begun": begun,
@@ -212,7 +226,7 @@ class Store:
                 *(keys.results, keys.watch, keys.bell(POLL)),
                 *keys.lanes,
                 *map(keys.bell, LANES),
-                *(keys.bell("sweep"), keys.dead),
+                *(keys.bell("sweep"), keys.dead, keys.counts, keys.swept),
             ],
             [
                 *(self._now(), _ms(settings.bell_ttl)),
@@ -227,6 +241,18 @@ class Store:
             self.redis.hincrby(self.keys.counts, name, by)
         except redis.RedisError as error:
             logger.warning("not counted", extra={"what": name, "error": type(error).__name__})
+
+    def count_request(self, figures: Figures) -> None:
+        """Count a request that nothing is settled of; not counted while Redis is away."""
+        try:
+            with self.redis.pipeline() as pipe:
+                for name, n in figures.counts.items():
+                    pipe.hincrby(self.keys.counts, name, n)
+                for name, n in figures.histograms.items():
+                    pipe.hincrby(self.keys.requests, name, n)
+                pipe.execute()
+        except redis.RedisError as error:
+            logger.warning("not counted", extra={"what": "request", "error": type(error).__name__})
 
     def attempts(self, id: str) -> tuple[int, int] | None:
         """Attempts and unsure ones of a message that waits; None if it has ended or moved on."""
@@ -256,7 +282,8 @@ class Store:
             "claim",
             [
                 *(keys.once(uuid.uuid4().hex), keys.fence(fence), keys.bell(bell)),
-                *(keys.gate(fence), keys.bucket(fence), *sets),
+                *(keys.gate(fence), keys.bucket(fence), keys.counts, *sets),
+                *map(keys.paused, (POLL,) if fence == POLL else LANES[: len(sets) // rank]),
             ],
             [
                 *(self._now(), size, _micros(seconds), int(answered), _ms(settings.bell_ttl)),

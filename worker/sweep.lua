@@ -1,7 +1,7 @@
 -- Find what is due and has no doorbell on its way; forget events and dead letters past their time.
 --
 -- KEYS  1 results  2 watch  3 bell of watch  4-11 lane sets  12-15 bells by lane
---       16 the sweep's own bell, answered now  17 dead letters
+--       16 the sweep's own bell, answered now  17 dead letters  18 counts  19 instant of the latest
 -- ARGV  1 now ('' = TIME)  2 bell ms  3 ms that events are kept  4 ms that ended records are
 -- Reply places of the bells to ring: 0 poll, 1-4 lanes.
 #include clock
@@ -16,6 +16,8 @@ for lane = 1, 4 do
     ring[#ring + 1] = lane
   end
 end
+if #ring > 0 then redis.call('HINCRBY', KEYS[18], 'bells', #ring) end
+redis.call('SET', KEYS[19], text(math.floor(at / 1000)))
 redis.call('XTRIM', KEYS[1], 'MINID', '~', text(math.floor(at / 1000) - tonumber(ARGV[3])))
 redis.call('ZREMRANGEBYSCORE', KEYS[17], '-inf', text(at - tonumber(ARGV[4]) * 1000))
 return ring
