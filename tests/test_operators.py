@@ -1,8 +1,9 @@
-"""What operators hold in their hands: pauses, counters, histograms, the proof that a worker works."""
+"""What operators have: pauses, counters, histograms, the proof that a worker works."""
 
 from __future__ import annotations
 
 import uuid
+from functools import partial
 from typing import Any
 
 import pytest
@@ -150,5 +151,5 @@ def test_a_worker_proves_that_it_takes_tasks(
         queue = worker_direct(f"{name}@here")
         client.send_task("courier.check", args=[nonce], queue=queue)
         # Then it is that one which answers
-        answer = wait_for(lambda key=app._keys.check(nonce): app.redis.get(key))
+        answer = wait_for(partial(app.redis.get, app._keys.check(nonce)))
         assert answer == f"{name}@here"

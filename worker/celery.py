@@ -62,7 +62,7 @@ app.conf.update(
     task_queues=[_queue(name) for name in (POLL, "enqueue", *LANES)],
     task_default_queue=queue(settings.namespace, POLL),
     task_create_missing_queues=False,
-    worker_direct=True,  # a queue for each worker: where ``courier live`` has it prove that it works
+    worker_direct=True,  # a queue for each worker: there it is asked to prove that it works
     accept_content=["json"],
     task_serializer="json",
     task_ignore_result=True,
