@@ -20,20 +20,12 @@ from producers.record import Record, seen
 from producers.results import Event, read_results
 from schemas.errors import Conflict, EnqueueError, InvalidMessage, QueueFull
 from schemas.event import Change, render, resent
+from schemas.fields import ID, TTL_DEFAULT
 from schemas.keys import LANES, Keys
-from schemas.message import (
-    BOUNDED,
-    ID,
-    TTL_DEFAULT,
-    Campaign,
-    Job,
-    digest_of,
-    dumps,
-    parse_job,
-    shown,
-)
+from schemas.message import BOUNDED, Campaign, Job, parse_job, shown
 from schemas.settings import Settings
 from schemas.status import DEAD, Reason, Status
+from schemas.stored import digest_of, dumps, pack
 
 CHUNK = 500
 """Rows of ``enqueue_many`` that go to Redis in one round trip, and stand or fall together."""
@@ -231,7 +223,7 @@ class Producer:
         for row, pairs in zip(rows, fields, strict=True):
             job = row.job
             args += (row.id, job.digest, 2 * LANES.index(job.lane) + job.resend + 1)
-            args += (job.send_at or "", (job.ttl or TTL_DEFAULT) * 1_000_000, dumps(job.own))
+            args += (job.send_at or "", (job.ttl or TTL_DEFAULT) * 1_000_000, pack(job.own))
             args += (len(pairs) // 2, *pairs, *[""] * (width - 7 - len(pairs)))
         common = keys.common + digest if campaign else ""
         names = [keys.results, keys.counts, common, *self._places]
@@ -255,9 +247,8 @@ class Producer:
 
     def _cancel(self, record: Record, state: Mapping[str, str]) -> str:
         to = Status.UNCONFIRMED if record.unsure else Status.CANCELLED
-        head, tail = render(
+        draft = render(
             Change(
-                message_id=record.id,
                 status=to,
                 final=True,
                 reason=Reason.BY_REQUEST,
@@ -275,7 +266,7 @@ class Producer:
                 keys=[keys.results, keys.counts, *keys.lanes, keys.dead if to in DEAD else ""],
                 args=[
                     *(keys.record + record.id, record.id, state.get("n", "0")),
-                    *(state.get("attempts", "0"), Status.QUEUED, to, head, tail),
+                    *(state.get("attempts", "0"), Status.QUEUED, to, *draft),
                     *(keys.content + record.id, _ms(settings.retention)),
                     *(_ms(settings.content_retention), f"{to}:{Reason.BY_REQUEST}"),
                     *("reason", Reason.BY_REQUEST),
@@ -304,14 +295,14 @@ class Producer:
         return fresh
 
     def _reject(self, id: str, digest: str, reason: Reason, more: Mapping[str, Any]) -> bool:
-        change = Change(message_id=id, status=Status.REJECTED, final=True, reason=reason, more=more)
-        head, tail = render(change, self.settings.namespace, self._clock())
+        change = Change(status=Status.REJECTED, final=True, reason=reason, more=more)
+        draft = render(change, self.settings.namespace, self._clock())
         keys = self._keys
         with store_errors():
             done = self._scripts["reject"](
                 keys=[keys.results, keys.counts, keys.dead],
                 args=[
-                    *(keys.record + id, id, digest, Status.REJECTED, head, tail),
+                    *(keys.record + id, id, digest, Status.REJECTED, *draft),
                     *(_ms(self.settings.retention), f"{Status.REJECTED}:{reason}"),
                     *("reason", reason),
                 ],

@@ -15,9 +15,10 @@ from producers.record import Record, seen
 from schemas.errors import ContentGone, DeadLetterError, InvalidMessage, NotDead, Unconfirmed
 from schemas.event import instant
 from schemas.keys import Keys
-from schemas.message import Job, merge, parse_job
+from schemas.message import Job, parse_job
 from schemas.settings import Settings
 from schemas.status import DEAD, Status
+from schemas.stored import merge, unpack
 
 CHUNK = 500
 """Letters that one round trip looks at, sends again or drops."""
@@ -233,4 +234,4 @@ def _job(found: _Found) -> dict[str, Any]:
     if "metadata" in fields:
         options["metadata"] = json.loads(fields["metadata"])
     common = json.loads(str(found.common)) if found.common else {}
-    return {**merge(str(found.own), common), **options}
+    return {**merge(unpack(str(found.own)), common), **options}

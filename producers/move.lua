@@ -1,9 +1,11 @@
 -- The one door through which a message's status moves (schemas/status.py knows who may follow
 -- whom; here names are only compared).
 --
--- move(record, results, row): row = {from, to, head, tail, content, keep, keep_content, fields}
+-- move(record, results, row):
+--   row = {from, to, id, event, provider, content, keep, keep_content, fields}
 --   from, to       the status expected and the one to write; to = '' leaves status and events alone
---   head, tail     the event's JSON around its number ('' head: no event)
+--   event          index in ARGV of the event's draft, five parts ('' the first: no event)
+--   id, provider   what goes between them: the message's id, the provider's as JSON
 --   content        key of the content; '' unless the message ends here
 --   keep           ms that an ended record is kept, keep_content ms that its content is
 --   fields         name, value, name, value ... written to the record in any case
@@ -16,11 +18,13 @@ local function move(record, results, row)
     fields[#fields + 1] = 'status'
     fields[#fields + 1] = row.to
   end
-  if row.head ~= '' then
+  local e, id = row.event, row.id
+  if ARGV[e] ~= '' then
     local n = string.format('%.0f', (tonumber(seen[3]) or 0) + 1)
     fields[#fields + 1] = 'n'
     fields[#fields + 1] = n
-    redis.call('XADD', results, '*', 'event', row.head .. n .. row.tail)
+    redis.call('XADD', results, '*', 'event', ARGV[e] .. id .. ':' .. n .. ARGV[e + 1] .. id
+      .. ARGV[e + 2] .. id .. ARGV[e + 3] .. row.provider .. ARGV[e + 4])
   end
   if row.content ~= '' then
     fields[#fields + 1] = 'final'

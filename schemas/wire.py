@@ -13,8 +13,8 @@ from datetime import datetime
 from typing import Any, Generic, TypeVar
 
 from schemas.event import SmsState
-from schemas.message import dumps
 from schemas.status import Status
+from schemas.stored import dumps
 
 SEND_PATH, STATUS_PATH = "/send", "/status"
 

@@ -9,26 +9,30 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.event import Change, SmsState, instant, render
+from schemas.event import Change, SmsState, instant, provider_text, render
 from schemas.status import Reason, Status
 
 AT = 1795428000.123
-BARE = Change(message_id="m", status=Status.EXPIRED, final=True, reason=Reason.TTL)
+BARE = Change(status=Status.EXPIRED, final=True, reason=Reason.TTL)
 
 
-def event(change: Change, number: int = 1, now: float = AT) -> dict[str, Any]:
-    """The event as the script completes it."""
-    head, tail = render(change, "courier", now)
-    parsed: dict[str, Any] = json.loads(f"{head}{number}{tail}")
+def complete(
+    change: Change, number: int = 1, provider_id: int | None = None, namespace: str = "courier"
+) -> str:
+    """The event's text as the script completes it (producers/move.lua), of message "m"."""
+    a, b, c, d, e = render(change, namespace, AT)
+    return f"{a}m:{number}{b}m{c}m{d}{provider_text(provider_id)}{e}"
+
+
+def event(change: Change, number: int = 1, provider_id: int | None = None) -> dict[str, Any]:
+    parsed: dict[str, Any] = json.loads(complete(change, number, provider_id))
     return parsed
 
 
 def test_an_event_is_the_contracts_to_the_last_field() -> None:
     change = Change(
-        message_id="0b6e",
         status=Status.DELIVERED,
         final=False,
-        provider_id=3158611117333282817,
         provider_status="delivered",
         provider_code="ok",
         status_at="2026-11-23T09:59:58Z",
@@ -36,17 +40,17 @@ def test_an_event_is_the_contracts_to_the_last_field() -> None:
         sms=(SmsState(583465579822710785, "delivered"),),
         metadata={"order": 7},
     )
-    made = event(change, 3)
+    made = event(change, 3, 3158611117333282817)
     assert made == {
         "specversion": "1.0",
-        "id": "0b6e:3",
+        "id": "m:3",
         "source": "viber-courier/courier",
         "type": "viber.message.delivered",
-        "subject": "0b6e",
+        "subject": "m",
         "time": "2026-11-23T10:00:00.123Z",
         "datacontenttype": "application/json",
         "data": {
-            "messageId": "0b6e",
+            "messageId": "m",
             "status": "delivered",
             "final": False,
             "reason": None,
@@ -75,21 +79,19 @@ def test_what_is_not_known_is_null_or_empty_of_its_kind() -> None:
 
 @pytest.mark.parametrize("status", Status)
 def test_the_type_says_the_status(status: Status) -> None:
-    made = event(Change(message_id="m", status=status, final=False))
+    made = event(Change(status=status, final=False))
     assert made["type"] == f"viber.message.{status.value}"
     assert made["data"]["status"] == status.value
 
 
 def test_a_segment_without_an_id_stays_without() -> None:
-    change = Change(message_id="m", status=Status.SMS_SENT, final=False, sms=[SmsState(None, "x")])
+    change = Change(status=Status.SMS_SENT, final=False, sms=[SmsState(None, "x")])
     assert event(change)["data"]["sms"] == [{"id": None, "state": "x"}]
 
 
 def test_a_rejected_event_carries_what_was_asked_and_why() -> None:
     more = {"errors": {"subject": ["is required"]}, "requestedId": "a b"}
-    change = Change(
-        message_id="m", status=Status.REJECTED, final=True, reason=Reason.INVALID, more=more
-    )
+    change = Change(status=Status.REJECTED, final=True, reason=Reason.INVALID, more=more)
     data = event(change)["data"]
     assert data["errors"] == more["errors"] and data["requestedId"] == "a b"
     assert data["status"] == "rejected"
@@ -122,17 +124,15 @@ def test_whatever_it_carries_an_event_is_one_line_of_json(
     metadata: Any, said: str, id: int, number: int
 ) -> None:
     change = Change(
-        message_id="m",
         status=Status.SENT,
         final=False,
-        provider_id=id,
         provider_status=said,
         metadata=metadata,
         sms=[SmsState(id, said)],
     )
-    head, tail = render(change, "n.s-1", AT)
-    assert "\n" not in head + tail
-    made = json.loads(f"{head}{number}{tail}".encode())
+    text = complete(change, number, id, "n.s-1")
+    assert "\n" not in text
+    made = json.loads(text.encode())
     assert made["id"] == f"m:{number}"
     assert made["data"]["providerId"] == made["data"]["sms"][0]["id"] == str(id)
     assert made["data"]["metadata"] == metadata

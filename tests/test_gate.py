@@ -28,7 +28,7 @@ from worker.outcome import (
 from worker.policy import Step
 from worker.poll import Poller
 from worker.send import Sender
-from worker.store import Move, Store
+from worker.store import Move, Store, Write
 
 
 class Provider:
@@ -340,7 +340,9 @@ def test_after_a_failed_poll_one_at_a_time_is_asked_for_until_one_is_answered(
 
     def fail(lease: Any) -> None:
         outcome = Again("ReadTimeout", whole=True)
-        move = Move(lease.messages[0].id, Status.SUBMITTED, Step("stay", clock() + 4 * 10**8))
+        move = Move(
+            lease.messages[0].id, Write(Status.SUBMITTED, Step("stay", clock() + 4 * 10**8))
+        )
         assert store.settle(lease, [move], after_statuses(outcome, 1.0, few)) == ([], "")
 
     # When one fails, then one goes out, and no other until it is answered

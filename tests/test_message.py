@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -568,3 +569,43 @@ def test_any_text_that_utf8_can_carry_is_kept_to_the_letter(
         parsed = parse_job(raw, NOW)
         assert parsed.own["content"] == {"text": text}
         assert parsed.metadata == metadata
+
+
+SPICE = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.text(max_size=3),
+    st.just({"text": "t"}),
+    st.just({}),
+)
+
+
+@given(
+    job=st.fixed_dictionaries(
+        {},
+        optional={
+            "id": st.sampled_from(["a", "", "ж", 7]),
+            "address": st.sampled_from(["79250000001", "+79250000001", "12", None]),
+            "subject": st.sampled_from(["Shop", "A subject too long", ""]),
+            "priority": st.sampled_from(["high", "HIGH"]),
+            "contentType": st.sampled_from(["text", "image", "button", "video"]),
+            "content": SPICE | st.just({"imageUrl": "http://a.b/c"}),
+            "validityPeriodSec": st.sampled_from([15, 14, "15"]),
+            "ttlSec": st.sampled_from([15, 2592001]),
+            "type": st.just("viber"),
+            "metadata": SPICE,
+            "sendAt": st.sampled_from(["2026-11-23T10:00:00+03:00", "2026-11-23T10:00:00"]),
+            "bogus": SPICE,
+        },
+    )
+)
+def test_the_quick_look_at_a_job_finds_what_the_whole_one_does(job: dict[str, Any]) -> None:
+    def outcome(given: Any) -> Any:
+        try:
+            return parse_job(given, 1.8e9)
+        except InvalidMessage as wrong:
+            return wrong.errors
+
+    # Only dicts are looked at field by field.
+    assert outcome(job) == outcome(MappingProxyType(job))

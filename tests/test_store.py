@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,12 +14,13 @@ from producers import Producer
 from producers.testing import SilentBells
 from schemas.settings import Settings
 from schemas.status import Status
+from schemas.stored import merge
 from tests.conftest import Clock, common_job, events_of, iso_in, text_job
 from worker.lease import Lease
 from worker.outcome import Accepted, Again, NotSent, Outcome, Refused, Unsure
-from worker.policy import Waiting, after_send, triage
+from worker.policy import Waiting, triage
 from worker.send import Sender, Tally
-from worker.store import Move, Store
+from worker.store import Move, Store, Write
 
 SEND = "{{{}}}:lane:high:0"
 
@@ -47,10 +49,8 @@ class Desk:
         return held
 
     def moves(self, lease: Lease[Waiting], outcome: Outcome, jitter: float = 1.0) -> list[Move]:
-        return [
-            self.sender._move(m, after_send(outcome, m, lease.at(), jitter, self.settings), outcome)
-            for m in lease.messages
-        ]
+        sender = replace(self.sender, chance=lambda: jitter)
+        return sender._decide(lease, [outcome] * len(lease.messages))
 
     def settle(self, lease: Lease[Waiting], outcome: Outcome) -> list[Move]:
         return self.store.settle(lease, self.moves(lease, outcome))[0]
@@ -200,7 +200,7 @@ def test_a_stalled_worker_cannot_settle_over_its_successor(
     assert events_of(client, desk.settings, id) == []
     step = triage(successor.messages[0], successor.at(), 0.0, desk.settings)
     assert step is not None and (step.place, step.status) == ("stay", None)
-    assert desk.store.settle(successor, [Move(id, Status.QUEUED, step)]) == ([], "")
+    assert desk.store.settle(successor, [Move(id, Write(Status.QUEUED, step))]) == ([], "")
     record = producer.get(id)
     assert record is not None
     assert (record.status, record.attempts, record.unsure) == (Status.QUEUED, 1, 1)
@@ -213,7 +213,7 @@ def test_a_late_ok_is_recorded_unless_the_message_has_ended_or_is_inside_another
     first = desk.begin(desk.claim())
     clock.advance(121)
     second = desk.claim()
-    again = [Move(m.id, Status.QUEUED, _step(desk, m, second)) for m in second.messages]
+    again = [Move(m.id, Write(Status.QUEUED, _step(desk, m, second))) for m in second.messages]
     desk.store.settle(second, again)
     clock.advance(10)
     third = desk.claim()
@@ -430,7 +430,8 @@ def test_contents_merge_common_and_own_and_nulls_take_away(producer: Producer, d
     )
     (message,) = desk.claim().messages
     expected = {**text_job(smsText="s", subject="Other")}
-    assert message.content == expected
+    assert message.content is not None
+    assert merge(message.content, message.common) == expected
 
 
 def test_not_sent_uses_no_attempt_against_the_limit(

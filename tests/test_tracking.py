@@ -412,7 +412,7 @@ def test_the_providers_own_words_are_kept_where_they_are_news() -> None:
     )
     assert (message.provider_status, message.status_at) == ("sent", AT)
     again = after_poll(message, entry("sent"), T0 + 2 * SECOND, SETTINGS)
-    assert again.fields == ["polls", 1]
+    assert again.fields == ("polls", 1)
     after_poll(message, entry("teleported", at=None), T0 + 3 * SECOND, SETTINGS)
     assert (message.provider_status, message.status_at) == ("teleported", None)
 

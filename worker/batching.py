@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
-from schemas.message import VALIDITY
+from schemas.fields import VALIDITY
+from schemas.stored import merge
 from worker.policy import ALONE_AFTER, SMS_VALIDITY_DEFAULT, Waiting, seconds_left
 
 Message = dict[str, Any]
@@ -32,6 +33,19 @@ def factor(messages: Sequence[Message]) -> tuple[Message, list[Message]]:
     return common, [{k: v for k, v in m.items() if k not in common} for m in messages]
 
 
+def assemble(messages: Sequence[Waiting], now: int) -> tuple[Message, list[Message]]:
+    """A request's common part and messages, as they are sent now."""
+    first = messages[0].common
+    if len(messages) > 1 and all(_only_address(message, first) for message in messages):
+        return {"type": "viber", **first}, [message.content or {} for message in messages]
+    return factor([wire_message(message, now) for message in messages])
+
+
+def _only_address(message: Waiting, common: object) -> bool:
+    """Whether it brings nothing to this campaign but its address, the one field none has."""
+    return message.common is common and len(message.content or ()) == 1 and not message.ttl
+
+
 def expand(common: Message, messages: Iterable[Message]) -> list[Message]:
     """The messages that a request means: each over the common part, field by field."""
     return [{**common, **message} for message in messages]
@@ -42,7 +56,7 @@ def wire_message(message: Waiting, now: int) -> Message:
 
     The API's defaults are clipped too where they are longer than what is left.
     """
-    wire: Message = {"type": "viber", **(message.content or {})}
+    wire: Message = {"type": "viber", **merge(message.content or {}, message.common)}
     if message.ttl:
         left = seconds_left(message, now)
         _clip(wire, "validityPeriodSec", VALIDITY[1], left)

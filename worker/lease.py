@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from schemas.message import merge
 from schemas.status import Status
+from schemas.stored import unpack
 from worker.policy import SECOND, Waiting
 from worker.tracking import Watched
 
@@ -79,7 +79,8 @@ def read_waiting(row: list[Any], lane: str, commons: Mapping[str, dict[str, Any]
         within=int(within or 0),
         metadata=metadata or "",
         resend_of=resend_of or "",
-        content=None if own is None or common is None else merge(own, common),
+        content=None if own is None or common is None else unpack(own),
+        common=common or {},
     )
 
 

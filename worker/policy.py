@@ -6,11 +6,11 @@ Functions of values: ``now`` is microseconds by the Redis server's clock, ``jitt
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from schemas.message import VALIDITY
+from schemas.fields import VALIDITY
 from schemas.settings import Settings
 from schemas.status import Reason, Status
 from worker.outcome import Accepted, Again, Blocked, NotSent, Outcome, Refused, Spoiled, Unsure
@@ -28,6 +28,7 @@ SMS_VALIDITY_DEFAULT = 259200
 class Waiting:
     """A message leased from a lane, as far as decisions need it; instants in microseconds.
 
+    ``content`` are its own wire fields, over those of its campaign, ``common``; None: gone.
     ``within``: most messages of a request with this one, where a larger one was refused (0: any).
     """
 
@@ -45,21 +46,17 @@ class Waiting:
     metadata: str = ""
     resend_of: str = ""
     content: dict[str, object] | None = None
+    common: Mapping[str, object] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What to write. ``status`` None: unchanged. ``at``: the next due time where it stays.
-
-    ``own`` are fields that no other message of the batch shares: the rest is written as one.
-    """
+class Step(NamedTuple):
+    """What to write. ``status`` None: unchanged. ``at``: the next due time where it stays."""
 
     place: Literal["stay", "watch", "end"]
     at: int = 0
     status: Status | None = None
     reason: str | None = None
-    fields: Sequence[str | int] = field(default=())
-    own: Sequence[str | int] = field(default=())
+    fields: tuple[str | int, ...] = ()
 
 
 def backoff(failures: int, jitter: float, settings: Settings) -> float:
@@ -98,8 +95,8 @@ def seconds_left(message: Waiting, now: int) -> int:
 def give_up(message: Waiting, status: Status, reason: str, code: str | None = None) -> Step:
     """End a message that was never accepted: ``unconfirmed`` if any attempt was unsure."""
     status = Status.UNCONFIRMED if message.unsure else status
-    fields = [*_tally(message), "reason", reason]
-    return Step("end", status=status, reason=reason, fields=[*fields, *_code(code)])
+    fields = (*_tally(message), "reason", reason, *_code(code))
+    return Step("end", status=status, reason=reason, fields=fields)
 
 
 def after_send(
@@ -116,8 +113,8 @@ def after_send(
     """
     message.lapses = 0
     match outcome:
-        case Accepted(provider_id):
-            return _submitted(message, provider_id, now, settings)
+        case Accepted():
+            return _submitted(message, now, settings)
         case Refused(code):
             return give_up(message, Status.REJECTED, code, code)
         case Again(code):
@@ -135,16 +132,31 @@ def after_send(
             return _stay(message, now, 0.0, code)
 
 
-def _submitted(message: Waiting, provider_id: int, now: int, settings: Settings) -> Step:
-    content = message.content or {}
-    sms = content.get("smsValidityPeriodSec", SMS_VALIDITY_DEFAULT)
-    follow = int(str(content.get("validityPeriodSec", VALIDITY[1])))
-    follow += int(str(sms)) if message.lane.endswith(":1") else 0
-    follow = min(follow + int(settings.tracking_margin), TRACKING_MOST)
-    fields = [*_tally(message), *_code("ok"), "submitted", now, "tracked", now + follow * SECOND]
-    at = min(now + int(settings.poll_delays[0] * SECOND), now + follow * SECOND)
-    own = ("provider", str(provider_id))
-    return Step("watch", at - at % 4, Status.SUBMITTED, fields=fields, own=own)
+def accepted_alike(message: Waiting) -> tuple[str | int, ...]:
+    """What decides beside the instant and the lane: accepted messages alike come to the same."""
+    return (
+        *(message.attempts, message.failures, message.unsure, message.metadata),
+        *(message.resend_of, *_validities(message)),
+    )
+
+
+def _validities(message: Waiting) -> tuple[int, int]:
+    """Seconds that the provider may try: by Viber, and after that by SMS."""
+    own, common = message.content or {}, message.common
+    viber, sms = (
+        own[name] if name in own else common.get(name)  # None: taken away by the row
+        for name in ("validityPeriodSec", "smsValidityPeriodSec")
+    )
+    by_sms = (sms or SMS_VALIDITY_DEFAULT) if message.lane.endswith(":1") else 0
+    return int(str(viber or VALIDITY[1])), int(str(by_sms))
+
+
+def _submitted(message: Waiting, now: int, settings: Settings) -> Step:
+    follow = min(sum(_validities(message)) + int(settings.tracking_margin), TRACKING_MOST)
+    end = now + follow * SECOND
+    at = min(now + int(settings.poll_delays[0] * SECOND), end)
+    fields = (*_tally(message), *_code("ok"), "submitted", now, "tracked", end)
+    return Step("watch", at - at % 4, Status.SUBMITTED, fields=fields)
 
 
 def unsure_choice(settings: Settings, lane: str) -> str:
@@ -173,7 +185,7 @@ def _retry(
 
 def _stay(message: Waiting, now: int, wait: float, code: str | None = None) -> Step:
     at = min(now + int(wait * SECOND), max(message.until, now))
-    return Step("stay", at - at % 4, fields=[*_tally(message), *_code(code)])
+    return Step("stay", at - at % 4, fields=(*_tally(message), *_code(code)))
 
 
 def _tally(message: Waiting) -> list[str | int]:

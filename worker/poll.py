@@ -24,7 +24,7 @@ from worker.policy import Step
 from worker.provider import Provider, oddity
 from worker.send import budget, count_name, tell
 from worker.shift import leases
-from worker.store import Figures, Move, Store
+from worker.store import Figures, Move, Store, Write
 from worker.tracking import Watched, after_failed_poll, after_poll, sms_states
 
 logger = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ class Poller:
             else:
                 step = after_failed_poll(message, now, self.chance(), self.settings)
             moves.append(self._move(message, was, step))
-        did.update(move.step.status for move in moves if move.step.status)
+        did.update(status for move in moves if (status := move.write.step.status))
         shown = after_statuses(outcome, self.chance(), self.settings)
         overtaken, gate = self.store.settle(lease, moves, shown, figures)
         if isinstance(outcome, Statuses):
@@ -105,13 +105,11 @@ class Poller:
 
     def _move(self, message: Watched, was: Status, step: Step) -> Move:
         if step.status is None:
-            return Move(message.id, was, step)
+            return Move(message.id, Write(was, step))
         change = Change(
-            message_id=message.id,
             status=step.status,
             final=step.place == "end" or is_final(step.status),
             reason=step.reason,
-            provider_id=message.provider_id,
             provider_status=message.provider_status,
             provider_code=message.provider_code,
             status_at=message.status_at,
@@ -121,5 +119,6 @@ class Poller:
             metadata=json.loads(message.metadata) if message.metadata else None,
             more=resent(message.resend_of),
         )
-        head, tail = render(change, self.settings.namespace, self.clock())
-        return Move(message.id, was, step, head, tail, count_name(step.status, step.reason))
+        draft = render(change, self.settings.namespace, self.clock())
+        write = Write(was, step, draft, count_name(step.status, step.reason))
+        return Move(message.id, write, message.provider_id)

@@ -18,7 +18,7 @@ from schemas.metrics import observed
 from schemas.settings import Settings
 from schemas.status import Reason, Status, is_final
 from schemas.wire import send_body
-from worker.batching import factor, requests, wire_message
+from worker.batching import assemble, requests
 from worker.breaker import REFUSALS, Shown, after_request
 from worker.lease import Lease
 from worker.outcome import (
@@ -31,10 +31,10 @@ from worker.outcome import (
     Spoiled,
     Unsure,
 )
-from worker.policy import Step, Waiting, after_send, triage
+from worker.policy import Step, Waiting, accepted_alike, after_send, triage
 from worker.provider import OK, Provider, is_known
 from worker.shift import leases
-from worker.store import Figures, Move, Store
+from worker.store import Figures, Move, Store, Write
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +110,7 @@ class Sender:
         if not held.messages:
             return []
         now = held.at()
-        common, rest = factor([wire_message(message, now) for message in held.messages])
+        common, rest = assemble(held.messages, now)
         body = send_body(common, rest, held.key.endswith(":1"))
         for message in held.messages:
             message.attempts += 1
@@ -123,10 +123,7 @@ class Sender:
             self.store.count_request(figures)
             self._log(outcomes, said)
             return self._halve(held, tally)
-        at, about_us, moves = held.at(), lease.refused >= REFUSALS, []
-        for message, outcome in zip(held.messages, outcomes, strict=True):
-            step = after_send(outcome, message, at, self.chance(), self.settings, about_us)
-            moves.append(self._move(message, step, outcome))
+        moves = self._decide(held, outcomes, lease.refused >= REFUSALS)
         shown = after_request(outcomes, self.chance(), self.settings)
         late = {move.id for move in self._settle(held, moves, tally, shown, figures)}
         for message, outcome in zip(held.messages, outcomes, strict=True):
@@ -135,6 +132,24 @@ class Sender:
         self._log(outcomes, said)
         return []
 
+    def _decide(
+        self, held: Lease[Waiting], outcomes: list[Outcome], about_us: bool = False
+    ) -> list[Move]:
+        """What becomes of each message. Accepted ones alike are decided, and written, as one."""
+        at, moves = held.at(), list[Move]()
+        writes = dict[tuple[str | int, ...], Write]()
+        for message, outcome in zip(held.messages, outcomes, strict=True):
+            accepted = type(outcome) is Accepted
+            alike = accepted_alike(message) if accepted else ()
+            write = writes.get(alike) if accepted else None
+            if write is None:
+                step = after_send(outcome, message, at, self.chance(), self.settings, about_us)
+                write = self._write(message, step, outcome)
+                if accepted:
+                    writes[alike] = write
+            moves.append(_moved(message, write, outcome))
+        return moves
+
     def _too_late(
         self, lease: Lease[Waiting], message: Waiting, outcome: Outcome, tally: Tally
     ) -> None:
@@ -142,9 +157,9 @@ class Sender:
         provider_id = outcome.provider_id if isinstance(outcome, Accepted) else None
         while provider_id is not None and (seen := self.store.attempts(message.id)):
             message.attempts, message.unsure = seen
-            step = after_send(outcome, message, lease.at(), self.chance(), self.settings)
-            move = replace(self._move(message, step, outcome), late=str(message.attempts))
-            if not self.store.settle(lease, [move])[0]:
+            (move,) = self._decide(replace(lease, messages=[message]), [outcome])
+            late = move.write._replace(late=str(message.attempts))
+            if not self.store.settle(lease, [move._replace(write=late)])[0]:
                 tally.did["late"] += 1
                 return
             if seen == self.store.attempts(message.id):
@@ -184,8 +199,8 @@ class Sender:
         for message in messages:
             fields: list[str | int] = ["attempts", message.attempts]
             fields += ["within", message.within] if message.within else []
-            step = Step("stay", now - now % 4, fields=fields)
-            moves.append(Move(message.id, Status.QUEUED, step))
+            step = Step("stay", now - now % 4, fields=tuple(fields))
+            moves.append(Move(message.id, Write(Status.QUEUED, step)))
         self._settle(lease, moves, tally)
 
     def _settle(
@@ -198,42 +213,37 @@ class Sender:
     ) -> list[Move]:
         """Write them; those whose lease was another's by then."""
         overtaken, gate = self.store.settle(lease, moves, shown, figures)
-        tally.did.update(move.step.status or "retry" for move in moves if move not in overtaken)
+        written = [move for move in moves if move not in overtaken] if overtaken else moves
+        tally.did.update(move.write.step.status or "retry" for move in written)
         if gate and shown:
             tally.gate = gate
             tell("send", gate, shown)
         return overtaken
 
     def _move(self, message: Waiting, step: Step, outcome: Outcome | None = None) -> Move:
+        return _moved(message, self._write(message, step, outcome), outcome)
+
+    def _write(self, message: Waiting, step: Step, outcome: Outcome | None = None) -> Write:
         if step.status is None:
-            return Move(message.id, Status.QUEUED, step)
+            return Write(Status.QUEUED, step)
         change = Change(
-            message_id=message.id,
             status=step.status,
             final=is_final(step.status),
             reason=step.reason,
-            provider_id=outcome.provider_id if isinstance(outcome, Accepted) else None,
             provider_code=_code(outcome),
             attempts=message.attempts,
             unsure=message.unsure,
             metadata=json.loads(message.metadata) if message.metadata else None,
             more=resent(message.resend_of),
         )
-        head, tail = render(change, self.settings.namespace, self.clock())
-        return Move(
-            id=message.id,
-            was=Status.QUEUED,
-            step=step,
-            head=head,
-            tail=tail,
-            count=count_name(step.status, step.reason),
-        )
+        draft = render(change, self.settings.namespace, self.clock())
+        return Write(Status.QUEUED, step, draft, count_name(step.status, step.reason))
 
     def _log(self, outcomes: list[Outcome], figures: dict[str, float]) -> None:
         """One line for each request; after its settling, which nothing may delay."""
-        kinds = Counter(type(outcome).__name__.lower() for outcome in outcomes)
+        kinds = {kind.__name__.lower(): n for kind, n in Counter(map(type, outcomes)).items()}
         logger.info("request sent", extra={"messages": len(outcomes), **figures, **kinds})
-        codes = {_code(outcome) for outcome in outcomes}
+        codes = {_code(outcome) for outcome in outcomes if type(outcome) is not Accepted}
         for code in sorted(code for code in codes if code and not is_known(code)):
             self.store.count("unknown-code")
             plain = code if re.fullmatch("[a-z-]+", code) else "(odd)"  # it may repeat what we sent
@@ -256,11 +266,20 @@ def count_name(status: Status, reason: str | None) -> str:
     return f"{status}:{reason if ours else 'other'}"
 
 
+def _moved(message: Waiting, write: Write, outcome: Outcome | None) -> Move:
+    if not isinstance(outcome, Accepted):
+        return Move(message.id, write)
+    id = outcome.provider_id
+    return Move(message.id, write, id, ("provider", str(id)))
+
+
 def _figures(outcomes: list[Outcome], **measured: float) -> Figures:
     """What a request adds to the counters: codes of what was not accepted, and its measures."""
     counts = Counter[str]()
     for outcome in outcomes:
         match outcome:
+            case Accepted():
+                pass
             case Unsure():
                 counts["unsure"] += 1
             case NotSent():

@@ -9,14 +9,15 @@
 --         base, cap, most, pause, reason as JSON; '' where there was no request. With it counts and
 --         histograms: what it adds to which fields
 --       9 how many messages, their ids, then groups of them in that order: how many, from, to, place,
---       score, late, count, how many fields are shared and are of each one's own (names and values),
---       the shared, then for each message head, tail and its own fields
+--       score, late, count, the event's draft (5), how many fields are shared and are of each one's
+--       own (names and values), the shared, then for each message the provider's id as JSON and its
+--       own fields
 --       place: 'stay' (in its set, at score), 'watch' (at score), 'end' or 'dead' (its end, too)
 --       late: if not '', it is to be written though the lease is over, unless the message has
 --       ended, is inside another request or its record shows other attempts than these
 -- Reply {one character for each message: '1' written, '0' the lease was another's by then;
 --   'closed' or 'opened' where that has changed at the gate, else ''}.
--- A repeat with the same once key returns the same. Events: one for each written row with a head.
+-- A repeat with the same once key returns the same. Events: one for each written row with a draft.
 #include clock
 #include move
 #include gate
@@ -31,16 +32,16 @@ local ids, done, counts = {unpack(ARGV, 10, 9 + total)}, {}, {}
 local scores = redis.call('ZMSCORE', KEYS[2], unpack(ids))
 local stay, watch, gone, dead = {}, {}, {}, {}
 
--- The k-th message, whose head is ARGV[i]; its group's own part begins at ARGV[g].
+-- The k-th message, whose part is ARGV[i]; its group's own part begins at ARGV[g].
 local function settle(k, i, g, shared, own)
   local id, score, place, late = ids[k], tonumber(scores[k] or 0), ARGV[g + 3], ARGV[g + 5]
   local over = place == 'end' or place == 'dead'
   if score - score % 4 ~= mine and (late == '' or score % 4 == 2
       or redis.call('HGET', ARGV[1] .. id, 'attempts') ~= late) then return false end
-  local fields = {unpack(ARGV, g + 9, g + 8 + shared)}
-  for field = i + 2, i + 1 + own do fields[#fields + 1] = ARGV[field] end
-  if not move(ARGV[1] .. id, KEYS[4], {from = ARGV[g + 1], to = ARGV[g + 2],
-      head = ARGV[i], tail = ARGV[i + 1], fields = fields, keep = ARGV[4],
+  local fields = {unpack(ARGV, g + 14, g + 13 + shared)}
+  for field = i + 1, i + own do fields[#fields + 1] = ARGV[field] end
+  if not move(ARGV[1] .. id, KEYS[4], {from = ARGV[g + 1], to = ARGV[g + 2], id = id,
+      event = g + 7, provider = ARGV[i], fields = fields, keep = ARGV[4],
       content = over and ARGV[2] .. id or '', keep_content = ARGV[5]}) then return false end
   local count, to = ARGV[g + 6], place == 'stay' and stay or watch
   if not over then
@@ -55,11 +56,11 @@ end
 
 local g = 10 + total
 while g <= #ARGV do
-  local shared, own = tonumber(ARGV[g + 7]), tonumber(ARGV[g + 8])
-  local i = g + 9 + shared
+  local shared, own = tonumber(ARGV[g + 12]), tonumber(ARGV[g + 13])
+  local i = g + 14 + shared
   for _ = 1, tonumber(ARGV[g]) do
     done[#done + 1] = settle(#done + 1, i, g, shared, own) and '1' or '0'
-    i = i + 2 + own
+    i = i + 1 + own
   end
   g = i
 end

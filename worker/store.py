@@ -12,15 +12,16 @@ import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import redis
 
 from producers.connection import passes, script
+from schemas.event import Draft, provider_text
 from schemas.keys import LANES, POLL, Keys
-from schemas.message import loads
 from schemas.settings import Settings
 from schemas.status import DEAD, Status
+from schemas.stored import loads
 from worker.breaker import FAILURES, FIRST, LONGEST, REFUSALS, Shown, resent_by_default
 from worker.lease import WAITING, WATCHED, Later, Lease, read_waiting, read_watched
 from worker.policy import SECOND, Step, Waiting
@@ -38,20 +39,29 @@ PAUSE = 0.2
 M = TypeVar("M")
 
 
-@dataclass(frozen=True, slots=True)
-class Move:
-    """A step of one message with its event (``head`` "" for none); see settle.lua.
+NO_EVENT: Draft = ("", "", "", "", "")
 
-    ``late``: the attempts that its record must show for it to be written without the lease.
+
+class Write(NamedTuple):
+    """A step and its event (``draft``), for all messages that have come to the same; settle.lua.
+
+    ``late``: the attempts that a record must show for it to be written without the lease.
     """
 
-    id: str
     was: Status
     step: Step
-    head: str = ""
-    tail: str = ""
-    count: str = ""
+    draft: Draft = NO_EVENT
+    counter: str = ""
     late: str = ""
+
+
+class Move(NamedTuple):
+    """What is written of one message; ``own`` are fields that no other one shares."""
+
+    id: str
+    write: Write
+    provider_id: int | None = None
+    own: tuple[str | int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,18 +177,18 @@ class Store:
         if not moves:
             return [], ""
         settings, keys = self._settings, self.keys
-        groups = defaultdict[tuple[Any, ...], list[Move]](list)
+        groups = defaultdict[tuple[Write, int], list[Move]](list)
         for move in moves:
-            groups[_shared(move)].append(move)
+            groups[move.write, len(move.own)].append(move)
         moves = [move for group in groups.values() for move in group]
         args: list[Any] = [keys.record, keys.content, lease.token, _ms(settings.retention)]
         args += [_ms(settings.content_retention), _ms(settings.lease), self._now()]
         args += [self._of_request(shown, figures, lease.now) if shown else "", len(moves)]
         args += [move.id for move in moves]
-        for shared, group in groups.items():
-            args += (len(group), *shared)
+        for (write, own), group in groups.items():
+            args += (len(group), *_shared(write, own))
             for move in group:
-                args += (move.head, move.tail, *move.step.own)
+                args += (provider_text(move.provider_id), *move.own)
         gate, other = ("poll", "send") if lease.key == keys.watch else ("send", "poll")
         names = [keys.once(uuid.uuid4().hex), lease.key, keys.watch, keys.results, keys.counts]
         names += [keys.gate(gate), keys.gate(other) if shown and shown.both else ""]
@@ -326,12 +336,12 @@ class Store:
                 time.sleep(PAUSE)
 
 
-def _shared(move: Move) -> tuple[Any, ...]:
+def _shared(write: Write, own: int) -> tuple[Any, ...]:
     """What settle.lua is told once for all messages of which it is the same."""
-    step = move.step
+    step = write.step
     place = "dead" if step.status in DEAD else step.place
-    head = (move.was, step.status or "", place, step.at, move.late, move.count)
-    return (*head, len(step.fields), len(step.own), *step.fields)
+    head = (write.was, step.status or "", place, step.at, write.late, write.counter)
+    return (*head, *write.draft, len(step.fields), own, *step.fields)
 
 
 def _micros(seconds: float) -> int:

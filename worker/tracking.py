@@ -66,7 +66,7 @@ def after_poll(message: Watched, entry: StatusEntry | None, now: int, settings: 
         return _end(*closed, fields)
     delay = settings.poll_delays[min(message.polls + 1, len(settings.poll_delays) - 1)]
     at = _next_poll(message, now, delay, settings)
-    return Step("stay", at, changed, reason, [*fields, "polls", message.polls + 1])
+    return Step("stay", at, changed, reason, (*fields, "polls", message.polls + 1))
 
 
 def after_failed_poll(message: Watched, now: int, jitter: float, settings: Settings) -> Step:
@@ -160,5 +160,5 @@ def _next_poll(message: Watched, now: int, delay: float, settings: Settings) -> 
 
 
 def _end(status: Status, reason: str | None, fields: Sequence[str | int]) -> Step:
-    said: Sequence[str | int] = [*fields, "reason", reason] if reason else fields
+    said = (*fields, "reason", reason) if reason else tuple(fields)
     return Step("end", status=status, reason=reason, fields=said)

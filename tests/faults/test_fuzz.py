@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from producers import Conflict, InvalidMessage, Producer
 from producers.testing import memory_producer
-from schemas.message import CONTENT, JobSchema
+from schemas.fields import CONTENT, JobSchema
 from schemas.settings import Settings
 from tests.conftest import common_job, text_job
 from worker import outcome, tracking

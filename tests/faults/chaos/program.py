@@ -66,33 +66,38 @@ def double_claims() -> None:
     Store.claim, Store.begin = doubling, believing  # type: ignore[method-assign]
     settle = Store.settle
 
-    def silent(self: Store, lease: Lease[Any], moves: Sequence[Move], shown: Any = None) -> Any:
-        return ([], "") if lease.token == "twice" else settle(self, lease, moves, shown)
+    def silent(self: Store, lease: Lease[Any], moves: Sequence[Move], *more: Any) -> Any:
+        return ([], "") if lease.token == "twice" else settle(self, lease, moves, *more)
 
     Store.settle = silent  # type: ignore[method-assign]
 
 
 def alter_contents() -> None:
     """Now and then a message says something else."""
-    wire, calls = batching.wire_message, count(1)
+    assemble, calls = batching.assemble, count(1)
 
-    def altered(message: Waiting, now: int) -> dict[str, Any]:
-        made = wire(message, now)
-        return {**made, "subject": "Other"} if next(calls) % (20 * EVERY) == 0 else made
+    def altered(messages: Sequence[Waiting], now: int) -> tuple[Any, list[Any]]:
+        common, rest = assemble(messages, now)
+        return common, [
+            {**each, "subject": "Other"} if next(calls) % (20 * EVERY) == 0 else each
+            for each in rest
+        ]
 
-    vars(send)["wire_message"] = altered
+    vars(send)["assemble"] = altered
 
 
 def repeat_ends() -> None:
     """Once in a while a message that has ended is told of again."""
     settle, calls = Store.settle, count(1)
 
-    def twice(self: Store, lease: Lease[Any], moves: Sequence[Move], shown: Any = None) -> Any:
-        answer = settle(self, lease, moves, shown)
+    def twice(self: Store, lease: Lease[Any], moves: Sequence[Move], *more: Any) -> Any:
+        answer = settle(self, lease, moves, *more)
         for move in moves:
-            if move.step.place == "end" and next(calls) % (10 * EVERY) == 0:
+            if move.write.step.place == "end" and next(calls) % (10 * EVERY) == 0:
                 n = int(self.redis.hget(self.keys.record + move.id, "n") or 0)
-                self.redis.xadd(self.keys.results, {"event": f"{move.head}{n + 1}{move.tail}"})
+                a, b, c, d, e = move.write.draft
+                text = f"{a}{move.id}:{n + 1}{b}{move.id}{c}{move.id}{d}null{e}"
+                self.redis.xadd(self.keys.results, {"event": text})
         return answer
 
     Store.settle = twice  # type: ignore[method-assign]
