@@ -18,7 +18,7 @@ local score = redis.call('ZSCORE', lane, ARGV[2])
 if not score then return 'lost' end
 if tonumber(score) % 4 == 2 then return 'busy' end
 local row = {from = ARGV[5], to = ARGV[6], id = ARGV[2], event = 7, provider = 'null',
-  content = ARGV[12], keep = ARGV[13], keep_content = ARGV[14], fields = {unpack(ARGV, 16)}}
+  content = ARGV[12], keep = ARGV[13], keep_content = ARGV[14], fields = {unpack(ARGV, 16)}, size = #ARGV - 15}
 if not move(ARGV[1], KEYS[1], row) then return 'gone' end
 redis.call('ZREM', lane, ARGV[2])
 redis.call('HINCRBY', KEYS[2], ARGV[15], 1)

@@ -11,7 +11,7 @@ local digest = redis.call('HGET', ARGV[1], 'job')
 if digest then return digest == ARGV[3] and 1 or 0 end
 local row = {from = false, to = ARGV[4], id = ARGV[2], event = 5, provider = 'null',
   content = ARGV[1], keep = ARGV[10], keep_content = ARGV[10],
-  fields = {'job', ARGV[3], unpack(ARGV, 12)}}
+  fields = {'job', ARGV[3], unpack(ARGV, 12)}, size = #ARGV - 9}
 move(ARGV[1], KEYS[1], row)
 redis.call('HINCRBY', KEYS[2], ARGV[11], 1)
 bury(KEYS[3], now(''), {ARGV[2]})

@@ -10,6 +10,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, Generic, TypeVar
 
 from schemas.event import SmsState
@@ -149,7 +150,13 @@ def _refuse(constant: str) -> None:
 
 
 def _word(value: object) -> str | None:
-    return fold(_brief(value)) if isinstance(value, str) else None
+    return _folded(value[: 4 * _WORD_MOST]) if isinstance(value, str) else None
+
+
+@lru_cache(256)
+def _folded(value: str) -> str:
+    """Replies repeat few words over and over."""
+    return fold(_brief(value))
 
 
 def _text(value: str) -> str:

@@ -111,7 +111,14 @@ def after_send(
 
     ``about_us``: so many were refused alone that one more refusal isn't about the message.
     """
-    message.lapses = 0
+    step = _after_send(outcome, message, now, jitter, settings, about_us)
+    # Its lease held: those that lapsed before it count no more.
+    return step._replace(fields=(*step.fields, "lapses", 0)) if message.lapses else step
+
+
+def _after_send(
+    outcome: Outcome, message: Waiting, now: int, jitter: float, settings: Settings, about_us: bool
+) -> Step:
     match outcome:
         case Accepted():
             return _submitted(message, now, settings)
@@ -132,27 +139,22 @@ def after_send(
             return _stay(message, now, 0.0, code)
 
 
-def accepted_alike(message: Waiting) -> tuple[str | int, ...]:
+def accepted_alike(message: Waiting) -> tuple[object, ...]:
     """What decides beside the instant and the lane: accepted messages alike come to the same."""
+    own = message.content or {}
     return (
-        *(message.attempts, message.failures, message.unsure, message.metadata),
-        *(message.resend_of, *_validities(message)),
+        *(message.attempts, message.failures, message.unsure, message.lapses),
+        *(message.metadata, message.resend_of, id(message.common) if message.common else 0),
+        *(own.get("validityPeriodSec", ""), own.get("smsValidityPeriodSec", "")),
     )
-
-
-def _validities(message: Waiting) -> tuple[int, int]:
-    """Seconds that the provider may try: by Viber, and after that by SMS."""
-    own, common = message.content or {}, message.common
-    viber, sms = (
-        own[name] if name in own else common.get(name)  # None: taken away by the row
-        for name in ("validityPeriodSec", "smsValidityPeriodSec")
-    )
-    by_sms = (sms or SMS_VALIDITY_DEFAULT) if message.lane.endswith(":1") else 0
-    return int(str(viber or VALIDITY[1])), int(str(by_sms))
 
 
 def _submitted(message: Waiting, now: int, settings: Settings) -> Step:
-    follow = min(sum(_validities(message)) + int(settings.tracking_margin), TRACKING_MOST)
+    wire = {**message.common, **(message.content or {})}  # None: taken away by the row
+    follow = int(str(wire.get("validityPeriodSec") or VALIDITY[1]))
+    if message.lane.endswith(":1"):
+        follow += int(str(wire.get("smsValidityPeriodSec") or SMS_VALIDITY_DEFAULT))
+    follow = min(follow + int(settings.tracking_margin), TRACKING_MOST)
     end = now + follow * SECOND
     at = min(now + int(settings.poll_delays[0] * SECOND), end)
     fields = (*_tally(message), *_code("ok"), "submitted", now, "tracked", end)
@@ -194,7 +196,7 @@ def _tally(message: Waiting) -> list[str | int]:
         fields += ["failures", message.failures]
     if message.unsure:
         fields += ["unsure", message.unsure]
-    return [*fields, "lapses", message.lapses]
+    return fields
 
 
 def _code(code: str | None) -> list[str | int]:

@@ -6,10 +6,8 @@ The only table of the provider's codes (document, "Таблица кодов в�
 from __future__ import annotations
 
 import base64
-import contextlib
 import os
 import re
-import socket
 import threading
 import time
 from collections.abc import Collection, Sequence
@@ -20,9 +18,6 @@ from typing import Any
 
 import requests
 import urllib3
-from requests.adapters import HTTPAdapter
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from schemas import wire
 from schemas.settings import Settings
@@ -39,6 +34,7 @@ from worker.outcome import (
     StatusOutcome,
     Unsure,
 )
+from worker.transport import Session, deadline
 
 IDLE_MOST = 5.0
 """Seconds after which an idle connection isn't used for /send: it may be closing just then."""
@@ -112,80 +108,6 @@ class Answer:
     retry_after: str | None = None
 
 
-@dataclass(slots=True)
-class _Call:
-    """What is known of the request that this thread makes now."""
-
-    end: float
-    made: bool = False
-    connection: Any = None
-    sock: Any = None
-
-
-_calls = threading.local()
-
-
-class _Noting:
-    """Notes whether a connection was made: before that, nothing can have been sent."""
-
-    sock: Any
-
-    def connect(self) -> None:
-        _calls.current.connection = self  # the deadline cuts a slow handshake too
-        super().connect()  # type: ignore[misc]
-        self._note()
-
-    def request(self, *args: Any, **kwargs: Any) -> None:
-        if self.sock is not None:
-            self._note()
-        super().request(*args, **kwargs)  # type: ignore[misc]
-
-    def _note(self) -> None:
-        call: _Call = _calls.current
-        call.connection, call.sock = self, self.sock
-        if time.monotonic() >= call.end:
-            raise TimeoutError("connected after the deadline")  # which nothing would cut any more
-        call.made = True
-
-
-class _Http(_Noting, HTTPConnection):
-    pass
-
-
-class _Https(_Noting, HTTPSConnection):
-    pass
-
-
-class _HttpPool(HTTPConnectionPool):
-    ConnectionCls = _Http
-
-
-class _HttpsPool(HTTPSConnectionPool):
-    ConnectionCls = _Https
-
-
-class _Adapter(HTTPAdapter):
-    """requests' adapter, without retries and with connections that note."""
-
-    _pools = {"http": _HttpPool, "https": _HttpsPool}  # noqa: RUF012
-
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = self._pools
-
-    def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
-        manager = super().proxy_manager_for(*args, **kwargs)
-        manager.pool_classes_by_scheme = self._pools
-        return manager
-
-
-class _Session(requests.Session):
-    """A session that doesn't even look where a redirect leads: it would read its body whole."""
-
-    def get_redirect_target(self, resp: requests.Response) -> None:
-        return None
-
-
 class Provider:
     """Posts to the API with one kept-alive session for each thread of each process."""
 
@@ -198,7 +120,7 @@ class Provider:
             "Accept-Encoding": "identity",
             "User-Agent": "viber-courier",
         }
-        self._local = threading.local()
+        self._local, self._prepared = threading.local(), dict[str, requests.PreparedRequest]()
 
     def send(self, body: bytes, count: int) -> list[Outcome]:
         """POST /send with ``count`` messages; one outcome for each, in their order."""
@@ -214,60 +136,53 @@ class Provider:
 
     def _post(self, path: str, body: bytes) -> Answer | NotSent | Unsure:
         settings = self._settings
-        call = _calls.current = _Call(time.monotonic() + settings.deadline)
-        # requests' timeouts are per read: a trickling reply is cut off here.
-        watch = threading.Timer(settings.deadline, _cut, (call,))
-        watch.daemon = True
-        watch.start()
-        try:
-            with self._session().post(
-                settings.api_url + path,
-                data=body,
-                headers=self._headers,
-                timeout=(settings.connect_timeout, settings.read_timeout),
-                allow_redirects=False,
-                stream=True,
-            ) as response:
-                text = bytearray()
-                for piece in response.iter_content(65536):
-                    text += piece
-                    if len(text) > REPLY_MOST:
-                        return Unsure("reply-too-large")
-                if time.monotonic() > call.end and not _whole(response.raw):
-                    return Unsure("deadline")
-                retry_after = response.headers.get("Retry-After")
-                return Answer(response.status_code, bytes(text), retry_after)
-        except (
-            requests.RequestException,
-            urllib3.exceptions.HTTPError,
-            OSError,
-            ValueError,
-        ) as error:
-            why = type(error).__name__
-            return Unsure(why) if call.made else NotSent(why)
-        finally:
-            watch.cancel()
-            self._local.used = time.monotonic()
+        with deadline(settings.deadline) as call:
+            try:
+                with self._session().send(
+                    self._request(path, body),
+                    timeout=(settings.connect_timeout, settings.read_timeout),
+                    allow_redirects=False,
+                    stream=True,
+                ) as response:
+                    text = bytearray()
+                    for piece in response.iter_content(65536):
+                        text += piece
+                        if len(text) > REPLY_MOST:
+                            return Unsure("reply-too-large")
+                    if time.monotonic() > call.end and not _whole(response.raw):
+                        return Unsure("deadline")
+                    retry_after = response.headers.get("Retry-After")
+                    return Answer(response.status_code, bytes(text), retry_after)
+            except (
+                requests.RequestException,
+                urllib3.exceptions.HTTPError,
+                OSError,
+                ValueError,
+            ) as error:
+                why = type(error).__name__
+                return Unsure(why) if call.made else NotSent(why)
+            finally:
+                self._local.used = time.monotonic()
 
-    def _session(self) -> requests.Session:
+    def _request(self, path: str, body: bytes) -> requests.PreparedRequest:
+        """Prepared once: only the body differs, and preparing takes as long as sending."""
+        if path not in self._prepared:
+            asked = requests.Request("POST", self._settings.api_url + path, headers=self._headers)
+            self._prepared[path] = asked.prepare()
+        request = self._prepared[path].copy()
+        request.body = body
+        request.headers["Content-Length"] = str(len(body))
+        return request
+
+    def _session(self) -> Session:
         local = self._local
         if getattr(local, "pid", None) != os.getpid():
-            local.pid, local.used, local.session = os.getpid(), 0.0, self._new_session()
+            session = Session(self._settings.ca_file, self._settings.proxy)
+            local.pid, local.used, local.session = os.getpid(), 0.0, session
         elif time.monotonic() - local.used > IDLE_MOST:
             local.session.close()
-        session: requests.Session = local.session
-        return session
-
-    def _new_session(self) -> requests.Session:
-        session = _Session()
-        session.trust_env = False  # no netrc, no proxy of the environment
-        session.verify = self._settings.ca_file or True
-        if self._settings.proxy:
-            session.proxies = dict.fromkeys(("http", "https"), self._settings.proxy)
-        adapter = _Adapter(pool_connections=1, pool_maxsize=1, max_retries=0)
-        session.mount("https://", adapter)
-        session.mount("http://", adapter)
-        return session
+        kept: Session = local.session
+        return kept
 
 
 def _whole(raw: Any) -> bool:
@@ -276,15 +191,6 @@ def _whole(raw: Any) -> bool:
     A process stalled past the deadline may find a whole answer waiting: one in hand is not dropped.
     """
     return bool(raw.chunked) or raw.length_remaining == 0
-
-
-def _cut(call: _Call) -> None:
-    # The connection forgets its socket as soon as it has read that the reply is its last.
-    sock = call.sock or getattr(call.connection, "sock", None)
-    if sock is not None:
-        # Of the plain socket: an SSLSocket's own would pull its state from under the reader.
-        with contextlib.suppress(OSError):
-            socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
 def read_send_answer(answer: Answer, count: int) -> list[Outcome]:

@@ -137,7 +137,7 @@ class Sender:
     ) -> list[Move]:
         """What becomes of each message. Accepted ones alike are decided, and written, as one."""
         at, moves = held.at(), list[Move]()
-        writes = dict[tuple[str | int, ...], Write]()
+        writes = dict[tuple[object, ...], Write]()
         for message, outcome in zip(held.messages, outcomes, strict=True):
             accepted = type(outcome) is Accepted
             alike = accepted_alike(message) if accepted else ()

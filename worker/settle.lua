@@ -32,38 +32,45 @@ local ids, done, counts = {unpack(ARGV, 10, 9 + total)}, {}, {}
 local scores = redis.call('ZMSCORE', KEYS[2], unpack(ids))
 local stay, watch, gone, dead = {}, {}, {}, {}
 
--- The k-th message, whose part is ARGV[i]; its group's own part begins at ARGV[g].
-local function settle(k, i, g, shared, own)
-  local id, score, place, late = ids[k], tonumber(scores[k] or 0), ARGV[g + 3], ARGV[g + 5]
-  local over = place == 'end' or place == 'dead'
-  if score - score % 4 ~= mine and (late == '' or score % 4 == 2
-      or redis.call('HGET', ARGV[1] .. id, 'attempts') ~= late) then return false end
-  local fields = {unpack(ARGV, g + 14, g + 13 + shared)}
-  for field = i + 1, i + own do fields[#fields + 1] = ARGV[field] end
-  if not move(ARGV[1] .. id, KEYS[4], {from = ARGV[g + 1], to = ARGV[g + 2], id = id,
-      event = g + 7, provider = ARGV[i], fields = fields, keep = ARGV[4],
-      content = over and ARGV[2] .. id or '', keep_content = ARGV[5]}) then return false end
-  local count, to = ARGV[g + 6], place == 'stay' and stay or watch
-  if not over then
-    to[#to + 1] = ARGV[g + 4]
-    to[#to + 1] = id
+local function held(k, late)
+  local score = tonumber(scores[k] or 0)
+  return score - score % 4 == mine or late ~= '' and score % 4 ~= 2
+    and call('HGET', ARGV[1] .. ids[k], 'attempts') == late
+end
+
+-- The group whose own part begins at ARGV[g]; where its first message's does, and behind its last.
+local function settle(g)
+  local place, score, late, count = ARGV[g + 3], ARGV[g + 4], ARGV[g + 5], ARGV[g + 6]
+  local shared, own = tonumber(ARGV[g + 12]), tonumber(ARGV[g + 13])
+  local over, to, written = place == 'end' or place == 'dead', place == 'stay' and stay or watch, 0
+  local row = {from = ARGV[g + 1], to = ARGV[g + 2], event = g + 7, keep = ARGV[4],
+    keep_content = ARGV[5], content = '', fields = {unpack(ARGV, g + 14, g + 13 + shared)},
+    size = shared + own}
+  local fields, i = row.fields, g + 14 + shared
+  for k = #done + 1, #done + ARGV[g] do
+    local id = ids[k]
+    row.id, row.provider = id, ARGV[i]
+    for field = 1, own do fields[shared + field] = ARGV[i + field] end
+    if over then row.content = ARGV[2] .. id end
+    if held(k, late) and move(ARGV[1] .. id, KEYS[4], row) then
+      if not over then
+        to[#to + 1] = score
+        to[#to + 1] = id
+      end
+      if place ~= 'stay' then gone[#gone + 1] = id end
+      if place == 'dead' then dead[#dead + 1] = id end
+      done[k], written = '1', written + 1
+    else
+      done[k] = '0'
+    end
+    i = i + 1 + own
   end
-  if place ~= 'stay' then gone[#gone + 1] = id end
-  if place == 'dead' then dead[#dead + 1] = id end
-  if count ~= '' then counts[count] = (counts[count] or 0) + 1 end
-  return true
+  if count ~= '' and written > 0 then counts[count] = (counts[count] or 0) + written end
+  return i
 end
 
 local g = 10 + total
-while g <= #ARGV do
-  local shared, own = tonumber(ARGV[g + 12]), tonumber(ARGV[g + 13])
-  local i = g + 14 + shared
-  for _ = 1, tonumber(ARGV[g]) do
-    done[#done + 1] = settle(#done + 1, i, g, shared, own) and '1' or '0'
-    i = i + 1 + own
-  end
-  g = i
-end
+while g <= #ARGV do g = settle(g) end
 if #gone > 0 then redis.call('ZREM', KEYS[2], unpack(gone)) end
 if #stay > 0 then redis.call('ZADD', KEYS[2], unpack(stay)) end
 if #watch > 0 then redis.call('ZADD', KEYS[3], unpack(watch)) end
