@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 import redis
 
 from producers.bells import Bells
-from producers.connection import StoreUnavailable, connect, script, store_errors
+from producers.connection import StoreUnavailable, connect, named, script, store_errors
 from producers.dead import DeadLetters, Letter
 from producers.record import Record, seen
 from producers.results import Event, read_results
@@ -168,7 +168,8 @@ class Producer:
         A new group starts at the oldest kept event. First come the consumer's own unacknowledged
         events, then others' that nobody acknowledged for 60 s, then new ones.
         """
-        return read_results(self.redis, self._keys.results, group, consumer, block)
+        names = named("group", group), named("consumer", consumer)
+        return read_results(self.redis, self._keys.results, *names, block)
 
     def _store_chunk(
         self, rows: list[_Row], faults: list[_Fault], campaign: Campaign | None, strict: bool
@@ -238,6 +239,7 @@ class Producer:
 
     def _state(self, id: str) -> tuple[dict[str, str], float] | None:
         """The record's fields and its score (0: in no lane)."""
+        named("id", id)
         with store_errors():
             score, *pairs = self._scripts["get"](
                 keys=self._keys.lanes, args=[self._keys.record + id, id]

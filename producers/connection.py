@@ -96,6 +96,15 @@ def store_errors() -> Iterator[None]:
         raise StoreUnavailable(f"Redis can't be used now: {type(error).__name__}") from error
 
 
+def named(what: str, value: object) -> str:
+    """The value, if it can name something; TypeError or ValueError say what it must be."""
+    if not isinstance(value, str):
+        raise TypeError(f"{what} must be a string, not {type(value).__name__}")
+    if not value:
+        raise ValueError(f"{what} must not be empty")
+    return value
+
+
 @cache
 def source(package: str, name: str) -> str:
     """The script ``name``.lua of a package, with the fragments it includes from ``producers``."""

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 
 import redis
 
-from producers.connection import script, store_errors
+from producers.connection import named, script, store_errors
 from producers.record import Record, seen
 from schemas.errors import ContentGone, DeadLetterError, InvalidMessage, NotDead, Unconfirmed
 from schemas.event import instant
 from schemas.keys import Keys
-from schemas.message import Job, parse_job
+from schemas.message import FARTHEST, Job, parse_job
 from schemas.settings import Settings
 from schemas.status import DEAD, Status
 from schemas.stored import merge, unpack
@@ -78,7 +78,7 @@ class DeadLetters:
         clock: Callable[[], float],
         store: Callable[[list[Letter], int], set[str]],
     ) -> None:
-        self._clock, self._store = clock, store
+        self._redis, self._clock, self._store = client, clock, store
         self._keys = Keys(settings.namespace)
         self._size = min(CHUNK, settings.max_queued or CHUNK)
         self._scripts = {name: script(client, "producers", name) for name in ("dead", "drop")}
@@ -125,8 +125,11 @@ class DeadLetters:
         once. Letters that can't be sent again are left alone. After QueueFull or StoreUnavailable
         the next call goes on with what is left.
         """
-        if not rate > 0:
-            raise ValueError("rate must be above 0")
+        with store_errors():
+            listed = self._redis.zcard(self._keys.dead)
+        if not (rate > 0 and max(1, listed) / rate <= FARTHEST.total_seconds()):
+            least = max(1, listed) / FARTHEST.total_seconds()
+            raise ValueError(f"rate must be at least {least:.2g}: none is sent in over a year")
         done = Resent()
         for chunk in self._chunks(status, reason, "GET"):
             letters = []
@@ -167,7 +170,7 @@ class DeadLetters:
         return found.id, new, parse_job(_job(found), self._clock())
 
     def _look(self, id: str) -> _Found:
-        found = self._call(id, 0, "", "", "GET")[2]
+        found = self._call(named("id", id), 0, "", "", "GET")[2]
         if not found:
             raise NotDead(id, "is unknown")
         return found[0]

@@ -479,12 +479,6 @@ def test_one_sent_again_by_itself_goes_at_once(office: Office, producer: Produce
     assert lease is not None and [message.id for message in lease.messages] == [new]
 
 
-def test_a_rate_must_be_one(producer: Producer) -> None:
-    for wrong in (0, -1, float("nan")):
-        with pytest.raises(ValueError, match="above 0"):
-            producer.dead.resend_many(rate=wrong)
-
-
 def test_only_what_is_asked_for_is_sent_again(office: Office, producer: Producer) -> None:
     (lost,), (failed,), (rejected,) = (office.end(s) for s in ("lost", "failed", "rejected"))
     assert list(producer.dead.resend_many(status="lost").ids) == [lost]
@@ -750,3 +744,26 @@ def test_under_a_real_worker_letters_are_sent_again_and_read(
     assert [(x.id, x.resend_of) for x in producer.dead.list()] == [(done.ids[refused], refused)]
     assert len(simulator.accepted()) == 3  # the unconfirmed one twice, as was said
     producer.close()
+
+
+@pytest.mark.parametrize("rate", [0, -1, 1e-9, float("nan")])
+def test_a_rate_that_would_take_longer_than_anybody_waits_is_refused(
+    office: Office, producer: Producer, rate: float
+) -> None:
+    office.end("failed")
+    with pytest.raises(ValueError, match=r"rate must be at least 3\.2e-08"):
+        producer.dead.resend_many(rate=rate)
+    assert len(list(producer.dead.list())) == 1
+
+
+@pytest.mark.parametrize("id", [None, 5, b"a"])
+def test_an_id_is_a_string(producer: Producer, id: Any) -> None:
+    for ask in (producer.dead.resend, producer.dead.job, producer.dead.drop, producer.get):
+        with pytest.raises(TypeError, match="id must be a string, not "):
+            ask(id)
+    with pytest.raises(TypeError, match="id must be a string"):
+        producer.cancel(id)
+    with pytest.raises(TypeError, match="group must be a string"):
+        producer.results(id, "one")
+    with pytest.raises(ValueError, match="consumer must not be empty"):
+        producer.results("crm", "")
