@@ -30,6 +30,7 @@ WHOLE: dict[str, Measure] = {
     "realtime": measures.realtime,
     "backlog": measures.backlog,
     "memory": measures.memory,
+    "stages": measures.stages,
     "statuses": measures.statuses,
     "curves": measures.curves,
 }

@@ -197,6 +197,11 @@ class Bench:
         """Our own counter of a status."""
         return int(self.redis.hget(self.keys.counts, name) or 0)
 
+    def forget_repeats(self) -> None:
+        """Drop the answers that are kept for repeats: they expire within a lease."""
+        for key in self.redis.scan_iter(self.keys.once("*"), count=10_000):
+            self.redis.delete(key)
+
     def redis_cpu(self) -> float:
         """CPU seconds of the server so far."""
         return tree_cpu(self._server.process.pid) if self._server.process else 0.0

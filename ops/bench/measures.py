@@ -256,6 +256,34 @@ def memory(lab: Lab, scale: Scale) -> Found:
     return Found([Row(figure, unit, long, 500, "<=")], [(figure, unit, short)])
 
 
+def stages(lab: Lab, scale: Scale) -> Found:
+    """What a message takes in Redis on its way, and its events."""
+    count, found = scale.count(50_000), list[Values]()
+    with lab.bench() as bench:
+
+        def used() -> float:
+            events = bench.redis.memory_usage(bench.keys.results, samples=0) or 0
+            return float(bench.redis.info("memory")["used_memory"] - events)
+
+        def stage(name: str) -> None:
+            found.append(Values(name, [(used() - empty) / count]))
+
+        empty = used()
+        bench.load("campaign", count)
+        stage("waiting")
+        for name, word in (("followed", "enqueued"), ("ended", "read")):
+            lab.provider.reset(status=word)
+            status = "submitted" if word == "enqueued" else word
+            bench.redis.zunionstore(bench.keys.watch, {bench.keys.watch: 0})  # all are due now
+            with bench.worker("worker", *PROCESSES):
+                wait_for(lambda status=status: bench.count(status) >= count)  # type: ignore[misc]
+            bench.forget_repeats()
+            stage(name)
+        size = bench.redis.memory_usage(bench.keys.results, samples=0) or 0
+        found.append(Values("an event", [size / bench.redis.xlen(bench.keys.results)]))
+    return Found(others=[("Redis memory by stage", "bytes", values) for values in found])
+
+
 def statuses(lab: Lab, scale: Scale) -> Found:
     """Polling with 100,000 due, each with news; then the events that this made, read."""
     polled, read, count = list[float](), list[float](), scale.count(100_000)
@@ -286,8 +314,15 @@ def statuses(lab: Lab, scale: Scale) -> Found:
 
 
 def curves(lab: Lab, scale: Scale) -> Found:
-    """Throughput by batch size and by how long the provider takes; one run each."""
-    by_size, by_delay = defaultdict(list), defaultdict(list)
+    """Throughput by batch size, worker processes and the provider's time; one run each."""
+    by_size, by_delay, by_workers = defaultdict(list), defaultdict(list), defaultdict(list)
+    for processes in (1, 2, 4, 8, 12, 20):
+        for delay in (0, MS):
+            with lab.bench() as bench:
+                options = ("-B", "-c", str(processes))
+                count = scale.count(min(30_000, 8_000 * processes))
+                drain = bench.drain("campaign", "worker", count, options, delay)
+                by_workers[f"{OURS.name}, {delay} ms"].append((float(processes), drain.rate))
     for size in (10, 30, 100, 300):
         for system, delay in ((OURS, 0), (MANY, MS)):
             with lab.bench(COURIER_BATCH_SIZE=str(size)) as bench:
@@ -301,4 +336,5 @@ def curves(lab: Lab, scale: Scale) -> Found:
                 count = scale.count(min(system.slow, each // max(delay, 1)))
                 drain = bench.drain(system.load, system.app, count, system.options, delay)
                 by_delay[system.name].append((float(delay), drain.rate))
-    return Found(curves={"batch size": dict(by_size), "provider": dict(by_delay)})
+    curves = {"batch size": by_size, "provider": by_delay, "workers": by_workers}
+    return Found(curves={name: dict(lines) for name, lines in curves.items()})

@@ -38,6 +38,7 @@ A goal with an `x` is a ratio of medians.
 PLOTS = {
     "batch size": ("throughput-batch", "Throughput by batch size", "messages a request", "msg/s"),
     "provider": ("throughput-provider", "Throughput by the provider's time", "ms", "msg/s"),
+    "workers": ("throughput-workers", "Throughput by worker processes", "processes", "msg/s"),
     "latency": ("latency", "Latency under load", "messages/s enqueued", "ms to the provider"),
     "backlog": ("backlog", "Cost against backlog", "messages waiting", "drain, messages/s"),
 }
