@@ -56,7 +56,7 @@ def up(value: int) -> Metric:
 def families(seen: Seen) -> Iterator[Metric]:
     """Every metric, in the order of docs/metrics.md."""
     yield up(1)
-    for part in (_waiting, _pauses, _totals, _requests, _results, _redis):
+    for part in (_lanes, _followed, _pauses, _totals, _requests, _results, _redis):
         yield from part(seen)
 
 
@@ -77,7 +77,7 @@ def _counter(name: str, help: str, samples: Samples, labels: Sequence[str] = ())
     return family
 
 
-def _waiting(seen: Seen) -> Iterator[Metric]:
+def _lanes(seen: Seen) -> Iterator[Metric]:
     now, sets = int(seen.look[0]), seen.look[2]
     lanes = {lane: sets[2 * place : 2 * place + 2] for place, lane in enumerate(LANES)}
 
@@ -112,16 +112,18 @@ def _waiting(seen: Seen) -> Iterator[Metric]:
     ]
     help = "Messages held by workers, inside a request or before; at least so many."
     yield _gauge("courier_leased_messages", help, leased, ["lane", "inside"])
-    watch = sets[-1]
+
+
+def _followed(seen: Seen) -> Iterator[Metric]:
+    now, watch = int(seen.look[0]), seen.look[2][-1]
+    lag = max(0.0, now - float(watch[2] or now)) / SECOND
     yield _gauge(
         "courier_watched_messages", "Accepted messages that are followed.", [([], watch[0])]
     )
     yield _gauge(
         "courier_watched_due_messages", "Accepted messages whose poll is due.", [([], watch[1])]
     )
-    yield _gauge(
-        "courier_poll_lag_seconds", "How overdue the oldest poll is.", [([], age(watch[2]))]
-    )
+    yield _gauge("courier_poll_lag_seconds", "How overdue the oldest poll is.", [([], lag)])
     yield _gauge(
         "courier_dead_letters",
         "Ended messages that can be sent again or dropped.",
