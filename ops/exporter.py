@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable
 from contextlib import closing
 from typing import Any
 
@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from ops.metrics import GATES, HANDS, Seen, families, up
+from ops.metrics import HANDS, Seen, families
 from producers.connection import SOCKET_OPTIONS, source
 from producers.following import follow
 from schemas import sentinel
@@ -44,34 +44,29 @@ class CourierCollector(Collector):
         """Nothing: else the registry would scrape to learn the names."""
         return []
 
-    def collect(self) -> Iterator[Metric]:
+    def collect(self) -> Iterable[Metric]:
         """Every metric; ``courier_up 0`` alone where Redis does not answer."""
         try:
             with closing(_connect(self._settings.redis_url)) as client:
-                seen = self._look(client)
+                return families(self._look(client))
         except redis.RedisError as error:
             logger.warning("redis not read", extra={"error": type(error).__name__})
-            yield up(0)
-            return
-        yield from families(seen)
+            return families(None)
 
     def _look(self, client: redis.Redis) -> Seen:
         keys = self._keys
-        sets = [part for lane in keys.lanes for part in (lane, keys.fence("send"))]
-        sets += [keys.watch, keys.fence(POLL)]
+        names = [keys.results, keys.swept]
+        for lane in keys.lanes:
+            names += (lane, keys.fence("send"))
+        names += (keys.watch, keys.fence(POLL))
         pipe: Any = client.pipeline(transaction=False)
-        names = [keys.results, keys.swept, *sets]
         pipe.eval(source("ops", "look"), len(names), *names, "", LOOKS, GROUPS)
-        pipe.hgetall(keys.counts)
-        pipe.hgetall(keys.requests)
-        pipe.mget([keys.paused(what) for what in HANDS])
-        for what in GATES:
-            pipe.hgetall(keys.gate(what))
-        pipe.zcard(keys.dead)
-        pipe.xlen(keys.results)
-        pipe.info("memory")
-        look, counts, requests, paused, *gates, dead, events, memory = pipe.execute()
-        return Seen(look, counts, requests, paused, gates, dead, events, memory)
+        pipe.hgetall(keys.counts).hgetall(keys.requests)
+        pipe.mget(map(keys.paused, HANDS))
+        pipe.hgetall(keys.gate("send")).hgetall(keys.gate(POLL))
+        pipe.zcard(keys.dead).xlen(keys.results).info("memory")
+        look, counts, requests, paused, send, poll, *rest = pipe.execute()
+        return Seen(look, counts, requests, paused, (send, poll), *rest)
 
 
 def _connect(url: str) -> redis.Redis:

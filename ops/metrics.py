@@ -8,16 +8,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
+from prometheus_client.core import Metric
 
 from schemas.keys import LANES, POLL
 from schemas.metrics import BOUNDS
@@ -30,8 +25,47 @@ HANDS = (*LANES, POLL)
 GATES = ("send", POLL)
 ODDITIES = ("late", "unknown-code", "unknown-state", "status-fault", "strangers")
 """Counters of what nobody should see."""
-STATUSES = [status for status in Status if status is not Status.SENDING]
-"""Those that are counted: entering ``sending`` is no event."""
+
+G, C, H = "gauge", "counter", "histogram"
+METRICS = {
+    "courier_up": (G, "Whether Redis answered the exporter."),
+    "courier_lane_due_messages": (G, "Messages that could go now."),
+    "courier_lane_oldest_due_seconds": (G, "How long the oldest has been due; 0: none is."),
+    "courier_scheduled_messages": (G, "Messages due later: sendAt, retries."),
+    "courier_leased_messages": (G, "Messages held by workers, at least; inside a request or not."),
+    "courier_watched_messages": (G, "Accepted messages that are followed."),
+    "courier_watched_due_messages": (G, "Accepted messages whose poll is due."),
+    "courier_poll_lag_seconds": (G, "How overdue the oldest poll is; 0: none is."),
+    "courier_dead_letters": (G, "Ended messages that can be sent again or dropped."),
+    "courier_sweep_age_seconds": (G, "Time since the latest sweep; +Inf: never."),
+    "courier_paused": (G, "1: paused, by its gate (what the provider answers) or by hand."),
+    "courier_gate_reason": (G, "1 for the reason of a closed gate."),
+    "courier_gate_failures": (G, "Failed requests in a row."),
+    "courier_gate_closings": (G, "Closings in a row, no success between."),
+    "courier_gate_retry_seconds": (G, "Time until a closed gate lets one request try."),
+    "courier_statuses": (C, "Messages that entered a status; queued: enqueued."),
+    "courier_messages": (C, "Messages that entered a status, by reason."),
+    "courier_send_outcomes": (C, "Attempts of messages, by the code that did not accept them."),
+    "courier_unsure_outcomes": (C, "Attempts of messages that may have been sent."),
+    "courier_bells": (C, "Doorbells rung."),
+    "courier_claims": (C, "Looks of workers for work."),
+    "courier_oddities": (C, "What nobody should see."),
+    "courier_request_messages": (H, "Messages in a request."),
+    "courier_request_seconds": (H, "Time from a request to its answer."),
+    "courier_request_bytes": (H, "Bytes of a request's body."),
+    "courier_results_events": (G, "Events on the results stream."),
+    "courier_results_groups": (G, "Groups that read the stream."),
+    "courier_results_lag_seconds": (G, "Age of the oldest event that the group has not read."),
+    "courier_results_lag_events": (G, "Events that the group has not read; from Redis 7 on."),
+    "courier_results_unacked_seconds": (G, "Age of its oldest event read and not acknowledged."),
+    "courier_results_unacked_events": (G, "Events that are read and not acknowledged."),
+    "courier_redis_memory_used_bytes": (G, "Memory that Redis uses."),
+    "courier_redis_memory_max_bytes": (G, "Redis's maxmemory; 0: no limit."),
+    "courier_redis_memory_system_bytes": (G, "Memory of Redis's machine."),
+}
+"""What each is, by its name without the endings of counters and histograms."""
+
+Sample = tuple[str, dict[str, str], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,121 +82,74 @@ class Seen:
     memory: Mapping[str, Any]
 
 
-def up(value: int) -> Metric:
-    """Whether Redis answered."""
-    return _gauge("courier_up", "Whether Redis answered the exporter.", [([], value)])
+def families(seen: Seen | None) -> Iterable[Metric]:
+    """Every metric; where Redis did not answer (None) only that."""
+    if seen is None:
+        return _metrics([("courier_up", {}, 0)], ["courier_up"])
+    parts = (_lanes, _followed, _pauses, _counters, _histograms, _results)
+    return _metrics((sample for part in parts for sample in part(seen)), METRICS)
 
 
-def families(seen: Seen) -> Iterator[Metric]:
-    """Every metric, in the order of docs/metrics.md."""
-    yield up(1)
-    for part in (_lanes, _followed, _pauses, _totals, _requests, _results, _redis):
-        yield from part(seen)
+def _metrics(samples: Iterable[Sample], names: Iterable[str]) -> Iterable[Metric]:
+    made = {name: Metric(name, METRICS[name][1], METRICS[name][0]) for name in names}
+    for name, labels, value in samples:
+        made[re.sub("_(total|bucket|sum|count)$", "", name)].add_sample(name, labels, value)
+    return made.values()
 
 
-Samples = Sequence[tuple[Sequence[str], float]]
+def _age(now: int, *scores: str) -> float:
+    """Seconds since the oldest of them; 0 where there is none."""
+    return max(max(0.0, now - float(score)) / SECOND if score else 0.0 for score in scores)
 
 
-def _gauge(name: str, help: str, samples: Samples, labels: Sequence[str] = ()) -> Metric:
-    family = GaugeMetricFamily(name, help, labels=labels)
-    for values, value in samples:
-        family.add_metric(values, value)
-    return family
+def _micros(millis: str) -> str:
+    return f"{millis}000" if millis else ""
 
 
-def _counter(name: str, help: str, samples: Samples, labels: Sequence[str] = ()) -> Metric:
-    family = CounterMetricFamily(name, help, labels=labels)
-    for values, value in samples:
-        family.add_metric(values, value)
-    return family
+def _lanes(seen: Seen) -> Iterator[Sample]:
+    for place, lane in enumerate(LANES):
+        sizes, due, oldest, held, inside = zip(
+            *seen.look[2][2 * place : 2 * place + 2], strict=True
+        )
+        later = sum(sizes) - sum(due) - sum(held) - sum(inside)
+        label = {"lane": lane}
+        yield "courier_lane_due_messages", label, sum(due)
+        yield "courier_lane_oldest_due_seconds", label, _age(int(seen.look[0]), *oldest)
+        yield "courier_scheduled_messages", label, later
+        yield "courier_leased_messages", {**label, "inside": "no"}, sum(held)
+        yield "courier_leased_messages", {**label, "inside": "yes"}, sum(inside)
 
 
-def _lanes(seen: Seen) -> Iterator[Metric]:
-    now, sets = int(seen.look[0]), seen.look[2]
-    lanes = {lane: sets[2 * place : 2 * place + 2] for place, lane in enumerate(LANES)}
-
-    def each(value: Callable[[Any], float]) -> Samples:
-        return [([lane], sum(map(value, two))) for lane, two in lanes.items()]
-
-    def age(*oldest: str) -> float:
-        return max((now - float(score)) / SECOND if score else 0.0 for score in oldest)
-
-    def later(one: Any) -> float:
-        return float(max(0, one[0] - one[1] - one[3] - one[4]))
-
-    yield _gauge(
-        "courier_lane_due_messages",
-        "Messages that could go now.",
-        each(lambda one: one[1]),
-        ["lane"],
-    )
-    yield _gauge(
-        "courier_lane_oldest_due_seconds",
-        "How long the oldest message has been due; 0: none is.",
-        [([lane], age(*(one[2] for one in two))) for lane, two in lanes.items()],
-        ["lane"],
-    )
-    yield _gauge(
-        "courier_scheduled_messages", "Messages due later: sendAt, retries.", each(later), ["lane"]
-    )
-    leased = [
-        ([lane, inside], sum(one[column] for one in two))
-        for lane, two in lanes.items()
-        for inside, column in (("no", 3), ("yes", 4))
-    ]
-    help = "Messages held by workers, inside a request or before; at least so many."
-    yield _gauge("courier_leased_messages", help, leased, ["lane", "inside"])
-
-
-def _followed(seen: Seen) -> Iterator[Metric]:
-    now, watch = int(seen.look[0]), seen.look[2][-1]
-    lag = max(0.0, now - float(watch[2] or now)) / SECOND
-    yield _gauge(
-        "courier_watched_messages", "Accepted messages that are followed.", [([], watch[0])]
-    )
-    yield _gauge(
-        "courier_watched_due_messages", "Accepted messages whose poll is due.", [([], watch[1])]
-    )
-    yield _gauge("courier_poll_lag_seconds", "How overdue the oldest poll is.", [([], lag)])
-    yield _gauge(
-        "courier_dead_letters",
-        "Ended messages that can be sent again or dropped.",
-        [([], seen.dead)],
-    )
-    swept = (now / SECOND - int(seen.look[1]) / 1000) if seen.look[1] else float("inf")
-    yield _gauge(
-        "courier_sweep_age_seconds",
-        "Time since the latest sweep; +Inf: never.",
-        [([], max(0.0, swept))],
-    )
-
-
-def _pauses(seen: Seen) -> Iterator[Metric]:
-    now, gates = int(seen.look[0]), dict(zip(GATES, seen.gates, strict=True))
-    paused = [([what, "gate"], float("until" in gate)) for what, gate in gates.items()]
-    hands = zip(HANDS, seen.paused, strict=True)
-    paused += [([what, "hand"], float(reason is not None)) for what, reason in hands]
-    help = "1: paused, by its gate (what the provider answers) or by hand."
-    yield _gauge("courier_paused", help, paused, ["what", "by"])
-    closed = {what: gate for what, gate in gates.items() if "until" in gate}
-    reasons = [([what, _reason(gate.get("reason", ""))], 1.0) for what, gate in closed.items()]
-    yield _gauge("courier_gate_reason", "Why a gate is closed.", reasons, ["what", "reason"])
-    for name, field, help in (
-        ("courier_gate_failures", "row", "Failed requests in a row."),
-        ("courier_gate_closings", "step", "Closings in a row, no success between."),
+def _followed(seen: Seen) -> Iterator[Sample]:
+    now, swept, sets, _ = seen.look
+    size, due, oldest, *_ = sets[-1]
+    yield "courier_up", {}, 1
+    yield "courier_watched_messages", {}, size
+    yield "courier_watched_due_messages", {}, due
+    yield "courier_poll_lag_seconds", {}, _age(int(now), oldest)
+    yield "courier_dead_letters", {}, seen.dead
+    age = _age(int(now), _micros(swept)) if swept else float("inf")
+    yield "courier_sweep_age_seconds", {}, age
+    for name, field in (
+        ("used", "used_memory"),
+        ("max", "maxmemory"),
+        ("system", "total_system_memory"),
     ):
-        rows = [([what], float(gate.get(field, 0))) for what, gate in gates.items()]
-        yield _gauge(name, help, rows, ["what"])
-    waits = [
-        ([what], max(0.0, (float(gate.get("until", 0)) - now) / SECOND))
-        for what, gate in gates.items()
-    ]
-    yield _gauge(
-        "courier_gate_retry_seconds",
-        "Time until a closed gate lets one request try.",
-        waits,
-        ["what"],
-    )
+        yield f"courier_redis_memory_{name}_bytes", {}, seen.memory.get(field, 0)
+
+
+def _pauses(seen: Seen) -> Iterator[Sample]:
+    for what, why in zip(HANDS, seen.paused, strict=True):
+        yield "courier_paused", {"what": what, "by": "hand"}, why is not None
+    for what, gate in zip(GATES, seen.gates, strict=True):
+        label = {"what": what}
+        yield "courier_paused", {**label, "by": "gate"}, "until" in gate
+        if "until" in gate:
+            yield "courier_gate_reason", {**label, "reason": _reason(gate.get("reason", ""))}, 1
+        yield "courier_gate_failures", label, float(gate.get("row", 0))
+        yield "courier_gate_closings", label, float(gate.get("step", 0))
+        wait = float(gate.get("until", 0)) - int(seen.look[0])
+        yield "courier_gate_retry_seconds", label, max(0.0, wait / SECOND)
 
 
 def _reason(text: str) -> str:
@@ -171,94 +158,57 @@ def _reason(text: str) -> str:
     return text if ours or is_known(text) else "other"
 
 
-def _totals(seen: Seen) -> Iterator[Metric]:
+def _counters(seen: Seen) -> Iterator[Sample]:
     counts = {name: int(n) for name, n in seen.counts.items()}
-    rows, codes = [], {"not-sent": 0, "other": 0}
-    entered = Counter({str(status): 0 for status in STATUSES})
+    # Those that are there from 0 on: a rate doesn't see the first step of others.
+    entered = Counter({str(status): 0 for status in Status if status is not Status.SENDING})
+    codes = Counter({"not-sent": 0, "other": 0})
     for name, n in sorted(counts.items()):
         head, _, tail = name.partition(":")
-        if re.fullmatch("[a-z0-9-]{0,64}", tail) is None:
-            continue
-        if head in entered:
-            rows.append(([head, tail], float(n)))
+        if head in entered and re.fullmatch("[a-z0-9-]{0,64}", tail):
             entered[head] += n
-        elif head == "code":
+            yield "courier_messages_total", {"status": head, "reason": tail}, n
+        elif head == "code" and re.fullmatch("[a-z0-9-]{1,64}", tail):
             codes[tail] = n
-    totals = [([status], float(n)) for status, n in entered.items()]
-    help = "Messages that entered a status; queued: enqueued."
-    yield _counter("courier_statuses", help, totals, ["status"])
-    help = "Messages that entered a status, by reason."
-    yield _counter("courier_messages", help, rows, ["status", "reason"])
-    said = [([code], float(n)) for code, n in codes.items()]
-    help = "Attempts of messages by the code that did not accept them."
-    yield _counter("courier_send_outcomes", help, said, ["code"])
-
-    def one(name: str) -> Samples:
-        return [([], float(counts.get(name, 0)))]
-
-    yield _counter("courier_unsure_outcomes", "Attempts that may have been sent.", one("unsure"))
-    yield _counter("courier_bells", "Doorbells rung.", one("bells"))
-    claims = [(["leased"], counts.get("claims", 0)), (["nothing"], counts.get("claims:empty", 0))]
-    yield _counter("courier_claims", "Looks of workers for work.", claims, ["found"])
-    odd = [([what], counts.get(what, 0)) for what in ODDITIES]
-    yield _counter("courier_oddities", "What nobody should see.", odd, ["what"])
+    for status, n in entered.items():
+        yield "courier_statuses_total", {"status": status}, n
+    for code, n in codes.items():
+        yield "courier_send_outcomes_total", {"code": code}, n
+    yield "courier_unsure_outcomes_total", {}, counts.get("unsure", 0)
+    yield "courier_bells_total", {}, counts.get("bells", 0)
+    for found, name in (("leased", "claims"), ("nothing", "claims:empty")):
+        yield "courier_claims_total", {"found": found}, counts.get(name, 0)
+    for what in ODDITIES:
+        yield "courier_oddities_total", {"what": what}, counts.get(what, 0)
 
 
-def _requests(seen: Seen) -> Iterator[Metric]:
-    for measure, name, help, kinds in (
-        ("size", "courier_request_messages", "Messages in a request.", GATES),
-        ("seconds", "courier_request_seconds", "Time from a request to its answer.", GATES),
-        ("bytes", "courier_request_bytes", "Bytes of a request's body.", GATES[:1]),
+def _histograms(seen: Seen) -> Iterator[Sample]:
+    for name, measure, unit, kinds in (
+        ("courier_request_messages", "size", 1, GATES),
+        ("courier_request_seconds", "seconds", SECOND, GATES),
+        ("courier_request_bytes", "bytes", 1, GATES[:1]),
     ):
-        family = HistogramMetricFamily(name, help, labels=["what"])
         for what in kinds:
-            buckets, total = [], 0
+            label, total = {"what": what}, 0
             for bound in (*map(str, BOUNDS[measure]), "inf"):
                 total += int(seen.requests.get(f"{what}:{measure}:le:{bound}", 0))
-                buckets.append((bound.replace("inf", "+Inf"), total))
-            sum_ = float(seen.requests.get(f"{what}:{measure}:sum", 0))
-            family.add_metric([what], buckets, sum_ / SECOND if measure == "seconds" else sum_)
-        yield family
+                yield f"{name}_bucket", {**label, "le": bound.replace("inf", "+Inf")}, total
+            yield f"{name}_count", label, total
+            yield f"{name}_sum", label, int(seen.requests.get(f"{what}:{measure}:sum", 0)) / unit
 
 
-def _results(seen: Seen) -> Iterator[Metric]:
-    now, groups = int(seen.look[0]) / SECOND, seen.look[3]
-
-    def since(event: str) -> float:
-        return max(0.0, now - int(event.partition("-")[0]) / 1000) if event else 0.0
-
-    yield _gauge("courier_results_events", "Events on the results stream.", [([], seen.events)])
-    yield _gauge("courier_results_groups", "Groups that read the stream.", [([], len(groups))])
-    rows: list[Sequence[Any]] = [
-        (_group(g[0]), since(g[3]), g[2], since(g[4]), g[1]) for g in groups
-    ]
-    for column, (name, help) in enumerate(_GROUP_GAUGES, 1):
-        worst: dict[str, float] = {}
-        for row in rows:
-            if row[column] != "":  # Redis doesn't tell
-                worst[row[0]] = max(worst.get(row[0], 0.0), float(row[column]))
-        samples = [([group], value) for group, value in worst.items()]
-        yield _gauge(f"courier_results_{name}", help, samples, ["group"])
-
-
-_GROUP_GAUGES = (
-    ("lag_seconds", "Age of the oldest event that the group has not read."),
-    ("lag_events", "Events that the group has not read; from Redis 7 on."),
-    ("unacked_seconds", "Age of the group's oldest event that is read and not acknowledged."),
-    ("unacked_events", "Events that are read and not acknowledged."),
-)
-
-
-def _group(name: str) -> str:
-    """An app's own word: those that may be a number or a text share one label, the worst counts."""
-    return name if re.fullmatch("[A-Za-z][A-Za-z0-9_.-]{0,63}", name) else "other"
-
-
-def _redis(seen: Seen) -> Iterator[Metric]:
-    for name, field, help in (
-        ("used", "used_memory", "Memory that Redis uses."),
-        ("max", "maxmemory", "Redis's maxmemory; 0: no limit."),
-        ("system", "total_system_memory", "Memory of Redis's machine."),
-    ):
-        value = float(seen.memory.get(field, 0))
-        yield _gauge(f"courier_redis_memory_{name}_bytes", help, [([], value)])
+def _results(seen: Seen) -> Iterator[Sample]:
+    now, groups = int(seen.look[0]), seen.look[3]
+    yield "courier_results_events", {}, seen.events
+    yield "courier_results_groups", {}, len(groups)
+    worst: dict[tuple[str, str], float] = {}
+    for group, unacked, lag, unread, oldest in groups:
+        # An app's own word. Those that may be a number or a text share a label: the worst counts.
+        label = group if re.fullmatch("[A-Za-z][A-Za-z0-9_.-]{0,63}", group) else "other"
+        ages = (_age(now, _micros(id.partition("-")[0])) for id in (unread, oldest))
+        names = ("lag_seconds", "unacked_seconds", "lag_events", "unacked_events")
+        for name, value in zip(names, (*ages, lag, unacked), strict=True):
+            if value != "":  # Redis doesn't tell
+                worst[name, label] = max(worst.get((name, label), 0.0), float(value))
+    for (name, label), value in worst.items():
+        yield f"courier_results_{name}", {"group": label}, value

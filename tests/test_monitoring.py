@@ -14,7 +14,10 @@ import yaml
 
 from ops.cli import COMMANDS, main
 from ops.metrics import Seen, families
-from schemas.keys import Keys
+from ops.redis_server import RedisServer
+from producers.bells import queue
+from producers.connection import connect
+from schemas.keys import LANES, POLL, Keys
 
 ROOT = Path(__file__).parents[1]
 GRAFANA = ROOT / "ops" / "grafana"
@@ -47,31 +50,30 @@ def exported() -> dict[str, str]:
 EXPORTED = exported()
 
 
-@pytest.mark.parametrize(("title", "expr"), EXPRESSIONS)
-def test_every_query_asks_for_what_is_exported(title: str, expr: str) -> None:
-    names = re.findall(r"\bcourier_\w+", expr)
-    assert set(names) <= EXPORTED.keys()
-    assert names or re.search(r"ALERTS|\bup\b", expr)
+def test_every_query_asks_for_what_is_exported() -> None:
+    for title, expr in EXPRESSIONS:
+        names = set(re.findall(r"\bcourier_\w+", expr))
+        assert names <= EXPORTED.keys(), title
+        assert names or re.search(r"ALERTS|\bup\b", expr), title
 
 
-@pytest.mark.parametrize(("title", "expr"), EXPRESSIONS)
-def test_counters_are_looked_at_by_their_rate_and_gauges_never(title: str, expr: str) -> None:
-    for use in re.finditer(r"\b(courier_\w+)(?:\{[^}]*\})?(\[[^]]+\])?", expr):
-        before, window = expr[: use.start()], use[2]
-        if EXPORTED[use[1]] == "gauge":
-            assert not FOR_COUNTERS.search(before), use[0]
-            assert bool(window) == bool(FOR_GAUGES.search(before)), use[0]
-        else:
-            assert FOR_COUNTERS.search(before), use[0]
-            assert window, use[0]
+def test_counters_are_looked_at_by_their_rate_and_gauges_never() -> None:
+    for title, expr in EXPRESSIONS:
+        for use in re.finditer(r"\b(courier_\w+)(?:\{[^}]*\})?(\[[^]]+\])?", expr):
+            before, window = expr[: use.start()], use[2]
+            if EXPORTED[use[1]] == "gauge":
+                assert not FOR_COUNTERS.search(before), title
+                assert bool(window) == bool(FOR_GAUGES.search(before)), title
+            else:
+                assert FOR_COUNTERS.search(before), title
+                assert window, title
 
 
-@pytest.mark.parametrize(("title", "expr"), EXPRESSIONS)
-def test_quantiles_are_of_rates_of_buckets_by_their_bound(title: str, expr: str) -> None:
-    buckets = re.findall(r"courier_\w+_bucket", expr)
-    flat = re.sub(r"\s", "", expr)
-    proper = re.findall(r"histogram_quantile\([\d.]+,sumby\((?:\w+,)*le\)\(rate\(courier_", flat)
-    assert len(proper) == len(buckets) == expr.count("histogram_quantile")
+def test_quantiles_are_of_rates_of_buckets_by_their_bound() -> None:
+    proper = r"histogram_quantile\([\d.]+,sumby\((?:\w+,)*le\)\(rate\(courier_\w+_bucket"
+    for title, expr in EXPRESSIONS:
+        found = re.findall(proper, re.sub(r"\s", "", expr))
+        assert len(found) == expr.count("_bucket") == expr.count("histogram_quantile"), title
 
 
 def test_queries_use_labels_and_values_that_exist() -> None:
@@ -105,14 +107,14 @@ def test_the_runbook_has_no_section_without_an_alert() -> None:
         assert (ROOT / "docs" / path).exists()
 
 
-def typed() -> list[str]:
+def courier_lines() -> list[str]:
     """Every ``courier ...`` in the runbook: lines of its blocks, and what stands in the text."""
     blocks = "\n".join(re.findall(r"(?s)```\n(.*?)```", RUNBOOK)).splitlines()
     prose = re.findall(r"`([^`\n]+)`", re.sub(r"(?s)```.*?```", "", RUNBOOK).replace("\n", " "))
     return sorted({line for line in [*blocks, *prose] if line.startswith("courier ")})
 
 
-@pytest.mark.parametrize("line", typed())
+@pytest.mark.parametrize("line", courier_lines())
 def test_each_command_of_the_runbook_exists_with_its_options(line: str) -> None:
     _, name, *args = shlex.split(line)
     if name not in COMMANDS:
@@ -162,3 +164,50 @@ def test_panels_stand_from_left_to_right_and_none_on_another() -> None:
 def test_no_key_is_named_by_hand() -> None:
     """The runbook's own keys are those of the layout."""
     assert set(re.findall(r"\{courier\}:\w+", RUNBOOK)) == {Keys("courier").results}
+
+
+def blocks() -> list[list[str]]:
+    return [shlex.split(line) for text in re.findall(r"(?s)```\n(.*?)```", RUNBOOK)
+            for line in text.splitlines()]  # fmt: skip
+
+
+def test_each_redis_command_of_the_runbook_is_one(
+    redis_server: RedisServer, namespace: str
+) -> None:
+    # Given a stream with a group that has read
+    client = connect(redis_server.url)
+    results = Keys(namespace).results
+    client.xadd(results, {"event": "{}"}, id="1795628798000-0")
+    client.xgroup_create(results, "crm", id="0")
+    client.xreadgroup("crm", "web-1", {results: ">"})
+    # When everything is typed, the one that takes the group away last, then Redis understands it
+    lines = [line[1:] for line in blocks() if line[0] == "redis-cli"]
+    for line in sorted(lines, key=lambda line: "destroy" in line):
+        assert "-u" not in line, "an address in the list of processes may hold a password"
+        detail = {"parse_detail": True} if line[0] == "xpending" else {}
+        typed = (part.replace("{courier}:results", results) for part in line)
+        client.execute_command(*typed, **detail)
+    client.config_set("maxmemory", 0)
+    client.close()
+
+
+def test_the_runbook_names_queues_and_log_lines_that_exist() -> None:
+    known = {queue("courier", name) for name in (POLL, "enqueue", *LANES)}
+    assert set(re.findall(r"\bcourier\.\w+(?:\.\w+)*", RUNBOOK)) <= known
+    source = "".join(path.read_text() for path in (ROOT / "worker").glob("*.py"))
+    for text in (
+        "code not in the provider's document",
+        "odd status entries",
+        "redis did not answer",
+    ):
+        assert f"`{text}`" in RUNBOOK
+        assert f'"{text}"' in source
+
+
+def test_the_runbook_names_programs_that_run() -> None:
+    conf = ROOT / "ops/supervisord.conf"
+    if not conf.exists():
+        pytest.skip("ops/supervisord.conf isn't there yet")
+    programs = set(re.findall(r"(?m)^\[program:([\w-]+)\]", conf.read_text()))
+    named = {name for line in blocks() if line[0] == "supervisorctl" for name in line[2:]}
+    assert named <= programs
