@@ -8,6 +8,7 @@ import click
 
 COMMANDS = {
     "demo": ("ops.demo", "See the whole system at work, against a simulated provider."),
+    "exporter": ("ops.exporter", "Serve metrics for Prometheus."),
     "simulator": ("ops.simulator", "Serve the provider's API with simulated deliveries."),
 }
 """By name: the module, whose command has the same name, and the line for ``--help``."""

@@ -1,0 +1,110 @@
+"""``courier exporter``: what Redis knows, for Prometheus. Redis is read when Prometheus asks."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterable
+from contextlib import closing
+from typing import Any
+
+import click
+import redis
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from ops.metrics import HANDS, Seen, families
+from producers.connection import SOCKET_OPTIONS, source
+from producers.following import follow
+from schemas import sentinel
+from schemas.errors import ConfigError
+from schemas.keys import POLL, Keys
+from schemas.settings import Settings
+
+PATIENCE = {"socket_timeout": 2, "socket_connect_timeout": 1}
+"""Seconds: Prometheus waits 10 by default, and a Redis that hangs is to be told of by then."""
+LOOKS, GROUPS = 100, 50
+"""Most instants of leases that are looked at in a set, and most groups."""
+
+logger = logging.getLogger(__name__)
+
+
+class CourierCollector(Collector):
+    """Reads one namespace at each scrape, in one round trip over a connection of its own."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings, self._keys = settings, Keys(settings.namespace)
+
+    def describe(self) -> list[Metric]:
+        """Nothing: else the registry would scrape to learn the names."""
+        return []
+
+    def collect(self) -> Iterable[Metric]:
+        """Every metric; ``courier_up 0`` alone where Redis does not answer."""
+        try:
+            with closing(_connect(self._settings.redis_url)) as client:
+                return families(self._look(client))
+        except redis.RedisError as error:
+            logger.warning("redis not read", extra={"error": type(error).__name__})
+            return families(None)
+
+    def _look(self, client: redis.Redis) -> Seen:
+        keys = self._keys
+        names = [keys.results, keys.swept]
+        for lane in keys.lanes:
+            names += (lane, keys.fence("send"))
+        names += (keys.watch, keys.fence(POLL))
+        pipe: Any = client.pipeline(transaction=False)
+        pipe.eval(source("ops", "look"), len(names), *names, "", LOOKS, GROUPS)
+        pipe.hgetall(keys.counts).hgetall(keys.requests)
+        pipe.mget(map(keys.paused, HANDS))
+        pipe.hgetall(keys.gate("send")).hgetall(keys.gate(POLL))
+        pipe.zcard(keys.dead).xlen(keys.results).info("memory")
+        look, counts, requests, paused, send, poll, *rest = pipe.execute()
+        return Seen(look, counts, requests, paused, (send, poll), *rest)
+
+
+def _connect(url: str) -> redis.Redis:
+    """A connection that is new, so never half-open, and impatient."""
+    retry = Retry(NoBackoff(), 0)
+    options: dict[str, Any] = {**SOCKET_OPTIONS, **PATIENCE, "retry": retry}
+    options |= {"decode_responses": True, "protocol": 2}
+    if url.startswith(sentinel.SCHEME):
+        return follow(sentinel.parse(url), options)
+    return redis.Redis.from_url(url, **options)
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", default=9540, show_default=True, help="0: a free one.")
+def exporter(host: str, port: int) -> None:
+    """Serve metrics for Prometheus at /metrics: waiting, speed, failures, pauses, Redis.
+
+    Needs COURIER_REDIS_URL and COURIER_NAMESPACE only. What it costs: docs/metrics.md.
+    """
+    try:
+        settings = Settings.from_env(os.environ)
+    except ConfigError as error:
+        raise click.ClickException(str(error)) from None
+    registry = CollectorRegistry()
+    registry.register(CourierCollector(settings))
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        server, thread = start_http_server(port, host, registry)
+    except OSError as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"exporter listening on http://{host}:{server.server_port}/metrics")
+    stop.wait()
+    server.shutdown()
+    thread.join()
+
+
+if __name__ == "__main__":
+    exporter()
