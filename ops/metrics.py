@@ -42,6 +42,7 @@ METRICS = {
     "courier_gate_reason": (G, "1 for the reason of a closed gate."),
     "courier_gate_failures": (G, "Failed requests in a row."),
     "courier_gate_closings": (G, "Closings in a row, no success between."),
+    "courier_gate_closed": (C, "Times that a gate was closed."),
     "courier_gate_retry_seconds": (G, "Time until a closed gate lets one request try."),
     "courier_statuses": (C, "Messages that entered a status; queued: enqueued."),
     "courier_messages": (C, "Messages that entered a status, by reason."),
@@ -174,6 +175,8 @@ def _counters(seen: Seen) -> Iterator[Sample]:
         yield "courier_statuses_total", {"status": status}, n
     for code, n in codes.items():
         yield "courier_send_outcomes_total", {"code": code}, n
+    for what in GATES:
+        yield "courier_gate_closed_total", {"what": what}, counts.get(f"closed:{what}", 0)
     yield "courier_unsure_outcomes_total", {}, counts.get("unsure", 0)
     yield "courier_bells_total", {}, counts.get("bells", 0)
     for found, name in (("leased", "claims"), ("nothing", "claims:empty")):

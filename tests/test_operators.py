@@ -153,3 +153,14 @@ def test_a_worker_proves_that_it_takes_tasks(
         # Then it is that one which answers
         answer = wait_for(partial(app.redis.get, app._keys.check(nonce)))
         assert answer == f"{name}@here"
+
+
+def test_closings_of_the_gate_are_counted(
+    app: Producer, start_worker: Start, simulator: Simulator
+) -> None:
+    simulator.fault(kind="status", code="error-system", times=5)
+    app.enqueue(text_job(priority="realtime"))
+    start_worker(COURIER_RETRY_BASE="0.05")
+    wait_for(lambda: app.redis.hget(app._keys.counts, "closed:send"))
+    wait_for(lambda: app.redis.hget(app._keys.counts, Status.SUBMITTED) == "1")
+    assert app.redis.hget(app._keys.counts, "closed:send") == "1"

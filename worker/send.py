@@ -173,6 +173,8 @@ class Sender:
     def _end_what_must(self, lease: Lease[Waiting], tally: Tally) -> None:
         """Settle what isn't to be sent and leave the rest; time has passed since the last look."""
         now, ready, moves = lease.at(), [], []
+        if lapsed := sum(message.lapsed_inside for message in lease.messages):
+            self.store.count("unsure", lapsed)
         for message in lease.messages:
             step = triage(message, now, self.chance(), self.settings)
             if step is None:

@@ -6,7 +6,7 @@
 -- ARGV  1 record prefix  2 content prefix  3 lease held  4 keep ms  5 keep content ms  6 once ms
 --       7 now ('' = TIME)
 --       8 what a request has shown, for the gate (gate.lua): verdict, begun, takes, taken, limit,
---         base, cap, most, pause, reason as JSON; '' where there was no request. With it counts and
+--         base, cap, most, pause, reason, name as JSON; '' where there was no request. With it counts and
 --         histograms: what it adds to which fields
 --       9 how many messages, their ids, then groups of them in that order: how many, from, to, place,
 --       score, late, count, the event's draft (5), how many fields are shared and are of each one's
@@ -79,6 +79,7 @@ local gate = ''
 if ARGV[8] ~= '' then
   local shown = cjson.decode(ARGV[8])
   gate = report(KEYS[6], at, shown)
+  if gate == 'closed' then counts[gate .. shown.name] = 1 end
   if KEYS[7] ~= '' then report(KEYS[7], at, shown) end
   for field, n in pairs(shown.counts) do counts[field] = (counts[field] or 0) + n end
   for field, n in pairs(shown.histograms) do redis.call('HINCRBY', KEYS[9], field, n) end

@@ -183,7 +183,7 @@ class Store:
         moves = [move for group in groups.values() for move in group]
         args: list[Any] = [keys.record, keys.content, lease.token, _ms(settings.retention)]
         args += [_ms(settings.content_retention), _ms(settings.lease), self._now()]
-        args += [self._of_request(shown, figures, lease.now) if shown else "", len(moves)]
+        args += [self._of_request(shown, figures, lease) if shown else "", len(moves)]
         args += [move.id for move in moves]
         for (write, own), group in groups.items():
             args += (len(group), *_shared(write, own))
@@ -196,14 +196,15 @@ class Store:
         done, change = self._until(lease.ends, "settle", names, args)
         return [move for move, flag in zip(moves, done, strict=True) if flag == "0"], change
 
-    def _of_request(self, shown: Shown, figures: Figures | None, begun: int) -> str:
+    def _of_request(self, shown: Shown, figures: Figures | None, lease: Lease[M]) -> str:
         return json.dumps(
             {
+                "name": ":poll" if lease.key == self.keys.watch else ":send",
                 "counts": figures.counts if figures else {},
                 "histograms": figures.histograms if figures else {},
                 "verdict": shown.verdict,
                 "taken": shown.taken,
-                "begun": begun,
+                "begun": lease.now,
                 "takes": _micros(self._settings.deadline),
                 "limit": FAILURES,
                 "base": _micros(FIRST),

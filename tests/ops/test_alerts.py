@@ -38,6 +38,10 @@ def gate(values: str, what: str = "send") -> Series:
     return {f'courier_paused{{by="gate",what="{what}"}}': values}
 
 
+def closed(values: str) -> Series:
+    return {'courier_gate_closed_total{what="send"}': values}
+
+
 def entered(**statuses: str) -> Series:
     return {f'courier_statuses_total{{status="{name}"}}': v for name, v in statuses.items()}
 
@@ -155,8 +159,8 @@ CASES: dict[str, tuple[str, dict[str, Series], dict[str, Series]]] = {
     ),
     "CourierBreakerFlapping": (
         "12m",
-        {"on and off": gate("0 1 0 1 0 1 0 1 0x40")},
-        {"closed once, for long": gate("0x3 1x40")},
+        {"on and off": closed("0 1 1 2 2 3 3 4x40")},
+        {"closed once, for long": closed("0x3 1x40"), "long ago": closed("7x40")},
     ),
     "CourierProviderSlow": (
         "20m",
