@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-import uuid
 from collections.abc import Callable, Generator, Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from itertools import islice
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import redis
 
@@ -34,7 +31,6 @@ _Fault = tuple[int, Any, EnqueueError]
 _Stored = tuple[list[str], list[_Fault]]
 EventStream = Generator[Event, None, None]
 OnInvalid = Callable[[int, Any, EnqueueError], object]
-T = TypeVar("T")
 
 
 class _Row(NamedTuple):
@@ -86,7 +82,7 @@ class Producer:
         (after StoreUnavailable it may be: repeat with the same id).
         """
         parsed = parse_job(job, self._clock())
-        id = parsed.id or str(uuid.uuid4())
+        id = parsed.id or _fresh_id()
         if self._store([_Row(0, job, id, parsed)], None):
             raise Conflict(id)
         return id
@@ -106,35 +102,27 @@ class Producer:
         campaign = None if common is None else Campaign(common, self._clock())
         accepted: list[str] = []
         numbered = enumerate(rows)
-        storing: Future[_Stored] | None = None
-
-        def stored(done: _Stored) -> None:
-            ids, faults = done
-            accepted.extend(ids)
-            for fault in faults:  # after its chunk is stored: good rows have their ids by then
-                (on_invalid or _ignore)(*fault)
+        fetch: Callable[[], _Stored] | None = None
 
         def wait() -> None:
-            nonlocal storing
-            if storing:
-                done, storing = storing, None
-                stored(done.result())
+            nonlocal fetch
+            if fetch:
+                done, fetch = fetch, None
+                ids, faults = done()
+                accepted.extend(ids)
+                for fault in faults:  # after its chunk is stored: good rows have their ids by then
+                    (on_invalid or _ignore)(*fault)
 
         try:
             # More than may wait at all could never be stored, however often it is tried.
             size = min(CHUNK, self.settings.max_queued or CHUNK)
-            with ThreadPoolExecutor(1) as beside:
-                try:
-                    while chunk := list(islice(numbered, size)):
-                        parsed = self._parse(chunk, campaign)  # while the chunk before is stored
-                        wait()
-                        store = partial(self._store_chunk, *parsed, campaign, on_invalid is None)
-                        if len(chunk) == size:
-                            storing = _submit(beside, store)
-                        if not storing:  # the last one, and often the only one
-                            stored(store())
-                finally:
-                    wait()  # also where the rows raise: what is stored by then is told
+            try:
+                while chunk := list(islice(numbered, size)):
+                    good, faults = self._parse(chunk, campaign)  # while the one before is stored
+                    wait()
+                    fetch = self._begin_chunk(good, faults, campaign, on_invalid is None)
+            finally:
+                wait()  # also where the rows raise: what is stored by then is told
         except (EnqueueError, StoreUnavailable) as error:
             error.accepted = accepted
             raise
@@ -171,19 +159,28 @@ class Producer:
         names = named("group", group), named("consumer", consumer)
         return read_results(self.redis, self._keys.results, *names, block)
 
-    def _store_chunk(
+    def _begin_chunk(
         self, rows: list[_Row], faults: list[_Fault], campaign: Campaign | None, strict: bool
-    ) -> _Stored:
-        """Store what is right; ids and faults in row order. ``strict`` raises the first fault."""
-        while True:
-            if faults and strict:
-                raise faults[0][2]
-            clashes = self._store(_distinct(rows), campaign)
-            if not clashes:
-                break
-            faults += [_fault(r.number, r.raw, Conflict(r.id)) for r in rows if r.id in clashes]
-            rows = [row for row in rows if row.id not in clashes]
-        return [row.id for row in rows], sorted(faults, key=lambda fault: fault[0])
+    ) -> Callable[[], _Stored]:
+        """Send what is right to Redis. What is returned waits until it is stored, and tells ids and
+        faults in row order. ``strict`` raises the first fault instead."""
+        if faults and strict:
+            raise faults[0][2]
+        fetch = self._begin_store(_distinct(rows), campaign)
+
+        def done() -> _Stored:
+            kept, clashes = rows, fetch()
+            while clashes:
+                faults.extend(
+                    _fault(r.number, r.raw, Conflict(r.id)) for r in rows if r.id in clashes
+                )
+                if strict:
+                    raise faults[0][2]
+                kept = [row for row in kept if row.id not in clashes]
+                clashes = self._store(_distinct(kept), campaign)
+            return [row.id for row in kept], sorted(faults, key=lambda fault: fault[0])
+
+        return done
 
     def _parse(
         self, chunk: list[tuple[int, Any]], campaign: Campaign | None
@@ -193,7 +190,7 @@ class Producer:
         for number, raw in chunk:
             try:
                 job = campaign.parse_row(raw, now) if campaign else parse_job(raw, now)
-                id = job.id or str(uuid.uuid4())
+                id = job.id or _fresh_id()
                 if digests.setdefault(id, job.digest) != job.digest:
                     raise Conflict(id)
                 rows.append(_Row(number, raw, id, job))
@@ -211,6 +208,38 @@ class Producer:
         """
         if not rows:
             return set()
+        names, args = self._call(rows, campaign, gap)
+        with store_errors():
+            reply = self._scripts["enqueue"](keys=names, args=args)
+        return self._told(rows, reply)
+
+    def _begin_store(self, rows: list[_Row], campaign: Campaign | None) -> Callable[[], set[str]]:
+        """As ``_store``, whose answer is fetched later."""
+        if not rows:
+            return set
+        names, args = self._call(rows, campaign, "")
+        fetch = self._scripts["enqueue"].begin(keys=names, args=args)
+
+        def done() -> set[str]:
+            with store_errors():
+                reply = fetch()
+            return self._told(rows, reply)
+
+        return done
+
+    def _told(self, rows: list[_Row], reply: Any) -> set[str]:
+        state, *more = reply
+        if state == "full":
+            raise QueueFull(self.settings.max_queued)
+        if state == "conflict":
+            return {rows[int(index)].id for index in more[0]}
+        self._bells.ring(LANES[lane - 1] for lane in more[0])
+        return set()
+
+    def _call(
+        self, rows: list[_Row], campaign: Campaign | None, gap: int | str
+    ) -> tuple[list[str], list[str | int]]:
+        """Keys and arguments of enqueue.lua."""
         keys, settings = self._keys, self.settings
         content = dumps(campaign.wire) if campaign else ""
         digest = digest_of(campaign.wire) if campaign else ""
@@ -227,15 +256,7 @@ class Producer:
             args += (job.send_at or "", (job.ttl or TTL_DEFAULT) * 1_000_000, pack(job.own))
             args += (len(pairs) // 2, *pairs, *[""] * (width - 7 - len(pairs)))
         common = keys.common + digest if campaign else ""
-        names = [keys.results, keys.counts, common, *self._places]
-        with store_errors():
-            state, *more = self._scripts["enqueue"](keys=names, args=args)
-        if state == "full":
-            raise QueueFull(settings.max_queued)
-        if state == "conflict":
-            return {rows[int(index)].id for index in more[0]}
-        self._bells.ring(LANES[lane - 1] for lane in more[0])
-        return set()
+        return [keys.results, keys.counts, common, *self._places], args
 
     def _state(self, id: str) -> tuple[dict[str, str], float] | None:
         """The record's fields and its score (0: in no lane)."""
@@ -312,16 +333,16 @@ class Producer:
         return bool(done)
 
 
+def _fresh_id() -> str:
+    """A random UUID (RFC 9562, version 4) as text, in a fifth of the time that uuid.uuid4 takes."""
+    digits = os.urandom(16).hex()
+    variant = "89ab"[int(digits[16], 16) % 4]
+    third, fourth = f"4{digits[13:16]}", f"{variant}{digits[17:20]}"
+    return f"{digits[:8]}-{digits[8:12]}-{third}-{fourth}-{digits[20:]}"
+
+
 def _ignore(*_: object) -> None:
     """Without ``on_invalid`` the first fault was raised."""
-
-
-def _submit(beside: ThreadPoolExecutor, store: Callable[[], T]) -> Future[T] | None:
-    """None where no thread can be had, as in an app's ``atexit``: do it yourself."""
-    try:
-        return beside.submit(store)
-    except RuntimeError:
-        return None
 
 
 def _fault(number: int, raw: Any, error: EnqueueError) -> _Fault:

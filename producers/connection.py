@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from hashlib import sha1
 from importlib.resources import files
 from typing import Any
 
@@ -112,6 +113,49 @@ def source(package: str, name: str) -> str:
     return re.sub(r"(?m)^#include (\w+)$", lambda m: source("producers", m[1]), text)
 
 
-def script(client: redis.Redis, package: str, name: str) -> Callable[..., Any]:
-    """A callable ``(keys=[...], args=[...])``: EVALSHA, loading the script where it is unknown."""
-    return client.register_script(source(package, name))
+class Script:
+    """EVALSHA by keys and args, loading the script where the server doesn't know it (yet)."""
+
+    def __init__(self, client: redis.Redis, text: str) -> None:
+        self._client, self._text = client, text
+        self._digest = sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+    def __call__(self, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        client: Any = self._client
+        command = ("EVALSHA", self._digest, len(keys), *keys, *args)
+        try:
+            return client.execute_command(*command)
+        except redis.exceptions.NoScriptError:
+            client.script_load(self._text)
+            return client.execute_command(*command)
+
+    def begin(self, keys: Sequence[str], args: Sequence[Any]) -> Callable[[], Any]:
+        """Send it now; the caller does something else and then must fetch the reply, once.
+
+        For scripts that can be repeated: where the connection breaks, that is what happens.
+        """
+        pool: Any = self._client.connection_pool
+        connection = None
+        try:
+            connection = pool.get_connection()
+            connection.send_command("EVALSHA", self._digest, len(keys), *keys, *args)
+        except redis.RedisError:
+            if connection is not None:
+                connection.disconnect()
+                pool.release(connection)
+            return lambda: self(keys, args)
+
+        def fetch() -> Any:
+            try:
+                return connection.read_response()
+            except (redis.ConnectionError, redis.exceptions.NoScriptError):
+                return self(keys, args)
+            finally:
+                pool.release(connection)
+
+        return fetch
+
+
+def script(client: redis.Redis, package: str, name: str) -> Script:
+    """The script ``name``.lua of a package."""
+    return Script(client, source(package, name))

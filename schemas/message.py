@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Mapping, Set
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Set
 from datetime import timedelta
 from hashlib import blake2b
 from reprlib import Repr
-from typing import Any
+from typing import Any, NamedTuple
 
 from marshmallow import ValidationError
 from marshmallow.fields import Field
@@ -33,8 +32,7 @@ BOUNDED.maxlevel, BOUNDED.maxlist, BOUNDED.maxdict = 20, 1000, 1000
 BOUNDED.maxstring = BOUNDED.maxother = 100_000
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(NamedTuple):
     """A valid job as the store takes it.
 
     ``own`` are the wire fields that the job brought itself: all of them, or what differs from its
@@ -87,16 +85,22 @@ class Campaign:
         # With nothing else missing, a row that brings only independent fields needs no whole check.
         resend = self._loaded.get("resendSms", "smsText" in self._loaded)
         tied = resend or self._loaded.keys().isdisjoint(SMS_FIELDS)
-        self._complete = tied and _REQUIRED_FIELDS - {"address"} <= self._loaded.keys()
+        complete = tied and _REQUIRED_FIELDS - {"address"} <= self._loaded.keys()
+        self._alike = _job(self._loaded, self._asked, {}) if complete else None
 
     def parse_row(self, row: object, now: float) -> Job:
         """Check one row merged over ``common``. Raises InvalidMessage with every fault."""
         if not isinstance(row, Mapping):
             raise InvalidMessage({"": ["must be an object"]})
-        own = _each(_INDEPENDENT, _ADDRESS, row) if self._complete else None
-        if own is not None:
+        own = _each(_INDEPENDENT, _ADDRESS, row) if self._alike else None
+        if own is not None and self._alike:
+            id = own.pop("id", None)
+            if len(own) == 1:  # an address: most rows of most campaigns
+                hashes = [*self._asked.values(), _hash("address", own["address"])]
+                return Job(id, own, *self._alike[2:-1], _digest(hashes))
             kept = {k: v for k, v in self._asked.items() if k not in own}
-            return _job({**self._loaded, **own}, {**kept, **_asked(own)}, _wire(own))
+            loaded = {**self._loaded, **own, "id": id}
+            return _job(loaded, {**kept, **_asked(own)}, _wire(own))
         merged = {k: v for k, v in {**self.common, **row}.items() if v is not None}
         loaded = _load(merged, now)
         wire = _wire(loaded)
@@ -187,7 +191,7 @@ def _job(loaded: dict[str, Any], asked: Mapping[str, bytes], own: dict[str, Any]
         ttl=loaded.get("ttlSec"),
         on_unsure=loaded.get("onUnsure"),
         metadata=loaded.get("metadata", {}),
-        digest=_digest(asked),
+        digest=_digest(asked.values()),
     )
 
 
@@ -200,14 +204,18 @@ def _asked(loaded: Mapping[str, Any]) -> dict[str, bytes]:
         "resendSms": "smsText" in loaded,
     }
     return {
-        name: blake2b(f"{name}={dumps(value, sort=True)}".encode(), digest_size=16).digest()
+        name: _hash(name, value)
         for name, value in loaded.items()
         if name != "id" and not (name in defaults and defaults[name] == value)
     }
 
 
-def _digest(asked: Mapping[str, bytes]) -> str:
-    whole = blake2b(b"".join(sorted(asked.values())), digest_size=15).digest()
+def _hash(name: str, value: object) -> bytes:
+    return blake2b(f"{name}={dumps(value, sort=True)}".encode(), digest_size=16).digest()
+
+
+def _digest(hashes: Iterable[bytes]) -> str:
+    whole = blake2b(b"".join(sorted(hashes)), digest_size=15).digest()
     return b64encode(whole).decode()
 
 

@@ -534,3 +534,29 @@ def test_common_may_be_any_mapping_and_hold_any(producer: Producer) -> None:
     frozen = {k: MappingProxyType(v) if isinstance(v, dict) else v for k, v in common_job().items()}
     (id,) = producer.enqueue_many(rows(1), common=MappingProxyType(frozen))
     assert producer.get(id) is not None
+
+
+def test_what_breaks_while_rows_are_streamed_is_done_again(
+    redis_server: RedisServer, namespace: str
+) -> None:
+    # Given an app whose connection is cut, and whose scripts are forgotten, between its chunks
+    env = {"COURIER_REDIS_URL": redis_server.url, "COURIER_NAMESPACE": namespace}
+    producer = Producer.from_env(env)
+    operator = redis.Redis.from_url(redis_server.url)
+
+    def rows() -> Iterator[dict[str, str]]:
+        for number in range(2600):
+            if number in (700, 1700):
+                operator.client_kill_filter(_type="normal", skipme=True)
+            if number in (1200, 2200):
+                operator.script_flush()
+            yield {"address": f"79{number:09}"}
+
+    # When a campaign is stored
+    ids = producer.enqueue_many(rows(), common=common_job(priority="low"))
+    # Then each row is one message
+    assert len(set(ids)) == 2600
+    assert operator.zcard(f"{{{namespace}}}:lane:low:0") == 2600
+    assert operator.hget(f"{{{namespace}}}:counts", "queued") == b"2600"
+    producer.close()
+    operator.close()
