@@ -20,18 +20,7 @@ from marshmallow.fields import Integer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ops.commands.terminal import (
-    INTERRUPTED,
-    PARTLY,
-    UNAVAILABLE,
-    WRONG,
-    Command,
-    Duration,
-    Failure,
-    emit,
-    failure,
-    json_option,
-)
+from ops.commands.terminal import PARTLY, WRONG, Duration, Failure, command, emit, json_option
 from producers import Conflict, EnqueueError, InvalidMessage, Producer, QueueFull, StoreUnavailable
 from producers.client import CHUNK
 from producers.connection import passes, store_errors
@@ -201,11 +190,11 @@ class Run:
         return ids, faults
 
 
-def patience(wait: float, say: Callable[[str], None]) -> Callable[[Callable[[], T]], T]:
+def patience(wait: float) -> Callable[[Callable[[], T]], T]:
     """Calls what it is given again while the queue is full or Redis away, for ``wait`` seconds."""
 
     def patiently(call: Callable[[], T]) -> T:
-        end = time.monotonic() + wait
+        end, said = time.monotonic() + wait, False
         while True:
             try:
                 return call()
@@ -213,7 +202,9 @@ def patience(wait: float, say: Callable[[str], None]) -> Callable[[Callable[[], 
                 lasting = isinstance(error, StoreUnavailable) and not passes(error.__cause__)
                 if lasting or time.monotonic() + PAUSE > end:
                     raise
-                say(f"waiting: {error}")
+                if not said:
+                    click.echo(f"Waiting, at most {wait:g} s: {error}", err=True)
+                said = True
                 time.sleep(PAUSE)
 
     return patiently
@@ -269,14 +260,11 @@ def _renamed(ctx: Any, param: Any, pairs: tuple[str, ...]) -> dict[str, str]:
 PATH = click.Path(dir_okay=False, path_type=Path)
 
 
-@click.command(
-    cls=Command,
-    exits={
-        PARTLY: "some rows were refused (see the file named), the others are stored",
-        WRONG: "wrong usage, settings, file or common part: nothing was stored",
-        UNAVAILABLE: "Redis was away or the queue full for too long: start again to go on",
-        INTERRUPTED: "interrupted (Ctrl-C): start again to go on",
-    },
+@command(
+    partly="some rows were refused (see the file named), the others are stored",
+    wrong="wrong usage, settings, file or common part: nothing was stored",
+    away="Redis was away or the queue full for too long: start again to go on",
+    stopped="interrupted (Ctrl-C): start again to go on",
 )
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--common", "common_file", type=PATH, help="JSON: what all rows share.")
@@ -309,6 +297,8 @@ def bulk(
     common = _read_common(common_file)
     if common is None and not campaign:
         raise click.UsageError("without --common, --campaign must name what is sent")
+    if not file.is_file():
+        raise click.UsageError("FILE must be a file: it is read twice")
     refused_file = refused_file or file.with_name(f"{file.name}.refused.csv")
     if refused_file.resolve() == file.resolve():
         raise click.UsageError("--refused must be another file than FILE")
@@ -319,21 +309,20 @@ def bulk(
         task = bar.add_task(file.name, total=total, rate="")
         refused = Refused(refused_file, table.header, stack)
         ids = Ids(campaign or digest_of(common))
-        patiently = patience(wait, lambda text: bar.update(task, rate=text))
-        run = Run(producer, table, ids, refused, common, patiently)
-        began, rows = time.monotonic(), table.rows()
+        run = Run(producer, table, ids, refused, common, patience(wait))
+        began, done, rows = time.monotonic(), 0, table.rows()
         try:
             while chunk := list(islice(rows, CHUNK)):
                 run.store(chunk)
-                done = run.stored + run.before + refused.count
+                done += len(chunk)
                 rate = f"{done / (time.monotonic() - began):,.0f}/s"
                 bar.update(task, completed=done, rate=rate)
-        except InvalidMessage as error:  # of the common part
-            raise Failure(str(failure(error)), WRONG) from None
-        except (KeyboardInterrupt, QueueFull, StoreUnavailable) as error:
+        except InvalidMessage as error:
+            raise _wrong(_why(error, ())) from None  # the common part: a row's is in the file
+        except (KeyboardInterrupt, QueueFull, StoreUnavailable):
             bar.stop()
             _tell_rest(run, total)
-            raise error from None
+            raise
     _tell(run, refused, refused_file, as_json)
     sys.exit(PARTLY if refused.count else 0)
 

@@ -128,12 +128,13 @@ def consumers(newest: str | None, groups: Sequence[Mapping[str, Any]]) -> Iterat
         yield Finding(WARNING, "results", "nobody reads them", do)
     for group in groups:
         about = f"results: {group['name']}"
+        do = "start its app again, or give the group up: XGROUP DESTROY"
         behind = group["last-delivered-id"] != newest and newest
         if group["unacked"] > IDLE:
             seen = f"{group['pending']:,} unacknowledged, one for {group['unacked']:,.0f} s"
             yield Finding(WARNING, about, seen, "its app takes events and doesn't ack them")
         elif behind and group["idle"] > IDLE:
-            yield Finding(WARNING, about, "behind, and nobody reads", "start its app again")
+            yield Finding(WARNING, about, "behind, and nobody reads", do)
         else:
             seen = "reading" if behind else "has read all"
             yield Finding(OK, about, f"{seen}, {group['pending']:,} unacknowledged")

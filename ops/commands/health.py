@@ -16,22 +16,10 @@ from celery import Celery
 from celery.utils.nodenames import worker_direct
 from kombu.exceptions import OperationalError
 from redis import Redis, RedisError
-from rich.table import Table
 
-from ops.commands import findings
-from ops.commands.findings import ERROR, OK, Finding
-from ops.commands.terminal import (
-    PARTLY,
-    UNAVAILABLE,
-    WRONG,
-    Command,
-    Duration,
-    Failure,
-    console,
-    emit,
-    json_option,
-    plain,
-)
+from ops.commands import findings, terminal
+from ops.commands.findings import ERROR, Finding
+from ops.commands.terminal import UNAVAILABLE, Duration, Failure, command, emit, json_option
 from ops.commands.top import look
 from producers import ConfigError, CourierError, Producer
 from producers.bells import ONE_TRY, queue
@@ -49,6 +37,8 @@ ANSWER = 2.0
 class BrokerUnavailable(CourierError):
     """The broker did not take a task or didn't answer; the text holds no address."""
 
+    do = "look at it and at COURIER_BROKER_URL"
+
 
 class Workers:
     """The workers, as the broker lets one talk to them."""
@@ -60,10 +50,11 @@ class Workers:
         self._app.conf.broker_write_url = url
         self._app.conf.broker_transport_options = {**options, **ONE_TRY}
 
-    def serving(self, seconds: float = ANSWER) -> dict[str, set[str]]:
+    def serving(self, seconds: float) -> dict[str, set[str]]:
         """The queues that each worker takes from, of those that answer in time."""
-        with _broker_errors():
-            found = self._app.control.inspect(timeout=seconds).active_queues() or {}
+        with _broker_errors(), self._app.connection_for_write() as connection:
+            asking = self._app.control.inspect(timeout=seconds, connection=connection)
+            found = asking.active_queues() or {}
         return {host: {each["name"] for each in queues} for host, queues in found.items()}
 
     def prove(self, client: Redis, keys: Keys, hosts: Collection[str], end: float) -> Iterator[str]:
@@ -109,11 +100,10 @@ def _broker_errors() -> Iterator[None]:
         yield
     except (OperationalError, RedisError, OSError) as error:
         name = type(error.__cause__ or error).__name__
-        text = f"the broker can't be used now: {name}. Look at it and at COURIER_BROKER_URL"
-        raise BrokerUnavailable(text) from None
+        raise BrokerUnavailable(f"the broker can't be used now: {name}") from None
 
 
-@click.command(cls=Command, exits={OK: "all is well", PARTLY: "warnings", WRONG: "errors"})
+@command(done="all is well", partly="warnings", wrong="errors; wrong usage or settings", away="")
 @click.option("--no-provider", is_flag=True, help="Don't ask the provider anything.")
 @json_option
 def doctor(no_provider: bool, as_json: bool) -> None:
@@ -139,9 +129,9 @@ def _examine(no_provider: bool) -> Iterator[Finding]:
         except (CourierError, RedisError) as error:
             yield Finding(ERROR, "Redis", _short(error), "start it; look at COURIER_REDIS_URL")
     try:
-        yield from findings.workers(settings.namespace, Workers(settings).serving())
+        yield from findings.workers(settings.namespace, Workers(settings).serving(ANSWER))
     except BrokerUnavailable as error:
-        yield Finding(ERROR, "broker", *str(error).split(". ", 1))
+        yield Finding(ERROR, "broker", str(error), error.do)
     if not no_provider:
         try:
             whole = Settings.from_env(os.environ, provider=True)
@@ -181,29 +171,18 @@ def _short(error: Exception) -> str:
 
 
 def _print(found: list[Finding]) -> None:
-    table = Table(box=None, show_header=False, pad_edge=False)
-    for name in ("mark", "about", "seen"):
-        table.add_column(name, overflow="fold", no_wrap=name == "mark")
     marks = (("ok", "green"), ("warning", "yellow"), ("ERROR", "red"))
+    rows: list[list[object]] = []
     for each in found:
-        mark, style = marks[each.severity]
-        seen = plain(each.seen)
-        if each.do:
-            seen = seen.append("\n-> ").append(each.do, "bold")
-        table.add_row(plain(mark, style), plain(each.about), seen)
-    console().print(table)
+        rows.append([terminal.plain(*marks[each.severity]), each.about, each.seen])
+        rows += [["", "", terminal.plain(f"-> {each.do}", "bold")]] if each.do else []
+    terminal.console().print(terminal.grid(rows))
 
 
 timeout_option = click.option("--timeout", type=Duration(), default="10s", show_default=True)
 
 
-@click.command(
-    cls=Command,
-    exits={
-        PARTLY: "no answer in time",
-        UNAVAILABLE: "Redis or the broker can't be used",
-    },
-)
+@command(partly="no answer in time", away="Redis or the broker can't be used")
 @click.option("--worker", help="As it calls itself. [default: celery@<this host>]")
 @timeout_option
 @json_option
@@ -225,16 +204,10 @@ def live(worker: str | None, timeout: float, as_json: bool) -> None:
     elif lives:
         click.echo(f"{host} took and ran a task in {seconds:.2f} s")
     if not lives:
-        raise Failure(f"{host} ran no task in {timeout:g} s: restart it if it stays so", PARTLY)
+        raise Failure(f"{host} ran no task in {timeout:g} s: restart it if it stays so")
 
 
-@click.command(
-    cls=Command,
-    exits={
-        PARTLY: "some lane has no worker that takes work",
-        UNAVAILABLE: "Redis or the broker can't be used",
-    },
-)
+@command(partly="some lane has no worker that takes work", away="Redis or the broker can't be used")
 @timeout_option
 @json_option
 def ready(timeout: float, as_json: bool) -> None:
@@ -268,7 +241,7 @@ def ready(timeout: float, as_json: bool) -> None:
     elif not missing:
         click.echo("ready")
     if missing:
-        raise Failure(f"no worker takes work for: {', '.join(without)}", PARTLY)
+        raise Failure(f"no worker takes work for: {', '.join(without)}")
 
 
 def _prove(client: Redis, settings: Settings, hosts: list[str], end: float) -> Iterator[str]:
@@ -281,4 +254,4 @@ def _unavailable() -> Iterator[None]:
     try:
         yield
     except BrokerUnavailable as error:
-        raise Failure(str(error), UNAVAILABLE) from None
+        raise Failure(f"{error}: {error.do}", UNAVAILABLE) from None

@@ -12,19 +12,10 @@ from itertools import islice
 from typing import Any
 
 import click
-from rich.table import Table
 
-from ops.commands.terminal import (
-    PARTLY,
-    Command,
-    Failure,
-    console,
-    emit,
-    json_option,
-    plain,
-    reveal_option,
-)
-from producers import Producer
+from ops.commands import terminal
+from ops.commands.terminal import PARTLY, Failure, command, emit, json_option, reveal_option
+from producers import Producer, Record
 from producers.connection import store_errors
 from schemas.event import instant
 from schemas.keys import LANES, Keys
@@ -37,8 +28,15 @@ Json = dict[str, Any]
 
 
 def mask(address: str) -> str:
-    """A phone number as it may be shown to anybody: country, operator and the last two digits."""
-    return f"{address[:4]}***{address[-2:]}"
+    """A phone number as it may be shown to anybody: five digits are missing."""
+    return f"{address[: max(0, min(4, len(address) - 7))]}***{address[-2:]}"
+
+
+def told(record: Record) -> Json:
+    """A record in the events' names."""
+    values = asdict(record)
+    values["provider_id"] = record.provider_id and str(record.provider_id)  # 64 bits
+    return {re.sub("_(.)", lambda found: found[1].upper(), n): v for n, v in values.items()}
 
 
 def describe(producer: Producer, id: str, reveal: bool) -> Json | None:
@@ -46,19 +44,13 @@ def describe(producer: Producer, id: str, reveal: bool) -> Json | None:
     record = producer.get(id)
     if record is None:
         return None
-    told = {_camel(name): value for name, value in asdict(record).items()}
-    told["providerId"] = record.provider_id and str(record.provider_id)  # 64 bits: no JSON number
-    job, place = _stored(producer, id)
-    told["address"] = job and (job["address"] if reveal else mask(job["address"]))
+    seen, (job, place) = told(record), _stored(producer, id)
+    seen["address"] = job and (job["address"] if reveal else mask(job["address"]))
     if reveal:
-        told["job"] = job
+        seen["job"] = job
     if record.status in (Status.QUEUED, Status.SENDING) and place:
-        told |= _waiting(producer, id, place)
-    return told
-
-
-def _camel(name: str) -> str:
-    return re.sub("_(.)", lambda found: found[1].upper(), name)
+        seen |= _waiting(producer, id, place)
+    return seen
 
 
 def _stored(producer: Producer, id: str) -> tuple[Json | None, int]:
@@ -80,34 +72,30 @@ def _waiting(producer: Producer, id: str, place: int) -> Json:
         pipe.get(keys.paused(lane))
         pipe.hmget(keys.gate("send"), "until", "reason")
         score, paused, (until, reason) = pipe.execute()
-    held = [] if paused is None else [f"lane {lane} is paused: {paused}"]
+    held: list[str] = [] if paused is None else [f"lane {lane} is paused: {paused}"]
     held += [f"sending is closed until {instant(int(until) / 1e6)}: {reason}"] if until else []
     due = instant(score / 1e6) if score else None
     return {"lane": lane, "due": due, "leased": bool(score and score % 4), "heldBy": held}
 
 
-def _print(told: Json) -> None:
-    table = Table.grid(padding=(0, 2))
-    for name, value in told.items():
-        if value not in (None, [], {}, ()):
-            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            table.add_row(name, plain(text))
-    console().print(table)
+def _print(seen: Json) -> None:
+    words = {name: value for name, value in seen.items() if value not in (None, [], {}, ())}
+    terminal.console().print(terminal.grid(words.items()))
 
 
-@click.command(cls=Command, exits={PARTLY: "no message has this id"})
+@command(partly="no message has this id")
 @click.argument("id")
 @reveal_option
 @json_option
 def show(id: str, reveal: bool, as_json: bool) -> None:
     """Show one message: where it is, why, and what the provider said."""
-    told = describe(Producer.from_env(), id, reveal)
-    if told is None:
-        raise Failure("no message has this id, or none any more (COURIER_RETENTION)", PARTLY)
-    emit(told) if as_json else _print(told)
+    seen = describe(Producer.from_env(), id, reveal)
+    if seen is None:
+        raise Failure("no message has this id, or none any more (COURIER_RETENTION)")
+    emit(seen) if as_json else _print(seen)
 
 
-@click.command(cls=Command, exits={PARTLY: "none was found among those looked at"})
+@command(partly="none was found among those looked at")
 @click.argument("phone")
 @click.option("--most", type=click.IntRange(1), default=100_000, show_default=True)
 @reveal_option
@@ -126,13 +114,13 @@ def find(phone: str, most: int, reveal: bool, as_json: bool) -> None:
     scan = _contents(producer)
     for id, own in islice(scan, most):
         looked += 1
-        if f'"address":"{number}"' in own and (told := describe(producer, id, reveal)):
-            found.append(told)
+        if f'"address":"{number}"' in own and (seen := describe(producer, id, reveal)):
+            found.append(seen)
     whole = next(scan, None) is None
     if as_json:
         emit({"lookedAt": looked, "all": whole, "messages": found})
-    for told in () if as_json else found:
-        _print(told)
+    for seen in () if as_json else found:
+        _print(seen)
         click.echo()
     rest = "all there are" if whole else "there are more (--most)"
     click.echo(f"{len(found)} found, {looked:,} messages looked at: {rest}", err=True)
@@ -156,7 +144,7 @@ def _contents(producer: Producer) -> Iterator[tuple[str, str]]:
             yield name.removeprefix(keys.record), row or own or ""
 
 
-@click.command(cls=Command, exits={})
+@command()
 @click.option("--group", help="Read as this consumer group and acknowledge what is shown.")
 @click.option("--last", type=click.IntRange(0), default=20, show_default=True)
 @click.option("--follow", is_flag=True, help="Go on with new ones, until Ctrl-C.")
@@ -204,4 +192,4 @@ def _print_event(event: Json) -> None:
     data = event["data"]
     mark = "final" if data["final"] else ""
     words = (event["time"], data["messageId"], data["status"], mark, data["reason"] or "")
-    click.echo("  ".join(str(plain(word)) for word in words if word))
+    click.echo("  ".join(str(terminal.plain(word)) for word in words if word))

@@ -3,26 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
-from dataclasses import asdict
-from itertools import islice
+from collections.abc import Callable
 from typing import Any
 
 import click
-from rich.table import Table
 
-from ops.commands.looking import mask
-from ops.commands.terminal import (
-    PARTLY,
-    UNAVAILABLE,
-    Command,
-    Duration,
-    console,
-    emit,
-    json_option,
-    plain,
-    reveal_option,
-)
+from ops.commands import terminal
+from ops.commands.looking import mask, told
+from ops.commands.terminal import PARTLY, Duration, command, emit, json_option, reveal_option
 from producers import DeadLetterError, InvalidMessage, Producer
 from producers.connection import store_errors
 from schemas.keys import LANES, POLL, Keys
@@ -31,7 +19,7 @@ from schemas.status import DEAD, Status
 lanes_argument = click.argument("lanes", nargs=-1, type=click.Choice([*LANES, POLL]))
 
 
-@click.command(cls=Command, exits={})
+@command()
 @lanes_argument
 @click.option("--reason", default="by hand", show_default=True, help="What others are told.")
 @click.option("--for", "duration", type=Duration(), help="90s, 15m, 2h: goes on by itself.")
@@ -54,7 +42,7 @@ def pause(lanes: tuple[str, ...], reason: str, duration: float | None, as_json: 
     click.echo(f"Paused {until}: {', '.join(lanes or LANES)}")
 
 
-@click.command(cls=Command, exits={})
+@command()
 @lanes_argument
 @json_option
 def resume(lanes: tuple[str, ...], as_json: bool) -> None:
@@ -70,20 +58,18 @@ def resume(lanes: tuple[str, ...], as_json: bool) -> None:
     click.echo(f"Resumed: {', '.join(resumed)}" if resumed else "Nothing of it was paused.")
 
 
-@click.command(
-    cls=Command, exits={PARTLY: "some have left already, may have, or are unknown (each is named)"}
-)
+@command(partly="some have left already, may have, or are unknown (each is named)")
 @click.argument("ids", nargs=-1, required=True)
 @json_option
 def cancel(ids: tuple[str, ...], as_json: bool) -> None:
     """Stop messages: each that never left now never will."""
     producer = Producer.from_env()
-    told = {id: _cancel(producer, id) for id in ids}
+    ends = {id: _cancel(producer, id) for id in ids}
     if as_json:
-        emit(told)
-    for id, status in () if as_json else told.items():
+        emit(ends)
+    for id, status in () if as_json else ends.items():
         click.echo(f"{id}  {status}" if status == "cancelled" else f"{id}  not cancelled: {status}")
-    sys.exit(0 if set(told.values()) <= {"cancelled"} else PARTLY)
+    sys.exit(0 if set(ends.values()) <= {"cancelled"} else PARTLY)
 
 
 def _cancel(producer: Producer, id: str) -> str:
@@ -106,9 +92,11 @@ def dead() -> None:
 Filtered = Callable[..., None]
 
 
-def _filters(command: Filtered) -> Filtered:
-    command = click.option("--reason", help="Only those that ended for this reason.")(command)
-    return click.option("--status", type=click.Choice(sorted(DEAD)), help="Only those.")(command)
+def _filters(function: Filtered) -> Filtered:
+    function = click.option("--reason", help="Only those that ended for this reason.")(function)
+    return click.option("--status", type=click.Choice(sorted(map(str, DEAD))), help="Only those.")(
+        function
+    )
 
 
 def _chosen(ids: tuple[str, ...], everything: bool, status: str | None, reason: str | None) -> None:
@@ -116,28 +104,22 @@ def _chosen(ids: tuple[str, ...], everything: bool, status: str | None, reason: 
         raise click.UsageError("name IDS, or say --all (which --status and --reason narrow)")
 
 
-@dead.command("list", cls=Command, exits={})
+@command("list")
 @_filters
 @click.option("--most", type=click.IntRange(1), default=100, show_default=True)
 @json_option
 def list_(status: str | None, reason: str | None, most: int, as_json: bool) -> None:
     """Dead letters in the order of their ends. JSON is one document a line."""
     letters = Producer.from_env().dead.list(status, reason)
-    table = Table(box=None, pad_edge=False)
-    for name in ("id", "status", "reason", "ended", "attempts"):
-        table.add_column(name, overflow="fold", justify="right" if name == "attempts" else "left")
-    for letter in islice(letters, most):
-        if as_json:
-            emit({**asdict(letter), "provider_id": letter.provider_id and str(letter.provider_id)})
-        words = (letter.id, letter.status, letter.reason or "", letter.ended[:19], letter.attempts)
-        table.add_row(*map(plain, words))
-    more = "" if next(letters, None) is None else "; there are more (--most)"
-    if not as_json:
-        console().print(table)
-        click.echo(f"{table.row_count} dead letters{more}", err=True)
+    for shown, letter in enumerate(letters):
+        if shown == most:
+            click.echo("there are more (--most)", err=True)
+            break
+        words = (f"{letter.ended[:19]}Z", letter.id, letter.status, letter.reason or "")
+        emit(told(letter)) if as_json else click.echo("  ".join(words))
 
 
-@dead.command("show", cls=Command, exits={PARTLY: "no dead letter, or its content was erased"})
+@command("show", partly="it is no dead letter, or its content was erased")
 @click.argument("id")
 @reveal_option
 @json_option
@@ -151,18 +133,12 @@ def show_(id: str, reveal: bool, as_json: bool) -> None:
         job = {**job, **hidden, "address": mask(job["address"])}
     if as_json:
         return emit(job)
-    table = Table.grid(padding=(0, 2))
-    for name, value in job.items():
-        table.add_row(name, plain(value))
-    console().print(table)
+    terminal.console().print(terminal.grid(job.items()))
 
 
-@dead.command(
-    cls=Command,
-    exits={
-        PARTLY: "some were not sent again (each is named)",
-        UNAVAILABLE: "Redis can't be used, or the queue is full: repeat it, nothing is sent twice",
-    },
+@command(
+    partly="some were not sent again (each is named)",
+    away="Redis can't be used, or the queue is full: repeat it, nothing is sent twice",
 )
 @click.argument("ids", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="All on the list now.")
@@ -171,20 +147,15 @@ def show_(id: str, reveal: bool, as_json: bool) -> None:
 @click.option("--unconfirmed", is_flag=True, help="Also what may have been sent already.")
 @json_option
 def resend(
-    ids: tuple[str, ...],
-    everything: bool,
-    status: str | None,
-    reason: str | None,
-    rate: float,
-    unconfirmed: bool,
-    as_json: bool,
+    ids: tuple[str, ...], everything: bool, rate: float, unconfirmed: bool, **more: Any
 ) -> None:
     """Send dead letters again as new messages; with --all at --rate messages a second."""
-    _chosen(ids, everything, status, reason)
+    as_json = more.pop("as_json")
+    _chosen(ids, everything, **more)
     letters = Producer.from_env().dead
     sent, refused = dict[str, str](), dict[str, str]()
     if everything:
-        done = letters.resend_many(status, reason, rate, unconfirmed)
+        done = letters.resend_many(rate=rate, unconfirmed=unconfirmed, **more)
         sent, refused = done.ids, {id: str(error) for id, error in done.refused.items()}
     for id in ids:
         try:
@@ -194,24 +165,22 @@ def resend(
     if as_json:
         emit({"resent": sent, "refused": refused})
     else:
-        _lines(f"{old}  sent again as {new}" for old, new in sent.items())
-        _lines(f"{id}  not sent: {why}" for id, why in refused.items())
-        click.echo(f"{len(sent)} sent again, {len(refused)} not", err=True)
+        lines = [f"{old}  sent again as {new}" for old, new in sent.items()]
+        lines += [f"{id}  not sent: {why}" for id, why in refused.items()]
+        click.echo("\n".join([*lines, f"{len(sent)} sent again, {len(refused)} not"]))
     sys.exit(PARTLY if refused else 0)
 
 
-@dead.command(cls=Command, exits={PARTLY: "some are no dead letters (each is named)"})
+@command(partly="some are no dead letters (each is named)")
 @click.argument("ids", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="All on the list now.")
 @_filters
 @json_option
-def drop(
-    ids: tuple[str, ...], everything: bool, status: str | None, reason: str | None, as_json: bool
-) -> None:
+def drop(ids: tuple[str, ...], everything: bool, as_json: bool, **more: Any) -> None:
     """Take dead letters off the list and erase phone number and texts; records stay."""
-    _chosen(ids, everything, status, reason)
-    letters = Producer.from_env().dead
-    dropped, refused = letters.drop_many(status, reason) if everything else 0, dict[str, str]()
+    _chosen(ids, everything, **more)
+    letters, refused = Producer.from_env().dead, dict[str, str]()
+    dropped = letters.drop_many(**more) if everything else 0
     for id in ids:
         try:
             letters.drop(id)
@@ -221,11 +190,10 @@ def drop(
     if as_json:
         emit({"dropped": dropped, "refused": refused})
     else:
-        _lines(f"{id}  not dropped: {why}" for id, why in refused.items())
-        click.echo(f"{dropped} dropped")
+        lines = [f"{id}  not dropped: {why}" for id, why in refused.items()]
+        click.echo("\n".join([*lines, f"{dropped} dropped"]))
     sys.exit(PARTLY if refused else 0)
 
 
-def _lines(lines: Iterable[Any]) -> None:
-    for line in lines:
-        click.echo(line)
+for _each in (list_, show_, resend, drop):
+    dead.add_command(_each)

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from ops.commands.terminal import PARTLY, UNAVAILABLE, Command, Failure, emit, json_option
+from ops.commands.terminal import Failure, command, emit, json_option
 from producers import Producer
 from schemas.keys import LANES
 
@@ -35,18 +35,15 @@ _TEXTS = {
 _CONTENT = ("text", "imageUrl", "caption", "action")
 
 
-def _options(command: Callable[..., None]) -> Callable[..., None]:
+def _options(function: Callable[..., None]) -> Callable[..., None]:
     for name, (flag, kind, text) in reversed(_TEXTS.items()):
-        command = click.option(flag, name, type=kind, help=text)(command)
-    return command
+        function = click.option(flag, name, type=kind, help=text)(function)
+    return function
 
 
-@click.command(
-    cls=Command,
-    exits={
-        PARTLY: "the job is wrong, or its id was used for another one",
-        UNAVAILABLE: "Redis can't be used, or the queue is full",
-    },
+@command(
+    partly="the job is wrong, or its id was used for another one",
+    away="Redis can't be used, or the queue is full",
 )
 @_options
 @click.option("--metadata", multiple=True, metavar="NAME=VALUE", help="Comes back in its events.")
@@ -76,4 +73,4 @@ def _read() -> Any:
     try:
         return json.loads(sys.stdin.buffer.read())
     except (ValueError, RecursionError):
-        raise Failure("stdin holds no JSON: nothing was stored", PARTLY) from None
+        raise Failure("stdin holds no JSON: nothing was stored") from None

@@ -9,18 +9,15 @@ from typing import Any
 import click
 from rich.console import Group, RenderableType
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
-from ops.commands.terminal import Command, console, emit, json_option, plain
+from ops.commands.terminal import command, console, emit, grid, json_option, plain
 from producers import Producer, StoreUnavailable
 from producers.connection import store_errors
 from schemas.event import instant
 from schemas.keys import LANES, POLL, Keys
 from schemas.status import Status
 
-RATES = ("queued", "submitted", "delivered", "read", "claims", "bells")
-"""Counters whose change per second is shown."""
 FUNNEL = {
     "enqueued": ("queued",),
     "submitted": ("submitted",),
@@ -31,7 +28,7 @@ FUNNEL = {
     "failed": ("failed", "cancelled", "rejected", "expired"),
     "unknown": ("unconfirmed", "lost"),
 }
-"""Steps, and the statuses that messages have entered by then; since the counters began."""
+"""Where messages were seen, by status. A poll may find one read that it never saw delivered."""
 Look = dict[str, Any]
 
 
@@ -89,35 +86,32 @@ def _gate(until: str | None, reason: str | None) -> dict[str, Any]:
 
 
 def rates(before: Look | None, now: Look, seconds: float) -> dict[str, float] | None:
-    """Changes per second between two looks; None where there is only one."""
+    """Changes of the counters per second between two looks; None where there is only one."""
     if before is None:
         return None
-    was, counts = before["counts"], now["counts"]
-    return {n: round((counts.get(n, 0) - was.get(n, 0)) / seconds, 1) for n in RATES}
+    was = before["counts"]
+    return {n: round((v - was.get(n, 0)) / seconds, 1) for n, v in now["counts"].items()}
 
 
 def picture(seen: Look, speed: Mapping[str, float] | None) -> RenderableType:
     """A look as a person reads it."""
-    lanes = Table(box=None, pad_edge=False)
-    for name in ("lane", "due", "later", "oldest due", ""):
-        lanes.add_column(
-            name, justify="right" if name in ("due", "later", "oldest due") else "left"
-        )
+    lanes: list[list[object]] = []
     for name, line in [*seen["lanes"].items(), (POLL, seen["watched"])]:
-        paused = name in seen["paused"]
-        state = plain(f"paused: {seen['paused'][name]}", "yellow") if paused else Text("")
+        paused = f"paused: {seen['paused'][name]}" if name in seen["paused"] else ""
         late = f"{line['late']:,.0f} s" if line["due"] else "-"
-        lanes.add_row(name, f"{line['due']:,}", f"{line['later']:,}", late, state)
-    funnel = Table(box=None, pad_edge=False)
-    funnel.add_column("since the counters began")
-    for name in ("messages", "%", "per second"):
-        funnel.add_column(name, justify="right")
-    total = seen["counts"].get(Status.QUEUED, 0)
+        figures = (f"{line['due']:,}", f"{line['later']:,}", late)
+        lanes.append([name, *figures, plain(paused, "yellow")])
+    counts, funnel = seen["counts"], []
+    total = counts.get(Status.QUEUED, 0) or 1
     for name, parts in FUNNEL.items():
-        number = sum(seen["counts"].get(part, 0) for part in parts)
-        rate = f"{speed[parts[0]]:,.1f}" if speed and parts[0] in speed else ""
-        funnel.add_row(name, f"{number:,}", f"{100 * number / total:.1f}" if total else "", rate)
-    return Group(_head(seen, speed), Text(), lanes, Text(), funnel)
+        number = sum(counts.get(part, 0) for part in parts)
+        rate = f"{sum(speed.get(part, 0) for part in parts):,.1f}" if speed else ""
+        funnel.append([name, f"{number:,}", f"{100 * number / total:.1f}", rate])
+    return Group(
+        *(_head(seen, speed), Text()),
+        *(grid(lanes, "lane", ">due", ">later", ">oldest due", ""), Text()),
+        grid(funnel, "seen as", ">messages", ">%", ">per second"),
+    )
 
 
 def _head(seen: Look, speed: Mapping[str, float] | None) -> RenderableType:
@@ -130,11 +124,12 @@ def _head(seen: Look, speed: Mapping[str, float] | None) -> RenderableType:
             lines.append(plain(f"/{what} is closed until {gate['until']}: {gate['reason']}", "red"))
     tail = f"dead letters: {seen['deadLetters']:,}   events kept: {seen['events']:,}"
     if speed:
-        tail += f"   per second: {speed['claims']:,.0f} claims, {speed['bells']:,.0f} bells"
+        claims, bells = speed.get("claims", 0), speed.get("bells", 0)
+        tail += f"   per second: {claims:,.0f} claims, {bells:,.0f} bells"
     return Group(*lines, Text(tail))
 
 
-@click.command(cls=Command, exits={})
+@command()
 @click.option("--once", is_flag=True, help="One look, without rates.")
 @click.option("--every", type=click.FloatRange(0.2), default=1.0, show_default=True)
 @json_option
