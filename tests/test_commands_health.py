@@ -8,7 +8,6 @@ import subprocess
 from typing import Any
 
 import pytest
-import redis
 from celery.utils.nodenames import worker_direct
 
 from ops.commands import findings, health
@@ -115,7 +114,6 @@ def test_a_whole_system_is_well_ready_and_alive(
     # All is well
     assert set(severities(system, code=0).values()) == {"ok"}
     assert system.json("ready") == {"ready": True, "workers": ["one@here"], "withoutWorker": []}
-    assert system("ready").stdout == "ready\n"
     assert system.json("live", "--worker", "one@here")["live"]
     # The provider was asked for a status, and nothing was sent
     assert simulator.get("requests")["messages"] == 0
@@ -125,13 +123,10 @@ def test_a_whole_system_is_well_ready_and_alive(
     found = severities(system, "--no-provider", code=1)
     assert (found["paused: low"], found["results"]) == ("warning", "warning")
     assert "provider" not in found
-    # Wrong credentials are an error, in 80 and in 120 columns
-    for columns in ("80", "120"):
-        said = system("doctor", code=2, COURIER_API_PASSWORD="wrong", COLUMNS=columns).stdout
-        assert "refuses us: error-auth" in said and "COURIER_API_LOGIN" in said
-        assert max(map(len, said.splitlines())) <= int(columns)
-    missing = severities(system, code=2, COURIER_API_PASSWORD="")
-    assert missing["COURIER_API_PASSWORD"] == "error"
+    # Wrong credentials are an error
+    said = system("doctor", code=2, COURIER_API_PASSWORD="wrong", COLUMNS="80").stdout
+    assert "refuses us: error-auth" in said and "COURIER_API_LOGIN" in said
+    assert max(map(len, said.splitlines())) <= 80
     # A worker whose processes all hang still answers a ping, but is not alive
     listed = subprocess.run(
         ["ps", "-o", "pid=", "--ppid", str(worker.process.pid)],
@@ -142,9 +137,9 @@ def test_a_whole_system_is_well_ready_and_alive(
     children = [int(pid) for pid in listed.stdout.split()]
     for child in children:
         os.kill(child, signal.SIGSTOP)
-    dead = system("live", "--worker", "one@here", "--timeout", "1s", code=1)
-    assert "one@here ran no task in 1 s" in dead.stderr and dead.stdout == ""
-    assert not system.json("ready", "--timeout", "2s", code=1)["ready"]
+    dead = system("live", "--worker", "one@here", "--timeout", "0.5s", code=1)
+    assert "one@here ran no task in 0.5 s" in dead.stderr and dead.stdout == ""
+    assert not system.json("ready", "--timeout", "1s", code=1)["ready"]
     for child in children:
         os.kill(child, signal.SIGCONT)
     system("live", "--worker", "one@here")
@@ -155,7 +150,6 @@ def test_a_lane_without_a_worker_is_named(system: Courier, start_worker: Start) 
     start_worker("-n", "slow@here", "-Q", f"{namespace}.send.low", beat=False)
     told = system.json("ready", code=1)
     assert told["withoutWorker"] == ["realtime", "high", "normal", "poll"]
-    assert "realtime, high, normal, poll" in system("ready", code=1).stderr
     found = severities(system, "--no-provider", code=2)
     assert (found["workers: low"], found["workers: high"], found["beat"]) == (
         "ok",
@@ -189,12 +183,12 @@ def test_what_cannot_be_reached_is_named_without_its_password(
         assert "hidden" not in system(command, code=3, **store).output
         broker = system(command, code=3, COURIER_BROKER_URL=nowhere)
         assert "COURIER_BROKER_URL" in broker.stderr and "hidden" not in broker.output
-    away = severities(system, code=2, COURIER_API_URL=f"http://127.0.0.1:{free_port()}")
-    assert away["provider"] == "error"
-
-
-def test_a_closed_gate_is_a_warning(system: Courier, app: Producer) -> None:
+    # And what else is wrong is found all the same
     gate = {"until": 1_800_000_000_000_000, "reason": "refused"}
     app.redis.hset(Keys(app.settings.namespace).gate("poll"), mapping=gate)
-    assert severities(system, "--no-provider", code=2)["gate: poll"] == "warning"
-    assert isinstance(app.redis, redis.Redis)
+    elsewhere = f"http://127.0.0.1:{free_port()}"
+    found = severities(
+        system, code=2, COURIER_API_URL=elsewhere, COURIER_API_PASSWORD="", COURIER_API_LOGIN="x"
+    )
+    assert (found["gate: poll"], found["COURIER_API_PASSWORD"]) == ("warning", "error")
+    assert severities(system, code=2, COURIER_API_URL=elsewhere)["provider"] == "error"
