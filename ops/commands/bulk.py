@@ -24,10 +24,11 @@ from ops.commands.terminal import PARTLY, WRONG, Duration, Failure, command, emi
 from producers import Conflict, EnqueueError, InvalidMessage, Producer, QueueFull, StoreUnavailable
 from producers.client import CHUNK
 from producers.connection import passes, store_errors
+from schemas.fields import CONTENT, JOB
 from schemas.keys import Keys
-from schemas.message import CONTENT, JobSchema, digest_of
+from schemas.stored import digest_of
 
-FIELDS = JobSchema().fields
+FIELDS = JOB.fields
 COLUMNS = {
     *(FIELDS.keys() - {"content", "metadata"}),
     *(f"content.{name}" for schema in CONTENT.values() for name in schema.fields),

@@ -19,8 +19,8 @@ from producers import Producer, Record
 from producers.connection import store_errors
 from schemas.event import instant
 from schemas.keys import LANES, Keys
-from schemas.message import merge
 from schemas.status import Status
+from schemas.stored import merge, unpack
 
 SCAN = 1000
 """Keys that Redis passes over in one step of a scan."""
@@ -60,7 +60,7 @@ def _stored(producer: Producer, id: str) -> tuple[Json | None, int]:
         record: Any = client.hmget(keys.record + id, "row", "common", "set")
         own: Any = record[0] or client.get(keys.content + id)
         common: Any = client.get(keys.common + record[1]) if record[1] else "{}"
-    job = merge(own, json.loads(common)) if own and common else None
+    job = merge(unpack(own), json.loads(common)) if own and common else None
     return job, int(record[2] or 0)
 
 
@@ -114,8 +114,8 @@ def find(phone: str, most: int, reveal: bool, as_json: bool) -> None:
     scan = _contents(producer)
     for id, own in islice(scan, most):
         looked += 1
-        if f'"address":"{number}"' in own and (seen := describe(producer, id, reveal)):
-            found.append(seen)
+        if number in own and unpack(own)["address"] == number:
+            found += [seen] if (seen := describe(producer, id, reveal)) else []
     whole = next(scan, None) is None
     if as_json:
         emit({"lookedAt": looked, "all": whole, "messages": found})
@@ -128,7 +128,7 @@ def find(phone: str, most: int, reveal: bool, as_json: bool) -> None:
 
 
 def _contents(producer: Producer) -> Iterator[tuple[str, str]]:
-    """Each message's id and its own wire fields as JSON ("": erased), in no order."""
+    """Each message's id and its own wire fields as stored ("": erased), in no order."""
     keys, client = Keys(producer.settings.namespace), producer.redis
     cursor: int | None = None
     while cursor != 0:
