@@ -101,13 +101,16 @@ def test_the_page_of_commands_is_what_they_say() -> None:
     assert (DOCS / "cli.md").read_text().split(MARK)[1] == page(), "python -m tests.test_guide"
 
 
-def test_what_the_page_says_of_commands_is_so() -> None:
-    said = (DOCS / "cli.md").read_text().split(MARK)[0] + (DOCS / "guide.md").read_text()
-    for line in re.findall(r"courier ([a-z]+(?: [a-z]+)?[^`|\n]*)", said):
+@pytest.mark.parametrize(
+    "path", [DOCS.parent / "README.md", *sorted(DOCS.glob("*.md"))], ids=lambda path: path.name
+)
+def test_every_command_that_a_page_names_is_so(path: Path) -> None:
+    said = path.read_text().split(MARK)[0]
+    for line in re.findall(r"(?:^|`|\| )courier ([a-z]+(?: [a-z]+)?[^`|\n]*)", said, re.M):
         words = line.split()
         assert words[0] in COMMANDS, line
         name = " ".join(["courier", *words[: 2 if words[0] == "dead" else 1]])
-        options = [opt for each in ALL[name].params for opt in each.opts]
+        options = ["--help", *(opt for each in ALL[name].params for opt in each.opts)]
         assert {w for w in words if re.fullmatch("--[a-z-]+", w)} <= set(options), line
 
 
