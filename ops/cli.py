@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 from importlib import import_module
+from typing import Any
 
 import click
 
 COMMANDS = {
+    "bulk": ("ops.commands.bulk", "Store a message for each row of a CSV file."),
+    "cancel": ("ops.commands.operating", "Stop messages that have not left yet."),
+    "dead": ("ops.commands.operating", "Dead letters: list, show, send again, drop."),
     "demo": ("ops.demo", "See the whole system at work, against a simulated provider."),
+    "doctor": ("ops.commands.health", "Look at everything, and say what to do."),
     "exporter": ("ops.exporter", "Serve metrics for Prometheus."),
+    "find": ("ops.commands.looking", "Find messages by phone number, by looking at many."),
+    "live": ("ops.commands.health", "Prove that one worker takes work."),
+    "pause": ("ops.commands.operating", "Stop sending, of some lanes or all."),
+    "ready": ("ops.commands.health", "Prove that Redis and workers for all lanes work."),
+    "results": ("ops.commands.looking", "Show result events, or read them as a group."),
+    "resume": ("ops.commands.operating", "Go on with what was paused."),
+    "send": ("ops.commands.sending", "Store one message."),
+    "show": ("ops.commands.looking", "Show one message."),
     "simulator": ("ops.simulator", "Serve the provider's API with simulated deliveries."),
+    "top": ("ops.commands.top", "Watch lanes, rates, funnel, gates and pauses."),
 }
 """By name: the module, whose command has the same name, and the line for ``--help``."""
 
@@ -27,6 +41,12 @@ class _Lazy(click.Group):
             extras = "pip install 'viber-courier[worker,ops]'"
             raise click.ClickException(f"{missing.name} is not installed: {extras}") from None
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:  # click's own end of it is "Aborted!" and exit code 1
+            raise SystemExit(130) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

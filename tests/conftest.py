@@ -22,7 +22,9 @@ import fakeredis
 import pytest
 import redis
 import requests
+from click.testing import CliRunner, Result
 
+from ops.cli import main
 from ops.redis_server import RedisServer
 from producers import Producer
 from producers.connection import connect
@@ -271,6 +273,42 @@ class Clock:
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
+
+
+class Courier:
+    """The command line in this process, by the settings in ``env``."""
+
+    def __init__(self, env: dict[str, str]) -> None:
+        self.env = env
+
+    def __call__(self, *args: str, code: int = 0, input: str | None = None, **env: str) -> Result:
+        """Run a command; AssertionError unless it ends with this exit code."""
+        whole = {name: None for name in os.environ if name.startswith("COURIER_")}
+        got = CliRunner().invoke(main, args, input=input, env={**whole, **self.env, **env})
+        if got.exception and not isinstance(got.exception, SystemExit):
+            raise got.exception
+        assert got.exit_code == code, got.output
+        assert "Traceback" not in got.output
+        return got
+
+    def json(self, *args: str, code: int = 0, **more: str) -> Any:
+        """The one JSON document that it prints with --json."""
+        return json.loads(self(*args, "--json", code=code, **more).stdout)
+
+    def start(self, *args: str) -> subprocess.Popen[str]:
+        """Run a command as a process of its own."""
+        return subprocess.Popen(
+            [sys.executable, "-c", "from ops.cli import main; main()", *args],
+            env={**os.environ, **self.env},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+
+@pytest.fixture
+def courier(redis_server: RedisServer, namespace: str) -> Courier:
+    return Courier({"COURIER_REDIS_URL": redis_server.url, "COURIER_NAMESPACE": namespace})
 
 
 Start = Callable[..., Worker]

@@ -15,7 +15,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ORDER = ["schemas", "producers", "worker", "ops"]
 """Each package may import those before it."""
-MODULES = sorted(path for name in ORDER for path in (ROOT / name).glob("*.py"))
+FOLDERS = [*(ROOT / name for name in ORDER), ROOT / "ops" / "commands"]
+MODULES = sorted(path for folder in FOLDERS for path in folder.glob("*.py"))
 PURE = [
     "schemas",
     "worker/policy",
@@ -24,6 +25,7 @@ PURE = [
     "worker/batching",
     "worker/outcome",
     "worker/durability",
+    "ops/commands/findings",
 ]
 BUDGET = 5650
 """Lines of code in the four packages (docs/decisions/0002-what-a-line-is.md)."""
@@ -45,7 +47,7 @@ def name_of(path: Path) -> str:
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_imports_go_one_way(path: Path) -> None:
-    allowed = ORDER[: ORDER.index(path.parent.name) + 1]
+    allowed = ORDER[: ORDER.index(path.relative_to(ROOT).parts[0]) + 1]
     for name in imported(path):
         top = name.split(".")[0]
         assert top not in ORDER or top in allowed, f"{name_of(path)} imports {name}"
@@ -106,11 +108,13 @@ def code_lines(path: Path) -> int:
 def test_the_four_packages_stay_small() -> None:
     sizes = {
         path: code_lines(path)
-        for name in ORDER
-        for path in (ROOT / name).iterdir()
+        for folder in FOLDERS
+        for path in folder.iterdir()
         if path.suffix in (".py", ".lua")
     }
-    assert sum(sizes.values()) <= BUDGET
+    commands = sum(size for path, size in sizes.items() if path.parent.name == "commands")
+    assert sum(sizes.values()) - commands <= BUDGET
+    assert commands <= 1150
     assert sum(map(code_lines, (ROOT / "ops" / "bench").glob("*.py"))) <= 1000
     assert not {name_of(path): size for path, size in sizes.items() if size > 300}
 

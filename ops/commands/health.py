@@ -1,0 +1,257 @@
+"""Commands that look whether all is well: ``doctor``, ``live``, ``ready``."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+import uuid
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import click
+from celery import Celery
+from celery.utils.nodenames import worker_direct
+from kombu.exceptions import OperationalError
+from redis import Redis, RedisError
+
+from ops.commands import findings, terminal
+from ops.commands.findings import ERROR, Finding
+from ops.commands.terminal import UNAVAILABLE, Duration, Failure, command, emit, json_option
+from ops.commands.top import look
+from producers import ConfigError, CourierError, Producer
+from producers.bells import ONE_TRY, queue
+from producers.connection import broker, connect, store_errors
+from schemas.keys import LANES, POLL, Keys
+from schemas.settings import Settings
+from worker.provider import Provider
+
+NOBODYS = 1
+"""A provider's id that no message has: theirs have 19 digits."""
+ANSWER = 2.0
+"""Seconds that workers have to say what they do."""
+
+
+class BrokerUnavailable(CourierError):
+    """The broker did not take a task or didn't answer; the text holds no address."""
+
+    do = "look at it and at COURIER_BROKER_URL"
+
+
+class Workers:
+    """The workers, as the broker lets one talk to them."""
+
+    def __init__(self, settings: Settings) -> None:
+        url, options = broker(settings.broker_url)
+        self._app = Celery(broker=url, set_as_current=False)
+        # An app's own CELERY_BROKER_URL would win over the argument above, not over this.
+        self._app.conf.broker_write_url = url
+        self._app.conf.broker_transport_options = {**options, **ONE_TRY}
+
+    def serving(self, seconds: float) -> dict[str, set[str]]:
+        """The queues that each worker takes from, of those that answer in time."""
+        with _broker_errors(), self._app.connection_for_write() as connection:
+            asking = self._app.control.inspect(timeout=seconds, connection=connection)
+            found = asking.active_queues() or {}
+        return {host: {each["name"] for each in queues} for host, queues in found.items()}
+
+    def prove(self, client: Redis, keys: Keys, hosts: Collection[str], end: float) -> Iterator[str]:
+        """Those that have run a task of their own queue, as they do, until ``end`` (monotonic)."""
+        asked = {uuid.uuid4().hex: host for host in hosts}
+        try:
+            for nonce, host in asked.items():
+                left = max(0.1, end - time.monotonic())
+                with _broker_errors():
+                    self._app.send_task(
+                        "courier.check",
+                        args=[nonce],
+                        queue=worker_direct(host),
+                        expires=left,
+                        ignore_result=True,
+                        retry=False,
+                    )
+            while asked and time.monotonic() < end:
+                for nonce, host in list(asked.items()):
+                    with store_errors():
+                        answered = client.getdel(keys.check(nonce))
+                    if answered == host:
+                        del asked[nonce]
+                        yield host
+                time.sleep(0.05)
+        finally:
+            for host in asked.values():
+                self._forget(host)
+
+    def _forget(self, host: str) -> None:
+        """Empty the queue of a worker that doesn't take from it: nothing but checks is in there."""
+        with (
+            suppress(BrokerUnavailable),
+            _broker_errors(),
+            self._app.connection_for_write() as connection,
+        ):
+            worker_direct(host)(connection.default_channel).purge()
+
+
+@contextmanager
+def _broker_errors() -> Iterator[None]:
+    try:
+        yield
+    except (OperationalError, RedisError, OSError) as error:
+        name = type(error.__cause__ or error).__name__
+        raise BrokerUnavailable(f"the broker can't be used now: {name}") from None
+
+
+@command(done="all is well", partly="warnings", wrong="errors; wrong usage or settings", away="")
+@click.option("--no-provider", is_flag=True, help="Don't ask the provider anything.")
+@json_option
+def doctor(no_provider: bool, as_json: bool) -> None:
+    """Look at everything, and say what to do.
+
+    To see whether the provider takes login and password it is asked for the status of a message
+    that can't exist (/status, id 1): nothing is sent and nothing is charged.
+    """
+    found = list(_examine(no_provider))
+    if as_json:
+        words = ("ok", "warning", "error")
+        emit([{**each._asdict(), "severity": words[each.severity]} for each in found])
+    else:
+        _print(found)
+    sys.exit(max(each.severity for each in found))
+
+
+def _examine(no_provider: bool) -> Iterator[Finding]:
+    settings = Settings.from_env(os.environ)
+    with connect(settings.redis_url) as client:
+        try:
+            yield from _store(client, settings)
+        except (CourierError, RedisError) as error:
+            yield Finding(ERROR, "Redis", _short(error), "start it; look at COURIER_REDIS_URL")
+    try:
+        yield from findings.workers(settings.namespace, Workers(settings).serving(ANSWER))
+    except BrokerUnavailable as error:
+        yield Finding(ERROR, "broker", str(error), error.do)
+    if not no_provider:
+        try:
+            whole = Settings.from_env(os.environ, provider=True)
+        except ConfigError as error:
+            for name, fault in error.faults.items():
+                yield Finding(ERROR, name, fault, "set it, or look with --no-provider")
+        else:
+            yield findings.provider(Provider(whole).status([NOBODYS]))
+
+
+def _store(client: Redis, settings: Settings) -> Iterator[Finding]:
+    keys = Keys(settings.namespace)
+    with store_errors():
+        began = time.time()
+        seconds, micros = client.time()
+        skew = int(seconds) + int(micros) / 1e6 - (began + time.time()) / 2
+        info: Any = client.info()
+    yield from findings.redis(info, skew)
+    seen = look(Producer(settings, client=client))
+    yield findings.beat(seen["sweptSecondsAgo"], settings.sweep_interval)
+    yield from findings.held(seen)
+    with store_errors():
+        newest: Any = client.xrevrange(keys.results, count=1)
+        groups: Any = client.xinfo_groups(keys.results) if client.exists(keys.results) else []
+        for group in groups:
+            there: Any = client.xinfo_consumers(keys.results, group["name"])
+            group["idle"] = min([each["idle"] for each in there], default=1e12) / 1000
+            waits: Any = client.xpending_range(
+                keys.results, group["name"], "-", "+", 1, idle=int(findings.IDLE * 1000)
+            )
+            group["unacked"] = waits[0]["time_since_delivered"] / 1000 if waits else 0
+    yield from findings.consumers(newest[0][0] if newest else None, groups)
+
+
+def _short(error: Exception) -> str:
+    return str(error) if isinstance(error, CourierError) else type(error).__name__
+
+
+def _print(found: list[Finding]) -> None:
+    marks = (("ok", "green"), ("warning", "yellow"), ("ERROR", "red"))
+    rows: list[list[object]] = []
+    for each in found:
+        rows.append([terminal.plain(*marks[each.severity]), each.about, each.seen])
+        rows += [["", "", terminal.plain(f"-> {each.do}", "bold")]] if each.do else []
+    terminal.console().print(terminal.grid(rows))
+
+
+timeout_option = click.option("--timeout", type=Duration(), default="10s", show_default=True)
+
+
+@command(partly="no answer in time", away="Redis or the broker can't be used")
+@click.option("--worker", help="As it calls itself. [default: celery@<this host>]")
+@timeout_option
+@json_option
+def live(worker: str | None, timeout: float, as_json: bool) -> None:
+    """Prove that one worker takes work: it is sent a task, and must have run it.
+
+    A ping would be answered by a worker whose processes all hang; this isn't. Use as its health
+    check.
+    """
+    host = worker or socket.gethostname()
+    host = host if "@" in host else f"celery@{host}"
+    began = time.monotonic()
+    settings = Settings.from_env(os.environ)
+    with connect(settings.redis_url) as client:
+        lives = any(_prove(client, settings, [host], began + timeout))
+    seconds = round(time.monotonic() - began, 3)
+    if as_json:
+        emit({"worker": host, "live": lives, "seconds": seconds})
+    elif lives:
+        click.echo(f"{host} took and ran a task in {seconds:.2f} s")
+    if not lives:
+        raise Failure(f"{host} ran no task in {timeout:g} s: restart it if it stays so")
+
+
+@command(partly="some lane has no worker that takes work", away="Redis or the broker can't be used")
+@timeout_option
+@json_option
+def ready(timeout: float, as_json: bool) -> None:
+    """Prove that the system takes and sends messages.
+
+    Redis can be written to, and for each lane, and for polling, some worker that takes from its
+    queue has run a task. Paused lanes and a closed gate are ready, too: see `courier doctor`.
+    """
+    settings = Settings.from_env(os.environ)
+    end, names = time.monotonic() + timeout, (*LANES, POLL)
+    with connect(settings.redis_url) as client:
+        with store_errors():
+            client.set(Keys(settings.namespace).check("ready"), "1", px=1000)
+        with _unavailable():
+            serving = Workers(settings).serving(min(ANSWER, timeout / 2))
+        lanes = {
+            host: {name for name in names if queue(settings.namespace, name) in queues}
+            for host, queues in serving.items()
+        }
+        missing = set(names)
+        if missing <= set().union(*lanes.values()):
+            for host in _prove(client, settings, [h for h in lanes if lanes[h]], end):
+                missing -= lanes[host]
+                if not missing:
+                    break
+        else:
+            missing -= set().union(*lanes.values())
+    without = [name for name in names if name in missing]
+    if as_json:
+        emit({"ready": not missing, "workers": sorted(lanes), "withoutWorker": without})
+    elif not missing:
+        click.echo("ready")
+    if missing:
+        raise Failure(f"no worker takes work for: {', '.join(without)}")
+
+
+def _prove(client: Redis, settings: Settings, hosts: list[str], end: float) -> Iterator[str]:
+    with _unavailable():
+        yield from Workers(settings).prove(client, Keys(settings.namespace), hosts, end)
+
+
+@contextmanager
+def _unavailable() -> Iterator[None]:
+    try:
+        yield
+    except BrokerUnavailable as error:
+        raise Failure(f"{error}: {error.do}", UNAVAILABLE) from None

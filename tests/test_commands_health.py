@@ -1,0 +1,189 @@
+"""``courier doctor``, ``live`` and ``ready``: pure rules, and real workers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from typing import Any
+
+import pytest
+from celery.utils.nodenames import worker_direct
+
+from ops.commands import findings, health
+from producers import Producer
+from schemas.keys import Keys
+from tests.conftest import Courier, Simulator, Start, free_port, text_job, wait_for
+from worker.outcome import Again, Blocked, NotSent, Statuses
+
+WELL = {
+    **{"redis_version": "7.0.15", "aof_enabled": 1, "maxmemory_policy": "noeviction"},
+    **{"role": "master", "used_memory": 10, "maxmemory": 100},
+}
+
+
+@pytest.mark.parametrize(
+    ("info", "skew", "severity", "words"),
+    [
+        ({}, 0.1, 0, ""),
+        ({"redis_version": "6.0.9"}, 0, 2, "6.2 or newer"),
+        ({"redis_version": "6.2.0"}, 0, 0, ""),
+        ({"server_name": "valkey", "valkey_version": "8.1.1", "redis_version": "7.2.4"}, 0, 0, ""),
+        ({"aof_enabled": 0}, 0, 2, "appendonly yes"),
+        ({"maxmemory_policy": "allkeys-lru"}, 0, 2, "noeviction"),
+        ({"aof_last_write_status": "err"}, 0, 2, "disk"),
+        ({"role": "slave"}, 0, 2, "master"),
+        ({"used_memory": 80}, 0, 1, "raise maxmemory"),
+        ({"used_memory": 95}, 0, 2, "raise maxmemory"),
+        ({"maxmemory": 0, "total_system_memory": 11}, 0, 2, "raise maxmemory"),
+        ({"maxmemory": 0}, 0, 0, ""),
+        ({}, 30, 1, "NTP"),
+        ({}, -30, 1, "NTP"),
+    ],
+)
+def test_what_redis_says_of_itself(
+    info: dict[str, Any], skew: float, severity: int, words: str
+) -> None:
+    found = list(findings.redis({**WELL, **info}, skew))
+    worst = max(found)
+    assert worst.severity == severity and words in worst.do
+    assert all(each.do for each in found if each.severity)
+
+
+def test_each_lane_needs_a_worker() -> None:
+    assert [each.severity for each in findings.workers("x", {})] == [2]
+    bulk = {"x.send.normal", "x.send.low", "x.poll", "a.dq2"}
+    found = {each.about: each for each in findings.workers("x", {"bulk@a": bulk, "b@b": bulk})}
+    assert found["workers: low"].seen == "2: b@b, bulk@a"
+    assert (found["workers: high"].severity, found["workers: enqueue"].severity) == (2, 1)
+    assert "-Q x.send.high" in found["workers: high"].do
+
+
+@pytest.mark.parametrize(("ago", "severity"), [(None, 2), (16, 0), (60, 2), (-3, 0)])
+def test_beat_ticks(ago: float | None, severity: int) -> None:
+    assert findings.beat(ago, 1.0).severity == severity
+
+
+@pytest.mark.parametrize(
+    ("outcome", "severity"),
+    [
+        (Statuses({}), 0),
+        (NotSent("ConnectionError"), 2),
+        (Blocked("http-401"), 2),
+        (Again("http-500", whole=True), 1),
+    ],
+)
+def test_what_the_provider_answers(outcome: Any, severity: int) -> None:
+    assert findings.provider(outcome).severity == severity
+
+
+@pytest.mark.parametrize(
+    ("more", "severity"),
+    [
+        ({}, 0),
+        ({"idle": 9999.0}, 0),  # it has read all that there is
+        ({"last-delivered-id": "1-0"}, 0),
+        ({"last-delivered-id": "1-0", "idle": 9999.0}, 1),
+        ({"pending": 7, "unacked": 9999.0}, 1),
+    ],
+)
+def test_who_reads_results(more: dict[str, Any], severity: int) -> None:
+    group = {"name": "crm", "last-delivered-id": "2-0", "idle": 1.0, "unacked": 0, "pending": 0}
+    assert [f.severity for f in findings.consumers("2-0", [{**group, **more}])] == [severity]
+    assert [f.severity for f in findings.consumers("2-0", [])] == [1]
+    assert not list(findings.consumers(None, []))
+
+
+@pytest.fixture
+def system(system_env: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Courier:
+    monkeypatch.setattr(health, "ANSWER", 0.5)  # workers of this machine have no far way
+    return Courier(system_env)
+
+
+def severities(courier: Courier, *options: str, code: int, **env: str) -> dict[str, str]:
+    found = courier.json("doctor", *options, code=code, **env)
+    assert all(each["do"] for each in found if each["severity"] != "ok")
+    return {each["about"]: each["severity"] for each in found}
+
+
+def test_a_whole_system_is_well_ready_and_alive(
+    system: Courier, app: Producer, start_worker: Start, simulator: Simulator
+) -> None:
+    worker = start_worker("-n", "one@here")
+    wait_for(lambda: app.redis.get(app._keys.swept))
+    # All is well
+    assert set(severities(system, code=0).values()) == {"ok"}
+    assert system.json("ready") == {"ready": True, "workers": ["one@here"], "withoutWorker": []}
+    assert system.json("live", "--worker", "one@here")["live"]
+    # The provider was asked for a status, and nothing was sent
+    assert simulator.get("requests")["messages"] == 0
+    # What is held back, or isn't read, is a warning; wrong credentials are an error
+    system("pause", "low", "--reason", "closed")
+    app.cancel(app.enqueue(text_job(priority="low")))
+    said = system("doctor", code=2, COURIER_API_PASSWORD="wrong", COLUMNS="80").stdout
+    for words in ("refuses us: error-auth", "COURIER_API_LOGIN", "closed", "nobody reads them"):
+        assert words in said
+    assert max(map(len, said.splitlines())) <= 80
+    # A worker whose processes all hang still answers a ping, but is not alive
+    listed = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(worker.process.pid)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    children = [int(pid) for pid in listed.stdout.split()]
+    for child in children:
+        os.kill(child, signal.SIGSTOP)
+    dead = system("live", "--worker", "one@here", "--timeout", "0.5s", code=1)
+    assert "one@here ran no task in 0.5 s" in dead.stderr and dead.stdout == ""
+    assert not system.json("ready", "--timeout", "1s", code=1)["ready"]
+    for child in children:
+        os.kill(child, signal.SIGCONT)
+    system("live", "--worker", "one@here")
+
+
+def test_a_lane_without_a_worker_is_named(system: Courier, start_worker: Start) -> None:
+    namespace = system.env["COURIER_NAMESPACE"]
+    start_worker("-n", "slow@here", "-Q", f"{namespace}.send.low", beat=False)
+    told = system.json("ready", code=1)
+    assert told["withoutWorker"] == ["realtime", "high", "normal", "poll"]
+    found = severities(system, "--no-provider", code=2)
+    assert (found["workers: low"], found["workers: high"], found["beat"]) == (
+        "ok",
+        "error",
+        "error",
+    )
+
+
+def test_a_worker_that_is_not_there_leaves_nothing_on_its_queue(
+    system: Courier, app: Producer
+) -> None:
+    gone = system("live", "--worker", "gone@here", "--timeout", "0.3s", code=1)
+    assert "gone@here ran no task" in gone.stderr
+    assert app.redis.llen(worker_direct("gone@here").name) == 0
+    assert system.json("ready", code=1)["workers"] == []
+
+
+def test_what_cannot_be_reached_is_named_without_its_password(
+    system: Courier, app: Producer
+) -> None:
+    nowhere = f"redis://:hidden@127.0.0.1:{free_port()}/0"
+    said = system("doctor", code=2, COURIER_REDIS_URL=nowhere)
+    assert "Redis can't be used" in said.stdout and "hidden" not in said.output
+    api = f"http://127.0.0.1:{free_port()}"
+    found = severities(system, code=2, COURIER_BROKER_URL=nowhere, COURIER_API_URL=api)
+    assert (found["broker"], found["provider"], found["durability"]) == ("error", "error", "ok")
+    for command in ("live", "ready"):
+        store = {
+            "COURIER_REDIS_URL": nowhere,
+            "COURIER_BROKER_URL": system.env["COURIER_REDIS_URL"],
+        }
+        assert "hidden" not in system(command, code=3, **store).output
+        broker = system(command, code=3, COURIER_BROKER_URL=nowhere)
+        assert "COURIER_BROKER_URL" in broker.stderr and "hidden" not in broker.output
+    # And what else is wrong is found all the same, but for the provider where nobody wants that
+    gate = {"until": 1_800_000_000_000_000, "reason": "refused"}
+    app.redis.hset(Keys(app.settings.namespace).gate("poll"), mapping=gate)
+    found = severities(system, code=2, COURIER_API_PASSWORD="")
+    assert (found["gate: poll"], found["COURIER_API_PASSWORD"]) == ("warning", "error")
+    assert "provider" not in severities(system, "--no-provider", code=2, COURIER_API_PASSWORD="")

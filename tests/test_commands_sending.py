@@ -1,0 +1,312 @@
+"""``courier send`` and ``courier bulk``: what is stored, what is refused, what a repeat does."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ops.redis_server import RedisServer
+from producers import Producer
+from schemas.keys import Keys
+from tests.conftest import Courier, common_job, free_port, iso_in, text_job, wait_for
+
+COMMON = common_job(priority="low", sendAt=iso_in(86400))
+
+
+@pytest.fixture
+def producer(courier: Courier) -> Iterator[Producer]:
+    made = Producer.from_env(courier.env)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def common(tmp_path: Path) -> str:
+    path = tmp_path / "common.json"
+    path.write_text(json.dumps(COMMON))
+    return str(path)
+
+
+def waiting(producer: Producer) -> list[str]:
+    """The ids in all lanes."""
+    keys = Keys(producer.settings.namespace)
+    return [id for lane in keys.lanes for id in producer.redis.zrange(lane, 0, -1)]
+
+
+def jobs(courier: Courier, producer: Producer) -> list[Any]:
+    """What waits, as asked for."""
+    found = [courier.json("show", "--reveal", id) for id in waiting(producer)]
+    return [each["job"] for each in found]
+
+
+def test_send_stores_what_its_options_say(courier: Courier) -> None:
+    # Given
+    options = ["--to", "+79250000001", "--subject", "Shop", "--priority", "high", "--id", "a:1"]
+    options += ["--text", "Заказ", "--caption", "Где?", "--action", "https://shop.example/1"]
+    options += ["--ttl", "60", "--metadata", "order=7", "--metadata", "note=a=b"]
+    # When
+    sent = courier("send", *options)
+    # Then its id is all of stdout, and the message is as asked
+    assert sent.stdout == "a:1\n"
+    seen = courier.json("show", "a:1", "--reveal")
+    button = {"text": "Заказ", "caption": "Где?", "action": "https://shop.example/1"}
+    assert seen["job"] == {
+        **{"subject": "Shop", "priority": "high", "contentType": "button", "content": button},
+        "address": "79250000001",
+    }
+    assert (seen["metadata"], seen["lane"]) == ({"order": "7", "note": "a=b"}, "high")
+
+
+@pytest.mark.parametrize("content", [["--image", "https://shop.example/i"], ["--text", "t"]])
+def test_send_finds_the_content_type(courier: Courier, content: list[str]) -> None:
+    rest = ("--to", "79250000001", "--subject", "Shop", "--priority", "low", "--id", "a")
+    courier("send", *rest, *content)
+    job = courier.json("show", "a", "--reveal")["job"]
+    assert job["contentType"] == content[0].removeprefix("--")
+
+
+def test_send_reads_json_and_a_repeat_is_the_same_message(
+    courier: Courier, producer: Producer
+) -> None:
+    job = json.dumps(text_job(id="order-1"))
+    assert courier.json("send", input=job) == {"id": "order-1"}
+    assert courier("send", input=job).stdout == "order-1\n"
+    assert waiting(producer) == ["order-1"]
+    # Another job under that id is refused
+    refused = courier("send", input=json.dumps(text_job("79250000002", id="order-1")), code=1)
+    assert "accepted before" in refused.stderr and refused.stdout == ""
+
+
+def test_a_wrong_job_is_refused_by_field_without_its_values(courier: Courier) -> None:
+    wrong = courier("send", "--to", "00792500", "--subject", "Too long a subject", code=1)
+    assert "address must be" in wrong.stderr and "priority is required" in wrong.stderr
+    assert "00792500" not in wrong.output and wrong.stdout == ""
+    assert "no JSON" in courier("send", input="{", code=1).stderr
+    assert "must be an object" in courier("send", input="[]", code=1).stderr.replace("the job", "")
+
+
+def test_redis_and_settings_that_fail_are_one_line(courier: Courier, tmp_path: Path) -> None:
+    job = json.dumps(text_job())
+    away = courier(
+        "send", input=job, code=3, COURIER_REDIS_URL=f"redis://:hidden@127.0.0.1:{free_port()}/0"
+    )
+    assert away.stderr.startswith("Error: Redis can't be used now: ConnectionError.")
+    assert away.stderr.count("\n") == 1 and "hidden" not in away.output
+    wrong = courier("send", input=job, code=2, COURIER_REDIS_URL="http://hidden", COURIER_LEASE="x")
+    assert "COURIER_REDIS_URL must be" in wrong.stderr and "COURIER_LEASE must be" in wrong.stderr
+    assert "hidden" not in wrong.output
+    full = courier("send", input=job, code=0, COURIER_MAX_QUEUED="1")
+    full = courier("send", input=job, code=3, COURIER_MAX_QUEUED="1")
+    assert "the queue is full" in full.stderr
+
+
+def test_send_stores_though_the_broker_is_away(courier: Courier, producer: Producer) -> None:
+    broker = f"redis://127.0.0.1:{free_port()}/0"
+    courier("send", input=json.dumps(text_job(id="a")), COURIER_BROKER_URL=broker)
+    assert waiting(producer) == ["a"]
+
+
+def test_bulk_stores_each_row_and_refuses_with_line_and_reason(
+    courier: Courier, producer: Producer, common: str, tmp_path: Path
+) -> None:
+    # Given a file as Excel writes it: BOM, semicolons, line breaks in quotes, rows of nothing
+    file = tmp_path / "list.csv"
+    lines = ["address;content.text;metadata.order;ttlSec", '79250000001;"Привет,\nмир";1;60', ""]
+    lines += [";;;", "79250000002;;2;", "12;x;3;60", "79250000003;y", "79250000004;z;4;soon"]
+    file.write_text("\r\n".join(lines), encoding="utf-8-sig", newline="")
+    # When
+    told = courier.json("bulk", str(file), "--common", common, code=1)
+    # Then good rows are stored: an empty cell is the common part's
+    refused = Path(told["refusedFile"])
+    assert told == {
+        "stored": 2,
+        "storedBefore": 0,
+        "refused": 3,
+        "refusedFile": f"{file}.refused.csv",
+    }
+    texts = {job["address"]: job["content"]["text"] for job in jobs(courier, producer)}
+    assert texts == {"79250000001": "Привет,\nмир", "79250000002": COMMON["content"]["text"]}
+    # And the others told, with the line that they begin on, for their owner only
+    rows = refused.read_text(encoding="utf-8-sig").splitlines()
+    assert rows[0] == "line,reason,address,content.text,metadata.order,ttlSec"
+    assert rows[1].startswith('7,"address must be an international number')
+    assert rows[2].startswith('8,"has 2 cells, the first line 4",79250000003,y')
+    assert rows[3].startswith("9,ttlSec must be a whole number")
+    assert refused.stat().st_mode & 0o777 == 0o600
+    # And once more changes nothing
+    again = courier.json("bulk", str(file), "--common", common, code=1)
+    assert (again["stored"], again["storedBefore"], len(waiting(producer))) == (0, 2, 2)
+
+
+def test_bulk_again_sends_nobody_twice_however_the_file_was_edited(
+    courier: Courier, producer: Producer, common: str, tmp_path: Path
+) -> None:
+    # Given a file with one number twice: that is two messages
+    file = tmp_path / "list.csv"
+    file.write_text("address\n79250000001\n79250000002\n+79250000001\n")
+    assert courier.json("bulk", str(file), "--common", common)["stored"] == 3
+    # When rows were moved, added and dropped, and the file has another name
+    file = file.rename(tmp_path / "other.csv")
+    file.write_text("address\n79250000003\n79250000002\n79250000001\n")
+    told = courier.json("bulk", str(file), "--common", common)
+    # Then only what is new is stored
+    assert (told["stored"], told["storedBefore"], told["refused"]) == (1, 2, 0)
+    # When a row's text was edited
+    file.write_text("address,content.text\n79250000003,Another\n79250000004,New\n")
+    told = courier.json("bulk", str(file), "--common", common, code=1)
+    # Then nobody gets both
+    assert (told["stored"], told["refused"]) == (1, 1)
+    assert "another message in this campaign" in Path(told["refusedFile"]).read_text("utf-8-sig")
+    assert len(waiting(producer)) == 5
+    # But another campaign is another message; and nothing is left of the earlier refused rows
+    told = courier.json("bulk", str(file), "--common", common, "--campaign", "second")
+    assert told["stored"] == 2 and not list(tmp_path.glob("*.refused.csv"))
+    said = courier("bulk", str(file), "--common", common, "--campaign", "second").stdout
+    assert "Nothing is new in this campaign" in said
+
+
+def test_bulk_takes_ids_of_the_app_s_own(
+    courier: Courier, producer: Producer, common: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "list.csv"
+    file.write_text("id,address\na,79250000001\n,79250000001\na,79250000001\na,79250000002\n")
+    told = courier.json("bulk", str(file), "--common", common, code=1)
+    assert (told["stored"], told["refused"], len(waiting(producer))) == (2, 1, 2)
+    assert "a" in waiting(producer)
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "words"),
+    [
+        ("address,content.text\n79250000001,Привет\n".encode("cp1251"), [], "line 2 is not utf-8"),
+        (b"address,adress\n", [], "column 'adress' is no field"),
+        (b"79250000001,x\n", [], "column number 1 is no field"),
+        (b"address,address\n", [], "is there twice"),
+        (b"subject\n", [], "no column 'address'"),
+        (b"", [], "column number 1 is no field"),
+        (b'address,comment\n79250000001,"x\n79250000002,y\n', [], "begins on line 2 can't be read"),
+        (b"address\n", ["--encoding", "klingon"], "no such encoding"),
+        (b"address\n", ["--common", "/dev/null"], "holds no JSON"),
+        (b"address\n79250000001\n", ["--wait", "soon"], "must be as 90"),
+        (b"address\n79250000001\n", ["--refused", "list.csv"], "must be another file"),
+    ],
+)
+def test_bulk_stores_nothing_of_a_file_that_cannot_be_read_whole(
+    courier: Courier,
+    producer: Producer,
+    common: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    content: bytes,
+    options: list[str],
+    words: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("list.csv").write_bytes(content)
+    wrong = courier("bulk", "list.csv", "--common", common, *options, code=2)
+    assert words in wrong.stderr and "79250000001" not in wrong.output and wrong.stdout == ""
+    assert waiting(producer) == []
+
+
+def test_bulk_checks_the_common_part_first(
+    courier: Courier, producer: Producer, tmp_path: Path
+) -> None:
+    (tmp_path / "list.csv").write_text("address\n79250000001\n")
+    (tmp_path / "common.json").write_text('{"subject": "Too long a subject", "address": "1"}')
+    file, common = str(tmp_path / "list.csv"), str(tmp_path / "common.json")
+    assert (
+        "common.address belongs to a row"
+        in courier("bulk", file, "--common", common, code=2).stderr
+    )
+    assert "--campaign must name" in courier("bulk", file, code=2).stderr
+    assert waiting(producer) == []
+
+
+@pytest.mark.parametrize("encoding", ["cp1251", "utf-16"])
+def test_bulk_reads_other_encodings_and_names_of_columns(
+    courier: Courier, producer: Producer, common: str, tmp_path: Path, encoding: str
+) -> None:
+    file = tmp_path / "list.csv"
+    file.write_text("Phone\tТекст\tName\n79250000001\tПривет\tИван\n", encoding=encoding)
+    columns = ["--map", "Phone=address", "--map", "Текст=content.text", "--map", "Name=-"]
+    courier("bulk", str(file), "--common", common, "--encoding", encoding, *columns)
+    assert [job["content"]["text"] for job in jobs(courier, producer)] == ["Привет"]
+
+
+def test_bulk_waits_while_the_queue_is_full_and_goes_on(
+    courier: Courier, producer: Producer, common: str, tmp_path: Path
+) -> None:
+    # Given room for two
+    file = tmp_path / "list.csv"
+    file.write_text("address\n" + "".join(f"7925000000{n}\n" for n in range(6)))
+    courier.env["COURIER_MAX_QUEUED"] = "2"
+    # When nothing leaves: it stops, and says what is stored
+    stopped = courier("bulk", str(file), "--common", common, "--wait", "0.6s", code=3)
+    assert "start the same command again" in stopped.stderr and "queue is full" in stopped.stderr
+    assert len(waiting(producer)) == 2
+    # When what waits leaves, again and again
+    gone, over = set[str](), threading.Event()
+
+    def leave() -> None:
+        while not over.wait(0.05):
+            for id in waiting(producer):
+                gone.add(id)
+                producer.cancel(id)
+
+    leaving = threading.Thread(target=leave)
+    leaving.start()
+    told = courier.json("bulk", str(file), "--common", common)
+    over.set()
+    leaving.join()
+    # Then all are stored, each once
+    assert told["stored"] + told["storedBefore"] == 6 == len(gone | set(waiting(producer)))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_bulk_interrupted_and_started_again_sends_nobody_twice(
+    courier: Courier, producer: Producer, common: str, tmp_path: Path, number: signal.Signals
+) -> None:
+    # Given a campaign that is interrupted in its midst
+    file = tmp_path / "list.csv"
+    file.write_text("address\n" + "".join(f"7925{n:07}\n" for n in range(12_000)))
+    run = courier.start("bulk", str(file), "--common", common)
+    keys = Keys(producer.settings.namespace)
+    wait_for(lambda: sum(map(producer.redis.zcard, keys.lanes)))  # type: ignore[arg-type]
+    os.kill(run.pid, number)
+    out, err = run.communicate(timeout=20)
+    first = len(waiting(producer))
+    assert 0 < first < 12_000 and out == ""
+    if number == signal.SIGINT:
+        assert run.returncode == 130
+        assert "start the same command again" in err and "Traceback" not in err
+    # When it is started again
+    told = courier.json("bulk", str(file), "--common", common)
+    # Then it goes on where it was
+    assert (told["stored"], told["storedBefore"]) == (12_000 - first, first)
+    assert len(set(waiting(producer))) == len(waiting(producer)) == 12_000
+
+
+def test_bulk_waits_for_a_redis_that_comes_back(
+    courier: Courier, common: str, tmp_path: Path
+) -> None:
+    server = RedisServer(tmp_path, free_port())
+    file = tmp_path / "list.csv"
+    file.write_text("address\n79250000001\n")
+    courier.env["COURIER_REDIS_URL"] = server.url
+    run = courier.start("bulk", str(file), "--common", common, "--json")
+    try:
+        assert run.stderr is not None
+        assert run.stderr.readline().startswith("Waiting, at most 600 s: Redis can't be used now")
+        server.start()
+        out, _ = run.communicate(timeout=20)
+        assert run.returncode == 0 and json.loads(out)["stored"] == 1
+    finally:
+        run.kill()
+        server.stop()

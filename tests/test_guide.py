@@ -1,0 +1,130 @@
+"""What docs/guide.md shows runs as it stands there; docs/cli.md is what the commands say."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from ops.cli import COMMANDS, main
+from ops.commands.terminal import Command
+from producers import Producer
+from tests.conftest import Simulator, Start, wait_for
+
+DOCS = Path(__file__).parents[1] / "docs"
+MARK = "<!-- commands -->\n"
+
+
+def test_the_guide_runs_from_its_first_block_to_its_last(
+    system_env: dict[str, str],
+    start_worker: Start,
+    simulator: Simulator,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    # Given a whole system, and an app and a shell with its settings
+    start_worker()
+    here = Path(sys.executable).parent
+    for name, value in {**system_env, "PATH": f"{here}:{os.environ['PATH']}"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    text = (DOCS / "guide.md").read_text()
+    blocks = re.findall(r"(?:<!-- (\S+) -->\n)?```(\w+)\n(.+?)```", text, re.S)
+    assert len(blocks) == text.count("```") / 2
+    # When each block is run in its turn
+    names: dict[str, Any] = {}
+    shells = ""
+    for file, language, code in blocks:
+        if language == "python":
+            exec(compile(code, f"guide.md: {code[:40]!r}", "exec"), names)
+        elif language == "sh":
+            run = subprocess.run(
+                ["bash", "-euo", "pipefail", "-c", code],
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+            assert run.returncode == 0, (code, run.stderr)
+            shells += run.stdout
+        else:
+            (tmp_path / file).write_text(code)
+    # Then it says what the guide says
+    printed = capsys.readouterr().out
+    assert "another job has this id already" in printed and "300 stored, 1 refused" in printed
+    assert "305 have ended" in printed and "True\ncancelled False" in printed
+    assert "2 messages stored, 0 were there before" in shells
+    assert "0 messages stored, 2 were there before" in shells
+    assert "reminder-5  cancelled" in shells and "login-79:code" in shells
+    assert len((tmp_path / "events.jsonl").read_text().splitlines()) > 305
+    # And everybody got one message
+    producer = Producer.from_env(system_env)
+    wait_for(lambda: (record := producer.get("invoice-9")) and record.final)
+    producer.close()
+    assert len(simulator.accepted()) == 306
+
+
+def commands(group: click.Group, name: str) -> Iterator[tuple[str, click.Command]]:
+    """Every command under its whole name, those of groups too."""
+    context = click.Context(group)
+    for each in group.list_commands(context):
+        command = group.get_command(context, each)
+        assert command is not None
+        yield f"{name} {each}", command
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{name} {each}")
+
+
+ALL = dict(commands(main, "courier"))
+
+
+def page() -> str:
+    """docs/cli.md below the mark, by the commands themselves."""
+    parts = []
+    for name in ALL:
+        args = [*name.split()[1:], "--help"]
+        said = CliRunner().invoke(main, args, prog_name="courier", terminal_width=100)
+        parts.append(f"## {name}\n\n```text\n{said.output.rstrip()}\n```\n")
+    return "\n" + "\n".join(parts)
+
+
+def test_the_page_of_commands_is_what_they_say() -> None:
+    assert (DOCS / "cli.md").read_text().split(MARK)[1] == page(), "python -m tests.test_guide"
+
+
+@pytest.mark.parametrize(
+    "path", [DOCS.parent / "README.md", *sorted(DOCS.glob("*.md"))], ids=lambda path: path.name
+)
+def test_every_command_that_a_page_names_is_so(path: Path) -> None:
+    said = path.read_text().split(MARK)[0]
+    for line in re.findall(r"(?:^|`|\| )courier ([a-z]+(?: [a-z]+)?[^`|\n]*)", said, re.M):
+        words = line.split()
+        assert words[0] in COMMANDS, line
+        name = " ".join(["courier", *words[: 2 if words[0] == "dead" else 1]])
+        options = ["--help", *(opt for each in ALL[name].params for opt in each.opts)]
+        assert {w for w in words if re.fullmatch("--[a-z-]+", w)} <= set(options), line
+
+
+@pytest.mark.parametrize("name", [n for n, c in ALL.items() if isinstance(c, Command)])
+def test_each_command_names_its_exit_codes_and_knows_json(name: str) -> None:
+    command = ALL[name]
+    assert isinstance(command, Command)
+    assert {0, 2, 130} <= command.exits.keys() <= {0, 1, 2, 3, 130}
+    assert "--json" in [opt for each in command.params for opt in each.opts]
+    section = page().split(f"## {name}\n")[1].split("\n## ")[0]
+    for code, text in command.exits.items():
+        assert re.search(rf"^ +{code} +{re.escape(text)}", section, re.M), (code, text)
+
+
+if __name__ == "__main__":
+    head = (DOCS / "cli.md").read_text().split(MARK)[0]
+    (DOCS / "cli.md").write_text(head + MARK + page())
