@@ -159,6 +159,11 @@ def _folded(value: str) -> str:
     return fold(_brief(value))
 
 
+@lru_cache(256)
+def _short(value: str) -> str:
+    return _brief(value)
+
+
 def _text(value: str) -> str:
     """A text that can be stored: JSON may hold lone surrogates, UTF-8 can't."""
     return value.encode("utf-8", "replace").decode()
@@ -178,7 +183,7 @@ def _status_entry(row: Mapping[str, Any]) -> StatusEntry | None:
     if provider_id is None:
         return None
     said = row.get("status")
-    word = _brief(said) if isinstance(said, str) else None
+    word = _short(said[: 4 * _WORD_MOST]) if isinstance(said, str) else None
     at, raw_at = _instant(row.get("statusAt")), row.get("statusAt")
     return StatusEntry(
         provider_id=provider_id,
@@ -208,8 +213,11 @@ def _segments(value: object) -> tuple[SmsState, ...]:
 
 def _instant(value: object) -> str | None:
     """``statusAt`` (document: UTC) as ISO 8601; None where it isn't a date (trap T36)."""
-    if not isinstance(value, str) or not _DATE.fullmatch(value):
-        return None
+    return _utc(value) if isinstance(value, str) and _DATE.fullmatch(value) else None
+
+
+@lru_cache(256)
+def _utc(value: str) -> str | None:
     try:
         return datetime.fromisoformat(value).isoformat() + "Z"
     except ValueError:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from producers.bells import Bells
-from schemas.event import Change, render, resent
+from schemas.event import Change, Draft, render, resent
 from schemas.keys import POLL
 from schemas.metrics import observed
 from schemas.settings import Settings
@@ -73,7 +73,7 @@ class Poller:
         if not isinstance(outcome, Statuses):
             did[f"unanswered ({kind})"] += len(messages)
             logger.warning("statuses not answered", extra={"outcome": kind})
-        moves = []
+        moves, drafts = [], dict[tuple[object, ...], Draft]()
         for message in messages:
             was = message.status
             if isinstance(outcome, Statuses):
@@ -81,7 +81,7 @@ class Poller:
                 step = after_poll(message, entry, now, self.settings)
             else:
                 step = after_failed_poll(message, now, self.chance(), self.settings)
-            moves.append(self._move(message, was, step))
+            moves.append(self._move(message, was, step, drafts))
         did.update(status for move in moves if (status := move.write.step.status))
         shown = after_statuses(outcome, self.chance(), self.settings)
         overtaken, gate = self.store.settle(lease, moves, shown, figures)
@@ -103,12 +103,31 @@ class Poller:
                 self.store.count(what, n)
                 logger.error("odd status entries", extra={"what": what, "entries": n})
 
-    def _move(self, message: Watched, was: Status, step: Step) -> Move:
+    def _move(
+        self,
+        message: Watched,
+        was: Status,
+        step: Step,
+        drafts: dict[tuple[object, ...], Draft] | None = None,
+    ) -> Move:
+        """``drafts``: of messages of the same batch; those alike share theirs."""
         if step.status is None:
             return Move(message.id, Write(was, step))
+        alike = (
+            *(step.status, step.place, step.reason, message.provider_status),
+            *(message.provider_code, message.status_at, message.attempts, message.unsure),
+            *(message.sms, message.metadata, message.resend_of),
+        )
+        drafts = {} if drafts is None else drafts
+        draft = drafts.get(alike) or self._draft(message, step, step.status)
+        drafts[alike] = draft
+        write = Write(was, step, draft, count_name(step.status, step.reason))
+        return Move(message.id, write, message.provider_id)
+
+    def _draft(self, message: Watched, step: Step, status: Status) -> Draft:
         change = Change(
-            status=step.status,
-            final=step.place == "end" or is_final(step.status),
+            status=status,
+            final=step.place == "end" or is_final(status),
             reason=step.reason,
             provider_status=message.provider_status,
             provider_code=message.provider_code,
@@ -119,6 +138,4 @@ class Poller:
             metadata=json.loads(message.metadata) if message.metadata else None,
             more=resent(message.resend_of),
         )
-        draft = render(change, self.settings.namespace, self.clock())
-        write = Write(was, step, draft, count_name(step.status, step.reason))
-        return Move(message.id, write, message.provider_id)
+        return render(change, self.settings.namespace, self.clock())

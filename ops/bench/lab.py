@@ -40,10 +40,12 @@ OURS = {
 
 @dataclass(frozen=True)
 class Drain:
-    """``rate`` in messages/s from the first request on; ``cpu`` in seconds per 1,000 messages."""
+    """``rate`` in messages/s from the first request on; ``cpu`` in seconds per 1,000 messages, from
+    the producer on; ``server`` is Redis's part of it."""
 
     rate: float
     cpu: float
+    server: float
 
 
 class Provider:
@@ -173,15 +175,18 @@ class Bench:
         """Queue so many messages, then see how fast a worker gets rid of them."""
         before = self.redis_cpu()
         self.lab.provider.reset(delay=delay)
-        cpu = self.load(load, count)["cpu"] + self.redis_cpu() - before
+        cpu = self.load(load, count)["cpu"]
+        redis = self.redis_cpu() - before
         # Single loads send one more before they are timed.
         count = count if load in ("campaign", "personal", "by_hand") else count + 1
         with self.worker(app, *options) as pid:
             first = wait_for(lambda: self.lab.provider.get("counts")["first"])
             worker, server = tree_cpu(pid), self.redis_cpu()
             last = self._until(app, count)
-            cpu += tree_cpu(pid) - worker + self.redis_cpu() - server
-        return Drain(count / (last - first), cpu / count * 1000)
+            cpu += tree_cpu(pid) - worker
+            redis += self.redis_cpu() - server
+        each = 1000 / count
+        return Drain(count / (last - first), (cpu + redis) * each, redis * each)
 
     def _until(self, app: str, count: int) -> float:
         """When the last message had its answer and, of ours, its record and event."""

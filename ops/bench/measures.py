@@ -64,8 +64,10 @@ def drains(lab: Lab, scale: Scale, systems: tuple[System, ...] = EVERYBODY) -> F
         rows.append(Row(figure, unit, rates[ours], 0.6, ">=", rates[BY_HAND.name]))
     per = "per 1,000 messages, producer + worker + Redis"
     rows.append(Row("CPU " + per, what, cpu[ours], 1 / 12, "<=", cpu[batches]))
+    server = {name: Values(name, [drain.server for drain in runs]) for name, runs in found.items()}
     others = [(figure, unit, values) for values in rates.values()]
-    return Found(rows, others + [("CPU " + per, what, values) for values in cpu.values()])
+    others += [("CPU " + per, what, values) for values in cpu.values()]
+    return Found(rows, others + [("of which Redis", what, values) for values in server.values()])
 
 
 def slow_drains(lab: Lab, scale: Scale, systems: tuple[System, ...] = EVERYBODY_SLOW) -> Found:
@@ -287,6 +289,7 @@ def stages(lab: Lab, scale: Scale) -> Found:
 def statuses(lab: Lab, scale: Scale) -> Found:
     """Polling with 100,000 due, each with news; then the events that this made, read."""
     polled, read, count = list[float](), list[float](), scale.count(100_000)
+    server = list[float]()
     with lab.bench() as bench:
         bench.drain("campaign", "worker", count, PROCESSES)
         for word in ("sent", "delivered", "read")[: scale.runs]:
@@ -294,9 +297,10 @@ def statuses(lab: Lab, scale: Scale) -> Found:
             bench.redis.zunionstore(bench.keys.watch, {bench.keys.watch: 0})  # all are due now
             with bench.worker("worker", *PROCESSES):
                 wait_for(lambda: lab.provider.get("counts")["statuses"])
-                began, first = time.monotonic(), bench.count(word)
+                began, first, cpu = time.monotonic(), bench.count(word), bench.redis_cpu()
                 wait_for(lambda word=word: bench.count(word) >= count)  # type: ignore[misc]
                 polled.append((count - first) / (time.monotonic() - began))
+                server.append((bench.redis_cpu() - cpu) / (count - first) * 1000)
         for _ in range(scale.runs):
             read.append(count / bench.load("results", count)["seconds"])
     return Found(
@@ -309,7 +313,8 @@ def statuses(lab: Lab, scale: Scale) -> Found:
                 ">=",
             ),
             Row("results reader, one process", "events/s", Values(OURS.name, read), 20_000, ">="),
-        ]
+        ],
+        [("CPU of Redis per 1,000 statuses", "CPU seconds", Values(OURS.name, server))],
     )
 
 
