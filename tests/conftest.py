@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -146,11 +146,19 @@ def simulator(simulator_process: Simulator) -> Simulator:
 class Worker:
     """``celery -A worker worker -B`` as supervisor would run it; its log is kept in memory."""
 
-    def __init__(self, env: dict[str, str], folder: Path, *options: str, beat: bool = True) -> None:
-        command = [sys.executable, "-m", "celery", "-A", "worker", "worker", "-c", "2"]
-        command += ["-B"] if beat else []
+    COMMAND = (sys.executable, "-m", "celery", "-A", "worker", "worker")
+
+    def __init__(
+        self,
+        env: dict[str, str],
+        folder: Path,
+        *options: str,
+        beat: bool = True,
+        command: Sequence[str] = COMMAND,
+    ) -> None:
+        more = ["-c", "2", "--without-gossip", "--without-mingle", "-l", "INFO"]
         self.process = subprocess.Popen(
-            [*command, "--without-gossip", "--without-mingle", "-l", "INFO", *options],
+            [*command, *(["-B"] if beat else []), *more, *options],
             env={**os.environ, **env},
             cwd=folder,
             stdout=subprocess.PIPE,
@@ -217,8 +225,11 @@ def start_worker(system_env: dict[str, str], tmp_path: Path) -> Iterator[Callabl
     """Start workers with more options or other settings; all are ended with the test."""
     started: list[Worker] = []
 
-    def start(*options: str, beat: bool = True, **env: str) -> Worker:
-        started.append(Worker({**system_env, **env}, tmp_path, *options, beat=beat))
+    def start(
+        *options: str, beat: bool = True, command: Any = Worker.COMMAND, **env: str
+    ) -> Worker:
+        env = {**system_env, **env}
+        started.append(Worker(env, tmp_path, *options, beat=beat, command=command))
         return started[-1].ready()
 
     yield start
@@ -255,6 +266,13 @@ def check_events(seen: dict[str, list[dict[str, Any]]]) -> None:
     for id, events in seen.items():
         assert [event["id"] for event in events] == [f"{id}:{n + 1}" for n in range(len(events))]
         assert [event["final"] for event in events] == [False] * (len(events) - 1) + [True]
+
+
+def log_lines(log: str, text: str, **data: Any) -> list[dict[str, Any]]:
+    """Lines of a log with this text and at least these data."""
+    objects = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
+    wanted = {"text": text, **data}.items()
+    return [line for line in objects if wanted <= line.items()]
 
 
 class Clock:

@@ -13,7 +13,8 @@ from typing import Any
 from celery import Celery
 from celery.beat import Scheduler
 from celery.exceptions import Reject
-from celery.signals import after_setup_logger, worker_init, worker_ready
+from celery.signals import after_setup_logger, after_setup_task_logger, worker_init, worker_ready
+from celery.utils.log import get_multiprocessing_logger
 from kombu import Queue
 from redis import RedisError
 
@@ -26,7 +27,7 @@ from schemas.settings import Settings
 from worker.broker import install
 from worker.durability import dangers
 from worker.intake import take
-from worker.log import show_data
+from worker.log import set_up
 from worker.messages import BellRequest, CheckRequest, HiddenRequest
 from worker.poll import Poller
 from worker.provider import Provider
@@ -200,8 +201,10 @@ for _bell in (send, poll, sweep):
 
 
 @after_setup_logger.connect
+@after_setup_task_logger.connect
 def _set_up_logs(logger: logging.Logger, **_: Any) -> None:
-    show_data(logger)
+    for each in (logger, get_multiprocessing_logger()):  # the pool's own lines
+        set_up(each)
     for name in BELL_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("celery.pool").setLevel(logging.INFO)  # at DEBUG it prints arguments

@@ -1,32 +1,72 @@
-"""Our log lines with their data: Celery's format prints the text alone, which is constant."""
+"""How log lines look: for people on a terminal, everywhere else one JSON object each.
+
+Celery's formats print a line's text alone, which in ours is constant: what it is about is in
+``extra``, ids and figures only.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
 
-OURS = ("worker", "producers")
+OURS = ("worker", "producers", "ops")
 """Loggers whose ``extra`` is shown. Celery's own has the arguments of tasks in it: jobs."""
 _USUAL = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime"})
 
 
-def with_data(text: str, record: logging.LogRecord) -> str:
-    """The text and, of our own records, ``name=value`` for each value given as ``extra``."""
+def data(record: logging.LogRecord) -> dict[str, Any]:
+    """What one of our own lines is about; of anybody else's, nothing."""
     if record.name.partition(".")[0] not in OURS:
-        return text
-    data = {name: str(value) for name, value in vars(record).items() if name not in _USUAL}
-    shown = {name: value if value.isprintable() else ascii(value) for name, value in data.items()}
-    return text + "".join(f" {name}={value}" for name, value in sorted(shown.items()))
+        return {}
+    return {name: value for name, value in sorted(vars(record).items()) if name not in _USUAL}
 
 
-def show_data(logger: logging.Logger) -> None:
-    """Let the logger's handlers show it, in the format that they have."""
+class ForPeople(logging.Formatter):
+    """A handler's own format with ``name=value`` after the text for each of our data."""
+
+    def __init__(self, inner: logging.Formatter) -> None:
+        super().__init__()
+        self._inner, self._message = inner, inner.formatMessage
+        inner.formatMessage = self.formatMessage  # type: ignore[method-assign]
+
+    def format(self, record: logging.LogRecord) -> str:
+        """As the handler had it: a traceback comes after the data."""
+        return self._inner.format(record)
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """The text and the data; what can't be printed keeps to its line."""
+        shown = {name: str(value) for name, value in data(record).items()}
+        plain = {name: v if v.isprintable() else ascii(v) for name, v in shown.items()}
+        return self._message(record) + "".join(f" {name}={v}" for name, v in plain.items())
+
+
+class JsonLines(logging.Formatter):
+    """One object a line: our data beside the text, a traceback as ``exception``."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """ASCII only, so that no locale can break it."""
+        line = data(record) | {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "process": record.process,
+            "text": record.getMessage(),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        if record.stack_info:
+            line["stack"] = record.stack_info
+        first = ("time", "level", "logger", "process", "text")
+        return json.dumps({name: line[name] for name in first} | line, default=str)
+
+
+def set_up(logger: logging.Logger) -> None:
+    """Give each of the logger's handlers the form for where it writes; a repeat changes nothing."""
     for handler in logger.handlers:
-        if handler.formatter is not None:
-            handler.formatter.formatMessage = _wrapped(  # type: ignore[assignment, method-assign]
-                handler.formatter.formatMessage
-            )
-
-
-def _wrapped(inner: Callable[[logging.LogRecord], str]) -> Callable[[logging.LogRecord], str]:
-    return lambda record: with_data(inner(record), record)
+        stream = getattr(handler, "stream", None)
+        if stream is None or isinstance(handler.formatter, ForPeople | JsonLines):
+            continue
+        known = handler.formatter or logging.Formatter()
+        handler.setFormatter(ForPeople(known) if stream.isatty() else JsonLines())

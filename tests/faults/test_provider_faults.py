@@ -20,6 +20,7 @@ from tests.conftest import (
     common_job,
     ends,
     free_port,
+    log_lines,
     text_job,
     wait_for,
 )
@@ -103,7 +104,7 @@ def test_twenty_messages_refused_alone_in_a_row_are_an_answer_about_us(
     wait_for(lambda: all(kind(app, id) in (0, None) for id in ids))
     statuses = Counter(record(app, id).status for id in ids)
     assert statuses == {"rejected": 20, "queued": 44}
-    assert "paused reason=all-refused what=send\n" in worker.log
+    assert log_lines(worker.log, "paused", reason="all-refused", what="send")
     mend(simulator)
     end_pause(app)
     assert Counter(e[-1]["status"] for e in ends(app, 64).values()) == {"rejected": 20, "read": 44}
@@ -145,7 +146,7 @@ def test_wrong_credentials_or_address_keep_every_message_and_say_why(
         assert {e[-1]["status"] for e in ends(app, 30).values()} == {"read"}
         assert len(simulator.accepted()) == 30
         assert gate(app) == gate(app, "poll") == {}
-        assert f"paused reason={reason} what=send\n" in worker.log
+        assert log_lines(worker.log, "paused", reason=reason, what="send")
 
 
 # --- the breaker ----------------------------------------------------------------------------------
