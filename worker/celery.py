@@ -26,6 +26,7 @@ from schemas.keys import LANES, POLL
 from schemas.settings import Settings
 from worker.broker import install
 from worker.durability import dangers
+from worker.flower_defaults import install as install_flower_defaults
 from worker.intake import take
 from worker.log import set_up
 from worker.messages import BellRequest, CheckRequest, HiddenRequest
@@ -58,6 +59,7 @@ for _name in ("CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRIT
     os.environ.pop(_name, None)
 broker_url, broker_options = broker(settings.broker_url)
 install()
+install_flower_defaults()
 app = Celery("worker", broker=broker_url, set_as_current=True)
 app.conf.update(
     task_queues=[_queue(name) for name in (POLL, "enqueue", *LANES)],

@@ -1,0 +1,43 @@
+"""Flower with a login: ``celery -A worker flower --conf=ops/flowerconfig.py``.
+
+``COURIER_FLOWER_LOGIN`` and ``COURIER_FLOWER_PASSWORD``, either also as ``..._FILE``, are asked for
+by basic authentication. Without them it starts for this machine only (worker/flower_defaults.py).
+Flower's other options have variables of their own: ``FLOWER_ADDRESS``, ``FLOWER_PORT`` ...
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+LEAST = 8
+"""Characters of a password."""
+
+
+def _read(env: Mapping[str, str], name: str) -> str:
+    path = env.get(f"{name}_FILE", "")
+    if path and env.get(name):
+        raise SystemExit(f"Flower can't start: {name} is set twice: here and by {name}_FILE")
+    if not path:
+        return env.get(name, "")
+    try:
+        return Path(path).read_text(encoding="utf-8").strip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SystemExit(
+            f"Flower can't start: {name}_FILE can't be read: {type(error).__name__}"
+        ) from None
+
+
+def _credentials(env: Mapping[str, str]) -> list[str]:
+    login, password = (_read(env, f"COURIER_FLOWER_{name}") for name in ("LOGIN", "PASSWORD"))
+    if not login and not password:
+        return []
+    wrong = not login.isascii() or not password.isascii() or not login or ":" in login
+    if wrong or len(password) < LEAST:
+        raise SystemExit(
+            "Flower can't start: COURIER_FLOWER_LOGIN must be ASCII without a colon,"
+            f" COURIER_FLOWER_PASSWORD ASCII of at least {LEAST} characters"
+        )
+    return [f"{login}:{password}"]
+
+
+basic_auth = _credentials(os.environ)
