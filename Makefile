@@ -4,9 +4,11 @@ BIN := .venv/bin
 CONSTRAINTS := ops/constraints.txt
 READY := .venv/.ready
 BENCH_READY := .venv/.ready-bench
+RUN_READY := .venv/.ready-run
+OPS_READY := .venv/.ready-ops
 PACKAGES := schemas producers worker ops
 
-.PHONY: setup check format test test-faults chaos demo bench bench-quick clean
+.PHONY: setup check format test test-faults test-ops chaos demo up bench bench-quick clean
 
 setup: $(READY)
 
@@ -31,11 +33,14 @@ format: setup
 	$(BIN)/ruff format .
 
 test: setup
-	$(BIN)/pytest -n 2 --dist worksteal --ignore tests/faults
+	$(BIN)/pytest -n 2 --dist worksteal --ignore tests/faults --ignore tests/ops
 
 test-faults: setup
 	$(BIN)/pytest -n 4 --dist worksteal --timeout 600 tests/faults --ignore tests/faults/test_fuzz.py
 	$(BIN)/pytest -n 2 --dist worksteal --timeout 600 tests/faults/test_fuzz.py  # alone: any thread would be chance to it
+
+test-ops: $(OPS_READY)
+	$(BIN)/pytest -n 2 --dist worksteal --timeout 300 tests/ops
 
 chaos: setup
 	$(BIN)/python -m tests.faults.chaos $(if $(MESSAGES),--messages $(MESSAGES)) \
@@ -43,6 +48,9 @@ chaos: setup
 
 demo: setup
 	$(BIN)/courier demo
+
+up: $(RUN_READY)
+	@exec $(BIN)/python -m ops.up
 
 bench: $(BENCH_READY)
 	$(BIN)/python -m ops.bench
@@ -53,6 +61,21 @@ bench-quick: $(BENCH_READY)
 $(BENCH_READY): $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[bench]'
 	@touch $(BENCH_READY)
+
+$(RUN_READY): $(READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[run]'
+	@touch $(RUN_READY)
+
+# Debian's chromium and prometheus: where they can't be had, the tests that need them say so and skip.
+$(OPS_READY): $(RUN_READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[browser]'
+	@for name in chromium promtool; do \
+	  command -v $$name >/dev/null || test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null \
+	    || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y \
+	         --no-install-recommends $$(echo $$name | sed s/promtool/prometheus/) >/dev/null; } \
+	    || echo "$$name could not be installed: its tests are skipped"; \
+	done
+	@touch $(OPS_READY)
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

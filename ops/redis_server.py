@@ -36,7 +36,7 @@ class RedisServer:
 
     def __init__(self, folder: Path, port: int, options: Sequence[str] = ()) -> None:
         self.port, self.url = port, f"redis://127.0.0.1:{port}/0"
-        self._command = [
+        self.command = [
             *(find_server(), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)),
             *("--save", "", "--appendonly", "yes", "--appendfsync", "everysec"),
             *("--maxmemory-policy", "noeviction", "--loglevel", "warning", *options),
@@ -48,7 +48,7 @@ class RedisServer:
         """Start it and wait until it answers; RuntimeError with its log if it doesn't."""
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(  # noqa: S603
-                self._command, stdout=log, stderr=log, start_new_session=True
+                self.command, stdout=log, stderr=log, start_new_session=True
             )
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline and self.process.poll() is None:

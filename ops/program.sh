@@ -1,0 +1,37 @@
+#!/bin/sh
+# One program of the system as supervisord runs it (ops/supervisord.conf): sh program.sh NAME
+#
+# COURIER_ENV_FILE  names a file of NAME=value lines, read here at each start by sh: a rolling
+#                   restart is enough to change a setting. Secrets are better in files of their own
+#                   (COURIER_API_PASSWORD_FILE ...): they are in no process's environment then.
+# COURIER_BIN       the bin folder of the Python environment, where that isn't on PATH.
+set -eu
+if [ -n "${COURIER_ENV_FILE:-}" ]; then
+  set -a
+  . "$COURIER_ENV_FILE"
+  set +a
+fi
+PATH="${COURIER_BIN:+$COURIER_BIN:}$PATH"
+ns="${COURIER_NAMESPACE:-courier}"
+
+worker() { # name, processes, queues
+  exec celery -q -A worker worker -n "$1@%h" -c "$2" -Q "$3" -l INFO \
+    --without-gossip --without-mingle
+}
+
+send="$ns.send"
+case "$1" in
+  send-urgent) worker "$1" "${COURIER_PROCESSES_URGENT:-4}" "$send.realtime,$send.high" ;;
+  send-bulk) # 12: enough for a provider that takes 50 ms for an answer
+    worker "$1" "${COURIER_PROCESSES_BULK:-12}" \
+      "$send.realtime,$send.high,$send.normal,$send.low,$ns.enqueue" ;;
+  poll) worker "$1" "${COURIER_PROCESSES_POLL:-3}" "$ns.poll,$ns.enqueue" ;;
+  beat) exec celery -q -A worker beat -l INFO ;;
+  flower) exec celery -q -A worker flower --conf="$(dirname "$0")/flowerconfig.py" ;;
+  exporter)
+    exec courier exporter --host "${COURIER_EXPORTER_HOST:-127.0.0.1}" \
+      --port "${COURIER_EXPORTER_PORT:-9540}" ;;
+  *)
+    echo "program.sh: no program is called $1" >&2
+    exit 2 ;;
+esac

@@ -1,0 +1,122 @@
+"""``make up``: the whole system on this machine under supervisord, until Ctrl-C.
+
+With ``COURIER_REDIS_URL`` and ``COURIER_API_URL`` set (or their ``..._FILE``) it works with those;
+what is not set is started beside it: a Redis, and the simulated provider.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import socket
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import click
+
+from ops.redis_server import NoServerError, RedisServer
+
+OPS = Path(__file__).parent
+BIN = Path(sys.executable).parent
+PROVIDER = {  # what takes hours in life takes minutes here
+    "COURIER_API_LOGIN": "tester",
+    "COURIER_API_PASSWORD": "111111",
+    "COURIER_POLL_DELAYS": "1,2,5,15,60",
+    "COURIER_READ_WINDOW": "120",
+    "COURIER_SMS_GRACE": "30",
+}
+
+
+def is_set(env: Mapping[str, str], name: str) -> bool:
+    """Whether this setting has a value, or a file that holds one."""
+    return bool(env.get(name) or env.get(f"{name}_FILE"))
+
+
+def free_port(wish: int) -> int:
+    """The port wished for on loopback, else another."""
+    for port in (wish, 0):
+        try:
+            with socket.create_server(("127.0.0.1", port)) as probe:
+                found: int = probe.getsockname()[1]
+                return found
+        except OSError:
+            continue
+    raise click.ClickException("no free port on 127.0.0.1")
+
+
+def program(name: str, priority: int, command: list[str]) -> str:
+    """A section for supervisord: what operators have elsewhere."""
+    escaped = shlex.join(command).replace("%", "%%")
+    return (
+        f"\n[program:{name}]\ncommand={escaped}\npriority={priority}\nautorestart=true\n"
+        f"startretries=1000000\nredirect_stderr=true\nstdout_logfile=%(ENV_COURIER_RUN)s/{name}.log\n"
+    )
+
+
+def prepare(folder: Path, env: Mapping[str, str]) -> tuple[dict[str, str], str]:
+    """What is added to the environment, and supervisord's configuration."""
+    folder.mkdir(parents=True, exist_ok=True)
+    ports = {"FLOWER_PORT": 5555, "COURIER_EXPORTER_PORT": 9540}
+    added = {
+        "COURIER_RUN": str(folder),
+        "COURIER_BIN": str(BIN),
+        **{name: env.get(name) or str(free_port(wish)) for name, wish in ports.items()},
+    }
+    config = f"[include]\nfiles={OPS}/supervisord.conf\n"
+    if not is_set(env, "COURIER_REDIS_URL"):
+        (folder / "redis").mkdir(exist_ok=True)
+        server = RedisServer(folder / "redis", free_port(6379))
+        added["COURIER_REDIS_URL"] = server.url
+        config += program("redis", 1, server.command)
+    if not is_set(env, "COURIER_API_URL"):
+        port = str(free_port(8044))
+        added |= {"COURIER_API_URL": f"http://127.0.0.1:{port}", **PROVIDER}
+        simulator = [str(BIN / "courier"), "simulator", "--port", port]
+        config += program("simulator", 2, simulator)
+    return added, config
+
+
+def story(added: Mapping[str, str], folder: Path) -> str:
+    """Where everything is and what to try."""
+    redis = added.get("COURIER_REDIS_URL", "yours")
+    provider = added.get("COURIER_API_URL", "yours: messages are really sent")
+    return f"""
+   Redis      {redis}
+   provider   {provider}
+   Flower     http://127.0.0.1:{added["FLOWER_PORT"]}/tasks
+   exporter   http://127.0.0.1:{added["COURIER_EXPORTER_PORT"]}/metrics
+   logs       {folder}/*.log
+
+In another terminal:
+   . {folder}/courier.env
+   courier send 79250000001 'Your code is 1234' --subject Shop
+   courier top
+   supervisorctl -c {folder}/supervisord.conf status
+   kill -9 $(supervisorctl -c {folder}/supervisord.conf pid send-bulk)    # it comes back
+
+Ctrl-C here ends all. supervisord tells what it does:
+"""
+
+
+@click.command()
+@click.option("--folder", default="var/up", show_default=True, help="Logs, and Redis's data.")
+def up(folder: str) -> None:
+    """Run the whole system under supervisord until Ctrl-C."""
+    place = Path(folder).absolute()
+    try:
+        added, config = prepare(place, os.environ)
+    except NoServerError as error:
+        raise click.ClickException(str(error)) from None
+    file = place / "courier.env"
+    lines = [f"export {name}={shlex.quote(value)}\n" for name, value in added.items()]
+    file.write_text("".join([*lines, 'export PATH="$COURIER_BIN:$PATH"\n']))
+    (place / "supervisord.conf").write_text(config)
+    click.echo(story(added, place))
+    env = {**os.environ, **added, "COURIER_ENV_FILE": str(file)}
+    command = [str(BIN / "supervisord"), "-n", "-c", str(place / "supervisord.conf")]
+    os.execve(command[0], command, env)  # noqa: S606
+
+
+if __name__ == "__main__":
+    up()

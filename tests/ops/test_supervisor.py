@@ -1,0 +1,244 @@
+"""Under a real supervisord: whatever ends comes back, and restarts are nobody's loss."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from configparser import RawConfigParser
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from ops.redis_server import RedisServer
+from producers import Producer
+from schemas.settings import Settings
+from tests.conftest import Simulator, ends, text_job, wait_for
+from tests.faults.installation import SHORT, Installation, Load, Reader
+from tests.ops.supervision import (
+    CONFIG,
+    PROGRAMS,
+    ROOT,
+    WORKERS,
+    Supervisord,
+    children,
+    is_alive,
+    supervised_system,
+)
+
+
+@dataclass
+class Log:
+    """A program as the ledger asks for it."""
+
+    system: Supervisord
+    name: str
+
+    @property
+    def log(self) -> str:
+        return self.system.log(self.name)
+
+
+@pytest.fixture
+def env(redis_server: RedisServer, simulator: Simulator, namespace: str) -> dict[str, str]:
+    where = {"COURIER_REDIS_URL": redis_server.url, "COURIER_API_URL": simulator.url}
+    return {**SHORT, **where, "COURIER_NAMESPACE": f"{namespace}-sup"}
+
+
+@pytest.fixture
+def system(env: dict[str, str]) -> Iterator[Supervisord]:
+    with supervised_system(env) as made:
+        yield made
+
+
+@pytest.fixture
+def at_work(
+    system: Supervisord, env: dict[str, str], simulator: Simulator
+) -> Iterator[Installation]:
+    """The system with an app that enqueues and one that reads results, all the time."""
+    with closing(Producer.from_env(env)) as app, closing(Producer.from_env(env)) as results:
+        load, reader = Load(app), Reader(results)
+        worker, beat = Log(system, "send-bulk"), Log(system, "beat")
+        try:
+            yield Installation(env, simulator, load, reader, worker, beat)
+        finally:
+            reader.stop()
+            load.stop()
+
+
+def test_each_program_killed_comes_back_and_messages_flow(
+    system: Supervisord, at_work: Installation
+) -> None:
+    at_work.at_work()
+    for name in PROGRAMS:
+        # Given a program and its processes
+        pid = system.pid(name)
+        family = [pid, *children(pid)]
+        said = len(system.log(name))
+        # When it is killed
+        os.kill(pid, signal.SIGKILL)
+        # Then it is back, none of the old processes stays, and a new message comes to its end
+        wait_for(lambda name=name, pid=pid: system.pid(name) not in (0, pid), 20)
+        wait_for(lambda family=family: not any(map(is_alive, family)), 20, f"{name} left some")
+        if name in WORKERS:
+            wait_for(lambda n=name, said=said: " ready." in system.log(n)[said:], 20)
+        at_work.back_at_work(30)
+    # And nothing is lost; what nobody can know of says so
+    ledger = at_work.ledger(60)
+    print(ledger.figures)
+
+
+def test_a_rolling_restart_under_load_loses_and_doubles_nothing(
+    system: Supervisord, at_work: Installation
+) -> None:
+    at_work.at_work()
+    took = {}
+    for name in (*WORKERS, "beat"):
+        pid, started = system.pid(name), time.monotonic()
+        # When one after the other is restarted while messages come and go
+        assert f"{name}: started" in system.ctl("restart", name)
+        # Then the others go on, and so does it
+        took[name] = round(time.monotonic() - started, 1)
+        assert system.pid(name) not in (0, pid)
+        at_work.back_at_work(30)
+    assert max(took.values()) < 20, took
+    ledger = at_work.ledger()
+    print(ledger.figures, took)
+    assert ledger.asked > 50
+    assert (ledger.unsure, ledger.doubled, ledger.lost) == (0, [], [])
+
+
+def test_stop_lets_a_running_request_finish(
+    system: Supervisord, env: dict[str, str], simulator: Simulator
+) -> None:
+    with closing(Producer.from_env(env)) as app:
+        # Given a request whose answer takes its time
+        simulator.fault(kind="slow", seconds=3, times=1)
+        id = app.enqueue(text_job(priority="low"))
+        wait_for(simulator.accepted)
+        asked = time.monotonic()
+        # When its worker is stopped
+        assert "send-bulk: stopped" in system.ctl("stop", "send-bulk")
+        # Then the answer is waited for and written
+        assert 1 < time.monotonic() - asked < 20
+        record = app.get(id)
+        assert record is not None and (record.status, record.unsure) != ("sending", 1)
+        assert record.provider_id is not None and record.unsure == 0
+        system.ctl("start", "send-bulk")
+        assert ends(app, 1)[id][-1]["status"] == "read"
+        assert len(simulator.accepted()) == 1
+
+
+def test_a_setting_changes_with_a_restart_and_a_wrong_one_is_named_until_it_is_mended(
+    system: Supervisord,
+) -> None:
+    # When a wrong setting comes with a restart
+    system.set(COURIER_LEASE="1")
+    system.ctl("restart", "beat")
+    # Then the program says so, and is tried again and again
+    wait_for(lambda: system.state("beat") == "BACKOFF")
+    assert "viber-courier can't start: COURIER_LEASE" in system.log("beat")
+    # And starts by itself when it is right
+    system.set()
+    wait_for(lambda: system.state("beat") == "RUNNING", 30)
+
+
+def test_secrets_are_in_no_environment_and_no_command(system: Supervisord) -> None:
+    for name in PROGRAMS:
+        for pid in (system.pid(name), *children(system.pid(name))):
+            said = (
+                Path(f"/proc/{pid}/environ").read_bytes()
+                + Path(f"/proc/{pid}/cmdline").read_bytes()
+            )
+            assert SHORT["COURIER_API_PASSWORD"].encode() not in said, name
+
+
+def test_only_its_owner_commands_supervisord(system: Supervisord) -> None:
+    assert (system.folder / "supervisor.sock").stat().st_mode & 0o077 == 0
+
+
+# --- the configuration ----------------------------------------------------------------------------
+
+
+def sections() -> RawConfigParser:
+    parser = RawConfigParser(inline_comment_prefixes=(";",))
+    parser.read(CONFIG)
+    return parser
+
+
+@pytest.mark.parametrize("name", WORKERS)
+def test_a_stop_waits_longer_than_the_longest_request(name: str) -> None:
+    program = sections()[f"program:{name}"]
+    assert program.getint("stopwaitsecs") > Settings().lease > Settings().deadline
+    assert (program["stopsignal"], program["stopasgroup"]) == ("TERM", "false")
+
+
+def test_every_program_comes_back_after_any_exit_and_rotates_its_log() -> None:
+    parser = sections()
+    programs = [parser[name] for name in parser.sections() if name.startswith("program:")]
+    assert len(programs) == 6
+    for program in programs:
+        assert program["autorestart"] == "true" and program.getint("startretries") > 10**5
+        assert program["stderr_logfile_maxbytes"] and program.getint("stderr_logfile_backups")
+
+
+# --- make up --------------------------------------------------------------------------------------
+
+
+def test_make_up_is_a_whole_system_until_ctrl_c() -> None:
+    with tempfile.TemporaryDirectory(prefix="courier-") as folder:
+        env = {name: v for name, v in os.environ.items() if not name.startswith("COURIER_")}
+        env |= {"COURIER_PROCESSES_BULK": "2", "COURIER_PROCESSES_URGENT": "1"}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ops.up", "--folder", folder],
+            env=env,
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        assert process.stdout is not None
+        lines: list[str] = []
+        reader = threading.Thread(target=lambda: lines.extend(process.stdout))
+        reader.start()
+        try:
+            # Given what it says and leaves for other terminals
+            wait_for(lambda: "Flower " in "".join(lines))
+            given = dict(
+                re.findall(r"export (\w+)=(\S+)\n", Path(folder, "courier.env").read_text())
+            )
+            with closing(Producer.from_env(given)) as app:
+                # When an app sends, then the simulated person reads
+                wait_for(lambda: _answers(app), 20)
+                id = app.enqueue(text_job("79250000001"))
+                assert ends(app, 1)[id][-1]["status"] == "read"
+            text = "".join(lines)
+            assert f"Flower     http://127.0.0.1:{given['FLOWER_PORT']}/tasks" in text
+            assert f"exporter   http://127.0.0.1:{given['COURIER_EXPORTER_PORT']}/" in text
+            assert f"provider   {given['COURIER_API_URL']}" in text
+            family = children(process.pid)
+            assert len(family) >= 2 + len(PROGRAMS)
+        finally:
+            # When it is interrupted
+            process.send_signal(signal.SIGINT)
+            process.wait(60)
+            reader.join(10)
+            process.stdout.close()
+        # Then nothing of it is left
+        assert not any(map(is_alive, family))
+
+
+def _answers(app: Producer) -> bool:
+    try:
+        return bool(app.redis.ping())
+    except Exception:
+        return False

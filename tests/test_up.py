@@ -1,0 +1,64 @@
+"""``make up``: what is set is used, what is not is started."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ops.up import prepare, story
+
+REAL = {
+    "COURIER_REDIS_URL": "redis://store.example/0",
+    "COURIER_API_URL_FILE": "/etc/viber-courier/url",
+    "FLOWER_PORT": "5999",
+}
+
+
+def test_without_settings_redis_and_provider_are_started_too(tmp_path: Path) -> None:
+    added, config = prepare(tmp_path, {})
+    assert "[program:redis]" in config and "[program:simulator]" in config
+    assert added["COURIER_REDIS_URL"].startswith("redis://127.0.0.1:")
+    assert added["COURIER_API_URL"].startswith("http://127.0.0.1:")
+    assert added["COURIER_REDIS_URL"] in story(added, tmp_path)
+
+
+def test_with_settings_the_real_ones_are_used_and_nothing_of_the_simulators(tmp_path: Path) -> None:
+    added, config = prepare(tmp_path, REAL)
+    assert "[program:" not in config
+    assert added.keys() == {
+        "COURIER_RUN",
+        "COURIER_BIN",
+        "FLOWER_PORT",
+        "COURIER_EXPORTER_PORT",
+    }
+    assert added["FLOWER_PORT"] == "5999"
+    assert "really sent" in story(added, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["send-Bulk", "", "redis; true"])
+def test_a_program_of_no_name_is_refused(name: str) -> None:
+    script = Path(__file__).parents[1] / "ops/program.sh"
+    run = subprocess.run(["sh", script, name], capture_output=True, text=True, check=False)
+    assert run.returncode == 2 and f"no program is called {name}" in run.stderr
+
+
+def test_the_pools_queues_are_those_of_the_namespace(tmp_path: Path) -> None:
+    # Given a celery that only repeats what it is asked
+    fake = tmp_path / "celery"
+    fake.write_text(f"#!{sys.executable}\nimport sys\nprint(*sys.argv[1:])\n")
+    fake.chmod(0o755)
+    (tmp_path / "env").write_text("COURIER_NAMESPACE='shop'\nCOURIER_PROCESSES_BULK=3\n")
+    script = Path(__file__).parents[1] / "ops/program.sh"
+    run = subprocess.run(
+        ["sh", script, "send-bulk"],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin", "COURIER_ENV_FILE": f"{tmp_path}/env"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "-A worker worker -n send-bulk@%h -c 3 " in run.stdout
+    lanes = ",".join(f"shop.send.{lane}" for lane in ("realtime", "high", "normal", "low"))
+    assert f"-Q {lanes},shop.enqueue " in run.stdout
