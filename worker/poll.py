@@ -49,7 +49,7 @@ class Poller:
             asked += len(lease.messages)
             opened = self._ask(lease, lease.messages, did) == "opened"
             lease.more = lease.more or opened
-        news = "".join(f", {n} {what}" for what, n in sorted(did.items()))
+        news = "".join(f", {n} {what}" for what, n in did.most_common())
         return f"poll: {asked} asked{news}, {time.monotonic() - started:.2f} s"
 
     def _ask(self, lease: Lease[Watched], messages: list[Watched], did: Counter[str]) -> str:

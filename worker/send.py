@@ -83,7 +83,7 @@ class Sender:
             tally.claimed += len(lease.messages)
             self._handle(lease, started + seconds, tally)
             lease.more, tally.gate = lease.more or tally.gate == "opened", ""
-        did = "".join(f", {n} {what}" for what, n in sorted(tally.did.items()))
+        did = "".join(f", {n} {what}" for what, n in tally.did.most_common())
         return f"{lane}: {tally.claimed} claimed{did}, {time.monotonic() - started:.2f} s"
 
     def _handle(self, lease: Lease[Waiting], end: float, tally: Tally) -> None:
