@@ -159,7 +159,9 @@ def poll() -> str:
     return system().poller.serve()
 
 
-@app.task(name="courier.sweep")
+@app.task(
+    name="courier.sweep", send_events=False
+)  # one a second: Flower's list would be all sweeps
 def sweep() -> str:
     """Ring for what is due and has no doorbell on its way."""
     names = system().store.sweep()

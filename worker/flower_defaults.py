@@ -19,7 +19,7 @@ from worker.log import set_up
 DEFAULTS = {
     "FLOWER_ADDRESS": "127.0.0.1",
     "FLOWER_READ_ONLY": "true",  # else its pages stop workers and send tasks
-    "FLOWER_TASKS_COLUMNS": "name,args,result,state,received,runtime,worker",
+    "FLOWER_TASKS_COLUMNS": "name,result,state,received,runtime,worker",
     "FLOWER_MAX_TASKS": "10000",
 }
 
@@ -36,6 +36,7 @@ def install() -> None:
 def _parsed(options: Any, times: int) -> None:
     """Flower has parsed its options. It does so again if it has read a configuration file."""
     set_up(logging.getLogger())
+    options.format_task = options.format_task or summary
     if times == 1 and Path(options.conf).is_file():
         return
     if not (options.basic_auth or options.auth or options.unix_socket or near(options.address)):
@@ -44,6 +45,12 @@ def _parsed(options: Any, times: int) -> None:
             " Set COURIER_FLOWER_LOGIN and COURIER_FLOWER_PASSWORD_FILE and give"
             " --conf=ops/flowerconfig.py, or leave its address at 127.0.0.1"
         )
+
+
+def summary(task: Any) -> Any:
+    """A task as Flower shows it: Python's quotes say nothing there."""
+    task.result = task.result and task.result.strip("'")
+    return task
 
 
 def near(address: str) -> bool:
