@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import subprocess
 import time
@@ -11,12 +12,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import redis
 import yaml
+from celery.bin.worker import worker as worker_command
 
 from ops.cli import COMMANDS
 from ops.redis_server import find_server
+from schemas.keys import LANES
 from schemas.settings import FROM_FILE, PREFIX, Settings
 from tests.conftest import free_port
 
@@ -24,36 +28,95 @@ ROOT = Path(__file__).parent.parent
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 DOCKERFILE = (ROOT / "ops/Dockerfile").read_text("utf-8")
-PINNED = r"[a-z][a-z0-9./-]*:\d+\.\d+\.\d+(-[a-z0-9.-]+)?"
+PINNED = r"[a-z][a-z0-9./-]*:v?\d+\.\d+\.\d+(-[a-z0-9.-]+)?"
+
+
+OURS = [name for name in SERVICES if SERVICES[name]["image"] == "viber-courier"]
+"""Services that run our image."""
+PROGRAMS = ("send-urgent", "send-bulk", "poll", "beat", "flower", "exporter")
+WORKERS = PROGRAMS[:3]
+OF_FLOWER = {"COURIER_FLOWER_LOGIN", "COURIER_FLOWER_PASSWORD_FILE"}
+"""Read by ops/flowerconfig.py."""
 
 
 def known_variables() -> set[str]:
     names = {PREFIX + each.name.upper() for each in fields(Settings)}
-    return names | {f"{PREFIX}{name.upper()}_FILE" for name in FROM_FILE}
+    return names | {f"{PREFIX}{name.upper()}_FILE" for name in FROM_FILE} | OF_FLOWER
 
 
-def test_the_services_are_there() -> None:
-    assert {"redis", "simulator", "worker"} <= SERVICES.keys()
+def simulators() -> dict[str, str]:
+    """What ops/simulator.env sets."""
+    lines = (ROOT / "ops/simulator.env").read_text("utf-8").splitlines()
+    return dict(line.split("=", 1) for line in lines if not line.startswith("#"))
 
 
-@pytest.mark.parametrize("name", SERVICES)
+def test_there_is_a_service_for_each_program() -> None:
+    assert {*PROGRAMS, "redis", "prometheus", "grafana", "simulator"} == SERVICES.keys()
+    assert [name for name in SERVICES if "profiles" in SERVICES[name]] == ["simulator"]
+
+
+@pytest.mark.parametrize("name", OURS)
 def test_every_variable_is_a_setting(name: str) -> None:
     environment = SERVICES[name].get("environment", {})
-    assert {key for key in environment if key.startswith(PREFIX)} <= known_variables()
-
-
-def test_the_workers_settings_are_valid() -> None:
-    environment = SERVICES["worker"]["environment"]
     assert all(isinstance(value, str) for value in environment.values())
-    settings = Settings.from_env(environment, provider=True)
+    assert {key for key in environment if key.startswith(PREFIX)} <= known_variables()
+    assert simulators().keys() <= known_variables()
+    others = {key for key in environment if not key.startswith(PREFIX)}
+    assert others <= {"FLOWER_ADDRESS"}
+
+
+def test_settings_come_from_a_file_and_secrets_from_files_of_their_own() -> None:
+    folders = {f"/run/secrets/{name}" for name in COMPOSE["secrets"]}
+    for name in PROGRAMS:
+        service = SERVICES[name]
+        assert service["env_file"] == ["courier.env"]
+        given = {f"/run/secrets/{secret}" for secret in service["secrets"]}
+        asked = {value for key, value in service["environment"].items() if key.endswith("_FILE")}
+        assert asked == given <= folders, name
+    assert SERVICES["exporter"]["secrets"] == []
+    for secret in COMPOSE["secrets"].values():
+        assert secret["file"].startswith("./secrets/")
+    ignored = (ROOT / ".gitignore").read_text().splitlines()
+    assert {"/secrets/", "/courier.env"} <= {*ignored}
+    assert "!secrets" not in (ROOT / ".dockerignore").read_text().split()
+    assert (ROOT / ".dockerignore").read_text().splitlines()[1] == "*"
+
+
+@pytest.mark.parametrize("name", [name for name in PROGRAMS if name != "exporter"])
+def test_settings_for_the_simulator_are_valid(name: str) -> None:
+    environment = simulators() | SERVICES[name]["environment"]
+    settings = Settings.from_env(environment, provider=True, read=lambda path: "secret")
     assert settings.redis_url == "redis://redis:6379/0"
     assert settings.api_url == "http://simulator:8044"
 
 
-def test_no_service_can_reach_the_real_provider() -> None:
+def test_the_simulators_secrets_are_made_once(tmp_path: Path) -> None:
+    script = ["sh", str(ROOT / "ops/simulator-secrets.sh")]
+    subprocess.run(script, cwd=tmp_path, check=True, capture_output=True)
+    first = {path.name: path.read_text() for path in (tmp_path / "secrets").iterdir()}
+    subprocess.run(script, cwd=tmp_path, check=True, capture_output=True)
+    second = {path.name: path.read_text() for path in (tmp_path / "secrets").iterdir()}
+    assert first == second and first.keys() == COMPOSE["secrets"].keys()
+    assert first["api_login"] == "tester" and len(first["flower_password"]) == 24
+    assert first["flower_password"] != first["grafana_password"]
+
+
+def test_nothing_of_the_callers_environment_comes_in() -> None:
     text = (ROOT / "docker-compose.yml").read_text("utf-8")
     assert "devinotele" not in text
-    assert "$" not in text, "nothing of the caller's environment comes in"
+    assert "$" not in text.replace("$$(hostname)", "")
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_each_service_may_do_little(name: str) -> None:
+    service = SERVICES[name]
+    assert service["read_only"] is True and service["tmpfs"] == ["/tmp"]
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["restart"] == "unless-stopped"
+    assert service["logging"]["options"].keys() == {"max-size", "max-file"}
+    if name not in OURS:  # ours is in the Dockerfile
+        assert service["user"] not in ("root", "0")
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -82,18 +145,69 @@ def test_the_image_copies_what_exists() -> None:
             assert (ROOT / source).exists(), source
 
 
-@pytest.mark.parametrize("name", SERVICES)
-def test_commands_name_what_exists(name: str) -> None:
-    match SERVICES[name]["command"]:
-        case ["celery", "-A", module, "worker", *_]:
+def check_command(words: list[str]) -> None:
+    """That what a container is to run is there."""
+    match words:
+        case ["celery", "-q", "-A", module, program, *options]:
             assert find_spec(f"{module}.celery")
+            assert program in ("worker", "beat", "flower")
+            if program == "worker":
+                parse = worker_command.make_parser(click.Context(worker_command)).parse_args
+                given, rest, _ = parse(options)
+                assert rest == [] and given["hostname"].endswith("@%h")
         case ["courier", command, *_]:
             assert command in COMMANDS
-        case ["redis-server", config, *_]:
-            mounts = dict(each.split(":")[1::-1] for each in SERVICES[name]["volumes"])
-            assert (ROOT / mounts[config]).is_file()
+        case ["python", "-m", module]:
+            assert find_spec(module)
+        case ["python", "-c", program, url]:
+            compile(program, "check", "exec")
+            assert url.startswith("http://127.0.0.1:")
         case other:
             pytest.fail(f"not known: {other}")
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_commands_name_what_exists(name: str) -> None:
+    check_command(SERVICES[name]["command"])
+    match SERVICES[name]["healthcheck"]["test"]:
+        case ["CMD", *words]:
+            check_command(words)
+        case ["CMD-SHELL", line]:
+            check_command(shlex.split(line))
+
+
+def test_redis_reads_our_configuration() -> None:
+    mounts = dict(each.split(":")[1::-1] for each in SERVICES["redis"]["volumes"])
+    assert (ROOT / mounts[SERVICES["redis"]["command"][1]]).is_file()
+
+
+def test_flowers_configuration_is_in_the_image() -> None:
+    (config,) = (word for word in SERVICES["flower"]["command"] if word.startswith("--conf="))
+    assert f"COPY ops/flowerconfig.py {config.removeprefix('--conf=')}\n" in DOCKERFILE
+
+
+@pytest.mark.parametrize("name", ["prometheus", "grafana"])
+def test_what_others_mount_exists(name: str) -> None:
+    folders = [each.split(":")[0] for each in SERVICES[name]["volumes"] if each.startswith(".")]
+    assert folders and all((ROOT / folder).is_dir() for folder in folders)
+
+
+def test_each_lane_and_queue_has_a_worker_of_its_own_name() -> None:
+    taken: dict[str, set[str]] = {}
+    for name in WORKERS:
+        words = SERVICES[name]["command"]
+        assert words[words.index("-n") + 1] == f"{name}@%h"
+        taken[name] = set(words[words.index("-Q") + 1].split(","))
+        # And its health check asks this very one, by the name that Celery gives it
+        assert f"--worker {name}@$$(hostname)" in SERVICES[name]["healthcheck"]["test"][1]
+    every = {f"courier.{name}" for name in ("poll", "enqueue", *(f"send.{each}" for each in LANES))}
+    assert set().union(*taken.values()) == every
+    assert taken["send-urgent"] == {"courier.send.realtime", "courier.send.high"}
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_each_service_has_a_health_check(name: str) -> None:
+    assert SERVICES[name]["healthcheck"]["test"][0] in ("CMD", "CMD-SHELL")
 
 
 def test_ports_are_open_on_this_machine_only() -> None:
@@ -103,15 +217,17 @@ def test_ports_are_open_on_this_machine_only() -> None:
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_what_is_waited_for_can_be_waited_for(name: str) -> None:
-    for other, wanted in SERVICES[name].get("depends_on", {}).items():
+    needs = SERVICES[name].get("depends_on", {})
+    for other, wanted in needs.items() if isinstance(needs, dict) else ():
         assert other in SERVICES
         if wanted["condition"] == "service_healthy":
             assert "healthcheck" in SERVICES[other]
 
 
-def test_the_worker_may_finish_its_request() -> None:
-    grace = int(SERVICES["worker"]["stop_grace_period"].removesuffix("s"))
-    assert grace > Settings().deadline
+@pytest.mark.parametrize("name", WORKERS)
+def test_a_worker_may_finish_its_request(name: str) -> None:
+    grace = int(SERVICES[name]["stop_grace_period"].removesuffix("s"))
+    assert grace > Settings().lease > Settings().deadline
 
 
 def test_redis_starts_with_the_configuration(tmp_path: Path) -> None:

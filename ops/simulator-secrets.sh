@@ -1,0 +1,16 @@
+#!/bin/sh
+# The folder secrets for the simulated provider; the pages' passwords are made up. What is there stays.
+set -eu
+mkdir -p secrets
+keep() { # name, value
+  [ -e "secrets/$1" ] || printf '%s' "$2" > "secrets/$1"
+}
+made_up() { od -An -N12 -tx1 /dev/urandom | tr -d ' \n'; }
+keep api_login tester
+keep api_password 111111
+keep flower_password "$(made_up)"
+keep grafana_password "$(made_up)"
+# Containers read them under users of their own, so all may; the folder is this user's.
+chmod 700 secrets
+chmod 444 secrets/*
+echo "Flower and Grafana: operator, with the passwords in secrets/flower_password and secrets/grafana_password"

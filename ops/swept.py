@@ -1,0 +1,26 @@
+"""Whether sweeps are done, as a health check of beat: ``python -m ops.swept`` exits 0 or 1."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from producers.connection import connect
+from schemas.keys import Keys
+from schemas.settings import Settings
+
+PATIENCE = 60.0
+"""Seconds since the latest sweep, at most."""
+
+
+def main() -> None:
+    """Beat asks for them, a worker does them: both have to work."""
+    settings = Settings.from_env(os.environ)
+    with connect(settings.redis_url) as client:
+        swept, (seconds, _) = client.get(Keys(settings.namespace).swept), client.time()
+    ago = float(seconds) - float(swept or 0) / 1000
+    sys.exit(f"no sweep for {ago:.0f} s" if ago > PATIENCE + settings.sweep_interval else 0)
+
+
+if __name__ == "__main__":
+    main()
