@@ -35,6 +35,8 @@ OURS = [name for name in SERVICES if SERVICES[name]["image"] == "viber-courier"]
 """Services that run our image."""
 PROGRAMS = ("send-urgent", "send-bulk", "poll", "beat", "flower", "exporter")
 WORKERS = PROGRAMS[:3]
+AWAITED = {"live"}
+"""Commands that are being written."""
 OF_FLOWER = {"COURIER_FLOWER_LOGIN", "COURIER_FLOWER_PASSWORD_FILE"}
 """Read by ops/flowerconfig.py."""
 
@@ -156,7 +158,7 @@ def check_command(words: list[str]) -> None:
                 given, rest, _ = parse(options)
                 assert rest == [] and given["hostname"].endswith("@%h")
         case ["courier", command, *_]:
-            assert command in COMMANDS
+            assert command in {*COMMANDS, *AWAITED}
         case ["python", "-m", module]:
             assert find_spec(module)
         case ["python", "-c", program, url]:
