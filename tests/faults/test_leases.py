@@ -21,6 +21,7 @@ from tests.conftest import (
     check_events,
     common_job,
     ends,
+    log_lines,
     text_job,
     wait_for,
 )
@@ -100,7 +101,8 @@ def test_a_stalled_worker_cannot_write_over_its_successor(
     else:
         assert (last["status"], last["providerId"]) == ("read", str(sent[1]["providerId"]))
     assert (last["unsure"], len(sent)) == (1, 1 if then == "ended" else 2)
-    assert f"by then message_id={id} provider_id={sent[0]['providerId']}\n" in log
+    theirs = {"message_id": id, "provider_id": str(sent[0]["providerId"])}
+    assert log_lines(log, "the lease was another's by then", **theirs)
 
 
 def test_a_thawed_worker_and_its_successor_agree(
