@@ -35,8 +35,6 @@ OURS = [name for name in SERVICES if SERVICES[name]["image"] == "viber-courier"]
 """Services that run our image."""
 PROGRAMS = ("send-urgent", "send-bulk", "poll", "beat", "flower", "exporter")
 WORKERS = PROGRAMS[:3]
-AWAITED = {"live"}
-"""Commands that are being written."""
 OF_FLOWER = {"COURIER_FLOWER_LOGIN", "COURIER_FLOWER_PASSWORD_FILE"}
 """Read by ops/flowerconfig.py."""
 
@@ -158,7 +156,7 @@ def check_command(words: list[str]) -> None:
                 given, rest, _ = parse(options)
                 assert rest == [] and given["hostname"].endswith("@%h")
         case ["courier", command, *_]:
-            assert command in {*COMMANDS, *AWAITED}
+            assert command in COMMANDS
         case ["python", "-m", module]:
             assert find_spec(module)
         case ["python", "-c", program, url]:

@@ -10,15 +10,12 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from ops.cli import COMMANDS
 from tests.conftest import free_port, wait_for
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 CONFIG = ROOT / "ops/supervisord.conf"
-PROGRAMS = ("send-urgent", "send-bulk", "poll", "beat", "flower") + (
-    ("exporter",) if "exporter" in COMMANDS else ()
-)
+PROGRAMS = ("send-urgent", "send-bulk", "poll", "beat", "flower", "exporter")
 WORKERS = ("send-urgent", "send-bulk", "poll")
 
 

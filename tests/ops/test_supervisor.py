@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
 from ops.redis_server import RedisServer
 from producers import Producer
@@ -24,6 +26,7 @@ from schemas.settings import Settings
 from tests.conftest import Simulator, ends, text_job, wait_for
 from tests.faults.installation import SHORT, Installation, Load, Reader
 from tests.ops.supervision import (
+    BIN,
     CONFIG,
     PROGRAMS,
     ROOT,
@@ -149,6 +152,32 @@ def test_a_setting_changes_with_a_restart_and_a_wrong_one_is_named_until_it_is_m
     # And starts by itself when it is right
     system.set()
     wait_for(lambda: system.state("beat") == "RUNNING", 30)
+
+
+def test_the_containers_health_checks_tell_who_works(system: Supervisord) -> None:
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))["services"]
+    env = {**system.env, **system.settings, "PATH": f"{BIN}:{os.environ['PATH']}"}
+
+    def check(name: str) -> int:
+        kind, *words = services[name]["healthcheck"]["test"]
+        line = words[0].replace("$$", "$") if kind == "CMD-SHELL" else shlex.join(words)
+        for ours, port in (("5555", "FLOWER_PORT"), ("9540", "COURIER_EXPORTER_PORT")):
+            line = line.replace(ours, env[port])
+        return subprocess.run(line, shell=True, env=env, capture_output=True, timeout=60).returncode
+
+    # Given that all work, all are well
+    assert {name: check(name) for name in PROGRAMS} == dict.fromkeys(PROGRAMS, 0)
+    # When the processes of a worker hang, its main process could still answer a ping
+    hung = children(system.pid("send-urgent"))
+    for pid in hung:
+        os.kill(pid, signal.SIGSTOP)
+    # Then it isn't well
+    assert check("send-urgent") != 0
+    for pid in hung:
+        os.kill(pid, signal.SIGCONT)
+    # And nobody is well who is away
+    system.ctl("stop", "flower", "exporter")
+    assert check("flower") != 0 and check("exporter") != 0
 
 
 def test_secrets_are_in_no_environment_and_no_command(system: Supervisord) -> None:
