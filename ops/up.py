@@ -27,6 +27,11 @@ PROVIDER = {  # what takes hours in life takes minutes here
     "COURIER_SMS_GRACE": "30",
 }
 
+SHELL = f"""export PATH="$COURIER_BIN:$PATH"
+supervisorctl() {{ command supervisorctl -c {shlex.quote(str(OPS / "supervisord.conf"))} "$@"; }}
+"""
+"""What another terminal needs beside the settings."""
+
 
 def is_set(env: Mapping[str, str], name: str) -> bool:
     """Whether this setting has a value, or a file that holds one."""
@@ -90,10 +95,11 @@ def story(added: Mapping[str, str], folder: Path) -> str:
 
 In another terminal:
    . {folder}/courier.env
-   courier send 79250000001 'Your code is 1234' --subject Shop
+   courier send --to 79250000001 --subject Shop --text 'Your code is 1234'
+   courier doctor
+   supervisorctl status
+   kill -9 $(supervisorctl pid send-bulk)    # it comes back
    courier top
-   supervisorctl -c {folder}/supervisord.conf status
-   kill -9 $(supervisorctl -c {folder}/supervisord.conf pid send-bulk)    # it comes back
 
 Ctrl-C here ends all. supervisord tells what it does:
 """
@@ -110,7 +116,7 @@ def up(folder: str) -> None:
         raise click.ClickException(str(error)) from None
     file = place / "courier.env"
     lines = [f"export {name}={shlex.quote(value)}\n" for name, value in added.items()]
-    file.write_text("".join([*lines, 'export PATH="$COURIER_BIN:$PATH"\n']))
+    file.write_text("".join(lines) + SHELL)
     (place / "supervisord.conf").write_text(config)
     click.echo(story(added, place))
     env = {**os.environ, **added, "COURIER_ENV_FILE": str(file)}

@@ -251,6 +251,13 @@ def test_make_up_is_a_whole_system_until_ctrl_c() -> None:
                 id = app.enqueue(text_job("79250000001"))
                 assert ends(app, 1)[id][-1]["status"] == "read"
             text = "".join(lines)
+            # And what it says to try, but for the last, which goes on for ever, works as it stands
+            tries = re.search(r"In another terminal:\n(.+?)   courier top\n", text, re.S)
+            assert tries is not None
+            wait_for(lambda: text_of(tries[1], "status").count("RUNNING") == 8, 30)
+            said = text_of(tries[1])
+            assert re.search(r"send-bulk +RUNNING", said) and "ERROR" not in said, said
+            wait_for(lambda: len("".join(lines).split("spawned: 'send-bulk'")) == 3, 20)
             assert f"Flower     http://127.0.0.1:{given['FLOWER_PORT']}/tasks" in text
             assert f"exporter   http://127.0.0.1:{given['COURIER_EXPORTER_PORT']}/" in text
             assert f"provider   {given['COURIER_API_URL']}" in text
@@ -264,6 +271,16 @@ def test_make_up_is_a_whole_system_until_ctrl_c() -> None:
             process.stdout.close()
         # Then nothing of it is left
         assert not any(map(is_alive, family))
+
+
+def text_of(commands: str, part: str = "") -> str:
+    """What somebody sees who types them, or the first and those with this part."""
+    lines = commands.splitlines()
+    chosen = [line for n, line in enumerate(lines) if part in line or n == 0]
+    run = subprocess.run(
+        ["bash", "-c", "\n".join(chosen)], cwd=ROOT, capture_output=True, text=True, timeout=100
+    )
+    return run.stdout + run.stderr
 
 
 def _answers(app: Producer) -> bool:
