@@ -256,4 +256,4 @@ def busy(seconds: float) -> float:
     before = machine_cpu()
     time.sleep(seconds)
     whole, idle, _ = (now - then for now, then in zip(machine_cpu(), before, strict=True))
-    return 1 - idle / max(whole, 1e-9)
+    return max(0.0, 1 - idle / max(whole, 1e-9))

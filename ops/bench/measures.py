@@ -259,31 +259,38 @@ def memory(lab: Lab, scale: Scale) -> Found:
 
 
 def stages(lab: Lab, scale: Scale) -> Found:
-    """What a message takes in Redis on its way, and its events."""
-    count, found = scale.count(50_000), list[Values]()
+    """What a message takes in Redis on its way and writes to the AOF, and its events."""
+    count, found, written = scale.count(50_000), list[Values](), list[Values]()
     with lab.bench() as bench:
+        bench.redis.config_set("auto-aof-rewrite-percentage", 0)
 
         def used() -> float:
             events = bench.redis.memory_usage(bench.keys.results, samples=0) or 0
             return float(bench.redis.info("memory")["used_memory"] - events)
 
-        def stage(name: str) -> None:
-            found.append(Values(name, [(used() - empty) / count]))
+        def appended() -> int:
+            return int(bench.redis.info("persistence")["aof_current_size"])
 
-        empty = used()
-        bench.load("campaign", count)
-        stage("waiting")
-        for name, word in (("followed", "enqueued"), ("ended", "read")):
-            lab.provider.reset(status=word)
-            status = "submitted" if word == "enqueued" else word
-            bench.redis.zunionstore(bench.keys.watch, {bench.keys.watch: 0})  # all are due now
-            with bench.worker("worker", *PROCESSES):
-                wait_for(lambda status=status: bench.count(status) >= count)  # type: ignore[misc]
-            bench.forget_repeats()
-            stage(name)
+        empty, before = used(), appended()
+        for name, status, word in (
+            ("waiting", "queued", ""),
+            ("followed", "submitted", "enqueued"),
+            ("ended", "read", "read"),
+        ):
+            if not word:
+                bench.load("campaign", count)
+            else:
+                lab.provider.reset(status=word)
+                bench.redis.zunionstore(bench.keys.watch, {bench.keys.watch: 0})  # all are due
+                with bench.worker("worker", *PROCESSES):
+                    wait_for(lambda status=status: bench.count(status) >= count)  # type: ignore[misc]
+                bench.forget_repeats()
+            found.append(Values(name, [(used() - empty) / count]))
+            written.append(Values(f"until {status}", [(appended() - before) / count]))
         size = bench.redis.memory_usage(bench.keys.results, samples=0) or 0
         found.append(Values("an event", [size / bench.redis.xlen(bench.keys.results)]))
-    return Found(others=[("Redis memory by stage", "bytes", values) for values in found])
+    rows = [("Redis memory by stage", "bytes", values) for values in found]
+    return Found(others=rows + [("AOF written", "bytes a message", v) for v in written])
 
 
 def statuses(lab: Lab, scale: Scale) -> Found:

@@ -135,13 +135,19 @@ def _plot(folder: Path, curve: str, lines: Mapping[str, Points]) -> str:
         axes.plot(*zip(*points, strict=True), marker="o", label=label)
     if curve in ("batch size", "backlog"):
         axes.set_xscale("log")
-    if curve in ("latency", "provider"):
+        across += " (logarithmic)"
+    if curve == "provider":
         axes.set_yscale("log")
+        up += " (logarithmic)"
     else:
         axes.set_ylim(bottom=0)
+    places = sorted({x for points in lines.values() for x, _ in points})
+    axes.set_xticks(places, [number(x) for x in places], minor=False)
+    axes.minorticks_off()
     axes.set(title=title, xlabel=across, ylabel=up)
     axes.grid(alpha=0.3)
-    axes.legend()
+    if len(lines) > 1:
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(folder / f"bench-{name}.png", dpi=110, bbox_inches="tight", metadata={})
     pyplot.close(figure)
     return f"![{title}](img/bench-{name}.png)"
