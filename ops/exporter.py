@@ -25,6 +25,7 @@ from schemas import sentinel
 from schemas.errors import ConfigError
 from schemas.keys import POLL, Keys
 from schemas.settings import Settings
+from worker.log import set_up
 
 PATIENCE = {"socket_timeout": 2, "socket_connect_timeout": 1}
 """Seconds: Prometheus waits 10 by default, and a Redis that hangs is to be told of by then."""
@@ -91,6 +92,8 @@ def exporter(host: str, port: int) -> None:
         settings = Settings.from_env(os.environ)
     except ConfigError as error:
         raise click.ClickException(str(error)) from None
+    logging.basicConfig()
+    set_up(logging.getLogger())
     registry = CollectorRegistry()
     registry.register(CourierCollector(settings))
     stop = threading.Event()

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, Literal
 
+BATCH = 100
+"""Messages of a request, everybody's."""
+
 
 @dataclass(frozen=True)
 class Values:

@@ -17,6 +17,8 @@ from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
+from ops.bench.figures import BATCH
+
 Message = dict[str, Any]
 Emit = Callable[[Message], object]
 Work = Callable[[], object]
@@ -30,7 +32,6 @@ CODE = {
     "content": {"text": "Ваш код 1234, никому его не говорите"},
 }
 FIRST, FIRST_CODE = 79_000_000_000, 78_000_000_000
-BATCH = 100
 
 
 def rows(count: int, shared: Message | None = None, first: int = FIRST) -> Iterator[Message]:

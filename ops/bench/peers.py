@@ -15,7 +15,7 @@ import requests
 from celery import Celery
 from celery_batches import Batches
 
-from ops.bench.load import BATCH
+from ops.bench.figures import BATCH
 
 app = Celery("peers", broker=os.environ.get("BENCH_REDIS_URL", "redis://localhost"))
 app.conf.update(task_ignore_result=True, accept_content=["json"], task_serializer="json")
