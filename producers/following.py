@@ -7,6 +7,8 @@ from contextlib import suppress
 from typing import Any
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelConnectionPool
 
 from schemas.sentinel import Sentinels
@@ -41,6 +43,7 @@ def follow(given: Sentinels, options: dict[str, Any]) -> redis.Redis:
     asking = {name: options[name] for name in ("socket_keepalive", "health_check_interval")} | {
         "socket_timeout": 1,
         "socket_connect_timeout": 1,
+        "retry": Retry(NoBackoff(), 0),  # there are others to ask
     }
     sentinels: Any = Sentinel(  # type: ignore[no-untyped-call]
         given.hosts, sentinel_kwargs=asking
