@@ -139,10 +139,12 @@ class Script:
         try:
             connection = pool.get_connection()
             connection.send_command("EVALSHA", self._digest, len(keys), *keys, *args)
-        except redis.RedisError:
+        except redis.RedisError as error:
             if connection is not None:
                 connection.disconnect()
                 pool.release(connection)
+            if isinstance(error, redis.TimeoutError):
+                raise  # one that hangs isn't asked again
             return lambda: self(keys, args)
 
         def fetch() -> Any:
