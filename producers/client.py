@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -26,6 +26,8 @@ from schemas.stored import digest_of, dumps, pack
 
 CHUNK = 500
 """Rows of ``enqueue_many`` that go to Redis in one round trip, and stand or fall together."""
+PATIENCE = 0.02
+"""Seconds that rows may take to come while a chunk's answer, and its bells, wait to be fetched."""
 
 _Fault = tuple[int, Any, EnqueueError]
 _Stored = tuple[list[str], list[_Fault]]
@@ -101,8 +103,8 @@ class Producer:
         """
         campaign = None if common is None else Campaign(common, self._clock())
         accepted: list[str] = []
-        numbered = enumerate(rows)
         fetch: Callable[[], _Stored] | None = None
+        begun = 0.0
 
         def wait() -> None:
             nonlocal fetch
@@ -113,14 +115,22 @@ class Producer:
                 for fault in faults:  # after its chunk is stored: good rows have their ids by then
                     (on_invalid or _ignore)(*fault)
 
+        def taken() -> Iterator[tuple[int, Any]]:
+            for numbered in enumerate(rows):
+                if fetch and time.monotonic() - begun > PATIENCE:
+                    wait()
+                yield numbered
+
         try:
             # More than may wait at all could never be stored, however often it is tried.
             size = min(CHUNK, self.settings.max_queued or CHUNK)
+            numbered = taken()
             try:
                 while chunk := list(islice(numbered, size)):
                     good, faults = self._parse(chunk, campaign)  # while the one before is stored
                     wait()
                     fetch = self._begin_chunk(good, faults, campaign, on_invalid is None)
+                    begun = time.monotonic()
             finally:
                 wait()  # also where the rows raise: what is stored by then is told
         except (EnqueueError, StoreUnavailable) as error:

@@ -149,11 +149,12 @@ class Script:
 
         def fetch() -> Any:
             try:
-                return connection.read_response()
+                try:
+                    return connection.read_response()
+                finally:
+                    pool.release(connection)  # before a repeat: the pool may have no other one
             except (redis.ConnectionError, redis.exceptions.NoScriptError):
                 return self(keys, args)
-            finally:
-                pool.release(connection)
 
         return fetch
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import redis
 
-from producers.connection import broker, connect
+from ops.redis_server import RedisServer
+from producers.connection import Script, broker, connect
 from schemas.sentinel import Sentinels, parse
 
 
@@ -61,3 +63,16 @@ def test_celery_gets_the_spelling_that_it_knows() -> None:
 def test_nothing_that_can_be_printed_shows_the_password() -> None:
     client = connect("sentinel://app:geheim@127.0.0.1:1/0?master=mine")
     assert "geheim" not in f"{client!r} {client.connection_pool!r}"
+
+
+def test_a_script_that_must_be_repeated_needs_no_second_connection(
+    redis_server: RedisServer,
+) -> None:
+    # Given a pool of one connection and a script that Redis doesn't know yet
+    pool: redis.ConnectionPool = redis.ConnectionPool.from_url(redis_server.url, max_connections=1)
+    ours = Script(redis.Redis(connection_pool=pool), "return 17 -- of a pool of one")
+    # When it is called in two halves
+    fetch = ours.begin([], [])
+    # Then it is loaded and called over the same connection
+    assert fetch() == 17
+    pool.disconnect()

@@ -537,6 +537,31 @@ def test_common_may_be_any_mapping_and_hold_any(producer: Producer) -> None:
     assert producer.get(id) is not None
 
 
+def test_a_chunk_is_stored_and_its_bell_rung_while_the_next_rows_are_slow_to_come(
+    redis_server: RedisServer, settings: Settings, bells: SilentBells
+) -> None:
+    # Given a Redis that knows no script, and rows that come slowly after a first chunk
+    operator = redis.Redis.from_url(redis_server.url)
+    operator.script_flush()
+    producer = Producer(settings, client=connect(redis_server.url), bells=bells)
+    seen: list[tuple[int, int]] = []
+
+    def source() -> Iterator[dict[str, Any]]:
+        for number, row in enumerate(rows(CHUNK + 10)):
+            if number >= CHUNK:
+                time.sleep(0.05)
+                lane = f"{{{settings.namespace}}}:lane:low:0"
+                seen.append((operator.zcard(lane), len(bells.rung)))
+            yield row
+
+    # When they are stored
+    producer.enqueue_many(source(), common=BULK)
+    # Then the first chunk's messages didn't wait for the second's rows
+    assert seen[1] == (CHUNK, 1)
+    producer.close()
+    operator.close()
+
+
 def test_what_breaks_while_rows_are_streamed_is_done_again(
     redis_server: RedisServer, namespace: str
 ) -> None:
