@@ -95,7 +95,7 @@ def story(added: Mapping[str, str], folder: Path) -> str:
 
 In another terminal:
    . {folder}/courier.env
-   courier send --to 79250000001 --subject Shop --text 'Your code is 1234'
+   courier send --to 79250000001 --subject Shop --priority high --text 'Your code is 1234'
    courier doctor
    supervisorctl status
    kill -9 $(supervisorctl pid send-bulk)    # it comes back
