@@ -127,6 +127,16 @@ def test_each_command_of_the_runbook_exists_with_its_options(line: str) -> None:
     command.make_context(name, args)
 
 
+def test_live_of_the_runbook_asks_a_worker_that_supervisord_starts() -> None:
+    """Its default is the name of a worker that was started by hand."""
+    programs = (ROOT / "ops" / "supervisord.conf").read_text()
+    lives = [line for line in courier_lines() if line.startswith("courier live")]
+    assert lives
+    for line in lives:
+        found = re.search(r"--worker ([a-z-]+)@\$\(hostname\)$", line)
+        assert found and f"[program:{found[1]}]" in programs, line
+
+
 def test_prometheus_scrapes_the_job_that_alerts_and_dashboard_know() -> None:
     [job] = PROMETHEUS["scrape_configs"]
     [port] = {t.rpartition(":")[2] for s in job["static_configs"] for t in s["targets"]}
