@@ -139,12 +139,12 @@ class Script:
         try:
             connection = pool.get_connection()
             connection.send_command("EVALSHA", self._digest, len(keys), *keys, *args)
-        except redis.RedisError as error:
+        except BaseException as error:
             if connection is not None:
                 connection.disconnect()
                 pool.release(connection)
-            if isinstance(error, redis.TimeoutError):
-                raise  # one that hangs isn't asked again
+            if not isinstance(error, redis.RedisError) or isinstance(error, redis.TimeoutError):
+                raise  # a Redis that hangs isn't asked again
             return lambda: self(keys, args)
 
         def fetch() -> Any:
