@@ -228,7 +228,8 @@ class Producer:
         if not rows:
             return set
         names, args = self._call(rows, campaign, "")
-        fetch = self._scripts["enqueue"].begin(keys=names, args=args)
+        with store_errors():
+            fetch = self._scripts["enqueue"].begin(keys=names, args=args)
 
         def done() -> set[str]:
             with store_errors():

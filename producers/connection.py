@@ -139,11 +139,13 @@ class Script:
         try:
             connection = pool.get_connection()
             connection.send_command("EVALSHA", self._digest, len(keys), *keys, *args)
-        except redis.RedisError:
+        except BaseException as error:
             if connection is not None:
                 connection.disconnect()
                 pool.release(connection)
-            return lambda: self(keys, args)
+            if isinstance(error, redis.ConnectionError):
+                return lambda: self(keys, args)
+            raise  # as a timeout: a server that hangs is not asked again
 
         def fetch() -> Any:
             try:

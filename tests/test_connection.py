@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from ops.redis_server import RedisServer
 from producers.connection import Script, broker, connect
@@ -76,3 +80,14 @@ def test_a_script_that_must_be_repeated_needs_no_second_connection(
     # Then it is loaded and called over the same connection
     assert fetch() == 17
     pool.disconnect()
+
+
+def test_a_server_that_hangs_is_not_asked_again() -> None:
+    # Given a server that takes connections and says nothing
+    with socket.create_server(("127.0.0.1", 0)) as hangs:
+        pool: redis.ConnectionPool = redis.ConnectionPool(
+            port=hangs.getsockname()[1], socket_timeout=0.2, retry=Retry(NoBackoff(), 0), protocol=2
+        )
+        # When a script is begun, then it fails at once
+        with pytest.raises(redis.TimeoutError):
+            Script(redis.Redis(connection_pool=pool), "return 1").begin([], [])
