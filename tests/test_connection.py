@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 
 import pytest
 import redis
@@ -91,3 +93,28 @@ def test_a_server_that_hangs_is_not_asked_again() -> None:
         # When a script is begun, then it fails at once
         with pytest.raises(redis.TimeoutError):
             Script(redis.Redis(connection_pool=pool), "return 1").begin([], [])
+
+
+def test_a_signal_whose_handler_raises_crashes_nothing(redis_server: RedisServer) -> None:
+    # Given a program in which a signal's handler raises, as Ctrl-C's does, again and again
+    program = f"""
+import random, signal, redis
+from producers.connection import Script
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+signal.signal(signal.SIGALRM, interrupt)
+ours = Script(redis.Redis.from_url("{redis_server.url}"), "return #ARGV")
+for _ in range(400):
+    try:
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(0.0005, 0.002))
+        while True:
+            ours.begin([], [10**15] * 2000)()
+    except KeyboardInterrupt:
+        pass
+print("whole")
+"""
+    # When it has called scripts with many numbers, then it still lives
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, b"whole\n"), done.stderr
