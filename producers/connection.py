@@ -122,7 +122,7 @@ class Script:
 
     def __call__(self, keys: Sequence[str], args: Sequence[Any]) -> Any:
         client: Any = self._client
-        command = ("EVALSHA", self._digest, len(keys), *keys, *args)
+        command = self._command(keys, args)
         try:
             return client.execute_command(*command)
         except redis.exceptions.NoScriptError:
@@ -138,14 +138,14 @@ class Script:
         connection = None
         try:
             connection = pool.get_connection()
-            connection.send_command("EVALSHA", self._digest, len(keys), *keys, *args)
+            connection.send_command(*self._command(keys, args))
         except BaseException as error:
             if connection is not None:
                 connection.disconnect()
                 pool.release(connection)
-            if not isinstance(error, redis.RedisError) or isinstance(error, redis.TimeoutError):
-                raise  # a Redis that hangs isn't asked again
-            return lambda: self(keys, args)
+            if isinstance(error, redis.ConnectionError):
+                return lambda: self(keys, args)
+            raise  # as a timeout: a server that hangs is not asked again
 
         def fetch() -> Any:
             try:
@@ -157,6 +157,11 @@ class Script:
                 return self(keys, args)
 
         return fetch
+
+    def _command(self, keys: Sequence[str], args: Sequence[Any]) -> tuple[str, ...]:
+        # hiredis 3.5.0 makes texts of numbers itself, and crashes if a signal's handler raises then
+        # (Ctrl-C, Celery's soft time limits).
+        return ("EVALSHA", self._digest, str(len(keys)), *keys, *map(str, args))
 
 
 def script(client: redis.Redis, package: str, name: str) -> Script:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import socket
+import subprocess
+import sys
+
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from ops.redis_server import RedisServer
 from producers.connection import Script, broker, connect
@@ -76,3 +82,39 @@ def test_a_script_that_must_be_repeated_needs_no_second_connection(
     # Then it is loaded and called over the same connection
     assert fetch() == 17
     pool.disconnect()
+
+
+def test_a_server_that_hangs_is_not_asked_again() -> None:
+    # Given a server that takes connections and says nothing
+    with socket.create_server(("127.0.0.1", 0)) as hangs:
+        pool: redis.ConnectionPool = redis.ConnectionPool(
+            port=hangs.getsockname()[1], socket_timeout=0.2, retry=Retry(NoBackoff(), 0), protocol=2
+        )
+        # When a script is begun, then it fails at once
+        with pytest.raises(redis.TimeoutError):
+            Script(redis.Redis(connection_pool=pool), "return 1").begin([], [])
+
+
+def test_a_signal_whose_handler_raises_crashes_nothing(redis_server: RedisServer) -> None:
+    # Given a program in which a signal's handler raises, as Ctrl-C's does, again and again
+    program = f"""
+import random, signal, redis
+from producers.connection import Script
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+signal.signal(signal.SIGALRM, interrupt)
+ours = Script(redis.Redis.from_url("{redis_server.url}"), "return #ARGV")
+for _ in range(400):
+    try:
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(0.0005, 0.002))
+        while True:
+            ours.begin([], [10**15] * 2000)()
+    except KeyboardInterrupt:
+        pass
+print("whole")
+"""
+    # When it has called scripts with many numbers, then it still lives
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, b"whole\n"), done.stderr
