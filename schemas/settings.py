@@ -34,14 +34,15 @@ class _WrongError(ValueError):
     """What a setting allows; its text goes into the ConfigError."""
 
 
-def _number(least: float, *, above: bool = False) -> Callable[[str], float]:
+def _number(least: float, *, above: bool = False, most: float = 1e10) -> Callable[[str], float]:
     def parse(text: str) -> float:
-        wrong = _WrongError(f"must be a number {'above' if above else 'from'} {least:g} to 1e10")
+        start = "above" if above else "from"
+        wrong = _WrongError(f"must be a number {start} {least:g} to {most:g}".replace("e+", "e"))
         try:
             value = float(text)
         except ValueError:
             raise wrong from None
-        if not (least < value if above else least <= value) or value > 1e10:
+        if not (least < value if above else least <= value) or value > most:
             raise wrong
         return value
 
@@ -175,8 +176,8 @@ class Settings:
     rate_limit: float = _set(0.0, _number(0))
     rate_burst: float = _set(0.0, _number(0, above=True))
     poll_rate_limit: float = _set(20.0, _number(0))
-    connect_timeout: float = _set(5.0, _number(0, above=True))
-    read_timeout: float = _set(30.0, _number(0, above=True))
+    connect_timeout: float = _set(5.0, _number(0, above=True, most=86400))
+    read_timeout: float = _set(30.0, _number(0, above=True, most=86400))
     lease: float = _set(120.0, _number(0, above=True))
     retry_base: float = _set(5.0, _number(0, above=True))
     retry_cap: float = _set(300.0, _number(1))
