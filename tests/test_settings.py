@@ -300,5 +300,5 @@ def test_a_redis_url_may_not_bring_surprises(url: str) -> None:
 
 @pytest.mark.parametrize("name", ["CONNECT", "READ"])
 def test_a_timeout_that_no_socket_takes_is_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match=f"{name}_TIMEOUT must be a number above 0 to 86400"):
+    with pytest.raises(ConfigError, match=f"{name}_TIMEOUT: must be a number above 0 to 86400"):
         Settings.from_env({f"COURIER_{name}_TIMEOUT": "1e10", "COURIER_LEASE": "1e10"})
