@@ -82,7 +82,9 @@ def _connect(url: str) -> redis.Redis:
 
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", default=9540, show_default=True, help="0: a free one.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=9540, show_default=True, help="0: a free one."
+)
 def exporter(host: str, port: int) -> None:
     """Serve metrics for Prometheus at /metrics: waiting, speed, failures, pauses, Redis.
 

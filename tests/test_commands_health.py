@@ -57,6 +57,11 @@ def test_each_lane_needs_a_worker() -> None:
     assert found["workers: low"].seen == "2: b@b, bulk@a"
     assert (found["workers: high"].severity, found["workers: enqueue"].severity) == (2, 1)
     assert "-Q x.send.high" in found["workers: high"].do
+    # One that answers and runs nothing is no worker
+    serving = {"a@a": bulk | {"x.send.high"}, "b@b": bulk}
+    found = {each.about: each for each in findings.workers("x", serving, {"a@a"})}
+    assert (found["workers: high"].severity, found["workers: low"].severity) == (2, 0)
+    assert "a@a" in found["worker: a@a"].do
 
 
 @pytest.mark.parametrize(("ago", "severity"), [(None, 2), (16, 0), (60, 2), (-3, 0)])
@@ -107,7 +112,11 @@ def severities(courier: Courier, *options: str, code: int, **env: str) -> dict[s
 
 
 def test_a_whole_system_is_well_ready_and_alive(
-    system: Courier, app: Producer, start_worker: Start, simulator: Simulator
+    system: Courier,
+    app: Producer,
+    start_worker: Start,
+    simulator: Simulator,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     worker = start_worker("-n", "one@here")
     wait_for(lambda: app.redis.get(app._keys.swept))
@@ -137,6 +146,9 @@ def test_a_whole_system_is_well_ready_and_alive(
     dead = system("live", "--worker", "one@here", "--timeout", "0.5s", code=1)
     assert "one@here ran no task in 0.5 s" in dead.stderr and dead.stdout == ""
     assert not system.json("ready", "--timeout", "1s", code=1)["ready"]
+    monkeypatch.setattr(health, "RUN", 0.5)
+    found = severities(system, "--no-provider", code=2)
+    assert (found["worker: one@here"], found["workers: low"]) == ("warning", "error")
     for child in children:
         os.kill(child, signal.SIGCONT)
     system("live", "--worker", "one@here")

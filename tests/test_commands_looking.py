@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -148,3 +151,37 @@ def test_top_goes_on_until_ctrl_c(courier: Courier, producer: Producer) -> None:
     wait_for(lambda: (json.loads(run.stdout.readline())["perSecond"] or {}).get("queued", 0) > 0)  # type: ignore[union-attr]
     os.kill(run.pid, signal.SIGINT)
     assert run.communicate(timeout=10)[1] == "" and run.returncode == 130
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "code"),
+    [
+        ("show ''", "an argument is empty", 2),
+        ("cancel ''", "an argument is empty", 2),
+        ("dead drop ''", "an argument is empty", 2),
+        ("show $'\\xff'", "no UTF-8", 2),
+        ("cancel $'\\xff'", "no UTF-8", 2),
+        ("show one --reveal", "can't show all signs: ascii", 2),
+        ("show one >/dev/full", "No space left", 1),
+        ("show one >&-", "", 0),
+        ("send <&-", "say what to send", 2),
+        ("exporter --port 65536", "65536 is not in the range", 2),
+    ],
+)
+def test_whatever_it_is_called_with_errors_are_lines(
+    courier: Courier, producer: Producer, command: str, words: str, code: int
+) -> None:
+    producer.enqueue({**common_job(), "id": "one", "address": "79250000001"})
+    done = subprocess.run(
+        [
+            "bash",
+            "-c",
+            f"{shlex.quote(sys.executable)} -c 'from ops.cli import main; main()' {command}",
+        ],
+        env={**os.environ, **courier.env, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
+    assert words in done.stderr

@@ -20,7 +20,16 @@ from marshmallow.fields import Integer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ops.commands.terminal import PARTLY, WRONG, Duration, Failure, command, emit, json_option
+from ops.commands.terminal import (
+    PARTLY,
+    WRONG,
+    Duration,
+    Failure,
+    command,
+    emit,
+    is_terminal,
+    json_option,
+)
 from producers import Conflict, EnqueueError, InvalidMessage, Producer, QueueFull, StoreUnavailable
 from producers.client import CHUNK
 from producers.connection import passes, store_errors
@@ -336,7 +345,7 @@ def _bar() -> Progress:
         TextColumn("{task.fields[rate]}", markup=False),
         TimeRemainingColumn(compact=True),
         console=Console(stderr=True, highlight=False),
-        disable=not sys.stderr.isatty(),
+        disable=not is_terminal(sys.stderr),
         transient=True,
         expand=True,
     )

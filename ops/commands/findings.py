@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from producers.bells import queue
@@ -68,14 +68,25 @@ def _memory(info: Mapping[str, Any]) -> Finding:
     return Finding(ERROR if share > 0.9 else WARNING, "memory", seen, do)
 
 
-def workers(namespace: str, serving: Mapping[str, set[str]]) -> Iterator[Finding]:
-    """Who takes what; ``serving``: the queues that each worker which answered takes from."""
+def workers(
+    namespace: str, serving: Mapping[str, set[str]], hangs: Collection[str] = ()
+) -> Iterator[Finding]:
+    """Who takes what; ``serving``: the queues that each worker which answered takes from.
+
+    ``hangs``: those of them that have not run a task that was sent to them.
+    """
     if not serving:
         yield Finding(ERROR, "workers", "none answers", "start some: celery -A worker worker -B")
         return
+    for host in sorted(hangs):
+        do = f"its processes are busy or hang: restart it if `courier live --worker {host}` fails"
+        yield Finding(WARNING, f"worker: {host}", "answers, but has run no task in time", do)
     for name in (*LANES, POLL, "enqueue"):
         takers = [host for host, queues in serving.items() if queue(namespace, name) in queues]
-        if takers:
+        if takers and set(takers) <= set(hangs):
+            do = "see above, or start another"
+            yield Finding(ERROR, f"workers: {name}", "none that runs a task in time", do)
+        elif takers:
             yield Finding(OK, f"workers: {name}", f"{len(takers)}: {', '.join(sorted(takers))}")
         else:
             do = f"start one with -Q {queue(namespace, name)}"

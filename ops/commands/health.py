@@ -33,6 +33,9 @@ NOBODYS = 1
 ANSWER = 2.0
 """Seconds that workers have to say what they do."""
 
+RUN = 5.0
+"""Seconds that ``doctor`` gives them to run a task."""
+
 
 class BrokerUnavailable(CourierError):
     """The broker did not take a task or didn't answer; the text holds no address."""
@@ -124,14 +127,23 @@ def doctor(no_provider: bool, as_json: bool) -> None:
 def _examine(no_provider: bool) -> Iterator[Finding]:
     settings = Settings.from_env(os.environ)
     with connect(settings.redis_url) as client:
+        up = True
         try:
             yield from _store(client, settings)
         except (CourierError, RedisError) as error:
+            up = False
             yield Finding(ERROR, "Redis", _short(error), "start it; look at COURIER_REDIS_URL")
-    try:
-        yield from findings.workers(settings.namespace, Workers(settings).serving(ANSWER))
-    except BrokerUnavailable as error:
-        yield Finding(ERROR, "broker", str(error), error.do)
+        try:
+            workers, hangs = Workers(settings), set[str]()
+            serving, end = workers.serving(ANSWER), time.monotonic() + RUN
+            if up:  # it holds their answers
+                keys = Keys(settings.namespace)
+                hangs = set(serving).difference(workers.prove(client, keys, serving.keys(), end))
+            yield from findings.workers(settings.namespace, serving, hangs)
+        except BrokerUnavailable as error:
+            yield Finding(ERROR, "broker", str(error), error.do)
+        except (CourierError, RedisError) as error:
+            yield Finding(ERROR, "Redis", _short(error), "start it; look at COURIER_REDIS_URL")
     if not no_provider:
         try:
             whole = Settings.from_env(os.environ, provider=True)

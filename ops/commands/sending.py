@@ -68,7 +68,7 @@ def _job(given: dict[str, Any], metadata: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _read() -> Any:
-    if sys.stdin.isatty():
+    if sys.stdin is None or sys.stdin.isatty():
         raise click.UsageError("say what to send: by options, or as JSON on stdin")
     try:
         return json.loads(sys.stdin.buffer.read())

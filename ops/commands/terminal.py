@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 import click
 import redis
@@ -40,10 +40,20 @@ class Command(click.Command):
             formatter.write_dl([(str(code), text) for code, text in self.exits.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
+        arguments = (ctx.params[str(p.name)] for p in self.params if isinstance(p, click.Argument))
+        if any(value == "" or (isinstance(value, tuple) and "" in value) for value in arguments):
+            raise click.UsageError("an argument is empty", ctx)
         try:
             return super().invoke(ctx)
         except (CourierError, redis.RedisError) as error:
             raise failure(error) from None
+        except BrokenPipeError:
+            raise  # whoever read it has seen enough
+        except UnicodeEncodeError as error:
+            text = f"an argument is no UTF-8, or the output can't show all signs: {error.encoding}"
+            raise Failure(text, WRONG) from None
+        except OSError as error:
+            raise Failure(f"what was asked may be done, but: {error.strerror}") from None
 
 
 def command(
@@ -92,9 +102,14 @@ def emit(value: object) -> None:
     click.echo(json.dumps(value, ensure_ascii=False))
 
 
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether somebody looks; None: it was closed before we began."""
+    return stream is not None and stream.isatty()
+
+
 def console() -> Console:
     """Stdout; where that is no terminal nothing is cut to a terminal's width."""
-    narrow = sys.stdout.isatty() or "COLUMNS" in os.environ
+    narrow = is_terminal(sys.stdout) or "COLUMNS" in os.environ
     return Console(highlight=False, width=None if narrow else 160)
 
 
