@@ -114,7 +114,7 @@ def test_the_four_packages_stay_small() -> None:
     }
     commands = sum(size for path, size in sizes.items() if path.parent.name == "commands")
     assert sum(sizes.values()) - commands <= BUDGET
-    assert commands <= 1150
+    assert commands <= 1200
     assert sum(map(code_lines, (ROOT / "ops" / "bench").glob("*.py"))) <= 1000
     assert not {name_of(path): size for path, size in sizes.items() if size > 300}
 
