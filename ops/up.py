@@ -82,8 +82,11 @@ def prepare(folder: Path, env: Mapping[str, str]) -> tuple[dict[str, str], str]:
     return added, config
 
 
-def story(added: Mapping[str, str], folder: Path) -> str:
+def story(added: Mapping[str, str], folder: Path, env: Mapping[str, str]) -> str:
     """Where everything is and what to try."""
+    # Values that are given may be secrets: no file gets them.
+    given = ", ".join(sorted(name for name in env if name.startswith("COURIER_")))
+    there = f" (set {given} there as here)" if given else ""
     redis = added.get("COURIER_REDIS_URL", "yours")
     provider = added.get("COURIER_API_URL", "yours: messages are really sent")
     return f"""
@@ -93,7 +96,7 @@ def story(added: Mapping[str, str], folder: Path) -> str:
    exporter   http://127.0.0.1:{added["COURIER_EXPORTER_PORT"]}/metrics
    logs       {folder}/*.log
 
-In another terminal:
+In another terminal{there}:
    . {folder}/courier.env
    courier send --to 79250000001 --subject Shop --priority high --text 'Your code is 1234'
    courier doctor
@@ -118,7 +121,7 @@ def up(folder: str) -> None:
     lines = [f"export {name}={shlex.quote(value)}\n" for name, value in added.items()]
     file.write_text("".join(lines) + SHELL)
     (place / "supervisord.conf").write_text(config)
-    click.echo(story(added, place))
+    click.echo(story(added, place, os.environ))
     env = {**os.environ, **added, "COURIER_ENV_FILE": str(file)}
     command = [str(BIN / "supervisord"), "-n", "-c", str(place / "supervisord.conf")]
     os.execve(command[0], command, env)  # noqa: S606

@@ -20,8 +20,8 @@ local function report(gate, at, r)
     return was[1] and '' or 'closed'
   end
   if r.verdict == 'good' then
-    redis.call('DEL', gate)
-    if was[3] and not r.taken then redis.call('HSET', gate, 'refused', was[3]) end
+    redis.call('HDEL', gate, 'until', 'opened', 'probe', 'row', 'step', 'reason')
+    if r.taken then redis.call('HDEL', gate, 'refused') end
     return was[1] and 'opened' or ''
   end
   -- Only the probe itself makes room for the next: not what was begun before it.

@@ -17,8 +17,10 @@ from schemas.metrics import BOUNDS, bucket, observed
 from schemas.settings import Settings
 from schemas.status import Status
 from tests.conftest import Clock, Simulator, Start, common_job, iso_in, text_job, wait_for
+from worker.breaker import Shown
 from worker.lease import Lease
-from worker.store import Store
+from worker.policy import Step
+from worker.store import Move, Store, Write
 
 
 @pytest.fixture
@@ -164,3 +166,26 @@ def test_closings_of_the_gate_are_counted(
     wait_for(lambda: app.redis.hget(app._keys.counts, "closed:send"))
     wait_for(lambda: app.redis.hget(app._keys.counts, Status.SUBMITTED) == "1")
     assert app.redis.hget(app._keys.counts, "closed:send") == "1"
+
+
+def test_what_must_end_is_found_far_back_in_a_paused_lane_while_others_send(
+    producer: Producer, client: redis.Redis, store: Store, keys: Keys, clock: Clock
+) -> None:
+    # Given a paused lane in which the last of many runs out of time
+    client.set(keys.paused("low"), "by hand")
+    rows = [{"address": f"79{n:09}"} for n in range(3000)]
+    producer.enqueue_many(rows, common=common_job(priority="low"))
+    producer.enqueue({**text_job(priority="low"), "id": "old", "ttlSec": 15})
+    clock.advance(20)
+    # When workers look for work, and requests of other lanes are answered meanwhile
+    for _ in range(5):
+        if claimed(store) == ["old"]:
+            break
+        ended = Write(Status.QUEUED, Step("stay", clock() + 4))
+        producer.enqueue(text_job(priority="high"))
+        lease = store.claim("low", answered=True)
+        assert isinstance(lease, Lease)
+        store.settle(lease, [Move(lease.messages[0].id, ended)], Shown("good", taken=True))
+        client.zrem(keys.lanes[2], lease.messages[0].id)
+    else:
+        pytest.fail("it was not found")

@@ -49,18 +49,20 @@ end
 
 local function must_end()
   for i = 7, contents and last or 0 do
-    local window, name, found = size, 'window:' .. KEYS[i], {}
+    local window, name, found, looked = 10 * size, 'window:' .. KEYS[i], {}, 0
     local from = tonumber(redis.call('HGET', KEYS[4], name) or 0)
     local members = first(i, from, window)
     for k = 1, #members, 2 do
       local till = redis.call('HGET', ARGV[6] .. members[k], ARGV[18])
+      looked = looked + 1
       if tonumber(members[k + 1]) % 4 == 2 or tonumber(till or 0) <= at then
         found[#found + 1] = members[k]
         found[#found + 1] = members[k + 1]
+        if #found == 2 * size then break end
       end
     end
-    from = #members < 2 * window and 0 or from + window - #found / 2
-    redis.call('HSET', KEYS[4], name, from)
+    local all = #members < 2 * window and 2 * looked == #members
+    redis.call('HSET', KEYS[4], name, all and 0 or from + looked - #found / 2)
     if #found > 0 then return i, found end
   end
 end

@@ -138,6 +138,6 @@ class Duration(click.ParamType):  # type: ignore[type-arg]
         found = re.fullmatch(r"([0-9]{1,7}(?:\.[0-9]+)?)([smhd]?)", str(value))
         units = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
         seconds = float(found[1]) * units[found[2]] if found else 0
-        if seconds < 0.001:
-            self.fail("must be as 90, 90s, 15m, 2h or 1d, and above 0", param, ctx)
+        if not 0.001 <= seconds <= 366 * 86400:
+            self.fail("must be as 90, 90s, 15m, 2h or 1d, above 0 and at most 366d", param, ctx)
         return seconds
