@@ -185,3 +185,7 @@ def test_whatever_it_is_called_with_errors_are_lines(
     )
     assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
     assert words in done.stderr
+
+
+def test_an_empty_group_is_named(courier: Courier) -> None:
+    assert "--group must not be empty" in courier("results", "--group", "", code=2).stderr

@@ -238,6 +238,9 @@ def test_bulk_reads_other_encodings_and_names_of_columns(
     columns = ["--map", "Phone=address", "--map", "Текст=content.text", "--map", "Name=-"]
     courier("bulk", str(file), "--common", common, "--encoding", encoding, *columns)
     assert [job["content"]["text"] for job in jobs(courier, producer)] == ["Привет"]
+    # And a column that isn't there is named
+    wrong = ("--encoding", encoding, *columns, "--map", "Fone=id")
+    assert "'Fone'" in courier("bulk", str(file), "--common", common, *wrong, code=2).stderr
 
 
 def test_bulk_waits_while_the_queue_is_full_and_goes_on(

@@ -64,6 +64,8 @@ class Table:
         self._delimiter = delimiter or max(",;\t|", key=first.count)
         self.header = next(self._records(), (1, [""]))[1]
         self.names = [renamed.get(name.strip(), name.strip()) for name in self.header]
+        if lost := [name for name in renamed if name not in map(str.strip, self.header)]:
+            raise _wrong(f"--map names a column {lost[0]!r} that isn't there")
         for place, name in enumerate(self.names, 1):
             if name not in COLUMNS and not name.startswith("metadata.") and name != "-":
                 # Of a file without a header this would be a phone number.

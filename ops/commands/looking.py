@@ -155,6 +155,8 @@ def results(group: str | None, last: int, follow: bool, as_json: bool) -> None:
     With --group each event of the group is shown once and acknowledged: the group's other consumers
     don't get it. JSON is one CloudEvents document a line.
     """
+    if group == "":  # a shell's variable that is not set
+        raise click.UsageError("--group must not be empty")
     producer = Producer.from_env()
     events = _consumed(producer, group, follow) if group else _peeked(producer, last, follow)
     for event in events:
