@@ -1,8 +1,8 @@
 """The Redis layout, key by key. All keys of a namespace share one hash slot.
 
-========================= ======= =================================================================
+======================== ======= ==================================================================
 key                      type    holds
-========================= ======= =================================================================
+======================== ======= ==================================================================
 ``{ns}:m:<id>``          hash    the record: small fields only, so that it stays a listpack
 ``{ns}:c:<id>``          string  the job's own wire fields as JSON, where too long for the record;
                                  of a finished message always, until they are erased
@@ -22,7 +22,7 @@ key                      type    holds
 ``{ns}:counts``          hash    how many messages entered each status (and for what reason)
 ``{ns}:requests``        hash    histograms of requests (schemas/metrics.py)
 ``{ns}:results``         stream  result events, one field ``event``
-========================= ======= =================================================================
+======================== ======= ==================================================================
 
 The score of a member of ``lane:*`` and ``watch`` is microseconds since 1970 by the Redis server's
 clock, a multiple of four, plus its *kind*:
