@@ -11,11 +11,13 @@ import shlex
 import socket
 import sys
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 
 import click
 
 from ops.redis_server import NoServerError, RedisServer
+from schemas.settings import PREFIX, Settings
 
 OPS = Path(__file__).parent
 BIN = Path(sys.executable).parent
@@ -85,7 +87,8 @@ def prepare(folder: Path, env: Mapping[str, str]) -> tuple[dict[str, str], str]:
 def story(added: Mapping[str, str], folder: Path, env: Mapping[str, str]) -> str:
     """Where everything is and what to try."""
     # Values that are given may be secrets: no file gets them.
-    given = ", ".join(sorted(name for name in env if name.startswith("COURIER_")))
+    settings = {f"{PREFIX}{each.name.upper()}" for each in fields(Settings)}
+    given = ", ".join(sorted(name for name in env if name.removesuffix("_FILE") in settings))
     there = f" (set {given} there as here)" if given else ""
     redis = added.get("COURIER_REDIS_URL", "yours")
     provider = added.get("COURIER_API_URL", "yours: messages are really sent")
