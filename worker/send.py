@@ -264,8 +264,12 @@ def count_name(status: Status, reason: str | None) -> str:
     """The counter of a change: few names, whatever the provider says."""
     if reason is None:
         return status
-    ours = reason in set(Reason) or is_known(reason) or re.fullmatch("http-[0-9]{3}", reason)
-    return f"{status}:{reason if ours else 'other'}"
+    return f"{status}:{reason if reason in set(Reason) else _few(reason)}"
+
+
+def _few(code: str) -> str:
+    """A provider's code as counters name it: there are few, whatever it says."""
+    return code if is_known(code) or re.fullmatch("http-[0-9]{3}", code) else "other"
 
 
 def _moved(message: Waiting, write: Write, outcome: Outcome | None) -> Move:
@@ -287,8 +291,7 @@ def _figures(outcomes: list[Outcome], **measured: float) -> Figures:
             case NotSent():
                 counts["code:not-sent"] += 1
             case Refused(code) | Again(code) | Blocked(code) | Spoiled(code):
-                ours = is_known(code) or re.fullmatch("http-[0-9]{3}", code)
-                counts[f"code:{code if ours else 'other'}"] += 1
+                counts[f"code:{_few(code)}"] += 1
     return Figures(counts, observed("send", **measured))
 
 
