@@ -14,7 +14,7 @@ import redis
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.retry import Retry
 
-from producers.following import follow
+from producers.following import WholePool, follow
 from schemas import sentinel
 from schemas.errors import CourierError
 
@@ -50,6 +50,8 @@ def connect(url: str) -> redis.Redis:
         **SOCKET_OPTIONS,
         "decode_responses": True,
         "protocol": 2,
+        # Each thread has one: redis-py's own bound would refuse the 101st.
+        "max_connections": 2**31,
         # A server that hangs is not asked again: one timeout is what a caller should wait.
         "retry": Retry(
             ExponentialWithJitterBackoff(cap=0.5, base=0.05),
@@ -58,7 +60,7 @@ def connect(url: str) -> redis.Redis:
         ),
     }
     if not url.startswith(sentinel.SCHEME):
-        return redis.Redis.from_url(url, **options)
+        return redis.Redis.from_pool(WholePool.from_url(url, **options))
     return follow(sentinel.parse(url), options)
 
 

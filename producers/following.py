@@ -1,7 +1,8 @@
-"""A client that follows the master wherever Sentinel puts it."""
+"""Where clients get their connections: from one server, or from the master that Sentinel names."""
 
 from __future__ import annotations
 
+import sys
 import time
 from contextlib import suppress
 from typing import Any
@@ -19,7 +20,21 @@ REST = 10.0
 """Seconds that they are left alone where none has answered: the master may be well without."""
 
 
-class _FollowingPool(SentinelConnectionPool):
+class WholePool(redis.ConnectionPool):
+    """Gives out no connection whose last conversation was broken off by something else than Redis.
+
+    A signal's handler may raise anywhere (Ctrl-C's, Celery's soft time limit's). redis-py closes
+    the connection only where that happens while it sends or reads; elsewhere, as in the handshake,
+    the next command gets the answer to one before it.
+    """
+
+    def release(self, connection: Any) -> None:
+        if not isinstance(sys.exc_info()[1], (redis.RedisError, type(None))):
+            connection.disconnect()
+        super().release(connection)
+
+
+class _FollowingPool(WholePool, SentinelConnectionPool):
     """Gives back no connection to a server that is master no more.
 
     redis-py asks when it connects, and stays. But Sentinel demotes a living master only some ten

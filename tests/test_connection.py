@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import redis
@@ -95,26 +96,41 @@ def test_a_server_that_hangs_is_not_asked_again() -> None:
             Script(redis.Redis(connection_pool=pool), "return 1").begin([], [])
 
 
-def test_a_signal_whose_handler_raises_crashes_nothing(redis_server: RedisServer) -> None:
+def test_a_signal_whose_handler_raises_breaks_nothing(redis_server: RedisServer) -> None:
     # Given a program in which a signal's handler raises, as Ctrl-C's does, again and again
     program = f"""
-import random, signal, redis
-from producers.connection import Script
+import random, signal
+from producers.connection import Script, connect
 
 def interrupt(*_):
     raise KeyboardInterrupt
 
 signal.signal(signal.SIGALRM, interrupt)
-ours = Script(redis.Redis.from_url("{redis_server.url}"), "return #ARGV")
-for _ in range(400):
+ours = Script(connect("{redis_server.url}"), "return {{#ARGV, ARGV[1]}}")
+asked = 0
+for _ in range(3000):
     try:
-        signal.setitimer(signal.ITIMER_REAL, random.uniform(0.0005, 0.002))
-        while True:
-            ours.begin([], [10**15] * 2000)()
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(0.0003, 0.002))
+        for _ in range(60):
+            asked += 1
+            answer = ours.begin([], [asked] + [10**15] * 200)()
+            assert answer == [201, str(asked)], answer
     except KeyboardInterrupt:
         pass
+signal.setitimer(signal.ITIMER_REAL, 0)
 print("whole")
 """
-    # When it has called scripts with many numbers, then it still lives
+    # When it has called scripts with many numbers, on connections old and new
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60)
+    # Then it lives, and every answer was to its own question
     assert (done.returncode, done.stdout) == (0, b"whole\n"), done.stderr
+
+
+def test_more_threads_than_a_pool_has_by_default(redis_server: RedisServer) -> None:
+    # Given a client and more threads than redis-py's pool gives connections
+    client = connect(redis_server.url)
+    # When all wait at once, then none is refused
+    with ThreadPoolExecutor(120) as threads:
+        waits = [threads.submit(client.blpop, ["nothing"], 1) for _ in range(120)]
+        assert [wait.result(20) for wait in waits] == [None] * 120
+    client.close()
