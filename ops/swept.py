@@ -14,7 +14,7 @@ PATIENCE = 60.0
 
 
 def main() -> None:
-    """Beat asks for them, a worker does them: both have to work."""
+    """As far as Redis knows: beat ticks and could write it."""
     settings = Settings.from_env(os.environ)
     with connect(settings.redis_url) as client:
         swept, (seconds, _) = client.get(Keys(settings.namespace).swept), client.time()

@@ -16,6 +16,8 @@ logger = logging.getLogger(__name__)
 
 EXPIRES = 60
 """Seconds after which a doorbell that no worker took is dropped; the sweep rings again."""
+ENOUGH = 10
+"""Doorbells that may wait in a lane's queue before the sweep rings no more there."""
 
 
 def queue(namespace: str, name: str) -> str:
@@ -37,10 +39,15 @@ REST = 5.0
 
 
 class Bells:
-    """Rings through the official Celery client, made when first needed, anew after a fork."""
+    """Rings through the official Celery client, made when first needed, anew after a fork.
 
-    def __init__(self, settings: Settings, rest: float = REST) -> None:
+    The sweep's (``sweeps``) don't expire, which would compare the clocks of two hosts; instead none
+    is rung where enough wait, or beat without workers would fill the broker.
+    """
+
+    def __init__(self, settings: Settings, rest: float = REST, sweeps: bool = False) -> None:
         self._settings, self._rest, self._again = settings, rest, 0.0
+        self._sweeps = sweeps
         self._app: Any = None
         self._pid = 0
 
@@ -52,21 +59,28 @@ class Bells:
         for name in names:
             if time.monotonic() < self._again:
                 return
-            task_name, args = task(name)
             try:
-                self._celery().send_task(
-                    task_name,
-                    args=args,
-                    queue=queue(self._settings.namespace, name),
-                    expires=EXPIRES,
-                    ignore_result=True,
-                    retry=False,
-                )
+                self._ring(*task(name), queue(self._settings.namespace, name))
             except Exception as error:  # whatever the broker's transport raises
                 self._again = time.monotonic() + self._rest
                 logger.warning(
                     "doorbell not rung", extra={"bell": name, "error": type(error).__name__}
                 )
+
+    def _ring(self, task_name: str, args: list[str], to: str) -> None:
+        app = self._celery()
+        with app.producer_pool.acquire(block=True) as producer:
+            if self._sweeps and producer.channel.client.llen(to) >= ENOUGH:
+                return
+            app.send_task(
+                task_name,
+                args=args,
+                queue=to,
+                expires=None if self._sweeps else EXPIRES,
+                ignore_result=True,
+                retry=False,
+                producer=producer,
+            )
 
     def _celery(self) -> Any:
         if self._pid != os.getpid():

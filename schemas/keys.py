@@ -122,7 +122,7 @@ class Keys:
 
     @property
     def swept(self) -> str:
-        """When the latest sweep was: beat ticks, and a worker does what it says."""
+        """When the latest sweep was: beat ticks."""
         return self._key("swept")
 
     def check(self, nonce: str) -> str:

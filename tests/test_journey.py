@@ -288,6 +288,34 @@ from celery.__main__ import main; sys.argv = ["celery", "-A", "worker", "beat"];
         beat.wait()
 
 
+def test_a_beat_without_workers_fills_no_queue(
+    app: Producer, system_env: dict[str, str], tmp_path: Path
+) -> None:
+    # Given doorbells that nobody has answered for long, and a message that is due
+    queue = f"{app.settings.namespace}.send.high"
+    app.redis.rpush(queue, *["an old doorbell"] * 20)
+    app.enqueue(text_job(sendAt=iso_in(0.3)))
+    beat = subprocess.Popen(
+        [sys.executable, "-m", "celery", "-A", "worker", "beat"],
+        env={**os.environ, **system_env},
+        cwd=tmp_path,
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        # When beat has swept and found it, then it rings no more
+        wait_for(lambda: app.redis.exists(app._keys.bell("high")))
+        wait_for(lambda: not app.redis.exists(app._keys.bell("high")))
+        wait_for(lambda: app.redis.exists(app._keys.bell("high")))
+        assert app.redis.llen(queue) == 20
+        # But where few wait
+        app.redis.ltrim(queue, 0, 4)
+        wait_for(lambda: app.redis.llen(queue) == 6)
+    finally:
+        beat.kill()
+        beat.wait()
+
+
 def test_two_beats_are_harmless(app: Producer, start_worker: Start, simulator: Simulator) -> None:
     start_worker()
     start_worker("-n", "second@%h")

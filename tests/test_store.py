@@ -292,30 +292,6 @@ def test_the_sweep_rings_for_what_is_due_and_has_no_bell(
     assert desk.store.sweep() == ["poll"]
 
 
-def test_a_sweep_is_rung_once_until_it_has_run(desk: Desk) -> None:
-    assert [desk.store.ring_sweep() for _ in range(3)] == [True, False, False]
-    desk.store.sweep()
-    assert [desk.store.ring_sweep() for _ in range(2)] == [True, False]
-    desk.store.forget_sweep()  # as a worker does that starts
-    assert desk.store.ring_sweep() is True
-
-
-def test_a_sweep_that_redis_did_not_answer_is_repeated(
-    producer: Producer, desk: Desk, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    producer.enqueue(text_job(sendAt=iso_in(0.2)))
-    real, failures = desk.store._scripts["sweep"], [redis.TimeoutError("a half-open connection")]
-
-    def unwilling(**call: Any) -> Any:
-        if failures:
-            raise failures.pop()
-        return real(**call)
-
-    monkeypatch.setitem(desk.store._scripts, "sweep", unwilling)
-    desk.clock.advance(1)
-    assert desk.store.sweep() == ["high"]
-
-
 @pytest.mark.parametrize(
     "error",
     [

@@ -1,11 +1,11 @@
-"""The Celery app: thin tasks, their queues, beat's schedule. ``celery -A worker worker -B``."""
+"""The Celery app: thin tasks, their queues, beat's sweep. ``celery -A worker worker -B``."""
 
 from __future__ import annotations
 
 import logging
 import os
 import time
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from celery import Celery
 from celery.beat import Scheduler
 from celery.exceptions import Reject
-from celery.signals import after_setup_logger, after_setup_task_logger, worker_init, worker_ready
+from celery.signals import after_setup_logger, after_setup_task_logger, worker_init
 from celery.utils.log import get_multiprocessing_logger
 from kombu import Queue
 from redis import RedisError
@@ -38,7 +38,7 @@ from worker.store import Store
 VISIBILITY = 60
 """Seconds after which Celery redelivers a ``courier.enqueue`` whose worker vanished."""
 BELL_LOGGERS = ("celery.worker.strategy", "celery.app.trace", "celery.beat")
-"""Loggers that would write three lines for each sweep."""
+"""Loggers that would write three lines for each doorbell."""
 
 logger = logging.getLogger(__name__)
 
@@ -81,41 +81,23 @@ app.conf.update(
     broker_connection_max_retries=None,
     event_queue_ttl=EXPIRES,
     event_queue_expires=EXPIRES,
-    beat_scheduler="worker.celery:SweepScheduler",
-    beat_max_loop_interval=1,
-    beat_schedule={
-        "sweep": {
-            "task": "courier.sweep",
-            "schedule": settings.sweep_interval,
-            # No expiry: that would compare the wall clocks of two hosts.
-            "options": {"queue": queue(settings.namespace, POLL)},
-        }
-    },
+    beat_scheduler="worker.celery:Sweeper",
 )
 
 
-class SweepScheduler(Scheduler):  # type: ignore[misc]
-    """Beat's schedule in memory. A sweep is a bell too: none is rung while one is on its way.
+class Sweeper(Scheduler):  # type: ignore[misc]
+    """Beat rings for what is due and has no doorbell on its way. Any number of them may run."""
 
-    So any number of beats may run, and none fills a queue whose workers are busy or away.
-    """
+    _bells = Bells(settings, rest=0.0, sweeps=True)
 
-    def apply_entry(self, entry: Any, producer: Any = None) -> None:
+    def tick(self, *_: Any, **__: Any) -> float:
+        """One sweep; the seconds until the next."""
+        started = time.monotonic()
         try:
-            ring = system().store.ring_sweep()
+            self._bells.ring(system().store.sweep())
         except RedisError as error:
-            logger.warning("sweep not rung", extra={"error": type(error).__name__})
-        else:
-            if ring:
-                super().apply_entry(entry, producer)
-
-    def apply_async(self, entry: Any, *args: Any, **more: Any) -> Any:
-        try:
-            return super().apply_async(entry, *args, **more)
-        except Exception:
-            with suppress(RedisError):  # then it is lost after some seconds by itself
-                system().store.forget_sweep()
-            raise
+            logger.warning("no sweep", extra={"error": type(error).__name__})
+        return max(0.0, settings.sweep_interval - (time.monotonic() - started))
 
 
 @dataclass(frozen=True)
@@ -159,16 +141,6 @@ def poll() -> str:
     return system().poller.serve()
 
 
-@app.task(
-    name="courier.sweep", send_events=False
-)  # one a second: Flower's list would be all sweeps
-def sweep() -> str:
-    """Ring for what is due and has no doorbell on its way."""
-    names = system().store.sweep()
-    system().bells.ring(names)
-    return f"sweep: rang {', '.join(names) or 'nothing'}"
-
-
 @app.task(name="courier.check", bind=True)
 def check(self: Any, nonce: str) -> str:
     """Say where it was asked that this worker takes tasks and runs them."""
@@ -200,7 +172,7 @@ def enqueue(self: Any, *args: object, **kwargs: object) -> str:
 
 enqueue.Request = HiddenRequest
 check.Request = CheckRequest
-for _bell in (send, poll, sweep):
+for _bell in (send, poll):
     _bell.Request = BellRequest
 
 
@@ -230,9 +202,3 @@ def _refuse_volatile_redis(**_: Any) -> None:
             f"viber-courier can't start: COURIER_REDIS_URL: {'; '.join(faults)}"
             " (COURIER_ALLOW=volatile-redis accepts that)"
         )
-
-
-@worker_ready.connect
-def _sweep_soon(**_: Any) -> None:
-    with suppress(RedisError):  # then it is lost after some seconds by itself
-        system().store.forget_sweep()

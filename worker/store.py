@@ -29,8 +29,6 @@ from worker.tracking import Watched
 
 logger = logging.getLogger(__name__)
 
-SWEEP_LOST = 10.0
-"""Seconds after which a sweep that nobody has run is taken for lost."""
 WISH = 0.1
 """Seconds' worth of tokens that is worth waiting for: so many messages share a request."""
 PAUSE = 0.2
@@ -215,31 +213,17 @@ class Store:
             }
         )
 
-    def ring_sweep(self) -> bool:
-        """Whether a sweep is to be put on its way: not if one is."""
-        ttl = _ms(max(SWEEP_LOST, self._settings.bell_ttl))
-        return bool(self.redis.set(self.keys.bell("sweep"), "1", nx=True, px=ttl))
-
-    def forget_sweep(self) -> None:
-        """Take a sweep that is on its way for lost: its worker may have just been killed."""
-        self.redis.delete(self.keys.bell("sweep"))
-
     def sweep(self) -> list[str]:
-        """Names of the bells to ring for what is due and has none on its way.
-
-        Repeated while Redis does not answer, as long as no other sweep is put on its way.
-        """
+        """Names of the bells to ring for what is due and has none on its way."""
         keys, settings = self.keys, self._settings
-        ring = self._until(
-            time.monotonic() + SWEEP_LOST,
-            "sweep",
-            [
+        ring = self._scripts["sweep"](
+            keys=[
                 *(keys.results, keys.watch, keys.bell(POLL)),
                 *keys.lanes,
                 *map(keys.bell, LANES),
-                *(keys.bell("sweep"), keys.dead, keys.counts, keys.swept),
+                *(keys.dead, keys.counts, keys.swept),
             ],
-            [
+            args=[
                 *(self._now(), _ms(settings.bell_ttl)),
                 *(_ms(settings.results_retention), _ms(settings.retention)),
             ],

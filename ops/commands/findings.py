@@ -99,8 +99,8 @@ def beat(ago: float | None, interval: float) -> Finding:
     if ago is not None and ago < 15 + 2 * interval:
         return Finding(OK, "beat", f"latest sweep {max(0.0, ago):.0f} s ago")
     seen = "no sweep yet" if ago is None else f"latest sweep {ago:,.0f} s ago"
-    do = "start celery -A worker beat, and a worker that takes the poll queue"
-    return Finding(ERROR, "beat", seen, f"{do}: retries and schedules wait for it")
+    do = "start celery -A worker beat: retries, polls and schedules wait for it"
+    return Finding(ERROR, "beat", seen, do)
 
 
 def provider(outcome: StatusOutcome) -> Finding:

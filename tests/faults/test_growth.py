@@ -128,7 +128,7 @@ def test_waves_of_messages_leave_nothing_behind(
     # And each wave left things as the one before it had found them
     print(*seen, sep="\n")
     second, final = seen[1], seen[-1]
-    assert final["keys"] <= second["keys"] + 2  # bells and the sweep come and go
+    assert final["keys"] <= second["keys"] + 2  # bells come and go
     assert final["counts"] <= second["counts"] + 4  # few names, whatever the provider says
     assert final["memory"] <= second["memory"] * 1.1
     assert worker.process.returncode == 0
@@ -154,7 +154,7 @@ def test_what_waits_for_a_month_costs_nothing(
     before = app.redis.memory_usage(f"{{{namespace}}}:m:later-7")
     worker = Worker(env, tmp_path).ready()
     try:
-        wait_for(lambda: app.redis.exists(f"{{{namespace}}}:bell:sweep"))
+        wait_for(lambda: app.redis.exists(f"{{{namespace}}}:swept"))
         seen: list[str] = []
         # When somebody watches every command for a while
         with redis.Redis.from_url(server.url).monitor() as monitor:
@@ -164,7 +164,7 @@ def test_what_waits_for_a_month_costs_nothing(
                 seen.append(command)
             stop.join()
         # Then there are sweeps, and nothing that touches a message, rings or claims
-        assert sum(":bell:sweep" in each for each in seen) > 5
+        assert sum(":swept" in each for each in seen) > 5
         assert not [each for each in seen if "later-" in each]
         assert not [each for each in seen if ":fence:send" in each]
         assert not [each for each in seen if "PUSH" in each and f"{namespace}.send." in each]

@@ -125,7 +125,7 @@ def test_a_message_a_month_ahead_costs_nothing_while_it_waits(
     # Given a system that has nothing to do
     start_worker()
 
-    wait_for(lambda: not app.redis.exists(app._keys.bell("sweep")))
+    wait_for(lambda: app.redis.exists(app._keys.swept))
 
     def work() -> dict[str, float]:
         """Commands of our scripts for each sweep, over ten of them."""

@@ -221,10 +221,10 @@ def test_the_broker_hangs(
         assert stored >= 20
 
 
-def test_a_sweep_that_could_not_be_put_is_rung_again_at_once(
+def test_beat_goes_on_whatever_happens_to_redis(
     servers: Servers, simulator: Simulator, namespace: str, tmp_path: Path
 ) -> None:
-    # Given a beat whose broker is full
+    # Given a beat, whose store and broker are two servers, and a message whose doorbell is lost
     store, broker = servers(), servers()
     env = {
         **SHORT,
@@ -233,13 +233,21 @@ def test_a_sweep_that_could_not_be_put_is_rung_again_at_once(
         "COURIER_NAMESPACE": namespace,
         "COURIER_API_URL": simulator.url,
     }
+    app = Producer.from_env(env)
+    app.enqueue(text_job())
     with admin(broker) as client, supervised(env, tmp_path, BEAT) as (beat,):
+        # When the broker is full, or the store away, for some sweeps
+        client.flushall()
         client.config_set("maxmemory", "1")
-        wait_for(lambda: "Message Error" in beat.log)
-        # When it has room again
+        wait_for(lambda: "doorbell not rung" in beat.log)
         client.config_set("maxmemory", "0")
-        # Then the next sweep doesn't wait until the last one is taken for lost
-        wait_for(lambda: client.llen(f"{namespace}.poll"), 4)
+        store.stop(kill=True)
+        wait_for(lambda: "no sweep" in beat.log)
+        store.start()
+        # Then the next sweep rings, by the same process
+        wait_for(lambda: client.llen(f"{namespace}.send.high"), 10)
+        assert beat.exits == []
+    app.close()
 
 
 def test_a_reader_sits_a_failover_out(servers: Servers, namespace: str) -> None:

@@ -533,7 +533,7 @@ MALFORMED: list[tuple[bytes, dict[str, Any]]] = [
     (b'[[[{"address": 1}], 2], {}, {}]', {"task": "courier.send"}),
     (b'[["high"], {"lane": "low"}, {}]', {"task": "courier.send"}),
     (b'[["nowhere"], {}, {}]', {"task": "courier.send"}),
-    (b"[[1], {}, {}]", {"task": "courier.sweep"}),
+    (b"[[1], {}, {}]", {"task": "courier.poll"}),
 ]
 
 
