@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from datetime import timedelta
+from functools import lru_cache
 from hashlib import blake2b
 from reprlib import Repr
 from typing import Any, NamedTuple
@@ -110,6 +111,21 @@ class Campaign:
 
 
 _Fields = Mapping[str, Field[Any]]
+_Checks = Mapping[str, Callable[[Any], Any]]
+
+_REPEATED = frozenset({"type", "subject", "priority", "contentType", "onUnsure"})
+"""Fields whose few, short values come again and again: what was found of them is kept."""
+
+
+def _checks(fields: _Fields, *without: str) -> _Checks:
+    return {
+        # Typed: a member of an app's StrEnum is not to come back for somebody else's string.
+        name: lru_cache(1024, typed=True)(field.deserialize)
+        if name in _REPEATED
+        else field.deserialize
+        for name, field in fields.items()
+        if name not in without
+    }
 
 
 def _required(fields: _Fields) -> frozenset[str]:
@@ -117,24 +133,26 @@ def _required(fields: _Fields) -> frozenset[str]:
 
 
 _REQUIRED_FIELDS, _ADDRESS = _required(JOB.fields), frozenset({"address"})
-_SIMPLE = {k: v for k, v in JOB.fields.items() if k not in (*SMS_FIELDS, "resendSms")}
+_SIMPLE = _checks(JOB.fields, *SMS_FIELDS, "resendSms")
 _INDEPENDENT = {
     name: _SIMPLE[name]
     for name in ("id", "address", "metadata", "comment", "subject", "ttlSec", "onUnsure")
 }
-_CONTENT_FIELDS = {kind: (each.fields, _required(each.fields)) for kind, each in CONTENT.items()}
+_CONTENT_FIELDS = {
+    kind: (_checks(each.fields), _required(each.fields)) for kind, each in CONTENT.items()
+}
 
 
-def _each(fields: _Fields, required: Set[str], given: Mapping[str, Any]) -> dict[str, Any] | None:
+def _each(checks: _Checks, required: Set[str], given: Mapping[str, Any]) -> dict[str, Any] | None:
     """Values checked one by one, where no field depends on another: a fraction of a schema's time.
 
     None where anything is missing, unknown or wrong: a look at the whole names every fault.
     """
-    if not required <= given.keys() <= fields.keys():
+    if not required <= given.keys() <= checks.keys():
         return None
     try:
-        return {name: fields[name].deserialize(value) for name, value in given.items()}
-    except ValidationError:
+        return {name: checks[name](value) for name, value in given.items()}
+    except (ValidationError, TypeError):  # or what can't be looked up among those found before
         return None
 
 
@@ -204,7 +222,7 @@ def _asked(loaded: Mapping[str, Any]) -> dict[str, bytes]:
         "resendSms": "smsText" in loaded,
     }
     return {
-        name: _hash(name, value)
+        name: (_hash_again if name in _REPEATED else _hash)(name, value)
         for name, value in loaded.items()
         if name != "id" and not (name in defaults and defaults[name] == value)
     }
@@ -212,6 +230,9 @@ def _asked(loaded: Mapping[str, Any]) -> dict[str, bytes]:
 
 def _hash(name: str, value: object) -> bytes:
     return blake2b(f"{name}={dumps(value, sort=True)}".encode(), digest_size=16).digest()
+
+
+_hash_again = lru_cache(1024)(_hash)
 
 
 def _digest(hashes: Iterable[bytes]) -> str:
