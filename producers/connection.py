@@ -11,6 +11,7 @@ from importlib.resources import files
 from typing import Any
 
 import redis
+from hiredis import pack_command
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.retry import Retry
 
@@ -123,30 +124,26 @@ class Script:
         self._digest = sha1(text.encode(), usedforsecurity=False).hexdigest()
 
     def __call__(self, keys: Sequence[str], args: Sequence[Any]) -> Any:
-        client: Any = self._client
-        command = self._command(keys, args)
-        try:
-            return client.execute_command(*command)
-        except redis.exceptions.NoScriptError:
-            client.script_load(self._text)
-            return client.execute_command(*command)
+        return self.begin(keys, args)()
 
     def begin(self, keys: Sequence[str], args: Sequence[Any]) -> Callable[[], Any]:
         """Send it now; the caller does something else and then must fetch the reply, once.
 
-        For scripts that can be repeated: where the connection breaks, that is what happens.
+        All of ours can be repeated: where the connection breaks, that is what happens.
         """
+        # hiredis 3.5.0 makes texts of numbers itself, and crashes if a signal's handler raises then
+        # (Ctrl-C, Celery's soft time limits).
+        command: Any = ("EVALSHA", self._digest, str(len(keys)), *keys, *map(str, args))
         pool: Any = self._client.connection_pool
-        connection = None
+        connection = pool.get_connection()
         try:
-            connection = pool.get_connection()
-            connection.send_command(*self._command(keys, args))
+            # What redis-py's client does besides takes twice as long, as much as Redis's part.
+            connection.send_packed_command((pack_command(command),))
         except BaseException as error:
-            if connection is not None:
-                connection.disconnect()
-                pool.release(connection)
+            connection.disconnect()
+            pool.release(connection)
             if isinstance(error, redis.ConnectionError):
-                return lambda: self(keys, args)
+                return lambda: self._again(command)
             raise  # as a timeout: a server that hangs is not asked again
 
         def fetch() -> Any:
@@ -156,14 +153,18 @@ class Script:
                 finally:
                     pool.release(connection)  # before a repeat: the pool may have no other one
             except (redis.ConnectionError, redis.exceptions.NoScriptError):
-                return self(keys, args)
+                return self._again(command)
 
         return fetch
 
-    def _command(self, keys: Sequence[str], args: Sequence[Any]) -> tuple[str, ...]:
-        # hiredis 3.5.0 makes texts of numbers itself, and crashes if a signal's handler raises then
-        # (Ctrl-C, Celery's soft time limits).
-        return ("EVALSHA", self._digest, str(len(keys)), *keys, *map(str, args))
+    def _again(self, command: tuple[str, ...]) -> Any:
+        """With redis-py's patience, and the script loaded if need be."""
+        client: Any = self._client
+        try:
+            return client.execute_command(*command)
+        except redis.exceptions.NoScriptError:
+            client.script_load(self._text)
+            return client.execute_command(*command)
 
 
 def script(client: redis.Redis, package: str, name: str) -> Script:

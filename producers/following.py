@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
+from collections import deque
 from contextlib import suppress
 from typing import Any
 
@@ -26,10 +28,40 @@ class WholePool(redis.ConnectionPool):
     A signal's handler may raise anywhere (Ctrl-C's, Celery's soft time limit's). redis-py closes
     the connection only where that happens while it sends or reads; elsewhere, as in the handshake,
     the next command gets the answer to one before it.
+
+    Connections that are whole stay at hand, which spares a call most of the pool's bookkeeping; for
+    redis-py's pool they are in use.
     """
 
+    _at_hand: deque[Any]
+
+    def reset(self) -> None:
+        """As it begins, and after a fork."""
+        self._at_hand = deque()
+        super().reset()
+
+    def get_connection(self, *_: Any, **__: Any) -> Any:
+        try:
+            connection = self._at_hand.pop()
+        except IndexError:
+            return super().get_connection()
+        try:
+            mine = connection.pid == os.getpid() and self.owns_connection(connection)
+            if mine and not connection.can_read():
+                return connection
+        except (redis.ConnectionError, OSError):
+            pass  # closed meanwhile
+        connection.disconnect()
+        super().release(connection)
+        return super().get_connection()
+
     def release(self, connection: Any) -> None:
-        if not isinstance(sys.exc_info()[1], (redis.RedisError, type(None))):
+        error = sys.exc_info()[1]
+        if error is None and not connection.should_reconnect():
+            if connection not in self._at_hand:
+                self._at_hand.append(connection)
+            return
+        if not isinstance(error, redis.RedisError):
             connection.disconnect()
         super().release(connection)
 

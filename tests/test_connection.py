@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import redis
@@ -124,6 +125,32 @@ print("whole")
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60)
     # Then it lives, and every answer was to its own question
     assert (done.returncode, done.stdout) == (0, b"whole\n"), done.stderr
+
+
+def test_connections_at_hand_are_looked_at_first(redis_server: RedisServer) -> None:
+    # Given two connections that were used
+    client = connect(redis_server.url)
+    pool: Any = client.connection_pool
+    kept = [pool.get_connection() for _ in range(2)]
+    for connection in kept:
+        connection.send_command("CLIENT", "ID")
+        connection.read_response()
+        pool.release(connection)
+    pool.release(kept[1])  # once too often, as an interrupted pipeline does it
+    # When both are asked for, then nobody gets another's
+    assert len({pool.get_connection() for _ in range(2)}) == 2
+    # When one comes back in the middle of an answer, the other closed by Redis
+    kept[0].send_command("PING")
+    pool.release(kept[0])
+    pool.release(kept[1])
+    with connect(redis_server.url) as other:
+        other.client_kill_filter(_type="normal", skipme=True)
+    # Then neither is given out as it is
+    assert (client.echo("mine"), client.connection_pool.get_connection().can_read()) == (
+        "mine",
+        False,
+    )
+    client.close()
 
 
 def test_more_threads_than_a_pool_has_by_default(redis_server: RedisServer) -> None:
