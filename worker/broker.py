@@ -1,4 +1,4 @@
-"""Celery's Redis transport, where it would lose a task that is more than a doorbell."""
+"""Celery's Redis transport, where it would lose a task that is more than a doorbell, or hang."""
 
 from __future__ import annotations
 
@@ -35,6 +35,32 @@ class PatientQoS(transport.QoS):
                 time.sleep(0.2)
 
 
+_connparams: Any = transport.Channel._connparams
+
+
+def _watched_connparams(channel: Any, asynchronous: bool = False) -> dict[str, Any]:
+    """Those of connections that leave the event loop's poll before they are closed.
+
+    kombu takes them out afterwards, which fails in silence; that does no harm unless the pool has
+    forked a child since, which has inherited the socket. Then the kernel reports its end for ever
+    under the number of the next connection, and the worker hangs, reading where nothing comes.
+    """
+    parameters: dict[str, Any] = _connparams(channel, asynchronous)
+    if not asynchronous:
+        return parameters
+    watched: Any = parameters["connection_class"]
+
+    class Leaving(watched):  # type: ignore[misc]
+        def disconnect(self, *args: Any, **options: Any) -> None:
+            poller = channel.connection and getattr(channel.connection.cycle, "poller", None)
+            if poller is not None and self._sock is not None:
+                poller.unregister(self._sock)
+            super().disconnect(*args, **options)
+
+    return {**parameters, "connection_class": Leaving}
+
+
 def install() -> None:
     """For all channels of this process, Sentinel's too."""
     transport.Channel.QoS = PatientQoS
+    transport.Channel._connparams = _watched_connparams  # type: ignore[method-assign]

@@ -24,13 +24,14 @@ from producers.connection import broker, connect
 from schemas.errors import ConfigError
 from schemas.keys import LANES, POLL
 from schemas.settings import Settings
-from worker.broker import install
+from worker.broker import install as install_transport
 from worker.durability import dangers
 from worker.flower_defaults import install as install_flower_defaults
 from worker.intake import take
 from worker.log import set_up
 from worker.messages import BellRequest, CheckRequest, HiddenRequest
 from worker.poll import Poller
+from worker.pool import install as install_pool
 from worker.provider import Provider
 from worker.send import Sender, task_limit
 from worker.store import Store
@@ -58,7 +59,8 @@ def _queue(name: str) -> Queue:
 for _name in ("CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL"):
     os.environ.pop(_name, None)
 broker_url, broker_options = broker(settings.broker_url)
-install()
+install_transport()
+install_pool()
 install_flower_defaults()
 app = Celery("worker", broker=broker_url, set_as_current=True)
 app.conf.update(

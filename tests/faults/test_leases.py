@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import billiard
 import pytest
 
 from ops.redis_server import RedisServer
@@ -27,6 +30,7 @@ from tests.conftest import (
 )
 from tests.faults.parts import BEAT, WORKER, Proxy, supervised
 from tests.faults.provider import altered, count, fill, kind, named, ready, record
+from worker.pool import LocklessWorker
 from worker.store import Store
 
 SHORT = {
@@ -153,6 +157,32 @@ def test_a_process_that_hangs_is_killed_before_its_lease_is_over(
     assert seen[other][-1]["status"] == "read"
     (last,) = seen[id]
     assert (last["status"], last["reason"], last["unsure"]) == ("unconfirmed", "unsure", 1)
+
+
+def test_a_process_that_ends_holds_nothing_that_its_killing_would_leave_locked(
+    system_env: dict[str, str],
+) -> None:
+    # Given a worker's main process that counts a result of one of its pool's processes just now
+    counted = billiard.get_context("fork").Value("i", 1)
+    ending: Any = LocklessWorker.__new__(LocklessWorker)
+    ending.on_ready_counter = counted
+    ended = threading.Event()
+
+    def end() -> None:
+        assert ending._ensure_messages_consumed(completed=1)
+        ended.set()
+
+    # When that process looks whether all its results are counted, as it does before it ends
+    thread = threading.Thread(target=end, daemon=True)
+    with counted.get_lock():
+        thread.start()
+        # Then it doesn't ask for the lock: killed with it in hand, it would hang the main process
+        assert ended.wait(5)
+    # And such are the processes of a worker
+    asked = "import worker.celery; from celery.concurrency.asynpool import AsynPool as Pool;"
+    asked += "print(Pool.Worker.__name__)"
+    said = subprocess.check_output([sys.executable, "-c", asked], env={**os.environ, **system_env})
+    assert said.decode().strip() == LocklessWorker.__name__
 
 
 # --- killed ---------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,8 +45,13 @@ def test_a_task_is_noted_though_the_connection_for_it_is_dead(
             assert app.default_channel.client.hexists("noted", message.delivery_tag)
 
 
+@pytest.mark.parametrize("forked", [False, True], ids=["", "that its children have inherited"])
 def test_tasks_outlive_vanished_connections_of_their_worker(
-    redis_server: RedisServer, system_env: dict[str, str], proxy: Proxy, tmp_path: Path
+    forked: bool,
+    redis_server: RedisServer,
+    system_env: dict[str, str],
+    proxy: Proxy,
+    tmp_path: Path,
 ) -> None:
     # Given a worker that has run a task
     env = {**system_env, "COURIER_REDIS_URL": f"redis://127.0.0.1:{proxy.port}/0"}
@@ -58,11 +65,23 @@ def test_tasks_outlive_vanished_connections_of_their_worker(
     with supervised(env, tmp_path, WORKER, BEAT) as (worker, _):
         put("before")
         wait_for(lambda: producer.get("before"), 30)
+        # (and whose pool was forked anew since it connected, or not)
+        if forked:
+            former = worker.children()
+            for child in former:
+                os.kill(child, signal.SIGKILL)
+            wait_for(lambda: len(set(worker.children()) - set(former)) == len(former), 20)
         # When the peers of all its connections vanish, and tasks come
         proxy.vanish()
         put("a", "b", "c")
         # Then it takes them as soon as it has noticed, and loses none
         for id in ("a", "b", "c"):
             wait_for(lambda id=id: producer.get(id), 60, f"{id} is lost: {worker.log}")
+        # And goes on when it has found the last of them dead, that of remote control
+        found = ("pub/sub connection missed", "Connection to broker lost")
+        wait_for(lambda: any(text in worker.log for text in found), 60)
+        for id in ("d", "e", "f"):
+            put(id)
+            wait_for(lambda id=id: producer.get(id), 20, f"{id} isn't taken: {worker.log}")
     app.close()
     producer.close()
