@@ -31,6 +31,8 @@ class Supervised:
     def __init__(self, command: Sequence[str], env: dict[str, str], folder: Path) -> None:
         self._command, self._env, self._folder = command, {**os.environ, **env}, folder
         self._file = (folder / f"program-{id(self):x}.log").open("ab")
+        self.hung = False
+        """It had to be killed when it was told to end."""
         self.exits: list[int] = []
         self.exit_times: list[float] = []  # of the wall clock
         self._over = threading.Event()
@@ -69,7 +71,7 @@ class Supervised:
         self._signal_group(signal.SIGKILL)
 
     def children(self) -> list[int]:
-        """Process ids of the pool's (and beat's) processes."""
+        """Process ids of the pool's processes."""
         try:
             found = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
         except FileNotFoundError:
@@ -91,6 +93,7 @@ class Supervised:
         with contextlib.suppress(ProcessLookupError):
             self.process.terminate()
         self._thread.join(40)
+        self.hung = self.hung or self._thread.is_alive()
         if self._thread.is_alive():
             self._signal_group(signal.SIGKILL)
             self._thread.join(10)
@@ -183,10 +186,11 @@ def _shut(sock: socket.socket) -> None:
 def supervised(
     env: dict[str, str], folder: Path, *commands: Sequence[str]
 ) -> Iterator[list[Supervised]]:
-    """Programs that run while the block does."""
+    """Programs that run while the block does, and end when they are told to."""
     programs = [Supervised(command, env, folder) for command in commands]
     try:
         yield programs
     finally:
         for program in programs:
             program.stop()
+    assert not any(program.hung for program in programs), "a program hung: it did not end on TERM"

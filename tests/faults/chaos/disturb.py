@@ -89,6 +89,7 @@ class Disturber(threading.Thread):
         self,
         seed: int,
         workers: list[Supervised],
+        beat: Supervised,
         server: RedisServer,
         proxy: Proxy,
         simulator: Simulator,
@@ -100,7 +101,8 @@ class Disturber(threading.Thread):
     ) -> None:
         super().__init__(daemon=True)
         self._chance = Random(f"{seed}:disturber")
-        self._workers, self._server, self._proxy = workers, server, proxy
+        self._workers, self._beat = workers, beat
+        self._server, self._proxy = server, proxy
         self._simulator, self._rate = simulator, rate
         self._pauses, self._lease, self._forgets = pauses, lease, forgets
         self._over = threading.Event()
@@ -113,6 +115,7 @@ class Disturber(threading.Thread):
         weights = {
             self._kill_worker: 6,
             self._kill_child: 3,
+            self._kill_beat: 1,
             self._freeze: 2,
             self._end_redis: 2,
             self._kill_redis: 2,
@@ -154,6 +157,11 @@ class Disturber(threading.Thread):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._chance.choice(children), signal.SIGKILL)
         self._act("kill -9 child", begun, 1)
+
+    def _kill_beat(self) -> None:
+        begun = time.time()
+        self._beat.kill()
+        self._act("kill -9 beat", begun, 0)
 
     def _freeze(self) -> None:
         begun, worker = time.time(), self._chance.choice(self._workers)

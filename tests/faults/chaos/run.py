@@ -21,7 +21,7 @@ from tests.conftest import Simulator, free_port
 from tests.faults.chaos.apps import Part, read_ledger
 from tests.faults.chaos.disturb import SLOTS, Disturber, is_unsure, refusal_codes
 from tests.faults.chaos.jobs import ENDINGS
-from tests.faults.chaos.oracle import Act, Asked, Conditions, Ledgers, Verdict, judge
+from tests.faults.chaos.oracle import Act, Asked, Conditions, Ledgers, Verdict, Violation, judge
 from tests.faults.chaos.reader import command as reading
 from tests.faults.parts import Proxy, Supervised
 
@@ -101,11 +101,13 @@ class Installation:
             "PYTHONPATH": str(ROOT),
             "CHAOS_PLANT": options.plant,
         }
-        command = [sys.executable, "-m", "tests.faults.chaos.program", "-A", "worker", "worker"]
-        command += ["-B", "-c", str(SLOTS), "--without-gossip", "--without-mingle", "-l", "INFO"]
+        program = [sys.executable, "-m", "tests.faults.chaos.program", "-A", "worker"]
+        worker = [*program, "worker", "-c", str(SLOTS), "--without-gossip", "--without-mingle"]
+        self.beat = Supervised([*program, "beat", "-l", "INFO"], self.env, folder)
+        stack.callback(self.beat.stop)
         self.workers: list[Supervised] = []
         for _ in range(options.workers):
-            self.workers.append(Supervised(command, self.env, folder))
+            self.workers.append(Supervised([*worker, "-l", "INFO"], self.env, folder))
             stack.callback(self.workers[-1].stop)
         # Our own looks go past the proxy.
         self.client = redis.Redis.from_url(self.server.url, decode_responses=True, protocol=2)
@@ -135,6 +137,7 @@ def run(options: Options, folder: Path, say: Callable[[str], object] = print) ->
         disturber = Disturber(
             options.seed,
             place.workers,
+            place.beat,
             place.server,
             place.proxy,
             place.simulator,
@@ -164,13 +167,18 @@ def run(options: Options, folder: Path, say: Callable[[str], object] = print) ->
         while place.unfinished(options.messages) and time.monotonic() < deadline:
             _tell(place, disturber, begun, say)
         marks["ended"] = time.monotonic() - begun
-        for worker in place.workers:
-            worker.stop()
+        for program in (*place.workers, place.beat):
+            program.stop()
         reader.terminate()
         reader.wait(60)
         ledgers = _collect(place, parts, options, disturber, folder)
         exits = sum(len(worker.exits) for worker in place.workers)
     verdict = judge(ledgers)
+    # The other workers may hide that one works no more.
+    hung = [n for n, worker in enumerate(place.workers) if worker.hung]
+    verdict.violations += [
+        Violation("worker hung", f"worker {n}", "had to be killed") for n in hung
+    ]
     marks["judged"] = time.monotonic() - begun
     return Report(verdict, ledgers, marks, dict(disturber.fired), dict(disturber.told()), exits)
 
