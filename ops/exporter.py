@@ -20,7 +20,7 @@ from redis.retry import Retry
 
 from ops.metrics import HANDS, Seen, families
 from producers.connection import SOCKET_OPTIONS, source
-from producers.following import follow
+from producers.pools import follow
 from schemas import sentinel
 from schemas.errors import ConfigError
 from schemas.keys import POLL, Keys

@@ -15,7 +15,7 @@ from hiredis import pack_command
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.retry import Retry
 
-from producers.following import WholePool, follow
+from producers.pools import WholePool, follow
 from schemas import sentinel
 from schemas.errors import CourierError
 
