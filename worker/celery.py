@@ -35,6 +35,7 @@ from worker.pool import install as install_pool
 from worker.provider import Provider
 from worker.send import Sender, task_limit
 from worker.store import Store
+from worker.watchdog import Watchdog
 
 VISIBILITY = 60
 """Seconds after which Celery redelivers a ``courier.enqueue`` whose worker vanished."""
@@ -85,6 +86,7 @@ app.conf.update(
     event_queue_expires=EXPIRES,
     beat_scheduler="worker.celery:Sweeper",
 )
+app.steps["consumer"].add(Watchdog)
 
 
 class Sweeper(Scheduler):  # type: ignore[misc]

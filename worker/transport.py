@@ -51,15 +51,15 @@ def deadline(seconds: float) -> Iterator[Call]:
     requests' own timeouts are per read: a trickling reply would never end.
     """
     call = _calls.current = Call(time.monotonic() + seconds)
-    watchdog = _watchdog(os.getpid(), seconds)
-    watchdog.calls.add(call)
+    deadlines = _deadlines(os.getpid(), seconds)
+    deadlines.calls.add(call)
     try:
         yield call
     finally:
-        watchdog.calls.discard(call)
+        deadlines.calls.discard(call)
 
 
-class _Watchdog:
+class _Deadlines:
     """One thread for all calls of a process that may take equally long: a timer for each costs a
     thread for each."""
 
@@ -82,8 +82,8 @@ class _Watchdog:
 
 
 @lru_cache(16)
-def _watchdog(pid: int, seconds: float) -> _Watchdog:
-    return _Watchdog(seconds)  # another process has a thread of its own
+def _deadlines(pid: int, seconds: float) -> _Deadlines:
+    return _Deadlines(seconds)  # another process has a thread of its own
 
 
 class _Noting:
