@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from collections import deque
 from contextlib import suppress
 from typing import Any
+from weakref import WeakSet
 
 import redis
 from redis.backoff import NoBackoff
@@ -29,41 +31,66 @@ class WholePool(redis.ConnectionPool):
     the connection only where that happens while it sends or reads; elsewhere, as in the handshake,
     the next command gets the answer to one before it.
 
-    Connections that are whole stay at hand, which spares a call most of the pool's bookkeeping; for
-    redis-py's pool they are in use.
+    Connections that are whole stay at hand, which spares a call most of the pool's bookkeeping. One
+    that an exception has lost between pool and caller is closed when it is collected: the pool
+    holds none that is in use.
     """
 
     _at_hand: deque[Any]
+    _in_use_connections: Any
 
     def reset(self) -> None:
-        """As it begins, and after a fork."""
-        self._at_hand = deque()
+        """As it begins, and after a fork: then another thread may have held the lock."""
+        self._at_hand, self._lock = deque(), threading.RLock()
         super().reset()
+        self._in_use_connections = WeakSet()
 
     def get_connection(self, *_: Any, **__: Any) -> Any:
+        connection: Any = self._whole() or super().get_connection()
+        connection.amid = sys.exc_info()[1]  # what the caller is handling doesn't concern us
+        return connection
+
+    def _whole(self) -> Any:
+        """One that is at hand and can be used, or None."""
         try:
             connection = self._at_hand.pop()
         except IndexError:
-            return super().get_connection()
-        try:
+            return None
+        self._in_use_connections.add(connection)
+        with suppress(redis.RedisError, OSError):  # closed meanwhile
             mine = connection.pid == os.getpid() and self.owns_connection(connection)
-            if mine and not connection.can_read():
+            if mine and connection.is_connected and not connection.can_read():
                 return connection
-        except (redis.ConnectionError, OSError):
-            pass  # closed meanwhile
+        self._in_use_connections.discard(connection)
         connection.disconnect()
-        super().release(connection)
-        return super().get_connection()
+        return None
 
     def release(self, connection: Any) -> None:
+        try:
+            self._in_use_connections.remove(connection)
+        except KeyError:
+            return  # a signal made redis-py give it back twice
         error = sys.exc_info()[1]
-        if error is None and not connection.should_reconnect():
-            if connection not in self._at_hand:
+        if error is getattr(connection, "amid", None):
+            error = None
+        connection.amid = None
+        if error is None or isinstance(error, redis.ResponseError):
+            if connection.is_connected and not connection.should_reconnect():
                 self._at_hand.append(connection)
-            return
-        if not isinstance(error, redis.RedisError):
-            connection.disconnect()
-        super().release(connection)
+                return
+        elif isinstance(error, redis.TimeoutError):
+            self._leave()  # or each would cost its timeout
+        connection.disconnect()
+
+    def disconnect(self, *args: Any, **options: Any) -> None:
+        self._leave()
+        super().disconnect(*args, **options)
+
+    def _leave(self) -> None:
+        """Close all that are at hand."""
+        while self._at_hand:
+            with suppress(IndexError):  # others take some
+                self._at_hand.pop().disconnect()
 
 
 class _FollowingPool(WholePool, SentinelConnectionPool):

@@ -187,7 +187,7 @@ class Settings:
     read_window: float = _set(86400.0, _number(0))
     sms_grace: float = _set(600.0, _number(0))
     tracking_margin: float = _set(3600.0, _number(0))
-    sweep_interval: float = _set(1.0, _number(0.05))
+    sweep_interval: float = _set(1.0, _number(0.05, most=86400))
     retention: float = _set(604800.0, _number(1))
     content_retention: float = _set(86400.0, _number(1))
     results_retention: float = _set(172800.0, _number(1))

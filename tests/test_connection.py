@@ -16,6 +16,7 @@ from redis.retry import Retry
 from ops.redis_server import RedisServer
 from producers.connection import Script, broker, connect
 from schemas.sentinel import Sentinels, parse
+from tests.faults.parts import Proxy
 
 
 def test_a_sentinel_url_is_read_whole() -> None:
@@ -161,3 +162,115 @@ def test_more_threads_than_a_pool_has_by_default(redis_server: RedisServer) -> N
         waits = [threads.submit(client.blpop, ["nothing"], 1) for _ in range(120)]
         assert [wait.result(20) for wait in waits] == [None] * 120
     client.close()
+
+
+def test_an_interruption_gives_no_connection_to_two(redis_server: RedisServer) -> None:
+    # Given a pipeline whose end was interrupted right after it gave its connection back
+    client = connect(redis_server.url)
+    pool: Any = client.connection_pool
+    release, times = pool.release, iter([KeyboardInterrupt])
+
+    def interrupted(connection: Any) -> None:
+        release(connection)
+        for error in times:
+            raise error
+
+    pool.release = interrupted
+    with pytest.raises(KeyboardInterrupt), client.pipeline(transaction=False) as pipeline:
+        pipeline.ping()
+        pipeline.execute()  # redis-py gives it back once more
+    # When two ask for connections, then each has its own
+    assert pool.get_connection() is not pool.get_connection()
+
+
+def test_interruptions_leave_no_connections_behind(redis_server: RedisServer) -> None:
+    # Given a program whose signal's handler raises at any time, also between question and answer
+    program = f"""
+import gc, random, signal
+from producers.connection import Script, connect
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+signal.signal(signal.SIGALRM, interrupt)
+client = connect("{redis_server.url}")
+script = Script(client, "return 1")
+for _ in range(1500):
+    try:
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(0.0003, 0.001))
+        for _ in range(60):
+            answer = script.begin([], [])
+            client.echo("x")
+            answer()
+    except KeyboardInterrupt:
+        pass
+signal.setitimer(signal.ITIMER_REAL, 0)
+gc.collect()
+client.connection_pool.disconnect(inuse_connections=False)
+print(len(client.client_list()))
+"""
+    # When it has been interrupted many times
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60)
+    # Then what was in use has been closed
+    assert done.stdout and int(done.stdout) < 20, (done.stdout, done.stderr)
+
+
+def test_a_process_forked_while_a_thread_connects_goes_on(redis_server: RedisServer) -> None:
+    # Given threads that make their connections while their process forks
+    program = f"""
+import faulthandler, os, threading
+from producers.connection import connect
+
+connect("{redis_server.url}").ping()  # imports what redis-py imports late: Python's lock, not ours
+for _ in range(30):
+    client = connect("{redis_server.url}")
+    threads = [threading.Thread(target=client.ping) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    child = os.fork()
+    if not child:
+        faulthandler.dump_traceback_later(20, exit=True)
+        client.ping()
+        os._exit(0)
+    for thread in threads:
+        thread.join()
+    assert os.waitpid(child, 0)[1] == 0
+    client.close()
+print("whole")
+"""
+    # Then each child has a connection of its own
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60)
+    assert done.stdout == b"whole\n", done.stderr
+
+
+def test_only_what_broke_a_conversation_off_costs_the_connection(redis_server: RedisServer) -> None:
+    # Given a client with a connection
+    with connect(redis_server.url) as client:
+        first = client.client_id()
+        # When it is used where the caller handles an error of its own, or Redis answers with one
+        try:
+            raise ValueError
+        except ValueError:
+            seconds = [client.client_id() for _ in range(2)]
+        with pytest.raises(redis.ResponseError):
+            client.execute_command("NEVER-HEARD-OF")
+        # Then it is kept
+        assert [*seconds, client.client_id()] == [first] * 3
+
+
+def test_a_dead_peer_costs_one_timeout(redis_server: RedisServer) -> None:
+    # Given connections at hand whose peer vanishes
+    proxy = Proxy(redis_server.port)
+    client = connect(f"redis://127.0.0.1:{proxy.port}/0")
+    pool: Any = client.connection_pool
+    pool.connection_kwargs["socket_timeout"] = 0.5
+    kept = [pool.get_connection() for _ in range(5)]
+    for connection in kept:
+        pool.release(connection)
+    proxy.vanish()
+    # When they are used, then the first call fails and the next connects anew
+    with pytest.raises(redis.TimeoutError):
+        client.ping()
+    assert client.ping()
+    client.close()
+    proxy.close()

@@ -75,7 +75,7 @@ TABLE: dict[str, tuple[Any, list[tuple[str, Any]], tuple[str, ...]]] = {
     "READ_WINDOW": (86400, [("0", 0), ("0.5", 0.5)], FROM_0),
     "SMS_GRACE": (600, [("0", 0), ("0.5", 0.5)], FROM_0),
     "TRACKING_MARGIN": (3600, [("0", 0), ("0.5", 0.5)], FROM_0),
-    "SWEEP_INTERVAL": (1, [("0.25", 0.25), ("60", 60)], ("0", "-1", "Zq7", "nan")),
+    "SWEEP_INTERVAL": (1, [("0.25", 0.25), ("60", 60)], ("0", "-1", "Zq7", "nan", "86401")),
     "RETENTION": (604800, [("3600.5", 3600.5)], ("0", "-1", "Zq7", "nan")),
     "CONTENT_RETENTION": (86400, [("3600.5", 3600.5)], ("0", "-1", "Zq7", "nan")),
     "RESULTS_RETENTION": (172800, [("3600.5", 3600.5)], ("0", "-1", "Zq7", "nan")),
