@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -260,17 +261,16 @@ def test_only_what_broke_a_conversation_off_costs_the_connection(redis_server: R
 
 def test_a_dead_peer_costs_one_timeout(redis_server: RedisServer) -> None:
     # Given connections at hand whose peer vanishes
-    proxy = Proxy(redis_server.port)
-    client = connect(f"redis://127.0.0.1:{proxy.port}/0")
-    pool: Any = client.connection_pool
-    pool.connection_kwargs["socket_timeout"] = 0.5
-    kept = [pool.get_connection() for _ in range(5)]
-    for connection in kept:
-        pool.release(connection)
-    proxy.vanish()
-    # When they are used, then the first call fails and the next connects anew
-    with pytest.raises(redis.TimeoutError):
-        client.ping()
-    assert client.ping()
-    client.close()
-    proxy.close()
+    with (
+        closing(Proxy(redis_server.port)) as proxy,
+        closing(connect(f"redis://127.0.0.1:{proxy.port}/0")) as client,
+    ):
+        pool: Any = client.connection_pool
+        pool.connection_kwargs["socket_timeout"] = 0.5
+        for connection in [pool.get_connection() for _ in range(5)]:
+            pool.release(connection)
+        proxy.vanish()
+        # When they are used, then the first call fails and the next connects anew
+        with pytest.raises(redis.TimeoutError):
+            client.ping()
+        assert client.ping()

@@ -38,7 +38,7 @@ class PatientQoS(transport.QoS):
 _connparams: Any = transport.Channel._connparams
 
 
-def _watched_connparams(channel: Any, asynchronous: bool = False) -> dict[str, Any]:
+def _leaving_connparams(channel: Any, asynchronous: bool = False) -> dict[str, Any]:
     """Those of connections that leave the event loop's poll before they are closed.
 
     kombu takes them out afterwards, which fails in silence; that does no harm unless the pool has
@@ -48,9 +48,9 @@ def _watched_connparams(channel: Any, asynchronous: bool = False) -> dict[str, A
     parameters: dict[str, Any] = _connparams(channel, asynchronous)
     if not asynchronous:
         return parameters
-    watched: Any = parameters["connection_class"]
+    base: Any = parameters["connection_class"]
 
-    class Leaving(watched):  # type: ignore[misc]
+    class Leaving(base):  # type: ignore[misc]
         def disconnect(self, *args: Any, **options: Any) -> None:
             poller = channel.connection and getattr(channel.connection.cycle, "poller", None)
             if poller is not None and self._sock is not None:
@@ -63,4 +63,4 @@ def _watched_connparams(channel: Any, asynchronous: bool = False) -> dict[str, A
 def install() -> None:
     """For all channels of this process, Sentinel's too."""
     transport.Channel.QoS = PatientQoS
-    transport.Channel._connparams = _watched_connparams  # type: ignore[method-assign]
+    transport.Channel._connparams = _leaving_connparams  # type: ignore[method-assign]

@@ -57,11 +57,15 @@ def test_a_worker_that_hangs_ends_itself_and_says_where(
 
 
 def test_a_worker_that_waits_for_its_broker_or_has_nothing_to_do_is_left_alone(
-    system_env: dict[str, str], simulator: Simulator, tmp_path: Path
+    system_env: dict[str, str],
+    simulator: Simulator,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
 ) -> None:
     # Given a worker with a Redis of its own
     server = RedisServer(tmp_path, free_port())
     server.start()
+    request.addfinalizer(server.stop)
     env = {**system_env, "COURIER_REDIS_URL": server.url}
     with (
         closing(Producer.from_env(env)) as producer,
@@ -83,4 +87,3 @@ def test_a_worker_that_waits_for_its_broker_or_has_nothing_to_do_is_left_alone(
         wait_for(lambda: simulator.get("requests")["send"] >= 3, 30)
     assert a.exits == []
     assert not a.hung and len(simulator.accepted()) == 3
-    server.stop()
