@@ -6,7 +6,6 @@ READY := .venv/.ready
 BENCH_READY := .venv/.ready-bench
 RUN_READY := .venv/.ready-run
 OPS_READY := .venv/.ready-ops
-PACKAGES := schemas producers worker ops
 
 .PHONY: setup check format test test-faults test-ops chaos demo up bench bench-quick clean
 
@@ -50,13 +49,13 @@ demo: setup
 	$(BIN)/courier demo
 
 up: $(RUN_READY)
-	@exec $(BIN)/python -m ops.up
+	@exec $(BIN)/python -m viber_courier.ops.up
 
 bench: $(BENCH_READY)
-	$(BIN)/python -m ops.bench
+	$(BIN)/python -m viber_courier.ops.bench
 
 bench-quick: $(BENCH_READY)
-	$(BIN)/python -m ops.bench --quick
+	$(BIN)/python -m viber_courier.ops.bench --quick
 
 $(BENCH_READY): $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[bench]'

@@ -7,23 +7,34 @@ from typing import Any
 
 import click
 
+_MODULES = {
+    "commands.bulk": {"bulk": "Store a message for each row of a CSV file."},
+    "commands.health": {
+        "doctor": "Look at everything, and say what to do.",
+        "live": "Prove that one worker takes work.",
+        "ready": "Prove that Redis and workers for all lanes work.",
+    },
+    "commands.looking": {
+        "find": "Find messages by phone number, by looking at many.",
+        "results": "Show result events, or read them as a group.",
+        "show": "Show one message.",
+    },
+    "commands.operating": {
+        "cancel": "Stop messages that have not left yet.",
+        "dead": "Dead letters: list, show, send again, drop.",
+        "pause": "Stop sending, of some lanes or all.",
+        "resume": "Go on with what was paused.",
+    },
+    "commands.sending": {"send": "Store one message."},
+    "commands.top": {"top": "Watch lanes, rates, funnel, gates and pauses."},
+    "demo": {"demo": "See the whole system at work, against a simulated provider."},
+    "exporter": {"exporter": "Serve metrics for Prometheus."},
+    "simulator": {"simulator": "Serve the provider's API with simulated deliveries."},
+}
 COMMANDS = {
-    "bulk": ("ops.commands.bulk", "Store a message for each row of a CSV file."),
-    "cancel": ("ops.commands.operating", "Stop messages that have not left yet."),
-    "dead": ("ops.commands.operating", "Dead letters: list, show, send again, drop."),
-    "demo": ("ops.demo", "See the whole system at work, against a simulated provider."),
-    "doctor": ("ops.commands.health", "Look at everything, and say what to do."),
-    "exporter": ("ops.exporter", "Serve metrics for Prometheus."),
-    "find": ("ops.commands.looking", "Find messages by phone number, by looking at many."),
-    "live": ("ops.commands.health", "Prove that one worker takes work."),
-    "pause": ("ops.commands.operating", "Stop sending, of some lanes or all."),
-    "ready": ("ops.commands.health", "Prove that Redis and workers for all lanes work."),
-    "results": ("ops.commands.looking", "Show result events, or read them as a group."),
-    "resume": ("ops.commands.operating", "Go on with what was paused."),
-    "send": ("ops.commands.sending", "Store one message."),
-    "show": ("ops.commands.looking", "Show one message."),
-    "simulator": ("ops.simulator", "Serve the provider's API with simulated deliveries."),
-    "top": ("ops.commands.top", "Watch lanes, rates, funnel, gates and pauses."),
+    name: (f"viber_courier.ops.{module}", line)
+    for module, lines in _MODULES.items()
+    for name, line in lines.items()
 }
 """By name: the module, whose command has the same name, and the line for ``--help``."""
 

@@ -28,11 +28,11 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress
 from rich.table import Table
 
-from ops.demo_app import CHECKS, App, Evidence, bytes_in_full, funnel
-from ops.redis_server import NoServerError, RedisServer
-from producers import Producer
-from schemas.keys import Keys
-from schemas.status import Status
+from viber_courier import Producer
+from viber_courier.ops.demo_app import CHECKS, App, Evidence, bytes_in_full, funnel
+from viber_courier.ops.redis_server import NoServerError, RedisServer
+from viber_courier.schemas.status import Status
+from viber_courier.store.keys import Keys
 
 SETTINGS = {  # everything that takes hours in life takes seconds here
     "COURIER_API_LOGIN": "tester",
@@ -154,17 +154,17 @@ class Run:
 
     def submit(self) -> tuple[Evidence, str]:
         """What provider and worker do, until all have ended: the evidence, and the worker's log."""
-        self._start("ops.simulator", "--port", "0", "--step", "0.4")
-        while not (line := re.search(r"http://\S+\n", self._log("ops.simulator"))):
+        self._start("viber_courier.ops.simulator", "--port", "0", "--step", "0.4")
+        while not (line := re.search(r"http://\S+\n", self._log("viber_courier.ops.simulator"))):
             self._check()
             time.sleep(0.02)
         self._env["COURIER_API_URL"] = line[0].strip()
         time.sleep(1.2)  # in which the code that may wait 15 s becomes too old
         self._show.phase(
-            "2  A worker starts: celery -A worker worker -B",
+            "2  A worker starts: celery -A viber_courier.worker worker -B",
             "Urgent lanes go first, up to 100 messages a request; each change is an event.",
         )
-        self._start("celery", "-A", "worker", "worker", "-B", "-c", "2", "-l", "INFO")
+        self._start("celery", "-A", "viber_courier.worker", "worker", "-B", "-c", "2", "-l", "INFO")
         with self._show.bars:
             self._follow(calm=1.5)
             self._show.wire(self._gather())

@@ -10,8 +10,8 @@ from importlib.resources import files
 from itertools import product
 from typing import Any
 
-from producers import EnqueueError, Producer
-from schemas.keys import LANES
+from viber_courier import EnqueueError, Producer
+from viber_courier.schemas.lanes import LANES
 
 Json = Mapping[str, Any]
 ENDS = {  # what an app is told in the end, by the last two digits of the address; others are read
@@ -59,7 +59,7 @@ class Asked:
 
 def read_recipients() -> list[dict[str, str]]:
     """The recipients that ship with the package."""
-    text = (files("ops") / "recipients.csv").read_text(encoding="utf-8")
+    text = (files("viber_courier.ops") / "recipients.csv").read_text(encoding="utf-8")
     return list(csv.DictReader(text.splitlines()))
 
 

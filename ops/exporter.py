@@ -18,14 +18,16 @@ from prometheus_client.registry import Collector
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from ops.metrics import HANDS, Seen, families
-from producers.connection import SOCKET_OPTIONS, source
-from producers.pools import follow
-from schemas import sentinel
-from schemas.errors import ConfigError
-from schemas.keys import POLL, Keys
-from schemas.settings import Settings
-from worker.log import set_up
+from viber_courier.ops.metrics import HANDS, Seen, families
+from viber_courier.schemas import sentinel
+from viber_courier.schemas.errors import ConfigError
+from viber_courier.schemas.lanes import POLL
+from viber_courier.schemas.settings import Settings
+from viber_courier.store.connection import SOCKET_OPTIONS
+from viber_courier.store.keys import Keys
+from viber_courier.store.pools import follow
+from viber_courier.store.scripts import source
+from viber_courier.worker.log import set_up
 
 PATIENCE = {"socket_timeout": 2, "socket_connect_timeout": 1}
 """Seconds: Prometheus waits 10 by default, and a Redis that hangs is to be told of by then."""
@@ -61,7 +63,7 @@ class CourierCollector(Collector):
             names += (lane, keys.fence("send"))
         names += (keys.watch, keys.fence(POLL))
         pipe: Any = client.pipeline(transaction=False)
-        pipe.eval(source("ops", "look"), len(names), *names, "", LOOKS, GROUPS)
+        pipe.eval(source("look"), len(names), *names, "", LOOKS, GROUPS)
         pipe.hgetall(keys.counts).hgetall(keys.requests)
         pipe.mget(map(keys.paused, HANDS))
         pipe.hgetall(keys.gate("send")).hgetall(keys.gate(POLL))

@@ -1,4 +1,4 @@
-"""Flower with a login: ``celery -A worker flower --conf=ops/flowerconfig.py``.
+"""Flower with a login: ``celery -A viber_courier.worker flower --conf=ops/flowerconfig.py``.
 
 ``COURIER_FLOWER_LOGIN`` and ``COURIER_FLOWER_PASSWORD``, either also as ``..._FILE``, are asked for
 by basic authentication. Without them it starts for this machine only (worker/flower_defaults.py).

@@ -14,10 +14,10 @@ from typing import Any
 
 from prometheus_client.core import Metric
 
-from schemas.keys import LANES, POLL
-from schemas.metrics import BOUNDS
-from schemas.status import Status
-from worker.provider import is_known
+from viber_courier.schemas.lanes import LANES, POLL
+from viber_courier.schemas.metrics import BOUNDS
+from viber_courier.schemas.status import Status
+from viber_courier.worker.provider import is_known
 
 SECOND = 1_000_000
 HANDS = (*LANES, POLL)

@@ -15,7 +15,7 @@ PATH="${COURIER_BIN:+$COURIER_BIN:}$PATH"
 ns="${COURIER_NAMESPACE:-courier}"
 
 worker() { # name, processes, queues
-  exec celery -q -A worker worker -n "$1@%h" -c "$2" -Q "$3" -l INFO \
+  exec celery -q -A viber_courier.worker worker -n "$1@%h" -c "$2" -Q "$3" -l INFO \
     --without-gossip --without-mingle
 }
 
@@ -26,8 +26,8 @@ case "$1" in
     worker "$1" "${COURIER_PROCESSES_BULK:-12}" \
       "$send.realtime,$send.high,$send.normal,$send.low,$ns.enqueue" ;;
   poll) worker "$1" "${COURIER_PROCESSES_POLL:-3}" "$ns.poll,$ns.enqueue" ;;
-  beat) exec celery -q -A worker beat -l INFO ;;
-  flower) exec celery -q -A worker flower --conf="$(dirname "$0")/flowerconfig.py" ;;
+  beat) exec celery -q -A viber_courier.worker beat -l INFO ;;
+  flower) exec celery -q -A viber_courier.worker flower --conf="$(dirname "$0")/flowerconfig.py" ;;
   exporter)
     exec courier exporter --host "${COURIER_EXPORTER_HOST:-127.0.0.1}" \
       --port "${COURIER_EXPORTER_PORT:-9540}" ;;

@@ -1,4 +1,4 @@
-"""A server of the provider's API for tests, the demo and the bench: `python -m ops.simulator`.
+"""A server of the provider's API for tests, the demo and the bench: `courier simulator`.
 
 POST /send and POST /status answer as `provider/viber-http-api.txt` says, by the rules in
 `ops.simulator_rules`; the last two digits of an address choose how its message ends (`--help`
@@ -39,8 +39,8 @@ from typing import Any
 import click
 from aiohttp import web
 
-from ops import simulator_rules as rules
-from ops.simulator_rules import Json
+from viber_courier.ops import simulator_rules as rules
+from viber_courier.ops.simulator_rules import Json
 
 _ENDINGS = [rules.ENDINGS.get(digits, rules.Ending()) for digits in range(100)]
 

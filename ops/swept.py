@@ -1,13 +1,13 @@
-"""Whether sweeps are done, as a health check of beat: ``python -m ops.swept`` exits 0 or 1."""
+"""Whether sweeps are done: ``python -m viber_courier.ops.swept``, a health check, exits 0 or 1."""
 
 from __future__ import annotations
 
 import os
 import sys
 
-from producers.connection import connect
-from schemas.keys import Keys
-from schemas.settings import Settings
+from viber_courier.schemas.settings import Settings
+from viber_courier.store.connection import connect
+from viber_courier.store.keys import Keys
 
 PATIENCE = 60.0
 """Seconds since the latest sweep, at most."""

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import click
 
-from ops.redis_server import NoServerError, RedisServer
-from schemas.settings import PREFIX, Settings
+from viber_courier.ops.redis_server import NoServerError, RedisServer
+from viber_courier.schemas.settings import PREFIX, Settings
 
 OPS = Path(__file__).parent
 BIN = Path(sys.executable).parent

@@ -8,9 +8,9 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from producers.connection import broker
-from schemas.keys import POLL
-from schemas.settings import Settings
+from viber_courier.schemas.lanes import POLL, queue
+from viber_courier.schemas.settings import Settings
+from viber_courier.store.connection import broker
 
 logger = logging.getLogger(__name__)
 
@@ -18,11 +18,6 @@ EXPIRES = 60
 """Seconds after which a doorbell that no worker took is dropped; the sweep rings again."""
 ENOUGH = 10
 """Doorbells that may wait in a lane's queue before the sweep rings no more there."""
-
-
-def queue(namespace: str, name: str) -> str:
-    """The Celery queue of a lane, or of ``poll`` and ``enqueue`` (contract)."""
-    return f"{namespace}.{name}" if name in (POLL, "enqueue") else f"{namespace}.send.{name}"
 
 
 def task(name: str) -> tuple[str, list[str]]:

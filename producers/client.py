@@ -10,19 +10,22 @@ from typing import Any, NamedTuple
 
 import redis
 
-from producers.bells import Bells
-from producers.connection import StoreUnavailable, connect, named, script, store_errors
-from producers.dead import DeadLetters, Letter
-from producers.record import Record, seen
-from producers.results import Event, read_results
-from schemas.errors import Conflict, EnqueueError, InvalidMessage, QueueFull
-from schemas.event import Change, render, resent
-from schemas.fields import ID, TTL_DEFAULT
-from schemas.keys import LANES, Keys
-from schemas.message import BOUNDED, Campaign, Job, parse_job, shown
-from schemas.settings import Settings
-from schemas.status import DEAD, Reason, Status
-from schemas.stored import digest_of, dumps, pack
+from viber_courier.producers.bells import Bells
+from viber_courier.producers.dead import DeadLetters, Letter
+from viber_courier.producers.results import Event, read_results
+from viber_courier.schemas.encoding import digest_of, dumps
+from viber_courier.schemas.errors import Conflict, EnqueueError, InvalidMessage, QueueFull
+from viber_courier.schemas.event import Change, render, resent
+from viber_courier.schemas.fields import ID, TTL_DEFAULT
+from viber_courier.schemas.instants import millis
+from viber_courier.schemas.lanes import LANES
+from viber_courier.schemas.message import BOUNDED, Campaign, Job, parse_job, shown
+from viber_courier.schemas.settings import Settings
+from viber_courier.schemas.status import DEAD, Reason, Status
+from viber_courier.store.connection import StoreUnavailable, connect, named, store_errors
+from viber_courier.store.keys import Keys
+from viber_courier.store.records import Record, pack, seen
+from viber_courier.store.scripts import script
 
 CHUNK = 500
 """Rows of ``enqueue_many`` that go to Redis in one round trip, and stand or fall together."""
@@ -65,7 +68,7 @@ class Producer:
         self._keys = keys = Keys(settings.namespace)
         self._places = (*keys.lanes, *map(keys.bell, LANES), keys.dead, keys.pace)
         names = ("enqueue", "cancel", "reject", "get")
-        self._scripts = {name: script(self.redis, "producers", name) for name in names}
+        self._scripts = {name: script(self.redis, name) for name in names}
         self.dead = DeadLetters(self.redis, settings, clock, self._store_again)
 
     @classmethod
@@ -258,7 +261,12 @@ class Producer:
         width = 7 + max(map(len, fields))
         args: list[str | int] = [
             *("", keys.record, keys.content, settings.max_queued),
-            *(_ms(settings.bell_ttl), Status.QUEUED, content, _ms(settings.content_retention)),
+            *(
+                millis(settings.bell_ttl),
+                Status.QUEUED,
+                content,
+                millis(settings.content_retention),
+            ),
             *(digest, width, gap),
         ]
         for row, pairs in zip(rows, fields, strict=True):
@@ -301,8 +309,8 @@ class Producer:
                 args=[
                     *(keys.record + record.id, record.id, state.get("n", "0")),
                     *(state.get("attempts", "0"), Status.QUEUED, to, *draft),
-                    *(keys.content + record.id, _ms(settings.retention)),
-                    *(_ms(settings.content_retention), f"{to}:{Reason.BY_REQUEST}"),
+                    *(keys.content + record.id, millis(settings.retention)),
+                    *(millis(settings.content_retention), f"{to}:{Reason.BY_REQUEST}"),
                     *("reason", Reason.BY_REQUEST),
                 ],
             )
@@ -337,7 +345,7 @@ class Producer:
                 keys=[keys.results, keys.counts, keys.dead],
                 args=[
                     *(keys.record + id, id, digest, Status.REJECTED, *draft),
-                    *(_ms(self.settings.retention), f"{Status.REJECTED}:{reason}"),
+                    *(millis(self.settings.retention), f"{Status.REJECTED}:{reason}"),
                     *("reason", reason),
                 ],
             )
@@ -375,7 +383,3 @@ def _fields(row: _Row) -> list[str]:
     if job.metadata:
         fields += ["metadata", dumps(job.metadata)]
     return fields
-
-
-def _ms(seconds: float) -> int:
-    return round(seconds * 1000)

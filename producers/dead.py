@@ -10,15 +10,21 @@ from typing import Any, NamedTuple
 
 import redis
 
-from producers.connection import named, script, store_errors
-from producers.record import Record, seen
-from schemas.errors import ContentGone, DeadLetterError, InvalidMessage, NotDead, Unconfirmed
-from schemas.event import instant
-from schemas.keys import Keys
-from schemas.message import FARTHEST, Job, parse_job
-from schemas.settings import Settings
-from schemas.status import DEAD, Status
-from schemas.stored import merge, unpack
+from viber_courier.schemas.errors import (
+    ContentGone,
+    DeadLetterError,
+    InvalidMessage,
+    NotDead,
+    Unconfirmed,
+)
+from viber_courier.schemas.instants import iso
+from viber_courier.schemas.message import FARTHEST, Job, parse_job
+from viber_courier.schemas.settings import Settings
+from viber_courier.schemas.status import DEAD, Status
+from viber_courier.store.connection import named, store_errors
+from viber_courier.store.keys import Keys
+from viber_courier.store.records import Record, merge, seen, unpack
+from viber_courier.store.scripts import script
 
 CHUNK = 500
 """Letters that one round trip looks at, sends again or drops."""
@@ -81,7 +87,7 @@ class DeadLetters:
         self._redis, self._clock, self._store = client, clock, store
         self._keys = Keys(settings.namespace)
         self._size = min(CHUNK, settings.max_queued or CHUNK)
-        self._scripts = {name: script(client, "producers", name) for name in ("dead", "drop")}
+        self._scripts = {name: script(client, name) for name in ("dead", "drop")}
 
     def list(self, status: str | None = None, reason: str | None = None) -> Iterator[DeadLetter]:
         """Letters on the list as it is now, in the order in which they ended, read in chunks.
@@ -90,7 +96,7 @@ class DeadLetters:
         """
         for chunk in self._chunks(status, reason):
             for found in chunk:
-                ended, has_content = instant(found.score / 1e6), _has_content(found)
+                ended, has_content = iso(found.score / 1e6), _has_content(found)
                 values = seen(found.id, found.fields, 0)
                 yield DeadLetter(**values, ended=ended, has_content=has_content)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import redis
 
-from producers.connection import StoreUnavailable, passes, store_errors
+from viber_courier.store.connection import StoreUnavailable, passes, store_errors
 
 logger = logging.getLogger(__name__)
 

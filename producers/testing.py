@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 import fakeredis
 
-from producers.bells import Bells
-from producers.client import Producer
-from schemas.settings import Settings
+from viber_courier.producers.bells import Bells
+from viber_courier.producers.client import Producer
+from viber_courier.schemas.settings import Settings
 
 
 class SilentBells(Bells):

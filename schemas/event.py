@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
-from schemas.status import Status
+from viber_courier.schemas.instants import iso
+from viber_courier.schemas.status import Status
 
 SOURCE = "viber-courier"
 
@@ -62,7 +62,7 @@ def render(change: Change, namespace: str, now: float) -> Draft:
     return (
         _TO_ID,
         _TO_SUBJECT % (_json(f"{SOURCE}/{namespace}"), change.status),
-        _TO_MESSAGE % instant(now),
+        _TO_MESSAGE % iso(now),
         _TO_PROVIDER % (change.status, "true" if change.final else "false", _json(change.reason)),
         _TO_END
         % (
@@ -82,12 +82,6 @@ def provider_text(id: int | None) -> str:
 def resent(of: str | None) -> dict[str, str] | None:
     """What every event tells of a message that is another one sent again (Change.more)."""
     return {"resendOf": of} if of else None
-
-
-def instant(seconds: float) -> str:
-    """Seconds since 1970 as ISO 8601 in UTC, to the millisecond."""
-    stamp = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
-    return stamp.replace("+00:00", "Z")
 
 
 def _json(value: object) -> str:

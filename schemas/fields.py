@@ -13,8 +13,8 @@ from typing import Any
 
 from marshmallow import RAISE, Schema, ValidationError, fields, validate, validates_schema
 
-from schemas.keys import LANES
-from schemas.stored import dumps
+from viber_courier.schemas.encoding import dumps
+from viber_courier.schemas.lanes import LANES
 
 TTL_DEFAULT = 86400
 """Seconds that a message is tried where the job sets no ``ttlSec``."""

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 from marshmallow import ValidationError
 from marshmallow.fields import Field
 
-from schemas.errors import InvalidMessage
-from schemas.fields import CONTENT, FIELDS_MOST, JOB, OPTIONS, SMS_FIELDS, TTL_DEFAULT
-from schemas.stored import dumps
+from viber_courier.schemas.encoding import dumps
+from viber_courier.schemas.errors import InvalidMessage
+from viber_courier.schemas.fields import CONTENT, FIELDS_MOST, JOB, OPTIONS, SMS_FIELDS, TTL_DEFAULT
 
 FARTHEST = timedelta(days=366)
 """How far ahead ``sendAt`` may lie."""

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from schemas import sentinel
-from schemas.errors import ConfigError
+from viber_courier.schemas import sentinel
+from viber_courier.schemas.errors import ConfigError
 
 PREFIX = "COURIER_"
 FROM_FILE = ("redis_url", "broker_url", "api_url", "api_login", "api_password")
@@ -197,6 +197,12 @@ class Settings:
     def deadline(self) -> float:
         """Seconds that one request to the provider may take in all."""
         return self.connect_timeout + self.read_timeout
+
+    def unsure_policy(self, lane: str) -> str:
+        """``park`` or ``resend``, for a lane's messages that don't say themselves."""
+        if self.on_unsure != "auto":
+            return self.on_unsure
+        return "resend" if lane in ("realtime", "high") else "park"
 
     @property
     def bell_ttl(self) -> float:

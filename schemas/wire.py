@@ -13,9 +13,9 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any, Generic, TypeVar
 
-from schemas.event import SmsState
-from schemas.status import Status
-from schemas.stored import dumps
+from viber_courier.schemas.encoding import dumps
+from viber_courier.schemas.event import SmsState
+from viber_courier.schemas.status import Status
 
 SEND_PATH, STATUS_PATH = "/send", "/status"
 

@@ -24,13 +24,14 @@ import redis
 import requests
 from click.testing import CliRunner, Result
 
-from ops.cli import main
-from ops.redis_server import RedisServer
-from producers import Producer
-from producers.connection import connect
-from producers.testing import SilentBells
-from schemas.settings import Settings
+from viber_courier import Producer
+from viber_courier.ops.cli import main
+from viber_courier.ops.redis_server import RedisServer
+from viber_courier.producers.testing import SilentBells
+from viber_courier.schemas.settings import Settings
+from viber_courier.store.connection import connect
 
+ROOT = Path(__file__).parents[1]
 _numbers = itertools.count(1)
 
 
@@ -96,7 +97,7 @@ class Simulator:
 
     def __init__(self, *options: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "ops.simulator", "--port", "0", *options],
+            [sys.executable, "-m", "viber_courier.ops.simulator", "--port", "0", *options],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
@@ -144,9 +145,9 @@ def simulator(simulator_process: Simulator) -> Simulator:
 
 
 class Worker:
-    """``celery -A worker worker -B`` as supervisor would run it; its log is kept in memory."""
+    """``celery -A viber_courier.worker worker -B`` as a supervisor runs it; keeps its log."""
 
-    COMMAND = (sys.executable, "-m", "celery", "-A", "worker", "worker")
+    COMMAND = (sys.executable, "-m", "celery", "-A", "viber_courier.worker", "worker")
 
     def __init__(
         self,
@@ -316,7 +317,7 @@ class Courier:
     def start(self, *args: str) -> subprocess.Popen[str]:
         """Run a command as a process of its own."""
         return subprocess.Popen(
-            [sys.executable, "-c", "from ops.cli import main; main()", *args],
+            [sys.executable, "-c", "from viber_courier.ops.cli import main; main()", *args],
             env={**os.environ, **self.env},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -360,3 +361,16 @@ def events_of(client: redis.Redis, settings: Settings, id: str | None = None) ->
     entries: Any = client.xrange(f"{{{settings.namespace}}}:results")
     events = [json.loads(fields["event"]) for _, fields in entries]
     return [event for event in events if id in (None, event["subject"])]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_file_is_loaded_under_two_names() -> Iterator[None]:
+    """As ``viber_courier.worker.send`` and as ``worker.send``; looked at after all tests."""
+    yield
+    names = defaultdict[str, list[str]](list)
+    for name, module in list(sys.modules.items()):
+        file = Path(getattr(module, "__file__", None) or "/").resolve()
+        if file.is_relative_to(ROOT) and ".venv" not in file.parts:
+            names[str(file)].append(name)
+    assert names, "none of our modules is loaded: this looks in the wrong place"
+    assert not {file: found for file, found in names.items() if len(found) > 1}

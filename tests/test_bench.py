@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from ops.bench.figures import Row, Values, quantile, spread
-from ops.bench.report import line
-from schemas.wire import read_send, read_status, send_body, status_body
+from viber_courier.ops.bench.figures import Row, Values, quantile, spread
+from viber_courier.ops.bench.report import line
+from viber_courier.schemas.wire import read_send, read_status, send_body, status_body
 
 
 def row(ours: list[float], goal: float, sign: str, peer: list[float] | None = None) -> Row:
@@ -16,7 +16,7 @@ def row(ours: list[float], goal: float, sign: str, peer: list[float] | None = No
 
 def test_the_double_answers_what_the_worker_can_read() -> None:
     pytest.importorskip("uvloop", reason="extra bench")
-    from ops.bench.provider import Book
+    from viber_courier.ops.bench.provider import Book
 
     book, text = Book(), 'a quoted "address" is no message'
     messages = [{"address": f"7925000000{n}", "content": {"text": text}} for n in range(3)]

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from schemas.settings import Settings
-from worker.breaker import Shown, after_request, after_statuses, resent_by_default
-from worker.outcome import (
+from viber_courier.schemas.settings import Settings
+from viber_courier.store.gate import Shown, resent_by_default
+from viber_courier.worker.breaker import after_request, after_statuses
+from viber_courier.worker.outcome import (
     Accepted,
     Again,
     Blocked,

@@ -9,7 +9,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from ops.cli import COMMANDS, main
+from viber_courier.ops.cli import COMMANDS, main
 
 
 def test_help_lists_every_command_with_its_line() -> None:
@@ -21,7 +21,8 @@ def test_help_lists_every_command_with_its_line() -> None:
 
 
 def test_help_imports_no_command() -> None:
-    code = "import sys; from ops.cli import main; main(['--help'], standalone_mode=False);"
+    code = "import sys; from viber_courier.ops.cli import main;"
+    code += "main(['--help'], standalone_mode=False);"
     code += "print(*sys.modules, file=sys.stderr)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"aiohttp", "rich", "celery", "redis", "requests"} & set(found.stderr.split())

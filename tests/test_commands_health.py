@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from celery.utils.nodenames import worker_direct
 
-from ops.commands import findings, health
-from producers import Producer
-from schemas.keys import Keys
 from tests.conftest import Courier, Simulator, Start, free_port, text_job, wait_for
-from worker.outcome import Again, Blocked, NotSent, Statuses
+from viber_courier import Producer
+from viber_courier.ops.commands import findings, health
+from viber_courier.store.keys import Keys
+from viber_courier.worker.outcome import Again, Blocked, NotSent, Statuses
 
 WELL = {
     **{"redis_version": "7.0.15", "aof_enabled": 1, "maxmemory_policy": "noeviction"},

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from ops.commands.looking import mask
-from ops.commands.top import rates
-from producers import Producer
-from schemas.keys import Keys
 from tests.conftest import Courier, common_job, iso_in, text_job, wait_for
+from viber_courier import Producer
+from viber_courier.ops.commands.looking import mask
+from viber_courier.ops.commands.top import rates
+from viber_courier.store.keys import Keys
 
 
 @pytest.fixture
@@ -176,7 +176,8 @@ def test_whatever_it_is_called_with_errors_are_lines(
         [
             "bash",
             "-c",
-            f"{shlex.quote(sys.executable)} -c 'from ops.cli import main; main()' {command}",
+            f"{shlex.quote(sys.executable)} -c "
+            f"'from viber_courier.ops.cli import main; main()' {command}",
         ],
         env={**os.environ, **courier.env, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"},
         capture_output=True,

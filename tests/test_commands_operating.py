@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from producers import InvalidMessage, Producer
-from schemas.keys import LANES, Keys
 from tests.conftest import Courier, text_job
-from worker.lease import Lease
-from worker.store import Store
+from viber_courier import InvalidMessage, Producer
+from viber_courier.schemas.lanes import LANES
+from viber_courier.store.keys import Keys
+from viber_courier.store.leases import Lease, Store
 
 
 @pytest.fixture

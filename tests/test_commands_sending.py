@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from ops.redis_server import RedisServer
-from producers import Producer
-from schemas.keys import Keys
 from tests.conftest import Courier, common_job, free_port, iso_in, text_job, wait_for
+from viber_courier import Producer
+from viber_courier.ops.redis_server import RedisServer
+from viber_courier.store.keys import Keys
 
 COMMON = common_job(priority="low", sendAt=iso_in(86400))
 

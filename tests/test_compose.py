@@ -18,11 +18,11 @@ import redis
 import yaml
 from celery.bin.worker import worker as worker_command
 
-from ops.cli import COMMANDS
-from ops.redis_server import find_server
-from schemas.keys import LANES
-from schemas.settings import FROM_FILE, PREFIX, Settings
 from tests.conftest import free_port
+from viber_courier.ops.cli import COMMANDS
+from viber_courier.ops.redis_server import find_server
+from viber_courier.schemas.lanes import LANES
+from viber_courier.schemas.settings import FROM_FILE, PREFIX, Settings
 
 ROOT = Path(__file__).parent.parent
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))

@@ -14,10 +14,11 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from ops.redis_server import RedisServer
-from producers.connection import Script, broker, connect
-from schemas.sentinel import Sentinels, parse
 from tests.faults.parts import Proxy
+from viber_courier.ops.redis_server import RedisServer
+from viber_courier.schemas.sentinel import Sentinels, parse
+from viber_courier.store.connection import broker, connect
+from viber_courier.store.scripts import Script
 
 
 def test_a_sentinel_url_is_read_whole() -> None:
@@ -103,7 +104,8 @@ def test_a_signal_whose_handler_raises_breaks_nothing(redis_server: RedisServer)
     # Given a program in which a signal's handler raises, as Ctrl-C's does, again and again
     program = f"""
 import random, signal
-from producers.connection import Script, connect
+from viber_courier.store.connection import connect
+from viber_courier.store.scripts import Script
 
 def interrupt(*_):
     raise KeyboardInterrupt
@@ -188,7 +190,8 @@ def test_interruptions_leave_no_connections_behind(redis_server: RedisServer) ->
     # Given a program whose signal's handler raises at any time, also between question and answer
     program = f"""
 import gc, random, signal
-from producers.connection import Script, connect
+from viber_courier.store.connection import connect
+from viber_courier.store.scripts import Script
 
 def interrupt(*_):
     raise KeyboardInterrupt
@@ -220,7 +223,7 @@ def test_a_process_forked_while_a_thread_connects_goes_on(redis_server: RedisSer
     # Given threads that make their connections while their process forks
     program = f"""
 import faulthandler, os, threading
-from producers.connection import connect
+from viber_courier.store.connection import connect
 
 connect("{redis_server.url}").ping()  # imports what redis-py imports late: Python's lock, not ours
 for _ in range(30):

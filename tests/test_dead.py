@@ -14,25 +14,6 @@ from typing import Any
 import pytest
 import redis
 
-from ops.redis_server import RedisServer
-from producers import (
-    ContentGone,
-    CourierError,
-    DeadLetter,
-    NotDead,
-    Producer,
-    QueueFull,
-    Resent,
-    StoreUnavailable,
-    Unconfirmed,
-)
-from producers.connection import connect
-from producers.testing import SilentBells, memory_producer
-from schemas.errors import InvalidMessage
-from schemas.keys import LANES
-from schemas.settings import Settings
-from schemas.status import DEAD
-from schemas.wire import STATES, StatusEntry
 from tests.conftest import (
     Clock,
     Simulator,
@@ -43,13 +24,33 @@ from tests.conftest import (
     text_job,
     wait_for,
 )
-from worker.lease import Lease
-from worker.outcome import Accepted, Outcome, Refused, Unsure
-from worker.policy import SECOND, Waiting, after_send, triage
-from worker.poll import Poller
-from worker.send import Sender
-from worker.store import Move, Store
-from worker.tracking import after_poll
+from viber_courier import (
+    ContentGone,
+    CourierError,
+    DeadLetter,
+    NotDead,
+    Producer,
+    QueueFull,
+    Resent,
+    StoreUnavailable,
+    Unconfirmed,
+)
+from viber_courier.ops.redis_server import RedisServer
+from viber_courier.producers.testing import SilentBells, memory_producer
+from viber_courier.schemas.errors import InvalidMessage
+from viber_courier.schemas.instants import SECOND
+from viber_courier.schemas.lanes import LANES
+from viber_courier.schemas.settings import Settings
+from viber_courier.schemas.status import DEAD
+from viber_courier.schemas.wire import STATES, StatusEntry
+from viber_courier.store.connection import connect
+from viber_courier.store.leases import Lease, Move, Store
+from viber_courier.store.records import Waiting
+from viber_courier.worker.outcome import Accepted, Outcome, Refused, Unsure
+from viber_courier.worker.policy import after_send, triage
+from viber_courier.worker.poll import Poller
+from viber_courier.worker.send import Sender
+from viber_courier.worker.tracking import after_poll
 
 SECRET, TEXT = "79251234567", "Код 1234 🙂"
 DAY = 86400

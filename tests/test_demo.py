@@ -18,8 +18,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from ops.demo import Show
-from ops.demo_app import (
+from tests.conftest import wait_for
+from viber_courier.ops.demo import Show
+from viber_courier.ops.demo_app import (
     CHECKS,
     ENDS,
     App,
@@ -29,9 +30,8 @@ from ops.demo_app import (
     funnel,
     read_recipients,
 )
-from ops.simulator_rules import ENDINGS
-from producers.testing import memory_producer
-from tests.conftest import wait_for
+from viber_courier.ops.simulator_rules import ENDINGS
+from viber_courier.producers.testing import memory_producer
 
 HOSTILE = {  # an installation of the caller's own, which the demo must not touch
     "COURIER_REDIS_URL": "redis://you-forgot-the-demo.invalid/0",
@@ -153,9 +153,9 @@ def test_a_worker_that_dies_is_told(demo: Demo) -> None:
 
 
 def test_without_a_server_it_says_what_to_install(tmp_path: Path) -> None:
-    code = "import ops.redis_server as r; r.shutil.which = lambda name: None;"
+    code = "import viber_courier.ops.redis_server as r; r.shutil.which = lambda name: None;"
     code += "r.importlib.util.find_spec = lambda name: None;"
-    code += "from ops.cli import main; main(['demo'])"
+    code += "from viber_courier.ops.cli import main; main(['demo'])"
     env = {**os.environ, "TMPDIR": str(tmp_path)}
     command = [sys.executable, "-c", code]
     found = subprocess.run(command, env=env, capture_output=True, text=True, timeout=30)

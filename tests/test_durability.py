@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from ops.redis_server import RedisServer
 from tests.conftest import free_port, wait_for
-from worker.durability import dangers
+from viber_courier.ops.redis_server import RedisServer
+from viber_courier.store.durability import dangers
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,18 @@ def test_a_worker_refuses_such_a_redis_unless_told_otherwise(tmp_path: Path) -> 
         "COURIER_API_PASSWORD": "111111",
         "COURIER_API_URL": "http://127.0.0.1:9",
     }
-    command = [sys.executable, "-m", "celery", "-A", "worker", "worker", "-P", "solo", "-l", "INFO"]
+    command = [
+        sys.executable,
+        "-m",
+        "celery",
+        "-A",
+        "viber_courier.worker",
+        "worker",
+        "-P",
+        "solo",
+        "-l",
+        "INFO",
+    ]
     try:
         run = subprocess.run(
             command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False

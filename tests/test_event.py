@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.event import Change, SmsState, instant, provider_text, render
-from schemas.status import Reason, Status
+from viber_courier.schemas.event import Change, SmsState, provider_text, render
+from viber_courier.schemas.instants import iso
+from viber_courier.schemas.status import Reason, Status
 
 AT = 1795428000.123
 BARE = Change(status=Status.EXPIRED, final=True, reason=Reason.TTL)
@@ -19,7 +20,7 @@ BARE = Change(status=Status.EXPIRED, final=True, reason=Reason.TTL)
 def complete(
     change: Change, number: int = 1, provider_id: int | None = None, namespace: str = "courier"
 ) -> str:
-    """The event's text as the script completes it (producers/move.lua), of message "m"."""
+    """The event's text as the script completes it (store/lua/lib/move.lua), of message "m"."""
     a, b, c, d, e = render(change, namespace, AT)
     return f"{a}m:{number}{b}m{c}m{d}{provider_text(provider_id)}{e}"
 
@@ -107,7 +108,7 @@ def test_a_rejected_event_carries_what_was_asked_and_why() -> None:
     ],
 )
 def test_an_instant_is_utc_to_the_millisecond(seconds: float, text: str) -> None:
-    assert instant(seconds) == text
+    assert iso(seconds) == text
 
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)

@@ -19,17 +19,17 @@ import redis
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from ops.exporter import CourierCollector
-from ops.redis_server import RedisServer
-from producers import Producer
-from producers.connection import connect
-from producers.testing import SilentBells
-from schemas.keys import LANES, Keys
-from schemas.metrics import observed
-from schemas.settings import Settings
 from tests.conftest import Start, common_job, ends, free_port, iso_in, text_job
-from worker.lease import Lease
-from worker.store import Store
+from viber_courier import Producer
+from viber_courier.ops.exporter import CourierCollector
+from viber_courier.ops.redis_server import RedisServer
+from viber_courier.producers.testing import SilentBells
+from viber_courier.schemas.lanes import LANES
+from viber_courier.schemas.metrics import observed
+from viber_courier.schemas.settings import Settings
+from viber_courier.store.connection import connect
+from viber_courier.store.keys import Keys
+from viber_courier.store.leases import Lease, Store
 
 DOCS = Path(__file__).parents[1] / "docs"
 PHONE = "79250001234"
@@ -327,7 +327,13 @@ class Exporter:
 
     def __init__(self, env: dict[str, str], *options: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", "from ops.cli import main; main()", "exporter", *options],
+            [
+                sys.executable,
+                "-c",
+                "from viber_courier.ops.cli import main; main()",
+                "exporter",
+                *options,
+            ],
             env={**os.environ, **env},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

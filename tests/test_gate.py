@@ -7,13 +7,15 @@ from typing import Any
 import pytest
 import redis
 
-from producers import Producer
-from producers.testing import SilentBells
-from schemas.settings import Settings
-from schemas.status import Status
 from tests.conftest import Clock, common_job, events_of, text_job
-from worker.breaker import after_statuses
-from worker.outcome import (
+from viber_courier import Producer
+from viber_courier.producers.testing import SilentBells
+from viber_courier.schemas.settings import Settings
+from viber_courier.schemas.status import Status
+from viber_courier.store.leases import Move, Store, Write
+from viber_courier.store.records import Step
+from viber_courier.worker.breaker import after_statuses
+from viber_courier.worker.outcome import (
     Accepted,
     Again,
     Blocked,
@@ -25,10 +27,8 @@ from worker.outcome import (
     StatusOutcome,
     Unsure,
 )
-from worker.policy import Step
-from worker.poll import Poller
-from worker.send import Sender
-from worker.store import Move, Store, Write
+from viber_courier.worker.poll import Poller
+from viber_courier.worker.send import Sender
 
 
 class Provider:
@@ -178,8 +178,8 @@ def test_failures_of_requests_begun_before_it_closed_do_not_raise_its_step(
     house.provider.outcome = Unsure("ReadTimeout")
     leases = [one.claim("low", answered=True) for _ in ids]
     held = [one.begin(lease, lease.messages) for lease in leases if lease]
-    from worker.breaker import after_request
-    from worker.policy import after_send
+    from viber_courier.worker.breaker import after_request
+    from viber_courier.worker.policy import after_send
 
     for lease in held:
         (message,) = lease.messages

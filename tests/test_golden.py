@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from schemas.message import parse_job
-from schemas.status import Status
-from schemas.wire import (
+from viber_courier.schemas.message import parse_job
+from viber_courier.schemas.status import Status
+from viber_courier.schemas.wire import (
     Malformed,
     Reply,
     SendEntry,
@@ -20,8 +20,8 @@ from schemas.wire import (
     sms_leg,
     status_body,
 )
-from worker.batching import expand, factor, wire_message
-from worker.policy import Waiting
+from viber_courier.store.records import Waiting
+from viber_courier.worker.batching import expand, factor, wire_message
 
 GOLDEN = Path(__file__).parent / "golden"
 NOW = 1_795_430_400.0

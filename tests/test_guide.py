@@ -14,10 +14,10 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from ops.cli import COMMANDS, main
-from ops.commands.terminal import Command
-from producers import Producer
 from tests.conftest import Simulator, Start, wait_for
+from viber_courier import Producer
+from viber_courier.ops.cli import COMMANDS, main
+from viber_courier.ops.commands.terminal import Command
 
 DOCS = Path(__file__).parents[1] / "docs"
 MARK = "<!-- commands -->\n"

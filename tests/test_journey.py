@@ -1,4 +1,4 @@
-"""Whole journeys: an app, Redis, ``celery -A worker worker -B``, a provider over HTTP, events."""
+"""Whole journeys: an app, Redis, a worker with beat, a provider over HTTP, events."""
 
 from __future__ import annotations
 
@@ -13,9 +13,6 @@ import pytest
 import redis
 from celery import Celery
 
-from ops.redis_server import RedisServer
-from producers import Producer
-from schemas.settings import Settings
 from tests.conftest import (
     Simulator,
     Start,
@@ -29,6 +26,9 @@ from tests.conftest import (
     text_job,
     wait_for,
 )
+from viber_courier import Producer
+from viber_courier.ops.redis_server import RedisServer
+from viber_courier.schemas.settings import Settings
 
 ENDINGS = {
     "10": ("delivered", None),
@@ -271,7 +271,8 @@ def test_a_beat_whose_clock_is_minutes_slow_is_a_beat_all_the_same(
     slow = """
 import sys; from datetime import timedelta; from celery.app.base import Celery
 now = Celery.now; Celery.now = lambda self: now(self) - timedelta(seconds=180)
-from celery.__main__ import main; sys.argv = ["celery", "-A", "worker", "beat"]; main()
+from celery.__main__ import main
+sys.argv = ["celery", "-A", "viber_courier.worker", "beat"]; main()
 """
     beat = subprocess.Popen(
         [sys.executable, "-c", slow],
@@ -296,7 +297,7 @@ def test_a_beat_without_workers_fills_no_queue(
     app.redis.rpush(queue, *["an old doorbell"] * 20)
     app.enqueue(text_job(sendAt=iso_in(0.3)))
     beat = subprocess.Popen(
-        [sys.executable, "-m", "celery", "-A", "worker", "beat"],
+        [sys.executable, "-m", "celery", "-A", "viber_courier.worker", "beat"],
         env={**os.environ, **system_env},
         cwd=tmp_path,
         stderr=subprocess.DEVNULL,

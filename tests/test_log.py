@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from producers import Producer
 from tests.conftest import Start, ends, log_lines, text_job, wait_for
-from worker.log import set_up
+from viber_courier import Producer
+from viber_courier.worker.log import set_up
 
 
 class Terminal(io.StringIO):
@@ -28,7 +28,10 @@ class Terminal(io.StringIO):
 def written(stream: io.StringIO) -> Iterator[io.StringIO]:
     handler = logging.StreamHandler(stream)
     handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
-    loggers = [logging.getLogger(f"{name}.test") for name in ("worker.send", "celery.app.trace")]
+    loggers = [
+        logging.getLogger(f"{name}.test")
+        for name in ("viber_courier.worker.send", "celery.app.trace")
+    ]
     for logger in loggers:
         logger.handlers, logger.propagate = [handler], False
         set_up(logger)  # twice for the handler: once must be enough
@@ -51,7 +54,7 @@ def fail(**more: Any) -> None:
     try:
         raise KeyError("x")
     except KeyError:
-        logging.getLogger("worker.send.test").exception("failed", extra=more)
+        logging.getLogger("viber_courier.worker.send.test").exception("failed", extra=more)
 
 
 # --- on a terminal --------------------------------------------------------------------------------
@@ -59,12 +62,14 @@ def fail(**more: Any) -> None:
 
 def test_our_lines_show_their_data(terminal: io.StringIO) -> None:
     more = {"reason": "error-auth", "what": "send", "messages": 3}
-    logging.getLogger("worker.send.test").error("paused", extra=more)
+    logging.getLogger("viber_courier.worker.send.test").error("paused", extra=more)
     assert terminal.getvalue() == "ERROR paused messages=3 reason=error-auth what=send\n"
 
 
 def test_a_value_stays_in_its_line(terminal: io.StringIO) -> None:
-    logging.getLogger("worker.send.test").error("odd", extra={"code": "error-x\nERROR paused"})
+    logging.getLogger("viber_courier.worker.send.test").error(
+        "odd", extra={"code": "error-x\nERROR paused"}
+    )
     assert terminal.getvalue() == "ERROR odd code='error-x\\nERROR paused'\n"
 
 
@@ -85,14 +90,14 @@ def test_a_traceback_comes_after_the_data(terminal: io.StringIO) -> None:
 
 def test_elsewhere_a_line_is_an_object(file: io.StringIO) -> None:
     more = {"reason": "odd\n\udc80 'Код'", "messages": 3, "seconds": 0.21, "text": "not this"}
-    logging.getLogger("worker.send.test").error("paused", extra=more)
+    logging.getLogger("viber_courier.worker.send.test").error("paused", extra=more)
     (line,) = file.getvalue().splitlines()
     found = json.loads(line)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", found.pop("time"))
     assert isinstance(found.pop("process"), int)
     assert found == {
         "level": "ERROR",
-        "logger": "worker.send.test",
+        "logger": "viber_courier.worker.send.test",
         "text": "paused",
         "reason": "odd\n\udc80 'Код'",
         "messages": 3,
@@ -119,8 +124,8 @@ def test_a_traceback_is_a_field(file: io.StringIO) -> None:
 BROKEN = """
 import os, sys
 os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what Celery has to say to people
-import worker.celery
-from worker.send import Sender
+import viber_courier.worker.celery
+from viber_courier.worker.send import Sender
 real = Sender.serve
 def serve(self, lane):
     print("said to nobody")
@@ -139,7 +144,7 @@ def test_each_line_of_a_real_worker_is_an_object(
 ) -> None:
     # Given a worker that logs all that it can, stumbles over a bug, prints, and has a beat in it
     (tmp_path / "broken.py").write_text(BROKEN)
-    command = (sys.executable, str(tmp_path / "broken.py"), "-A", "worker", "worker")
+    command = (sys.executable, str(tmp_path / "broken.py"), "-A", "viber_courier.worker", "worker")
     # (what is said before Celery has set up logging is plain: here that it is run by root)
     worker = start_worker("-l", "DEBUG", command=command, PYTHONWARNINGS="ignore")
     # When it sends, fails and ends
@@ -153,7 +158,7 @@ def test_each_line_of_a_real_worker_is_an_object(
     lines = [json.loads(line) for line in worker.lines]
     assert all({"time", "level", "logger", "process", "text"} <= line.keys() for line in lines)
     names = {line["logger"].partition(".")[0] for line in lines}
-    assert {"celery", "worker", "kombu"} <= names
+    assert {"celery", "viber_courier", "kombu"} <= names
     sent = next(line for line in lines if line["text"] == "request sent")
     assert (sent["messages"], sent["accepted"]) == (1, 1)
     assert sent["bytes"] > 100 and 0 < sent["seconds"] < 5

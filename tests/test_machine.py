@@ -11,20 +11,20 @@ from hypothesis import settings as how
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from producers import NotDead, Producer, Unconfirmed
-from producers.testing import SilentBells
-from schemas.event import SmsState
-from schemas.settings import Settings
-from schemas.status import DEAD, NEXT, Status, is_final
-from schemas.wire import STATES, StatusEntry
 from tests.conftest import Clock, text_job
-from worker.lease import Lease
-from worker.outcome import Accepted, Again, Blocked, NotSent, Outcome, Refused, Unsure
-from worker.policy import Waiting, after_send, triage
-from worker.poll import Poller
-from worker.send import Sender
-from worker.store import Move, Store
-from worker.tracking import Watched, after_failed_poll, after_poll
+from viber_courier import NotDead, Producer, Unconfirmed
+from viber_courier.producers.testing import SilentBells
+from viber_courier.schemas.event import SmsState
+from viber_courier.schemas.settings import Settings
+from viber_courier.schemas.status import DEAD, NEXT, Status, is_final
+from viber_courier.schemas.wire import STATES, StatusEntry
+from viber_courier.store.leases import Lease, Move, Store
+from viber_courier.store.records import Waiting, Watched
+from viber_courier.worker.outcome import Accepted, Again, Blocked, NotSent, Outcome, Refused, Unsure
+from viber_courier.worker.policy import after_send, triage
+from viber_courier.worker.poll import Poller
+from viber_courier.worker.send import Sender
+from viber_courier.worker.tracking import after_failed_poll, after_poll
 
 CHANCE = st.sampled_from([0.0, 0.5, 1.0])
 OUTCOMES = st.sampled_from(

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.errors import InvalidMessage
-from schemas.message import Campaign, Job, parse_job
 from tests.conftest import text_job
+from viber_courier.schemas.errors import InvalidMessage
+from viber_courier.schemas.message import Campaign, Job, parse_job
 
 NOW = 1_795_430_400.0  # 2026-11-23T10:40:00Z
 ABSENT = object()

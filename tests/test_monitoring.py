@@ -12,12 +12,12 @@ import click
 import pytest
 import yaml
 
-from ops.cli import COMMANDS, main
-from ops.metrics import Seen, families
-from ops.redis_server import RedisServer
-from producers.bells import queue
-from producers.connection import connect
-from schemas.keys import LANES, POLL, Keys
+from viber_courier.ops.cli import COMMANDS, main
+from viber_courier.ops.metrics import Seen, families
+from viber_courier.ops.redis_server import RedisServer
+from viber_courier.schemas.lanes import LANES, POLL, queue
+from viber_courier.store.connection import connect
+from viber_courier.store.keys import Keys
 
 ROOT = Path(__file__).parents[1]
 GRAFANA = ROOT / "ops" / "grafana"
@@ -204,7 +204,10 @@ def test_each_redis_command_of_the_runbook_is_one(
 def test_the_runbook_names_queues_and_log_lines_that_exist() -> None:
     known = {queue("courier", name) for name in (POLL, "enqueue", *LANES)}
     assert set(re.findall(r"\bcourier\.\w+(?:\.\w+)*", RUNBOOK)) <= known
-    source = "".join(path.read_text() for path in (ROOT / "worker").glob("*.py"))
+    source = "".join(
+        path.read_text()
+        for path in [*(ROOT / "worker").glob("*.py"), *(ROOT / "store").glob("*.py")]
+    )
     for text in (
         "code not in the provider's document",
         "odd status entries",

@@ -11,16 +11,16 @@ import redis
 from celery import Celery
 from celery.utils.nodenames import worker_direct
 
-from producers import Producer
-from schemas.keys import LANES, Keys
-from schemas.metrics import BOUNDS, bucket, observed
-from schemas.settings import Settings
-from schemas.status import Status
 from tests.conftest import Clock, Simulator, Start, common_job, iso_in, text_job, wait_for
-from worker.breaker import Shown
-from worker.lease import Lease
-from worker.policy import Step
-from worker.store import Move, Store, Write
+from viber_courier import Producer
+from viber_courier.schemas.lanes import LANES
+from viber_courier.schemas.metrics import BOUNDS, bucket, observed
+from viber_courier.schemas.settings import Settings
+from viber_courier.schemas.status import Status
+from viber_courier.store.gate import Shown
+from viber_courier.store.keys import Keys
+from viber_courier.store.leases import Lease, Move, Store, Write
+from viber_courier.store.records import Step
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from schemas.status import NEXT, Status
 from tests.faults.chaos import oracle
 from tests.faults.chaos.oracle import Act, Asked, Cancel, Conditions, Ledgers, Verdict, judge
+from viber_courier.schemas.status import NEXT, Status
 
 Json = dict[str, Any]
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC).timestamp()

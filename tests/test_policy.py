@@ -9,14 +9,22 @@ from hypothesis import given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
 
-from schemas.settings import Settings
-from schemas.status import Reason, Status
-from worker.outcome import Accepted, Again, Blocked, NotSent, Outcome, Refused, Spoiled, Unsure
-from worker.policy import (
-    SECOND,
+from viber_courier.schemas.instants import SECOND
+from viber_courier.schemas.settings import Settings
+from viber_courier.schemas.status import Reason, Status
+from viber_courier.store.records import Step, Waiting
+from viber_courier.worker.outcome import (
+    Accepted,
+    Again,
+    Blocked,
+    NotSent,
+    Outcome,
+    Refused,
+    Spoiled,
+    Unsure,
+)
+from viber_courier.worker.policy import (
     TRACKING_MOST,
-    Step,
-    Waiting,
     after_send,
     backoff,
     give_up,

@@ -20,14 +20,21 @@ from typing import Any
 import pytest
 import redis
 
-from ops.redis_server import RedisServer
-from producers import ConfigError, Conflict, InvalidMessage, Producer, QueueFull, StoreUnavailable
-from producers.client import CHUNK
-from producers.connection import connect
-from producers.testing import SilentBells, memory_producer
-from schemas.settings import Settings
 from tests.conftest import common_job, events_of, free_port, text_job
-from worker.intake import take
+from viber_courier import (
+    ConfigError,
+    Conflict,
+    InvalidMessage,
+    Producer,
+    QueueFull,
+    StoreUnavailable,
+)
+from viber_courier.ops.redis_server import RedisServer
+from viber_courier.producers.client import CHUNK
+from viber_courier.producers.testing import SilentBells, memory_producer
+from viber_courier.schemas.settings import Settings
+from viber_courier.store.connection import connect
+from viber_courier.worker.intake import take
 
 BULK = common_job(priority="low")
 
@@ -152,7 +159,7 @@ def test_rows_that_raise_leave_full_chunks_and_what_was_to_be_told_of_them(
 def test_a_campaign_may_be_enqueued_while_the_interpreter_ends() -> None:
     program = """
 import atexit
-from producers.testing import memory_producer
+from viber_courier.producers.testing import memory_producer
 from tests.conftest import common_job
 
 producer = memory_producer()

@@ -24,12 +24,12 @@ from hypothesis import given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
 
-from schemas import wire
-from schemas.settings import Settings
-from schemas.wire import send_body
 from tests.conftest import Simulator, free_port, wait_for
-from worker import provider as module
-from worker.outcome import (
+from viber_courier.schemas import wire
+from viber_courier.schemas.settings import Settings
+from viber_courier.schemas.wire import send_body
+from viber_courier.worker import provider as module
+from viber_courier.worker.outcome import (
     Accepted,
     Again,
     Blocked,
@@ -40,7 +40,7 @@ from worker.outcome import (
     Statuses,
     Unsure,
 )
-from worker.provider import (
+from viber_courier.worker.provider import (
     Answer,
     Provider,
     canonical,

@@ -7,13 +7,12 @@ from typing import Any
 import pytest
 import redis
 
-from producers import Producer
-from producers.testing import SilentBells
-from schemas.settings import Settings
 from tests.conftest import Clock, common_job
-from worker.lease import Later, Lease
-from worker.shift import leases
-from worker.store import Store
+from viber_courier import Producer
+from viber_courier.producers.testing import SilentBells
+from viber_courier.schemas.settings import Settings
+from viber_courier.store.leases import Later, Lease, Store
+from viber_courier.worker.shift import leases
 
 
 class Stopped(Clock):

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from producers import Producer
-from schemas.settings import PREFIX, Settings
-from schemas.status import Status, is_final
 from tests.conftest import Simulator, Start, text_job, wait_for
+from viber_courier import Producer
+from viber_courier.schemas.settings import PREFIX, Settings
+from viber_courier.schemas.status import Status, is_final
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -134,7 +134,11 @@ def test_links_and_files_that_are_named_exist(path: Path) -> None:
     text = path.read_text()
     for target in re.findall(r"\]\((?!http)([^)#]+)", text):
         assert (path.parent / target).exists(), target
-    for named in re.findall(r"`((?:schemas|producers|worker|ops|tests|docs)/[\w./-]+\.\w+)`", text):
+    if (path.parent.name == "decisions" and path.name < "0016") or path.name == "CHANGELOG.md":
+        return  # written when files had the names of then
+    for named in re.findall(
+        r"`((?:viber_courier|schemas|store|producers|worker|ops|tests|docs)/[\w./-]+\.\w+)`", text
+    ):
         assert (ROOT / named).exists(), named
 
 

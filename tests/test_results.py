@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import redis
 
-from ops.redis_server import RedisServer
-from producers import Producer, StoreUnavailable
-from producers import results as results_module
-from producers.testing import SilentBells
-from schemas.settings import Settings
 from tests.conftest import free_port, text_job, wait_for
+from viber_courier import Producer, StoreUnavailable
+from viber_courier.ops.redis_server import RedisServer
+from viber_courier.producers import results as results_module
+from viber_courier.producers.testing import SilentBells
+from viber_courier.schemas.settings import Settings
 
 
 def cancelled(producer: Producer, count: int) -> list[str]:

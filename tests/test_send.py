@@ -9,16 +9,15 @@ from typing import Any
 import pytest
 import redis
 
-from producers import Producer
-from producers.testing import SilentBells
-from schemas.settings import Settings
 from tests.conftest import Clock, common_job, events_of, text_job
-from worker import send as send_module
-from worker.lease import Lease
-from worker.outcome import Accepted, Outcome, Spoiled
-from worker.policy import Waiting
-from worker.send import Sender, budget, task_limit
-from worker.store import Store
+from viber_courier import Producer
+from viber_courier.producers.testing import SilentBells
+from viber_courier.schemas.settings import Settings
+from viber_courier.store.leases import Lease, Store
+from viber_courier.store.records import Waiting
+from viber_courier.worker import send as send_module
+from viber_courier.worker.outcome import Accepted, Outcome, Spoiled
+from viber_courier.worker.send import Sender, budget, task_limit
 
 
 class Post:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from schemas.errors import ConfigError
-from schemas.settings import Settings
+from viber_courier.schemas.errors import ConfigError
+from viber_courier.schemas.settings import Settings
 
 FILED = ("REDIS_URL", "BROKER_URL", "API_LOGIN", "API_PASSWORD")
 HTTP = (

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import requests
 
-from ops import simulator_rules as rules
+from viber_courier.ops import simulator_rules as rules
 
 GOLDEN = Path(__file__).parent / "golden"
 ROOT = Path(__file__).parent.parent
@@ -67,7 +67,7 @@ class Client:
 
 @contextmanager
 def running(*options: str, env: dict[str, str] | None = None) -> Iterator[tuple[Any, Client]]:
-    command = [sys.executable, "-m", "ops.simulator", "--port", "0", *options]
+    command = [sys.executable, "-m", "viber_courier.ops.simulator", "--port", "0", *options]
     process = subprocess.Popen(
         command,
         cwd=ROOT,

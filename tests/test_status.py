@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from schemas.status import NEXT, TRACKED, Reason, Status, is_final
+from viber_courier.schemas.status import NEXT, TRACKED, Reason, Status, is_final
 
 S = Status
 FINAL = {

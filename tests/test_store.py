@@ -10,17 +10,16 @@ from typing import Any
 import pytest
 import redis
 
-from producers import Producer
-from producers.testing import SilentBells
-from schemas.settings import Settings
-from schemas.status import Status
-from schemas.stored import merge
 from tests.conftest import Clock, common_job, events_of, iso_in, text_job
-from worker.lease import Lease
-from worker.outcome import Accepted, Again, NotSent, Outcome, Refused, Unsure
-from worker.policy import Waiting, triage
-from worker.send import Sender, Tally
-from worker.store import Move, Store, Write
+from viber_courier import Producer
+from viber_courier.producers.testing import SilentBells
+from viber_courier.schemas.settings import Settings
+from viber_courier.schemas.status import Status
+from viber_courier.store.leases import Lease, Move, Store, Write
+from viber_courier.store.records import Waiting, merge
+from viber_courier.worker.outcome import Accepted, Again, NotSent, Outcome, Refused, Unsure
+from viber_courier.worker.policy import triage
+from viber_courier.worker.send import Sender, Tally
 
 SEND = "{{{}}}:lane:high:0"
 
@@ -438,7 +437,7 @@ def test_an_unsure_answer_parks_or_resends(producer: Producer, desk: Desk, clock
 
 
 def test_records_stay_small(redis_server: Any, settings: Settings) -> None:
-    from producers.connection import connect
+    from viber_courier.store.connection import connect
 
     client = connect(redis_server.url)
     producer = Producer(settings, client=client, bells=SilentBells())

@@ -12,12 +12,14 @@ from hypothesis import given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
 
-from schemas.event import SmsState
-from schemas.settings import Settings
-from schemas.status import NEXT, Reason, Status, is_final
-from schemas.wire import STATES, StatusEntry
-from worker.policy import SECOND, TRACKING_MOST, Step
-from worker.tracking import Watched, after_failed_poll, after_poll, sms_states
+from viber_courier.schemas.event import SmsState
+from viber_courier.schemas.instants import SECOND
+from viber_courier.schemas.settings import Settings
+from viber_courier.schemas.status import NEXT, Reason, Status, is_final
+from viber_courier.schemas.wire import STATES, StatusEntry
+from viber_courier.store.records import Step, Watched
+from viber_courier.worker.policy import TRACKING_MOST
+from viber_courier.worker.tracking import after_failed_poll, after_poll, sms_states
 
 S = Status
 T0 = 1_795_430_400_000_000

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ops.up import prepare, story
+from viber_courier.ops.up import prepare, story
 
 REAL = {
     "COURIER_REDIS_URL": "redis://store.example/0",
@@ -62,6 +62,6 @@ def test_the_pools_queues_are_those_of_the_namespace(tmp_path: Path) -> None:
         text=True,
         check=True,
     )
-    assert "-A worker worker -n send-bulk@%h -c 3 " in run.stdout
+    assert "-A viber_courier.worker worker -n send-bulk@%h -c 3 " in run.stdout
     lanes = ",".join(f"shop.send.{lane}" for lane in ("realtime", "high", "normal", "low"))
     assert f"-Q {lanes},shop.enqueue " in run.stdout

@@ -9,9 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.event import SmsState
-from schemas.status import Status
-from schemas.wire import Malformed, fold, read_send, read_status, send_body, sms_leg, status_body
+from viber_courier.schemas.event import SmsState
+from viber_courier.schemas.status import Status
+from viber_courier.schemas.wire import (
+    Malformed,
+    fold,
+    read_send,
+    read_status,
+    send_body,
+    sms_leg,
+    status_body,
+)
 
 ID = 3158611117333282817  # odd and over 2^53: any float on the way would change it
 MESSAGE = {"subject": "Магазин", "content": {"text": 'Код 1234 🙂 \u2028 \\ "'}, "address": "7925"}

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
-from schemas.fields import VALIDITY
-from schemas.stored import merge
-from worker.policy import ALONE_AFTER, SMS_VALIDITY_DEFAULT, Waiting, seconds_left
+from viber_courier.schemas.fields import VALIDITY
+from viber_courier.store.records import Waiting, merge
+from viber_courier.worker.policy import ALONE_AFTER, SMS_VALIDITY_DEFAULT, seconds_left
 
 Message = dict[str, Any]
 ADDRESS = "address"

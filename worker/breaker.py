@@ -1,18 +1,16 @@
 """What a request has shown of the provider, and so whether all workers go on (DESIGN section 5).
 
-Functions of values; the shared state and its arithmetic are the gate's (producers/gate.lua).
+Functions of values; the shared state and its arithmetic are the gate's (store/lua/lib/gate.lua).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
-from schemas.keys import LANES
-from schemas.settings import Settings
-from schemas.status import Reason
-from worker.outcome import (
+from viber_courier.schemas.settings import Settings
+from viber_courier.schemas.status import Reason
+from viber_courier.store.gate import Shown
+from viber_courier.worker.outcome import (
     Accepted,
     Again,
     Blocked,
@@ -24,36 +22,10 @@ from worker.outcome import (
     StatusOutcome,
     Unsure,
 )
-from worker.policy import backoff, unsure_choice
+from viber_courier.worker.policy import backoff
 
-FAILURES = 5
-"""Failed requests in a row that close the gate."""
-FIRST, LONGEST = 1.0, 60.0
-"""Seconds that it closes for at first, and at most; each opening in a row doubles them."""
 BLOCKED = 60.0
 """Seconds between tries where nothing can be sent: credentials, account or address are wrong."""
-REFUSALS = 20
-"""Messages refused alone in a row, none accepted between, that are an answer about us."""
-
-
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """``pause`` in seconds closes the gate whatever came before; ``both`` that of /status too."""
-
-    verdict: Literal["good", "bad", "refused", ""] = ""
-    taken: bool = False
-    pause: float = 0.0
-    reason: str = ""
-    both: bool = False
-
-
-def resent_by_default(settings: Settings, sets: int) -> str:
-    """A character for each lane set, most urgent first: "1" where unsure messages are resent.
-
-    Those make the better probe: if its answer is lost too, nothing is parked.
-    """
-    flags = "".join("1" if unsure_choice(settings, lane) == "resend" else "0" for lane in LANES)
-    return "".join(flag * 2 for flag in flags)[:sets]
 
 
 def after_request(outcomes: Sequence[Outcome], jitter: float, settings: Settings) -> Shown:

@@ -1,4 +1,7 @@
-"""The Celery app: thin tasks, their queues, beat's sweep. ``celery -A worker worker -B``."""
+"""The Celery app: thin tasks, their queues, beat's sweep.
+
+``celery -A viber_courier.worker worker -B`` is the whole system.
+"""
 
 from __future__ import annotations
 
@@ -18,24 +21,24 @@ from celery.utils.log import get_multiprocessing_logger
 from kombu import Queue
 from redis import RedisError
 
-from producers.bells import EXPIRES, Bells, queue
-from producers.client import Producer
-from producers.connection import broker, connect
-from schemas.errors import ConfigError
-from schemas.keys import LANES, POLL
-from schemas.settings import Settings
-from worker.broker import install as install_transport
-from worker.durability import dangers
-from worker.flower_defaults import install as install_flower_defaults
-from worker.intake import take
-from worker.log import set_up
-from worker.messages import BellRequest, CheckRequest, HiddenRequest
-from worker.poll import Poller
-from worker.pool import install as install_pool
-from worker.provider import Provider
-from worker.send import Sender, task_limit
-from worker.store import Store
-from worker.watchdog import Watchdog
+from viber_courier.producers.bells import EXPIRES, Bells
+from viber_courier.producers.client import Producer
+from viber_courier.schemas.errors import ConfigError
+from viber_courier.schemas.lanes import LANES, POLL, queue
+from viber_courier.schemas.settings import Settings
+from viber_courier.store.connection import broker, connect
+from viber_courier.store.durability import dangers
+from viber_courier.store.leases import Store
+from viber_courier.worker.broker import install as install_transport
+from viber_courier.worker.flower_defaults import install as install_flower_defaults
+from viber_courier.worker.intake import take
+from viber_courier.worker.log import set_up
+from viber_courier.worker.messages import BellRequest, CheckRequest, HiddenRequest
+from viber_courier.worker.poll import Poller
+from viber_courier.worker.pool import install as install_pool
+from viber_courier.worker.provider import Provider
+from viber_courier.worker.send import Sender, task_limit
+from viber_courier.worker.watchdog import Watchdog
 
 VISIBILITY = 60
 """Seconds after which Celery redelivers a ``courier.enqueue`` whose worker vanished."""
@@ -63,7 +66,7 @@ broker_url, broker_options = broker(settings.broker_url)
 install_transport()
 install_pool()
 install_flower_defaults()
-app = Celery("worker", broker=broker_url, set_as_current=True)
+app = Celery("viber_courier", broker=broker_url, set_as_current=True)
 app.conf.update(
     task_queues=[_queue(name) for name in (POLL, "enqueue", *LANES)],
     task_default_queue=queue(settings.namespace, POLL),
@@ -72,7 +75,7 @@ app.conf.update(
     accept_content=["json"],
     task_serializer="json",
     task_ignore_result=True,
-    worker_consumer="worker.messages:CarefulConsumer",
+    worker_consumer="viber_courier.worker.messages:CarefulConsumer",
     # Bells ack early: losing one costs a sweep, and acks_late ends the worker when Redis restarts.
     task_acks_late=False,
     task_time_limit=task_limit(settings),
@@ -84,7 +87,7 @@ app.conf.update(
     broker_connection_max_retries=None,
     event_queue_ttl=EXPIRES,
     event_queue_expires=EXPIRES,
-    beat_scheduler="worker.celery:Sweeper",
+    beat_scheduler="viber_courier.worker.celery:Sweeper",
 )
 app.steps["consumer"].add(Watchdog)
 

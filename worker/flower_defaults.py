@@ -1,6 +1,7 @@
 """How Flower starts when nobody says otherwise: for this machine only, to look at, not to touch.
 
-``celery -A worker flower`` reads no configuration but ``flowerconfig.py`` of its working directory.
+``celery -A viber_courier.worker flower`` reads no configuration but ``flowerconfig.py`` of its
+working directory.
 Flower's own variables, its options and a ``--conf`` go before these defaults.
 """
 
@@ -14,7 +15,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from worker.log import set_up
+from viber_courier.worker.log import set_up
 
 DEFAULTS = {
     "FLOWER_ADDRESS": "127.0.0.1",

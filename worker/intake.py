@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from producers.client import Producer
-from schemas.errors import EnqueueError, InvalidMessage
+from viber_courier.producers.client import Producer
+from viber_courier.schemas.errors import EnqueueError, InvalidMessage
 
 
 def take(producer: Producer, task_id: str, jobs: object) -> str:

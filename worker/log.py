@@ -11,14 +11,14 @@ import logging
 from datetime import UTC, datetime
 from typing import Any
 
-OURS = ("worker", "producers", "ops")
-"""Loggers whose ``extra`` is shown. Celery's own has the arguments of tasks in it: jobs."""
+OURS = "viber_courier"
+"""The logger whose ``extra`` is shown. Celery's has the arguments of tasks in it: jobs."""
 _USUAL = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime"})
 
 
 def data(record: logging.LogRecord) -> dict[str, Any]:
     """What one of our own lines is about; of anybody else's, nothing."""
-    if record.name.partition(".")[0] not in OURS:
+    if record.name.partition(".")[0] != OURS:
         return {}
     return {name: value for name, value in sorted(vars(record).items()) if name not in _USUAL}
 

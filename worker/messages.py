@@ -15,7 +15,7 @@ from celery.exceptions import InvalidTaskError
 from celery.worker.consumer import Consumer
 from celery.worker.request import Request
 
-from schemas.keys import LANES
+from viber_courier.schemas.lanes import LANES
 
 logger = logging.getLogger(__name__)
 

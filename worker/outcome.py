@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from schemas.wire import StatusEntry
+from viber_courier.schemas.wire import StatusEntry
 
 
 @dataclass(frozen=True, slots=True)

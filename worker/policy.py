@@ -6,57 +6,28 @@ Functions of values: ``now`` is microseconds by the Redis server's clock, ``jitt
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from viber_courier.schemas.fields import VALIDITY
+from viber_courier.schemas.instants import SECOND
+from viber_courier.schemas.settings import Settings
+from viber_courier.schemas.status import Reason, Status
+from viber_courier.store.records import Step, Waiting
+from viber_courier.worker.outcome import (
+    Accepted,
+    Again,
+    Blocked,
+    NotSent,
+    Outcome,
+    Refused,
+    Spoiled,
+    Unsure,
+)
 
-from schemas.fields import VALIDITY
-from schemas.settings import Settings
-from schemas.status import Reason, Status
-from worker.outcome import Accepted, Again, Blocked, NotSent, Outcome, Refused, Spoiled, Unsure
-
-SECOND = 1_000_000
 ALONE_AFTER = 5
 """Lapsed leases in a row after which a message is sent alone; one more ends it."""
 TRACKING_MOST = 5 * 86400
 """Seconds after which an accepted message is followed no more, whatever /status says."""
 SMS_VALIDITY_DEFAULT = 259200
 """Seconds an SMS may take where the job sets none: the SMS centre decides."""
-
-
-@dataclass(slots=True)
-class Waiting:
-    """A message leased from a lane, as far as decisions need it; instants in microseconds.
-
-    ``content`` are its own wire fields, over those of its campaign, ``common``; None: gone.
-    ``within``: most messages of a request with this one, where a larger one was refused (0: any).
-    """
-
-    id: str
-    lane: str
-    until: int
-    lapsed_inside: bool = False
-    lapses: int = 0
-    attempts: int = 0
-    failures: int = 0
-    unsure: int = 0
-    on_unsure: str = ""
-    ttl: bool = False
-    within: int = 0
-    metadata: str = ""
-    resend_of: str = ""
-    content: dict[str, object] | None = None
-    common: Mapping[str, object] = field(default_factory=dict)
-
-
-class Step(NamedTuple):
-    """What to write. ``status`` None: unchanged. ``at``: the next due time where it stays."""
-
-    place: Literal["stay", "watch", "end"]
-    at: int = 0
-    status: Status | None = None
-    reason: str | None = None
-    fields: tuple[str | int, ...] = ()
 
 
 def backoff(failures: int, jitter: float, settings: Settings) -> float:
@@ -161,16 +132,9 @@ def _submitted(message: Waiting, now: int, settings: Settings) -> Step:
     return Step("watch", at - at % 4, Status.SUBMITTED, fields=fields)
 
 
-def unsure_choice(settings: Settings, lane: str) -> str:
-    """``park`` or ``resend``, for a lane's messages that don't say themselves."""
-    if settings.on_unsure != "auto":
-        return settings.on_unsure
-    return "resend" if lane in ("realtime", "high") else "park"
-
-
 def _unsure(message: Waiting, now: int, jitter: float, settings: Settings) -> Step:
     message.unsure += 1
-    choice = message.on_unsure or unsure_choice(settings, message.lane.split(":")[0])
+    choice = message.on_unsure or settings.unsure_policy(message.lane.split(":")[0])
     if choice == "park":
         return give_up(message, Status.UNCONFIRMED, Reason.UNSURE)
     return _retry(message, now, jitter, settings)

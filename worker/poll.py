@@ -11,21 +11,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from producers.bells import Bells
-from schemas.event import Change, Draft, render, resent
-from schemas.keys import POLL
-from schemas.metrics import observed
-from schemas.settings import Settings
-from schemas.status import Status, is_final
-from worker.breaker import after_statuses
-from worker.lease import Lease
-from worker.outcome import Spoiled, Statuses
-from worker.policy import Step
-from worker.provider import Provider, oddity
-from worker.send import budget, count_name, tell
-from worker.shift import leases
-from worker.store import Figures, Move, Store, Write
-from worker.tracking import Watched, after_failed_poll, after_poll, sms_states
+from viber_courier.producers.bells import Bells
+from viber_courier.schemas.event import Change, Draft, render, resent
+from viber_courier.schemas.lanes import POLL
+from viber_courier.schemas.metrics import observed
+from viber_courier.schemas.settings import Settings
+from viber_courier.schemas.status import Status, is_final
+from viber_courier.store.leases import Figures, Lease, Move, Store, Write
+from viber_courier.store.records import Step, Watched
+from viber_courier.worker.breaker import after_statuses
+from viber_courier.worker.outcome import Spoiled, Statuses
+from viber_courier.worker.provider import Provider, oddity
+from viber_courier.worker.send import budget, count_name, tell
+from viber_courier.worker.shift import leases
+from viber_courier.worker.tracking import after_failed_poll, after_poll, sms_states
 
 logger = logging.getLogger(__name__)
 

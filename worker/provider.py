@@ -19,10 +19,10 @@ from typing import Any
 import requests
 import urllib3
 
-from schemas import wire
-from schemas.settings import Settings
-from schemas.wire import Malformed, Reply, SendEntry, StatusEntry
-from worker.outcome import (
+from viber_courier.schemas import wire
+from viber_courier.schemas.settings import Settings
+from viber_courier.schemas.wire import Malformed, Reply, SendEntry, StatusEntry
+from viber_courier.worker.outcome import (
     Accepted,
     Again,
     Blocked,
@@ -34,7 +34,7 @@ from worker.outcome import (
     StatusOutcome,
     Unsure,
 )
-from worker.transport import Session, deadline
+from viber_courier.worker.transport import Session, deadline
 
 IDLE_MOST = 5.0
 """Seconds after which an idle connection isn't used for /send: it may be closing just then."""

@@ -12,16 +12,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from producers.bells import Bells
-from schemas.event import Change, render, resent
-from schemas.metrics import observed
-from schemas.settings import Settings
-from schemas.status import Reason, Status, is_final
-from schemas.wire import send_body
-from worker.batching import assemble, requests
-from worker.breaker import REFUSALS, Shown, after_request
-from worker.lease import Lease
-from worker.outcome import (
+from viber_courier.producers.bells import Bells
+from viber_courier.schemas.event import Change, render, resent
+from viber_courier.schemas.metrics import observed
+from viber_courier.schemas.settings import Settings
+from viber_courier.schemas.status import Reason, Status, is_final
+from viber_courier.schemas.wire import send_body
+from viber_courier.store.gate import REFUSALS, Shown
+from viber_courier.store.leases import Figures, Lease, Move, Store, Write
+from viber_courier.store.records import Step, Waiting
+from viber_courier.worker.batching import assemble, requests
+from viber_courier.worker.breaker import after_request
+from viber_courier.worker.outcome import (
     Accepted,
     Again,
     Blocked,
@@ -31,10 +33,9 @@ from worker.outcome import (
     Spoiled,
     Unsure,
 )
-from worker.policy import Step, Waiting, accepted_alike, after_send, triage
-from worker.provider import OK, Provider, is_known
-from worker.shift import leases
-from worker.store import Figures, Move, Store, Write
+from viber_courier.worker.policy import accepted_alike, after_send, triage
+from viber_courier.worker.provider import OK, Provider, is_known
+from viber_courier.worker.shift import leases
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from worker.lease import Later, Lease
+from viber_courier.store.leases import Later, Lease
 
 M = TypeVar("M")
 

@@ -7,36 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from schemas.event import SmsState
-from schemas.settings import Settings
-from schemas.status import NEXT, Reason, Status
-from schemas.wire import StatusEntry, sms_leg
-from worker.policy import SECOND, TRACKING_MOST, Step
-
-
-@dataclass(slots=True)
-class Watched:
-    """An accepted message leased from the watch set; instants in microseconds."""
-
-    id: str
-    provider_id: int
-    status: Status
-    resend: bool
-    submitted: int
-    tracked: int
-    polls: int = 0
-    since: int = 0
-    fault: str = ""
-    attempts: int = 0
-    unsure: int = 0
-    sms: str = ""
-    metadata: str = ""
-    resend_of: str = ""
-    provider_status: str | None = None
-    provider_code: str | None = None
-    status_at: str | None = None
+from viber_courier.schemas.event import SmsState
+from viber_courier.schemas.instants import SECOND
+from viber_courier.schemas.settings import Settings
+from viber_courier.schemas.status import NEXT, Reason, Status
+from viber_courier.schemas.wire import StatusEntry, sms_leg
+from viber_courier.store.records import Step, Watched
+from viber_courier.worker.policy import TRACKING_MOST
 
 
 def after_poll(message: Watched, entry: StatusEntry | None, now: int, settings: Settings) -> Step:

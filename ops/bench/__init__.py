@@ -1,4 +1,6 @@
-"""Speed and scale, measured beside what people would use instead: ``python -m ops.bench``.
+"""Speed and scale, measured beside what people would use instead.
+
+``python -m viber_courier.ops.bench``.
 
 Not part of the wheel: it compares this checkout with its peers and writes into ``docs``.
 """

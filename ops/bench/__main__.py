@@ -1,4 +1,4 @@
-"""``python -m ops.bench``: the whole table (20 minutes), or with ``--quick`` a minute of it."""
+"""``python -m viber_courier.ops.bench``: the whole table, or with ``--quick`` a minute of it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path
 
 import click
 
-from ops.bench import measures, report
-from ops.bench.figures import Found, Scale, number, spread
-from ops.bench.lab import Lab
-from ops.redis_server import NoServerError
+from viber_courier.ops.bench import measures, report
+from viber_courier.ops.bench.figures import Found, Scale, number, spread
+from viber_courier.ops.bench.lab import Lab
+from viber_courier.ops.redis_server import NoServerError
 
 DOCS = Path(__file__).parents[2] / "docs"
 TOLERATED = 0.5

@@ -22,10 +22,11 @@ from urllib.request import urlopen
 
 import redis
 
-from ops.demo import end
-from ops.redis_server import RedisServer
-from schemas.keys import Keys
+from viber_courier.ops.demo import end
+from viber_courier.ops.redis_server import RedisServer
+from viber_courier.store.keys import Keys
 
+BENCH = "viber_courier.ops.bench"
 TICK = os.sysconf("SC_CLK_TCK")
 PATIENCE = 300.0
 """Seconds in which whatever is waited for must have happened."""
@@ -74,7 +75,7 @@ class Lab:
         self.env = {name: value for name, value in os.environ.items() if not ours(name)}
         said = self._folder / "provider.url"
         with said.open("wb") as file:
-            stack.callback(end, self.start("ops.bench.provider", self.env, stdout=file))
+            stack.callback(end, self.start(f"{BENCH}.provider", self.env, stdout=file))
         self.provider = Provider(wait_for(lambda: said.read_text().strip()))
         self.others: list[float] = []
         self.server_version = ""
@@ -145,7 +146,9 @@ class Bench:
     def loading(self, what: str, count: int, rate: float = 0.0) -> subprocess.Popen[bytes]:
         """A load that runs beside; for ``finish``."""
         options = [what, str(count), str(rate)]
-        return self.lab.start("ops.bench.load", self._env, *options, stdout=subprocess.PIPE)
+        return self.lab.start(
+            "viber_courier.ops.bench.load", self._env, *options, stdout=subprocess.PIPE
+        )
 
     @contextmanager
     def worker(self, app: str, *options: str) -> Iterator[int]:
@@ -190,7 +193,7 @@ class Bench:
 
     def _until(self, app: str, count: int) -> float:
         """When the last message had its answer and, of ours, its record and event."""
-        if app == "worker":
+        if app == "viber_courier.worker":
             wait_for(lambda: self.count("submitted") >= count)
             return time.monotonic()
         counts = wait_for(

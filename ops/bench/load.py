@@ -1,7 +1,8 @@
 """What puts load on: each a process of its own, so that its CPU time is known.
 
-``python -m ops.bench.load WHAT COUNT [RATE]`` prints, as JSON, the seconds it took and the CPU
-seconds (user and system) of that time; with a rate (per second) the instants of each call, too.
+``python -m viber_courier.ops.bench.load WHAT COUNT [RATE]`` prints, as JSON, the seconds it took
+and the CPU seconds (user and system) of that time; with a rate (per second) the instants of each
+call, too.
 Imports, connections and the first single call come before.
 """
 
@@ -17,7 +18,7 @@ from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
-from ops.bench.figures import BATCH
+from viber_courier.ops.bench.figures import BATCH
 
 Message = dict[str, Any]
 Emit = Callable[[Message], object]
@@ -56,7 +57,7 @@ def personal(count: int) -> Work:
 
 def by_hand(count: int) -> Work:
     """Celery tasks of 100 messages."""
-    from ops.bench.peers import by_hand
+    from viber_courier.ops.bench.peers import by_hand
 
     made = list(rows(count, WIRE))
 
@@ -122,7 +123,7 @@ def results(count: int) -> Work:
 
 
 def _producer() -> Any:
-    from producers import Producer
+    from viber_courier import Producer
 
     producer = Producer.from_env()
     producer.redis.ping()
@@ -130,7 +131,7 @@ def _producer() -> Any:
 
 
 def _task(name: str) -> Emit:
-    from ops.bench import peers
+    from viber_courier.ops.bench import peers
 
     task = getattr(peers, name)
     return lambda message: task.apply_async((message,))

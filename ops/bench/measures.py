@@ -11,10 +11,11 @@ from collections import defaultdict
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from ops.bench.figures import Found, Row, Scale, Values, quantile
-from ops.bench.lab import Bench, Drain, Lab, finish, wait_for
+from viber_courier.ops.bench.figures import Found, Row, Scale, Values, quantile
+from viber_courier.ops.bench.lab import Bench, Drain, Lab, finish, wait_for
 
-PEERS = "ops.bench.peers"
+APP = "viber_courier.worker"
+PEERS = "viber_courier.ops.bench.peers"
 Options = tuple[str, ...]
 PROCESSES: Options = ("-B", "-c", "2")
 MORE: Options = ("-B", "-c", "12")
@@ -39,10 +40,10 @@ class System:
     slow: int = 0
 
 
-OURS = System("viber-courier", "campaign", "worker", PROCESSES, 50_000, 50_000)
-PERSONAL = System("viber-courier, texts differ", "personal", "worker", PROCESSES, 30_000)
-MANY = System("viber-courier, 12 processes", "campaign", "worker", MORE, 0, 50_000)
-THREADED = System("viber-courier, 24 threads", "campaign", "worker", THREADS, 0, 50_000)
+OURS = System("viber-courier", "campaign", APP, PROCESSES, 50_000, 50_000)
+PERSONAL = System("viber-courier, texts differ", "personal", APP, PROCESSES, 30_000)
+MANY = System("viber-courier, 12 processes", "campaign", APP, MORE, 0, 50_000)
+THREADED = System("viber-courier, 24 threads", "campaign", APP, THREADS, 0, 50_000)
 CELERY = System("Celery, a task per message", "single", PEERS, ("-c", "2"), 4_000, 250)
 BATCHES = System(
     "celery-batches", "batched", PEERS, ("-c", "2", "--prefetch-multiplier", "500"), 8_000, 8_000
@@ -199,7 +200,7 @@ def realtime(lab: Lab, scale: Scale) -> Found:
 def _codes(lab: Lab, bench: Bench, workers: list[Options], seconds: float) -> float:
     with ExitStack() as stack:
         for options in workers:
-            stack.enter_context(bench.worker("worker", *options))
+            stack.enter_context(bench.worker(APP, *options))
         wait_for(lambda: lab.provider.get("counts")["messages"] >= 3_000)  # at full speed by now
         return _waits(lab, bench.load("code", int(60 * seconds), 60)["begun"])[0.99]
 
@@ -237,7 +238,7 @@ def _window(lab: Lab, bench: Bench, few: int) -> float:
         count = wait_for(lambda: (n := bench.count("submitted")) >= start + share * few and n, 0.01)
         return time.monotonic(), count
 
-    with bench.worker("worker", *PROCESSES):
+    with bench.worker(APP, *PROCESSES):
         began, first = passed(0.1)
         ended, last = passed(0.95)
         return (last - first) / (ended - began)
@@ -282,7 +283,7 @@ def stages(lab: Lab, scale: Scale) -> Found:
             else:
                 lab.provider.reset(status=word)
                 bench.redis.zunionstore(bench.keys.watch, {bench.keys.watch: 0})  # all are due
-                with bench.worker("worker", *PROCESSES):
+                with bench.worker(APP, *PROCESSES):
                     wait_for(lambda status=status: bench.count(status) >= count)  # type: ignore[misc]
                 bench.forget_repeats()
             found.append(Values(name, [(used() - empty) / count]))
@@ -298,11 +299,11 @@ def statuses(lab: Lab, scale: Scale) -> Found:
     polled, read, count = list[float](), list[float](), scale.count(100_000)
     server = list[float]()
     with lab.bench() as bench:
-        bench.drain("campaign", "worker", count, PROCESSES)
+        bench.drain("campaign", APP, count, PROCESSES)
         for word in ("sent", "delivered", "read")[: scale.runs]:
             lab.provider.reset(status=word)
             bench.redis.zunionstore(bench.keys.watch, {bench.keys.watch: 0})  # all are due now
-            with bench.worker("worker", *PROCESSES):
+            with bench.worker(APP, *PROCESSES):
                 wait_for(lambda: lab.provider.get("counts")["statuses"])
                 began, first, cpu = time.monotonic(), bench.count(word), bench.redis_cpu()
                 wait_for(lambda word=word: bench.count(word) >= count)  # type: ignore[misc]
@@ -333,13 +334,13 @@ def curves(lab: Lab, scale: Scale) -> Found:
             with lab.bench() as bench:
                 options = ("-B", "-c", str(processes))
                 count = scale.count(min(30_000, 8_000 * processes))
-                drain = bench.drain("campaign", "worker", count, options, delay)
+                drain = bench.drain("campaign", APP, count, options, delay)
                 by_workers[f"{OURS.name}, {delay} ms"].append((float(processes), drain.rate))
     for size in (10, 30, 100, 300):
         for system, delay in ((OURS, 0), (MANY, MS)):
             with lab.bench(COURIER_BATCH_SIZE=str(size)) as bench:
                 count = scale.count(200 * min(size, 150))
-                drain = bench.drain(system.load, "worker", count, system.options, delay)
+                drain = bench.drain(system.load, APP, count, system.options, delay)
                 by_size[f"{system.name}, {delay} ms"].append((float(size), drain.rate))
     for delay in (0, 20, 50, 100, 200):
         for system in (OURS, MANY, BATCHES, BY_HAND):

@@ -1,4 +1,4 @@
-"""What people would use instead, as a Celery app: ``celery -A ops.bench.peers worker``.
+"""What people would use instead, as a Celery app (``-A viber_courier.ops.bench.peers``).
 
 One task per message, celery-batches, and 100 messages per task by hand. None of them tracks
 anything: no record, no retry of its own, no events.
@@ -15,7 +15,7 @@ import requests
 from celery import Celery
 from celery_batches import Batches
 
-from ops.bench.figures import BATCH
+from viber_courier.ops.bench.figures import BATCH
 
 app = Celery("peers", broker=os.environ.get("BENCH_REDIS_URL", "redis://localhost"))
 app.conf.update(task_ignore_result=True, accept_content=["json"], task_serializer="json")

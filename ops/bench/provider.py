@@ -1,4 +1,4 @@
-"""A fast double of the provider: ``python -m ops.bench.provider``, one process, uvloop.
+"""A fast double of the provider, one process: ``python -m viber_courier.ops.bench.provider``.
 
 The simulator is right in everything and too slow to be measured against. This one answers any
 /send with an id for each message, any /status with one state, both in the API's shape, after

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ops.bench.figures import Found, Points, Row, Values, number, plain, spread
+from viber_courier.ops.bench.figures import Found, Points, Row, Values, number, plain, spread
 
 PACKAGES = ("celery", "kombu", "celery-batches", "redis", "hiredis", "requests", "uvloop")
 

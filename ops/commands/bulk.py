@@ -20,7 +20,15 @@ from marshmallow.fields import Integer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ops.commands.terminal import (
+from viber_courier import (
+    Conflict,
+    EnqueueError,
+    InvalidMessage,
+    Producer,
+    QueueFull,
+    StoreUnavailable,
+)
+from viber_courier.ops.commands.terminal import (
     PARTLY,
     WRONG,
     Duration,
@@ -30,12 +38,11 @@ from ops.commands.terminal import (
     is_terminal,
     json_option,
 )
-from producers import Conflict, EnqueueError, InvalidMessage, Producer, QueueFull, StoreUnavailable
-from producers.client import CHUNK
-from producers.connection import passes, store_errors
-from schemas.fields import CONTENT, JOB
-from schemas.keys import Keys
-from schemas.stored import digest_of
+from viber_courier.producers.client import CHUNK
+from viber_courier.schemas.encoding import digest_of
+from viber_courier.schemas.fields import CONTENT, JOB
+from viber_courier.store.connection import passes, store_errors
+from viber_courier.store.keys import Keys
 
 FIELDS = JOB.fields
 COLUMNS = {

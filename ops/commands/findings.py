@@ -6,10 +6,9 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from producers.bells import queue
-from schemas.keys import LANES, POLL
-from worker.durability import dangers
-from worker.outcome import Again, Blocked, NotSent, StatusOutcome
+from viber_courier.schemas.lanes import LANES, POLL, queue
+from viber_courier.store.durability import dangers
+from viber_courier.worker.outcome import Again, Blocked, NotSent, StatusOutcome
 
 OK, WARNING, ERROR = 0, 1, 2
 """Severities, and doctor's exit codes."""
@@ -76,7 +75,9 @@ def workers(
     ``hangs``: those of them that have not run a task that was sent to them.
     """
     if not serving:
-        yield Finding(ERROR, "workers", "none answers", "start some: celery -A worker worker -B")
+        yield Finding(
+            ERROR, "workers", "none answers", "start some: celery -A viber_courier.worker worker -B"
+        )
         return
     for host in sorted(hangs):
         do = f"its processes are busy or hang: restart it if `courier live --worker {host}` fails"
@@ -99,7 +100,7 @@ def beat(ago: float | None, interval: float) -> Finding:
     if ago is not None and ago < 15 + 2 * interval:
         return Finding(OK, "beat", f"latest sweep {max(0.0, ago):.0f} s ago")
     seen = "no sweep yet" if ago is None else f"latest sweep {ago:,.0f} s ago"
-    do = "start celery -A worker beat: retries, polls and schedules wait for it"
+    do = "start celery -A viber_courier.worker beat: retries, polls and schedules wait for it"
     return Finding(ERROR, "beat", seen, do)
 
 

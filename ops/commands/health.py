@@ -17,16 +17,24 @@ from celery.utils.nodenames import worker_direct
 from kombu.exceptions import OperationalError
 from redis import Redis, RedisError
 
-from ops.commands import findings, terminal
-from ops.commands.findings import ERROR, Finding
-from ops.commands.terminal import UNAVAILABLE, Duration, Failure, command, emit, json_option
-from ops.commands.top import look
-from producers import ConfigError, CourierError, Producer
-from producers.bells import ONE_TRY, queue
-from producers.connection import broker, connect, store_errors
-from schemas.keys import LANES, POLL, Keys
-from schemas.settings import Settings
-from worker.provider import Provider
+from viber_courier import ConfigError, CourierError, Producer
+from viber_courier.ops.commands import findings, terminal
+from viber_courier.ops.commands.findings import ERROR, Finding
+from viber_courier.ops.commands.terminal import (
+    UNAVAILABLE,
+    Duration,
+    Failure,
+    command,
+    emit,
+    json_option,
+)
+from viber_courier.ops.commands.top import look
+from viber_courier.producers.bells import ONE_TRY
+from viber_courier.schemas.lanes import LANES, POLL, queue
+from viber_courier.schemas.settings import Settings
+from viber_courier.store.connection import broker, connect, store_errors
+from viber_courier.store.keys import Keys
+from viber_courier.worker.provider import Provider
 
 NOBODYS = 1
 """A provider's id that no message has: theirs have 19 digits."""

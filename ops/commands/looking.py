@@ -13,14 +13,22 @@ from typing import Any
 
 import click
 
-from ops.commands import terminal
-from ops.commands.terminal import PARTLY, Failure, command, emit, json_option, reveal_option
-from producers import Producer, Record
-from producers.connection import store_errors
-from schemas.event import instant
-from schemas.keys import LANES, Keys
-from schemas.status import Status
-from schemas.stored import merge, unpack
+from viber_courier import Producer, Record
+from viber_courier.ops.commands import terminal
+from viber_courier.ops.commands.terminal import (
+    PARTLY,
+    Failure,
+    command,
+    emit,
+    json_option,
+    reveal_option,
+)
+from viber_courier.schemas.instants import iso
+from viber_courier.schemas.lanes import LANES
+from viber_courier.schemas.status import Status
+from viber_courier.store.connection import store_errors
+from viber_courier.store.keys import Keys
+from viber_courier.store.records import merge, unpack
 
 SCAN = 1000
 """Keys that Redis passes over in one step of a scan."""
@@ -73,8 +81,8 @@ def _waiting(producer: Producer, id: str, place: int) -> Json:
         pipe.hmget(keys.gate("send"), "until", "reason")
         score, paused, (until, reason) = pipe.execute()
     held: list[str] = [] if paused is None else [f"lane {lane} is paused: {paused}"]
-    held += [f"sending is closed until {instant(int(until) / 1e6)}: {reason}"] if until else []
-    due = instant(score / 1e6) if score else None
+    held += [f"sending is closed until {iso(int(until) / 1e6)}: {reason}"] if until else []
+    due = iso(score / 1e6) if score else None
     return {"lane": lane, "due": due, "leased": bool(score and score % 4), "heldBy": held}
 
 

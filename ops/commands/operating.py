@@ -8,13 +8,21 @@ from typing import Any
 
 import click
 
-from ops.commands import terminal
-from ops.commands.looking import mask, told
-from ops.commands.terminal import PARTLY, Duration, command, emit, json_option, reveal_option
-from producers import DeadLetterError, InvalidMessage, Producer
-from producers.connection import store_errors
-from schemas.keys import LANES, POLL, Keys
-from schemas.status import DEAD, Status
+from viber_courier import DeadLetterError, InvalidMessage, Producer
+from viber_courier.ops.commands import terminal
+from viber_courier.ops.commands.looking import mask, told
+from viber_courier.ops.commands.terminal import (
+    PARTLY,
+    Duration,
+    command,
+    emit,
+    json_option,
+    reveal_option,
+)
+from viber_courier.schemas.lanes import LANES, POLL
+from viber_courier.schemas.status import DEAD, Status
+from viber_courier.store.connection import store_errors
+from viber_courier.store.keys import Keys
 
 lanes_argument = click.argument("lanes", nargs=-1, type=click.Choice([*LANES, POLL]))
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 
-from ops.commands.terminal import Failure, command, emit, json_option
-from producers import Producer
-from schemas.keys import LANES
+from viber_courier import Producer
+from viber_courier.ops.commands.terminal import Failure, command, emit, json_option
+from viber_courier.schemas.lanes import LANES
 
 _TEXTS = {
     "id": ("--id", str, "Your own id: repeated with it, nothing is sent twice."),

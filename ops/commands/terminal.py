@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from producers.connection import StoreUnavailable, passes
-from schemas.errors import ConfigError, CourierError, InvalidMessage, QueueFull
+from viber_courier.schemas.errors import ConfigError, CourierError, InvalidMessage, QueueFull
+from viber_courier.store.connection import StoreUnavailable, passes
 
 PARTLY, WRONG, UNAVAILABLE, INTERRUPTED = 1, 2, 3, 130
 """Exit codes: some of it not done, wrong usage or settings, Redis away, Ctrl-C."""

@@ -11,12 +11,13 @@ from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from ops.commands.terminal import command, console, emit, grid, json_option, plain
-from producers import Producer, StoreUnavailable
-from producers.connection import store_errors
-from schemas.event import instant
-from schemas.keys import LANES, POLL, Keys
-from schemas.status import Status
+from viber_courier import Producer, StoreUnavailable
+from viber_courier.ops.commands.terminal import command, console, emit, grid, json_option, plain
+from viber_courier.schemas.instants import iso
+from viber_courier.schemas.lanes import LANES, POLL
+from viber_courier.schemas.status import Status
+from viber_courier.store.connection import store_errors
+from viber_courier.store.keys import Keys
 
 FUNNEL = {
     "enqueued": ("queued",),
@@ -56,7 +57,7 @@ def look(producer: Producer) -> Look:
     lines = [_line(now, *got[3 * n : 3 * n + 3]) for n in range(len(sets))]
     paused, gates = got[3 * len(sets) : -2], got[-2:]
     return {
-        "time": instant(now / 1e6),
+        "time": iso(now / 1e6),
         "lanes": {lane: _sum(*lines[2 * n : 2 * n + 2]) for n, lane in enumerate(LANES)},
         "watched": lines[-1],
         "paused": {n: p for n, p in zip((*LANES, POLL), paused, strict=True) if p is not None},
@@ -81,7 +82,7 @@ def _sum(one: Mapping[str, float], two: Mapping[str, float]) -> dict[str, float]
 
 
 def _gate(until: str | None, reason: str | None) -> dict[str, Any]:
-    closed = {"open": False, "until": instant(int(until or 0) / 1e6), "reason": reason}
+    closed = {"open": False, "until": iso(int(until or 0) / 1e6), "reason": reason}
     return closed if until else {"open": True}
 
 

@@ -14,10 +14,10 @@ from typing import Any
 
 import redis
 
-from producers import Event, Producer, StoreUnavailable
-from schemas.keys import Keys
 from tests.conftest import Simulator, text_job, wait_for
 from tests.faults.parts import BEAT, WORKER, Supervised
+from viber_courier import Event, Producer, StoreUnavailable
+from viber_courier.store.keys import Keys
 
 SHORT = {
     "COURIER_API_LOGIN": "tester",

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-CELERY = (sys.executable, "-m", "celery", "-A", "worker")
+CELERY = (sys.executable, "-m", "celery", "-A", "viber_courier.worker")
 WORKER = (*CELERY, "worker", "-c", "2", "--without-gossip", "--without-mingle", "-l", "INFO")
 BEAT = (*CELERY, "beat", "-l", "INFO")
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import requests
 
-from producers import Producer
-from producers.client import Record
 from tests.conftest import Simulator, common_job, wait_for
 from tests.faults.parts import WORKER, Supervised
+from viber_courier import Producer
+from viber_courier.producers.client import Record
 
 
 def rows(count: int, digits: str = "99", start: int = 0) -> list[dict[str, Any]]:
@@ -29,7 +29,7 @@ def record(app: Producer, id: str) -> Record:
 
 
 def gate(app: Producer, what: str = "send") -> dict[str, str]:
-    """The gate that all workers share (producers/gate.lua); empty while it is open."""
+    """The gate that all workers share (store/lua/lib/gate.lua); empty while it is open."""
     found: dict[str, str] = app.redis.hgetall(app._keys.gate(what))  # type: ignore[assignment]
     return found if "until" in found else {}
 
@@ -53,7 +53,7 @@ def end_pause(app: Producer) -> None:
 
 
 def kind(app: Producer, id: str) -> int | None:
-    """The kind of its score (schemas/keys.py): 0 due, 1 leased, 2 inside a request; None: gone."""
+    """The kind of its score (store/keys.py): 0 due, 1 leased, 2 inside a request; None: gone."""
     for lane in app._keys.lanes:
         if (score := app.redis.zscore(lane, id)) is not None:
             return int(score) % 4  # type: ignore[arg-type]

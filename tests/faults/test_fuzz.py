@@ -17,18 +17,25 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
 
-from producers import Conflict, InvalidMessage, Producer
-from producers.testing import memory_producer
-from schemas.fields import CONTENT, JobSchema
-from schemas.settings import Settings
 from tests.conftest import common_job, text_job
-from worker import outcome, tracking
-from worker.breaker import after_request, after_statuses
-from worker.intake import take
-from worker.outcome import Statuses
-from worker.policy import Waiting, after_send
-from worker.provider import Answer, oddity, read_send_answer, read_status_answer, retry_after
-from worker.tracking import Watched, after_poll
+from viber_courier import Conflict, InvalidMessage, Producer
+from viber_courier.producers.testing import memory_producer
+from viber_courier.schemas.fields import CONTENT, JobSchema
+from viber_courier.schemas.settings import Settings
+from viber_courier.store.records import Waiting, Watched
+from viber_courier.worker import outcome, tracking
+from viber_courier.worker.breaker import after_request, after_statuses
+from viber_courier.worker.intake import take
+from viber_courier.worker.outcome import Statuses
+from viber_courier.worker.policy import after_send
+from viber_courier.worker.provider import (
+    Answer,
+    oddity,
+    read_send_answer,
+    read_status_answer,
+    retry_after,
+)
+from viber_courier.worker.tracking import after_poll
 
 IN_ALL = int(os.environ.get("FUZZ_EXAMPLES", "4000"))
 SETTINGS = Settings()

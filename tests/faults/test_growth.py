@@ -12,10 +12,10 @@ import pytest
 import redis
 import requests
 
-from ops.redis_server import RedisServer
-from producers import Producer
 from tests.conftest import Simulator, Worker, common_job, free_port, iso_in, text_job, wait_for
 from tests.faults.test_security import post, stored
+from viber_courier import Producer
+from viber_courier.ops.redis_server import RedisServer
 
 RETENTION, CONTENT, RESULTS = 8.0, 2.0, 3.0
 """Seconds that a record, its phone number and texts, and events are kept here."""

@@ -14,10 +14,6 @@ from typing import Any
 import billiard
 import pytest
 
-from ops.redis_server import RedisServer
-from producers import Producer
-from producers.connection import connect
-from schemas.settings import Settings
 from tests.conftest import (
     Simulator,
     Start,
@@ -30,8 +26,12 @@ from tests.conftest import (
 )
 from tests.faults.parts import BEAT, WORKER, Proxy, supervised
 from tests.faults.provider import altered, count, fill, kind, named, ready, record
-from worker.pool import LocklessWorker
-from worker.store import Store
+from viber_courier import Producer
+from viber_courier.ops.redis_server import RedisServer
+from viber_courier.schemas.settings import Settings
+from viber_courier.store.connection import connect
+from viber_courier.store.leases import Store
+from viber_courier.worker.pool import LocklessWorker
 
 SHORT = {
     "COURIER_LEASE": "3",

@@ -12,8 +12,6 @@ from typing import Any
 
 import pytest
 
-from ops.redis_server import RedisServer
-from producers import Conflict, Producer
 from tests.conftest import (
     Simulator,
     Start,
@@ -27,6 +25,8 @@ from tests.conftest import (
     wait_for,
 )
 from tests.faults.provider import closed, count, fill, fired, gate, record, rows
+from viber_courier import Conflict, Producer
+from viber_courier.ops.redis_server import RedisServer
 
 # --- ttlSec ---------------------------------------------------------------------------------------
 

@@ -8,8 +8,6 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from ops.redis_server import RedisServer
-from producers import Producer
 from tests.conftest import (
     Simulator,
     Start,
@@ -20,6 +18,8 @@ from tests.conftest import (
     wait_for,
 )
 from tests.faults.parts import Proxy
+from viber_courier import Producer
+from viber_courier.ops.redis_server import RedisServer
 
 SHORT = {
     "COURIER_LEASE": "4",

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from producers import Producer
 from tests.conftest import (
     Simulator,
     Start,
@@ -39,6 +38,7 @@ from tests.faults.provider import (
     record,
     rows,
 )
+from viber_courier import Producer
 
 # --- one message spoils the request ---------------------------------------------------------------
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from producers import Producer
 from tests.conftest import Simulator, Start, common_job, wait_for
+from viber_courier import Producer
 
 RATE = 150
 SECONDS = 10

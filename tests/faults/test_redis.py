@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 import redis
 
-from ops.redis_server import RedisServer
-from producers import Producer, StoreUnavailable
-from producers.testing import SilentBells
-from schemas.errors import Conflict
-from schemas.settings import Settings
 from tests.conftest import Simulator, common_job, free_port, iso_in, text_job, wait_for
 from tests.faults.installation import SHORT, Reader, running
 from tests.faults.parts import BEAT, WORKER, Proxy, supervised
+from viber_courier import Producer, StoreUnavailable
+from viber_courier.ops.redis_server import RedisServer
+from viber_courier.producers.testing import SilentBells
+from viber_courier.schemas.errors import Conflict
+from viber_courier.schemas.settings import Settings
 
 AWAY = 8.0
 """Seconds of an outage: more than the socket timeout, less than the lease."""

@@ -25,16 +25,16 @@ import requests
 from celery import Celery
 from kombu import pools
 
-from ops.redis_server import RedisServer
-from producers import ConfigError, CourierError, Producer
-from schemas.message import parse_job
-from schemas.settings import Settings
 from tests.conftest import Simulator, Worker, free_port, iso_in, text_job, wait_for
 from tests.faults.parts import CELERY, Supervised
-from worker.poll import Poller
-from worker.provider import Provider
-from worker.send import Sender
-from worker.store import Store
+from viber_courier import ConfigError, CourierError, Producer
+from viber_courier.ops.redis_server import RedisServer
+from viber_courier.schemas.message import parse_job
+from viber_courier.schemas.settings import Settings
+from viber_courier.store.leases import Store
+from viber_courier.worker.poll import Poller
+from viber_courier.worker.provider import Provider
+from viber_courier.worker.send import Sender
 
 API_PASSWORD = "Zq7api-p4ss:w/rd@"
 STORE_PASSWORD = "Zq7store-p4ss/w@rd"

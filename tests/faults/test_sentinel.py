@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import redis
 
-from ops.redis_server import RedisServer, find_server
 from tests.conftest import Simulator, free_port, wait_for
 from tests.faults.installation import running
+from viber_courier.ops.redis_server import RedisServer, find_server
 
 BACK = 20.0
 """Seconds within which everything is at work again."""

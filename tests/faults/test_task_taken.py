@@ -12,11 +12,11 @@ import pytest
 from celery import Celery
 from kombu import Connection
 
-from ops.redis_server import RedisServer
-from producers import Producer
 from tests.conftest import text_job, wait_for
 from tests.faults.parts import BEAT, WORKER, Proxy, supervised
-from worker.broker import install
+from viber_courier import Producer
+from viber_courier.ops.redis_server import RedisServer
+from viber_courier.worker.broker import install
 
 
 @pytest.fixture

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from ops.redis_server import RedisServer
-from producers import Producer
 from tests.conftest import Simulator, free_port, text_job, wait_for
 from tests.faults.parts import BEAT, supervised
+from viber_courier import Producer
+from viber_courier.ops.redis_server import RedisServer
 
 HANGABLE = """
 import signal, sys, time
-from worker import watchdog
+from viber_courier.worker import watchdog
 watchdog.PULSE, watchdog.HUNG = 0.5, 4.0
 signal.signal(signal.SIGUSR2, lambda *_: time.sleep(3600))
 from celery.__main__ import main
@@ -31,7 +31,17 @@ HUNG = 4.0
 
 
 def worker(*options: str) -> Sequence[str]:
-    return (sys.executable, "-c", HANGABLE, "-A", "worker", "worker", "-l", "INFO", *options)
+    return (
+        sys.executable,
+        "-c",
+        HANGABLE,
+        "-A",
+        "viber_courier.worker",
+        "worker",
+        "-l",
+        "INFO",
+        *options,
+    )
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 import requests
 
-from ops.redis_server import RedisServer
-from producers import Producer
 from tests.conftest import Start, common_job, ends, free_port, text_job, wait_for
+from viber_courier import Producer
+from viber_courier.ops.redis_server import RedisServer
 
 ROOT = Path(__file__).parents[2]
 CONFIG = f"--conf={ROOT / 'ops/flowerconfig.py'}"
@@ -28,13 +28,13 @@ ELSEWHERE = "192.0.2.1"
 
 
 class Flower:
-    """``celery -A worker flower`` with these options; its output is kept in a file."""
+    """``celery -A viber_courier.worker flower`` with these options; keeps its output."""
 
     def __init__(self, env: dict[str, str], folder: Path, *options: str) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._path = folder / f"flower-{self.port}.log"
-        command = [sys.executable, "-m", "celery", "-A", "worker", "flower"]
+        command = [sys.executable, "-m", "celery", "-A", "viber_courier.worker", "flower"]
         with self._path.open("wb") as log:
             self.process = subprocess.Popen(
                 [*command, f"--port={self.port}", *options],

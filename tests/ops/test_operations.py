@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from ops.redis_server import RedisServer
-from producers import Producer
 from tests.conftest import Simulator, ends, free_port, text_job, wait_for
 from tests.faults.installation import SHORT
 from tests.ops.supervision import BIN, PROGRAMS, ROOT
+from viber_courier import Producer
+from viber_courier.ops.redis_server import RedisServer
 
 PAGE = (ROOT / "docs/operations.md").read_text("utf-8")
 BLOCKS = re.findall(r"(?s)\*\(tested\)\*\n\n```sh\n(.+?)```", PAGE)
@@ -129,7 +129,7 @@ def test_each_step_works(host: Host, simulator: Simulator, namespace: str) -> No
 def test_every_command_of_the_page_is_run_by_some_test() -> None:
     elsewhere = {  # or is one that installs packages or containers
         "make up",
-        "celery -A worker flower",
+        "celery -A viber_courier.worker flower",
         "python3 -m venv /opt/viber-courier",
         "/opt/viber-courier/bin/pip install -c ops/constraints.txt '.[worker,ops,run]'",
         "/opt/viber-courier/bin/pip install --upgrade -c ops/constraints.txt '.[worker,ops,run]'",

@@ -15,9 +15,9 @@ from urllib.request import urlopen
 import pytest
 import yaml
 
-from producers import Producer
 from tests.conftest import Start, common_job, ends, free_port, wait_for
 from tests.test_exporter import Exporter
+from viber_courier import Producer
 
 OPS = Path(__file__).parents[2] / "ops"
 DASHBOARD = json.loads((OPS / "grafana/dashboards/courier.json").read_text())

@@ -20,9 +20,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ops.redis_server import RedisServer
-from producers import Producer
-from schemas.settings import Settings
 from tests.conftest import Simulator, ends, text_job, wait_for
 from tests.faults.installation import SHORT, Installation, Load, Reader
 from tests.ops.supervision import (
@@ -36,6 +33,9 @@ from tests.ops.supervision import (
     is_alive,
     supervised_system,
 )
+from viber_courier import Producer
+from viber_courier.ops.redis_server import RedisServer
+from viber_courier.schemas.settings import Settings
 
 
 @dataclass
@@ -227,7 +227,7 @@ def test_make_up_is_a_whole_system_until_ctrl_c() -> None:
         env = {name: v for name, v in os.environ.items() if not name.startswith("COURIER_")}
         env |= {"COURIER_PROCESSES_BULK": "2", "COURIER_PROCESSES_URGENT": "1"}
         process = subprocess.Popen(
-            [sys.executable, "-m", "ops.up", "--folder", folder],
+            [sys.executable, "-m", "viber_courier.ops.up", "--folder", folder],
             env=env,
             cwd=ROOT,
             stdout=subprocess.PIPE,

@@ -17,10 +17,10 @@ from typing import Any, TextIO
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from producers import Producer
-from producers.connection import StoreUnavailable
 from tests.faults.chaos.jobs import ENDINGS, Json, Order, orders
 from tests.faults.chaos.oracle import Asked, Cancel
+from viber_courier import Producer
+from viber_courier.store.connection import StoreUnavailable
 
 PATIENCE = 120.0
 """Seconds that one call is repeated for while Redis can't be used."""

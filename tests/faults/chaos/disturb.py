@@ -11,10 +11,10 @@ from collections import Counter
 from random import Random
 from typing import Any
 
-from ops.redis_server import RedisServer
 from tests.conftest import Simulator
 from tests.faults.chaos.oracle import Act
 from tests.faults.parts import Proxy, Supervised
+from viber_courier.ops.redis_server import RedisServer
 
 Json = dict[str, Any]
 SLOTS = 2

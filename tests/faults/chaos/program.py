@@ -13,16 +13,16 @@ from dataclasses import replace
 from itertools import count
 from typing import Any
 
-from worker import breaker
+from viber_courier.worker import breaker
 
 breaker.BLOCKED = 2.0  # of 60 s: credentials, redirects, all refused
 breaker.LONGEST = 2.0  # of 60 s: the breaker's longest
 
 from celery.__main__ import main  # noqa: E402
 
-from worker import batching, send  # noqa: E402
-from worker.policy import Waiting  # noqa: E402
-from worker.store import Lease, Move, Store  # noqa: E402
+from viber_courier.store.leases import Lease, Move, Store  # noqa: E402
+from viber_courier.worker import batching, send  # noqa: E402
+from viber_courier.worker.policy import Waiting  # noqa: E402
 
 EVERY = 5
 """Every which time the planted fault shows."""

@@ -12,8 +12,8 @@ import threading
 import time
 from pathlib import Path
 
-from producers import Producer
-from producers.connection import StoreUnavailable
+from viber_courier import Producer
+from viber_courier.store.connection import StoreUnavailable
 
 SILENCE = 2.0
 """Seconds without news after which nothing more comes."""

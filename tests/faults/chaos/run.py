@@ -14,9 +14,6 @@ from typing import Any
 
 import redis
 
-from ops.redis_server import RedisServer
-from producers import Producer
-from schemas.keys import Keys
 from tests.conftest import Simulator, free_port
 from tests.faults.chaos.apps import Part, read_ledger
 from tests.faults.chaos.disturb import SLOTS, Disturber, is_unsure, refusal_codes
@@ -24,6 +21,9 @@ from tests.faults.chaos.jobs import ENDINGS
 from tests.faults.chaos.oracle import Act, Asked, Conditions, Ledgers, Verdict, Violation, judge
 from tests.faults.chaos.reader import command as reading
 from tests.faults.parts import Proxy, Supervised
+from viber_courier import Producer
+from viber_courier.ops.redis_server import RedisServer
+from viber_courier.store.keys import Keys
 
 LINGER = 60.0
 """Seconds after the last call of an app in which things still break, if much is still waiting."""
@@ -101,7 +101,7 @@ class Installation:
             "PYTHONPATH": str(ROOT),
             "CHAOS_PLANT": options.plant,
         }
-        program = [sys.executable, "-m", "tests.faults.chaos.program", "-A", "worker"]
+        program = [sys.executable, "-m", "tests.faults.chaos.program", "-A", "viber_courier.worker"]
         worker = [*program, "worker", "-c", str(SLOTS), "--without-gossip", "--without-mingle"]
         self.beat = Supervised([*program, "beat", "-l", "INFO"], self.env, folder)
         stack.callback(self.beat.stop)

@@ -12,20 +12,29 @@ import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import redis
 
-from producers.connection import passes, script
-from schemas.event import Draft, provider_text
-from schemas.keys import LANES, POLL, Keys
-from schemas.settings import Settings
-from schemas.status import DEAD, Status
-from schemas.stored import loads
-from worker.breaker import FAILURES, FIRST, LONGEST, REFUSALS, Shown, resent_by_default
-from worker.lease import WAITING, WATCHED, Later, Lease, read_waiting, read_watched
-from worker.policy import SECOND, Step, Waiting
-from worker.tracking import Watched
+from viber_courier.schemas.encoding import loads
+from viber_courier.schemas.event import Draft, provider_text
+from viber_courier.schemas.instants import SECOND, micros, millis
+from viber_courier.schemas.lanes import LANES, POLL
+from viber_courier.schemas.settings import Settings
+from viber_courier.schemas.status import DEAD, Status
+from viber_courier.store.connection import passes
+from viber_courier.store.gate import FAILURES, FIRST, LONGEST, REFUSALS, Shown, resent_by_default
+from viber_courier.store.keys import Keys
+from viber_courier.store.records import (
+    WAITING,
+    WATCHED,
+    Step,
+    Waiting,
+    Watched,
+    read_waiting,
+    read_watched,
+)
+from viber_courier.store.scripts import script
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +44,40 @@ PAUSE = 0.2
 """Seconds between repeats of a call that Redis did not answer."""
 
 M = TypeVar("M")
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """The rate limit leaves nothing now: the caller is to come back in that many ``seconds``."""
+
+    seconds: float
+
+
+@dataclass(slots=True)
+class Lease(Generic[M]):
+    """Messages that are ours until ``ends`` (of the local monotonic clock), under one token.
+
+    ``more``: others are due that the caller may take next. ``dry``: and there was no token left.
+    """
+
+    key: str
+    token: str
+    now: int
+    taken: float
+    ends: float
+    more: bool
+    ring: bool
+    dry: bool
+    refused: int
+    messages: list[M]
+
+    def at(self) -> int:
+        """The Redis server's clock now, in microseconds, as far as it can be known here."""
+        return self.now + int((time.monotonic() - self.taken) * SECOND)
+
+    def left(self) -> float:
+        """Seconds that the lease still holds, at least."""
+        return self.ends - time.monotonic()
 
 
 NO_EVENT: Draft = ("", "", "", "", "")
@@ -91,7 +134,7 @@ class Store:
         self.redis, self._settings, self._now = client, settings, now
         self.keys = Keys(settings.namespace)
         names = ("claim", "begin", "settle", "sweep")
-        self._scripts = {name: script(client, "worker", name) for name in names}
+        self._scripts = {name: script(client, name) for name in names}
 
     def claim(self, lane: str, answered: bool) -> Lease[Waiting] | Later | None:
         """Lease due messages of the most urgent lane at or above ``lane``; None if none is due.
@@ -141,12 +184,12 @@ class Store:
         """
         settings = self._settings
         taken = time.monotonic()
-        args = [self._now(), lease.token, _micros(settings.lease), 2 if inside else 1]
+        args = [self._now(), lease.token, micros(settings.lease), 2 if inside else 1]
         token, now, flags = self._until(
             lease.ends,
             "begin",
             [self.keys.once(uuid.uuid4().hex), self.keys.fence("send"), lease.key],
-            [*args, _ms(settings.lease), *(m.id for m in messages)],
+            [*args, millis(settings.lease), *(m.id for m in messages)],
         )
         ours = [m for m, flag in zip(messages, flags, strict=True) if flag == "1"]
         # Its instant is taken late and its end early: both err to the safe side.
@@ -179,8 +222,8 @@ class Store:
         for move in moves:
             groups[move.write, len(move.own)].append(move)
         moves = [move for group in groups.values() for move in group]
-        args: list[Any] = [keys.record, keys.content, lease.token, _ms(settings.retention)]
-        args += [_ms(settings.content_retention), _ms(settings.lease), self._now()]
+        args: list[Any] = [keys.record, keys.content, lease.token, millis(settings.retention)]
+        args += [millis(settings.content_retention), millis(settings.lease), self._now()]
         args += [self._of_request(shown, figures, lease) if shown else "", len(moves)]
         args += [move.id for move in moves]
         for (write, own), group in groups.items():
@@ -203,12 +246,12 @@ class Store:
                 "verdict": shown.verdict,
                 "taken": shown.taken,
                 "begun": lease.now,
-                "takes": _micros(self._settings.deadline),
+                "takes": micros(self._settings.deadline),
                 "limit": FAILURES,
-                "base": _micros(FIRST),
-                "cap": _micros(LONGEST),
+                "base": micros(FIRST),
+                "cap": micros(LONGEST),
                 "most": REFUSALS,
-                "pause": _micros(shown.pause),
+                "pause": micros(shown.pause),
                 "reason": shown.reason,
             }
         )
@@ -224,8 +267,8 @@ class Store:
                 *(keys.dead, keys.counts, keys.swept),
             ],
             args=[
-                *(self._now(), _ms(settings.bell_ttl)),
-                *(_ms(settings.results_retention), _ms(settings.retention)),
+                *(self._now(), millis(settings.bell_ttl)),
+                *(millis(settings.results_retention), millis(settings.retention)),
             ],
         )
         return [(POLL, *LANES)[place] for place in ring]
@@ -281,9 +324,9 @@ class Store:
                 *map(keys.paused, (POLL,) if fence == POLL else LANES[: len(sets) // rank]),
             ],
             [
-                *(self._now(), size, _micros(seconds), int(answered), _ms(settings.bell_ttl)),
-                *(keys.record, content, keys.common, rank, _ms(seconds)),
-                *(_micros(settings.deadline), resent_by_default(settings, len(sets))),
+                *(self._now(), size, micros(seconds), int(answered), millis(settings.bell_ttl)),
+                *(keys.record, content, keys.common, rank, millis(seconds)),
+                *(micros(settings.deadline), resent_by_default(settings, len(sets))),
                 *("resend", SECOND / rate.limit if rate.limit else 0, max(1.0, rate.burst)),
                 *(int(rate.each), max(1, int(rate.limit * WISH)), *fields),
             ],
@@ -327,11 +370,3 @@ def _shared(write: Write, own: int) -> tuple[Any, ...]:
     place = "dead" if step.status in DEAD else step.place
     head = (write.was, step.status or "", place, step.at, write.late, write.counter)
     return (*head, *write.draft, len(step.fields), own, *step.fields)
-
-
-def _micros(seconds: float) -> int:
-    return int(seconds * SECOND) // 4 * 4
-
-
-def _ms(seconds: float) -> int:
-    return round(seconds * 1000)

@@ -16,7 +16,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelConnectionPool
 
-from schemas.sentinel import Sentinels
+from viber_courier.schemas.sentinel import Sentinels
 
 ASK = 1.0
 """Seconds after which the sentinels are asked again who the master is."""

@@ -99,11 +99,11 @@ class Keys:
         return self._key("bell", name)
 
     def gate(self, what: str) -> str:
-        """What all workers know of the provider: for ``send`` or ``poll`` (producers/gate.lua)."""
+        """What all workers know of the provider: for ``send`` or ``poll`` (store/lua/lib/gate.lua)."""
         return self._key("gate", what)
 
     def bucket(self, what: str) -> str:
-        """Tokens that all workers share: for ``send`` or ``poll`` (producers/bucket.lua)."""
+        """Tokens that all workers share: for ``send`` or ``poll`` (store/lua/lib/bucket.lua)."""
         return self._key("bucket", what)
 
     @property

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
-from hashlib import sha1
-from importlib.resources import files
 from typing import Any
 
 import redis
-from hiredis import pack_command
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.retry import Retry
 
-from producers.pools import WholePool, follow
-from schemas import sentinel
-from schemas.errors import CourierError
+from viber_courier.schemas import sentinel
+from viber_courier.schemas.errors import CourierError
+from viber_courier.store.pools import WholePool, follow
 
 SOCKET_OPTIONS: dict[str, Any] = {
     # Without these a half-open connection hangs for ever (measured with default options).
@@ -107,66 +102,3 @@ def named(what: str, value: object) -> str:
     if not value:
         raise ValueError(f"{what} must not be empty")
     return value
-
-
-@cache
-def source(package: str, name: str) -> str:
-    """The script ``name``.lua of a package, with the fragments it includes from ``producers``."""
-    text = (files(package) / f"{name}.lua").read_text(encoding="utf-8")
-    return re.sub(r"(?m)^#include (\w+)$", lambda m: source("producers", m[1]), text)
-
-
-class Script:
-    """EVALSHA by keys and args, loading the script where the server doesn't know it (yet)."""
-
-    def __init__(self, client: redis.Redis, text: str) -> None:
-        self._client, self._text = client, text
-        self._digest = sha1(text.encode(), usedforsecurity=False).hexdigest()
-
-    def __call__(self, keys: Sequence[str], args: Sequence[Any]) -> Any:
-        return self.begin(keys, args)()
-
-    def begin(self, keys: Sequence[str], args: Sequence[Any]) -> Callable[[], Any]:
-        """Send it now; the caller does something else and then must fetch the reply, once.
-
-        All of ours can be repeated: where the connection breaks, that is what happens.
-        """
-        # hiredis 3.5.0 makes texts of numbers itself, and crashes if a signal's handler raises then
-        # (Ctrl-C, Celery's soft time limits).
-        command: Any = ("EVALSHA", self._digest, str(len(keys)), *keys, *map(str, args))
-        pool: Any = self._client.connection_pool
-        connection = pool.get_connection()
-        try:
-            # What redis-py's client does besides takes twice as long, as much as Redis's part.
-            connection.send_packed_command((pack_command(command),))
-        except BaseException as error:
-            connection.disconnect()
-            pool.release(connection)
-            if isinstance(error, redis.ConnectionError):
-                return lambda: self._again(command)
-            raise  # as a timeout: a server that hangs is not asked again
-
-        def fetch() -> Any:
-            try:
-                try:
-                    return connection.read_response()
-                finally:
-                    pool.release(connection)  # before a repeat: the pool may have no other one
-            except (redis.ConnectionError, redis.exceptions.NoScriptError):
-                return self._again(command)
-
-        return fetch
-
-    def _again(self, command: tuple[str, ...]) -> Any:
-        """With redis-py's patience, and the script loaded if need be."""
-        client: Any = self._client
-        try:
-            return client.execute_command(*command)
-        except redis.exceptions.NoScriptError:
-            client.script_load(self._text)
-            return client.execute_command(*command)
-
-
-def script(client: redis.Redis, package: str, name: str) -> Script:
-    """The script ``name``.lua of a package."""
-    return Script(client, source(package, name))

@@ -1,0 +1,24 @@
+"""Units of time: Redis keeps microseconds, its commands take milliseconds, settings are seconds."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+SECOND = 1_000_000
+"""Microseconds."""
+
+
+def micros(seconds: float) -> int:
+    """Returns seconds as microseconds, a multiple of four as every score is (store/keys.py)."""
+    return int(seconds * SECOND) // 4 * 4
+
+
+def millis(seconds: float) -> int:
+    """Returns seconds as milliseconds."""
+    return round(seconds * 1000)
+
+
+def iso(seconds: float) -> str:
+    """Returns seconds since 1970 as ISO 8601 in UTC, to the millisecond."""
+    stamp = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+    return stamp.replace("+00:00", "Z")

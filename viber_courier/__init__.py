@@ -1,0 +1,81 @@
+"""Queues Viber messages, sends them in batches through the Devino API, accounts for every one.
+
+Everything an app needs is here. Importing this module loads nothing: each name is loaded when it is
+first used (PEP 562), and none of them needs Celery, requests or worker code.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from viber_courier.producers.client import Producer
+    from viber_courier.producers.dead import DeadLetter, DeadLetters, Resent
+    from viber_courier.producers.results import Event
+    from viber_courier.schemas.errors import (
+        ConfigError,
+        Conflict,
+        ContentGone,
+        CourierError,
+        DeadLetterError,
+        EnqueueError,
+        InvalidMessage,
+        NotDead,
+        QueueFull,
+        Unconfirmed,
+    )
+    from viber_courier.schemas.settings import Settings
+    from viber_courier.schemas.status import Reason, Status
+    from viber_courier.store.connection import StoreUnavailable
+    from viber_courier.store.records import Record
+
+_HOMES = {
+    "producers.client": ("Producer",),
+    "producers.dead": ("DeadLetter", "DeadLetters", "Resent"),
+    "producers.results": ("Event",),
+    "schemas.errors": (
+        *("ConfigError", "Conflict", "ContentGone", "CourierError", "DeadLetterError"),
+        *("EnqueueError", "InvalidMessage", "NotDead", "QueueFull", "Unconfirmed"),
+    ),
+    "schemas.settings": ("Settings",),
+    "schemas.status": ("Reason", "Status"),
+    "store.connection": ("StoreUnavailable",),
+    "store.records": ("Record",),
+}
+_HOME = {name: f"viber_courier.{home}" for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "ConfigError",
+    "Conflict",
+    "ContentGone",
+    "CourierError",
+    "DeadLetter",
+    "DeadLetterError",
+    "DeadLetters",
+    "EnqueueError",
+    "Event",
+    "InvalidMessage",
+    "NotDead",
+    "Producer",
+    "QueueFull",
+    "Reason",
+    "Record",
+    "Resent",
+    "Settings",
+    "Status",
+    "StoreUnavailable",
+    "Unconfirmed",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
