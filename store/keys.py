@@ -99,7 +99,7 @@ class Keys:
         return self._key("bell", name)
 
     def gate(self, what: str) -> str:
-        """What all workers know of the provider: for ``send`` or ``poll`` (store/lua/lib/gate.lua)."""
+        """What all workers know of the provider: for ``send`` or ``poll`` (lua/lib/gate.lua)."""
         return self._key("gate", what)
 
     def bucket(self, what: str) -> str:
