@@ -26,7 +26,7 @@ from viber_courier.schemas.settings import Settings
 from viber_courier.store.connection import SOCKET_OPTIONS
 from viber_courier.store.keys import Keys
 from viber_courier.store.pools import follow
-from viber_courier.store.scripts import source
+from viber_courier.store.scripts import Script, shared, source
 from viber_courier.worker.log import set_up
 
 PATIENCE = {"socket_timeout": 2, "socket_connect_timeout": 1}
@@ -61,18 +61,9 @@ class CourierCollector(Collector):
         sets = [key for lane in keys.lanes for key in (lane, keys.fence("send"))]
         sets += (keys.watch, keys.fence(POLL))
         pipe: Any = client.pipeline(transaction=False)
-        look = source("look")
-        words, count = look.words(
-            {
-                "results": keys.results,
-                "swept": keys.swept,
-                "sets": sets,
-                "time": None,
-                "instants": LOOKS,
-                "most": GROUPS,
-            }
-        )
-        pipe.eval(look.text, count, *words)
+        look = Script(client, "look", shared(self._settings))
+        words, count = look.words(sets=sets, instants=LOOKS, most=GROUPS)
+        pipe.eval(source("look").text, count, *words)
         pipe.hgetall(keys.counts).hgetall(keys.requests)
         pipe.mget(map(keys.paused, HANDS))
         pipe.hgetall(keys.gate("send")).hgetall(keys.gate(POLL))

@@ -14,15 +14,13 @@ from viber_courier.producers.dead import DeadLetters, Letter
 from viber_courier.producers.results import Event, read_results
 from viber_courier.schemas.errors import Conflict, EnqueueError, QueueFull
 from viber_courier.schemas.event import Change, render, resent
-from viber_courier.schemas.instants import millis
-from viber_courier.schemas.lanes import LANES
 from viber_courier.schemas.message import Campaign, Job, parse_job
 from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.status import DEAD, Reason, Status
 from viber_courier.store.connection import StoreUnavailable, connect, require_name, store_errors
 from viber_courier.store.keys import Keys
 from viber_courier.store.records import Record, end_fields, new_message, record_values, seen_counts
-from viber_courier.store.scripts import Script
+from viber_courier.store.scripts import Script, shared
 
 CHUNK = 500
 """Rows of ``enqueue_many`` that go to Redis in one round trip, and stand or fall together."""
@@ -62,8 +60,8 @@ class Producer:
         self.redis = connect(settings.redis_url) if client is None else client
         self._clock = clock
         self._keys = Keys(settings.namespace)
-        names = ("enqueue", "cancel", "get")
-        self._scripts = {name: Script(self.redis, name) for name in names}
+        names, given = ("enqueue", "cancel", "get"), shared(settings)
+        self._scripts = {name: Script(self.redis, name, given) for name in names}
         self.dead = DeadLetters(self.redis, settings, clock, self._store_again)
 
     @classmethod
@@ -180,30 +178,16 @@ class Producer:
         """As ``_store``; what is returned fetches the reply."""
         if not rows:
             return set
-        keys, settings = self._keys, self.settings
         messages = [new_message(row.id, row.job, row.resend_of) for row in rows]
         width = max(map(len, messages))
         tail = [value for each in messages for value in (*each, *[""] * (width - len(each)))]
         digest = campaign.digest if campaign else ""
         with store_errors():
             fetch = self._scripts["enqueue"].begin(
-                counts=keys.counts,
-                common=keys.common + digest,
-                lanes=keys.lanes,
-                bells=keys.bells,
-                wakes=keys.wake,
-                dead=keys.dead,
-                pace=keys.pace,
-                time=None,
-                records=keys.record,
-                contents=keys.content,
-                most=settings.max_queued,
-                bell_ms=millis(settings.bell_ttl),
-                words=LANES,
+                common=self._keys.common + digest,
                 status=Status.QUEUED,
                 common_digest=digest,
                 common_json=campaign.json if campaign else "",
-                common_ms=millis(settings.content_retention),
                 gap=gap,
                 width=width,
                 tail=tail,
@@ -225,9 +209,8 @@ class Producer:
     def _state(self, id: str) -> tuple[dict[str, str], float] | None:
         """Returns the record's fields and its score (0: in no lane)."""
         require_name("id", id)
-        keys = self._keys
         with store_errors():
-            score, *pairs = self._scripts["get"](lanes=keys.lanes, record=keys.record + id, id=id)
+            score, *pairs = self._scripts["get"](record=self._keys.record + id, id=id)
         fields = dict(zip(pairs[::2], pairs[1::2], strict=True))
         return (fields, float(score or 0)) if fields else None
 
@@ -243,26 +226,18 @@ class Producer:
             metadata=record.metadata,
             more=resent(record.resend_of),
         )
-        keys, settings = self._keys, self.settings
         n, attempts = seen_counts(fields)
         with store_errors():
             answer: str = self._scripts["cancel"](
-                results=keys.results,
-                counts=keys.counts,
-                lanes=keys.lanes,
-                dead=keys.dead,
-                record=keys.record + record.id,
-                content=keys.content + record.id,
-                time=None,
+                record=self._keys.record + record.id,
+                content=self._keys.content + record.id,
                 id=record.id,
                 n=n,
                 attempts=attempts,
                 **{"from": Status.QUEUED},
                 to=to,
                 is_dead=to in DEAD,
-                draft=render(change, settings.namespace, self._clock()),
-                keep=millis(settings.retention),
-                keep_content=millis(settings.content_retention),
+                draft=render(change, self.settings.namespace, self._clock()),
                 count=f"{to}:{Reason.BY_REQUEST}",
                 fields=end_fields(Reason.BY_REQUEST),
             )

@@ -31,7 +31,7 @@ from viber_courier.store.records import (
     record_values,
     unpack,
 )
-from viber_courier.store.scripts import Script
+from viber_courier.store.scripts import Script, shared
 
 CHUNK = 500
 """Letters that one round trip looks at, sends again or drops."""
@@ -89,7 +89,7 @@ class DeadLetters:
         self._redis, self._clock, self._store = client, clock, store
         self._keys = Keys(settings.namespace)
         self._size = min(CHUNK, settings.max_queued or CHUNK)
-        self._scripts = {name: Script(client, name) for name in ("dead", "drop")}
+        self._scripts = {name: Script(client, name, shared(settings)) for name in ("dead", "drop")}
 
     def list(self, status: str | None = None, reason: str | None = None) -> Iterator[DeadLetter]:
         """Letters on the list as it is now, in the order in which they ended, read in chunks.
@@ -165,12 +165,8 @@ class DeadLetters:
         return sum(self._drop(chunk) for chunk in self._chunks(status, reason))
 
     def _drop(self, chunk: Sequence[_Found]) -> int:
-        keys = self._keys
-        ids = [found.id for found in chunk]
         with store_errors():
-            dropped: int = self._scripts["drop"](
-                dead=keys.dead, records=keys.record, contents=keys.content, ids=ids
-            )
+            dropped: int = self._scripts["drop"](ids=[found.id for found in chunk])
         return dropped
 
     def _letter(self, found: _Found, unconfirmed: bool) -> Letter:
@@ -202,18 +198,14 @@ class DeadLetters:
     def _call(
         self, id: str, after: int, status: str, reason: str, contents: str
     ) -> tuple[int, int, Sequence[_Found]]:
-        keys, found = self._keys, []
+        found = list[_Found]()
         with store_errors():
             end, last, members, commons = self._scripts["dead"](
-                dead=keys.dead,
                 id=id,
                 after=after,
                 most=self._size,
                 first=status,
                 second=reason,
-                records=keys.record,
-                contents=keys.content,
-                commons=keys.common,
                 ask=contents,
                 fields=DEAD_LETTER,
             )

@@ -36,7 +36,7 @@ from viber_courier.store.records import (
     read_watched,
     step_fields,
 )
-from viber_courier.store.scripts import Script
+from viber_courier.store.scripts import Script, shared
 
 logger = logging.getLogger(__name__)
 
@@ -123,8 +123,8 @@ class Store:
     ) -> None:
         self.redis, self._settings, self._now = client, settings, now
         self.keys = Keys(settings.namespace)
-        names = ("claim", "begin", "settle", "sweep", "wake")
-        self._scripts = {name: Script(client, name) for name in names}
+        names, given = ("claim", "begin", "settle", "sweep", "wake"), shared(settings)
+        self._scripts = {name: Script(client, name, given) for name in names}
 
     def claim(self, lane: str, answered: bool) -> Lease[Waiting] | RateLimited | None:
         """Leases due messages of the most urgent lane at or above ``lane``; None if none is due.
@@ -149,7 +149,6 @@ class Store:
             rank=2,
             size=settings.batch_size,
             answered=answered,
-            contents=keys.content,
             resent=resent_by_default(settings, len(sets)),
             cost=SECOND / rate if rate else 0,
             burst=max(1.0, settings.rate_burst),
@@ -268,19 +267,10 @@ class Store:
             "settle",
             once=keys.once(uuid.uuid4().hex),
             set=lease.key,
-            watch=keys.watch,
-            results=keys.results,
-            counts=keys.counts,
             gate=keys.gate(name),
             other_gate=keys.gate(other),
-            dead=keys.dead,
-            requests=keys.requests,
             time=self._now(),
-            records=keys.record,
-            contents=keys.content,
             held=lease.token,
-            keep=millis(settings.retention),
-            keep_content=millis(settings.content_retention),
             once_ms=millis(settings.lease),
             signal=json.dumps(report) if report else "",
             total=len(moves),
@@ -293,30 +283,12 @@ class Store:
 
         ``unless_within``: not where somebody has swept within so many seconds.
         """
-        keys, settings = self.keys, self._settings
-        words: list[str] = self._scripts["sweep"](
-            watch=keys.watch,
-            watch_bell=keys.bell(POLL),
-            lanes=keys.lanes,
-            bells=keys.bells,
-            wakes=keys.wake,
-            results=keys.results,
-            dead=keys.dead,
-            counts=keys.counts,
-            swept=keys.swept,
-            time=self._now(),
-            unless_ms=millis(unless_within),
-            bell_ms=millis(settings.bell_ttl),
-            keep_events=millis(settings.results_retention),
-            keep=millis(settings.retention),
-            watch_word=POLL,
-            words=LANES,
-        )
+        words: list[str] = self._scripts["sweep"](time=self._now(), unless_ms=millis(unless_within))
         return words
 
     def wake(self, word: str) -> None:
         """Leaves a lane's name, or ``poll``, for the workers' listeners."""
-        self._scripts["wake"](wakes=self.keys.wake, word=word)
+        self._scripts["wake"](word=word)
 
     def next_wake(self, seconds: float) -> str | None:
         """Returns the next word left for the workers' listeners; None if none comes in time."""
@@ -351,23 +323,18 @@ class Store:
 
     def _claim(self, what: str, seconds: float, **given: Any) -> list[Any]:
         """Calls claim.lua; if a reply is lost, a repeat brings the batch that was leased to us."""
-        keys, settings = self.keys, self._settings
+        keys = self.keys
         reply: list[Any] = self._until(
             time.monotonic() + seconds / 2,
             "claim",
             once=keys.once(uuid.uuid4().hex),
             fence=keys.fence(what),
-            wakes=keys.wake,
             gate=keys.gate(what),
             bucket=keys.bucket(what),
-            counts=keys.counts,
             time=self._now(),
             lease=micros(seconds),
-            bell_ms=millis(settings.bell_ttl),
-            records=keys.record,
-            commons=keys.common,
             once_ms=millis(seconds),
-            probe_us=micros(settings.deadline),
+            probe_us=micros(self._settings.deadline),
             choice="resend",
             **given,
         )

@@ -11,15 +11,15 @@ A head is the comment that a file in ``lua/`` begins with::
     --   time        one value
     --   ids...      any number of values, the last of all: in Lua the place of the first
 
-Every name is a local variable of the script and a keyword of the call; a name too many or too few
-is a TypeError at the call. ``@include`` brings ``lua/lib/<name>.lua``, once, after what that one
-includes itself.
+Every name is a local variable of the script, and a keyword of the call unless ``shared`` gives it.
+A name too many or too few is a TypeError at the call. ``@include`` brings ``lua/lib/<name>.lua``,
+once, after what that one includes itself.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from hashlib import sha1
@@ -28,6 +28,10 @@ from typing import Any
 
 import redis
 
+from viber_courier.schemas.instants import millis
+from viber_courier.schemas.lanes import LANES, POLL
+from viber_courier.schemas.settings import Settings
+from viber_courier.store.keys import Keys
 from viber_courier.store.pools import WholePool
 
 _pack: Callable[[Any], bytes] | None
@@ -152,23 +156,64 @@ def _locals(array: str, parameters: tuple[Parameter, ...]) -> Iterator[str]:
             yield f"local {each.name} = {place}"
 
 
-class Script:
-    """Calls a script by keywords, by EVALSHA; loads it where the server doesn't know it yet."""
+def shared(settings: Settings) -> dict[str, Any]:
+    """Returns the keys and arguments that are the same in every call of a namespace."""
+    keys = Keys(settings.namespace)
+    return {
+        "results": keys.results,
+        "counts": keys.counts,
+        "requests": keys.requests,
+        "lanes": keys.lanes,
+        "watch": keys.watch,
+        "watch_bell": keys.bell(POLL),
+        "bells": keys.bells,
+        "wakes": keys.wake,
+        "dead": keys.dead,
+        "pace": keys.pace,
+        "swept": keys.swept,
+        "time": None,
+        "records": keys.record,
+        "contents": keys.content,
+        "commons": keys.common,
+        "words": LANES,
+        "watch_word": POLL,
+        "bell_ms": millis(settings.bell_ttl),
+        "keep": millis(settings.retention),
+        "keep_content": millis(settings.content_retention),
+        "keep_events": millis(settings.results_retention),
+        "max_queued": settings.max_queued,
+    }
 
-    def __init__(self, client: redis.Redis, script: str | Source) -> None:
+
+class Script:
+    """Calls a script by keywords, by EVALSHA; loads it where the server doesn't know it yet.
+
+    ``given`` are keys and arguments of every call, as far as the script has them; a call may give
+    others for the same names.
+    """
+
+    def __init__(
+        self, client: redis.Redis, script: str | Source, given: Mapping[str, Any] | None = None
+    ) -> None:
         self._client = client
         self._source = source(script) if isinstance(script, str) else script
+        names = self._source.names
+        self._given = {name: each for name, each in (given or {}).items() if name in names}
 
     def __call__(self, **given: Any) -> Any:
         """Returns the script's reply."""
         return self.begin(**given)()
+
+    def words(self, **given: Any) -> tuple[list[str], int]:
+        """Returns a call's keys and arguments in order, as text, and the number of keys."""
+        return self._source.words({**self._given, **given})
 
     def begin(self, **given: Any) -> Callable[[], Any]:
         """Sends the call; what it returns fetches the reply and must be called once.
 
         All of our scripts can be repeated: where the connection breaks, that is what happens.
         """
-        words, count = self._source.words(given)
+        words, count = self.words(**given)
         command = ("EVALSHA", self._source.digest, str(count), *words)
         pool: Any = self._client.connection_pool
         if not isinstance(pool, WholePool):  # fakeredis, or a client of the app's own

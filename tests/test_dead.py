@@ -583,9 +583,6 @@ def test_an_id_used_again_while_the_old_one_is_still_listed_is_another_message(
         with pytest.raises(NotDead, match="queued"):
             call("mine")
     producer.dead._scripts["drop"](
-        dead=office.store.keys.dead,
-        records=office.store.keys.record,
-        contents=office.store.keys.content,
         ids=["mine"],
     )
     assert office.claim().messages[0].content is not None

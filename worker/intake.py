@@ -13,13 +13,12 @@ from viber_courier.schemas.encoding import digest_of
 from viber_courier.schemas.errors import Conflict, EnqueueError, InvalidMessage
 from viber_courier.schemas.event import Change, render
 from viber_courier.schemas.fields import ID
-from viber_courier.schemas.instants import millis
 from viber_courier.schemas.message import BOUNDED, printable
 from viber_courier.schemas.status import Reason, Status
 from viber_courier.store.connection import store_errors
 from viber_courier.store.keys import Keys
 from viber_courier.store.records import end_fields
-from viber_courier.store.scripts import Script
+from viber_courier.store.scripts import Script, shared
 
 
 def enqueue_task_jobs(producer: Producer, task_id: str, jobs: object) -> str:
@@ -49,7 +48,7 @@ class Rejections:
     def __init__(self, producer: Producer, clock: Callable[[], float] = time.time) -> None:
         self._settings, self._clock = producer.settings, clock
         self._keys = Keys(producer.settings.namespace)
-        self._script = Script(producer.redis, "reject")
+        self._script = Script(producer.redis, "reject", shared(producer.settings))
 
     def record(self, raw: object, fresh: str, error: EnqueueError) -> str:
         """Records a refused job and returns the id of its event.
@@ -73,19 +72,13 @@ class Rejections:
 
     def _reject(self, id: str, digest: str, reason: Reason, more: Mapping[str, Any]) -> bool:
         change = Change(status=Status.REJECTED, final=True, reason=reason, more=more)
-        keys, settings = self._keys, self._settings
         with store_errors():
             recorded = self._script(
-                results=keys.results,
-                counts=keys.counts,
-                dead=keys.dead,
-                record=keys.record + id,
-                time=None,
+                record=self._keys.record + id,
                 id=id,
                 digest=digest,
                 to=Status.REJECTED,
-                draft=render(change, settings.namespace, self._clock()),
-                keep=millis(settings.retention),
+                draft=render(change, self._settings.namespace, self._clock()),
                 count=f"{Status.REJECTED}:{reason}",
                 fields=end_fields(reason),
             )

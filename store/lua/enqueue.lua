@@ -13,13 +13,13 @@
 --   time            '' for this server's
 --   records         prefix of the records
 --   contents        prefix of the contents
---   most            messages that may wait (0: no limit)
+--   max_queued      messages that may wait (0: no limit)
 --   bell_ms         how long a bell is set
 --   words[4]        what the bells' wakes say
 --   status          to write
 --   common_digest   '' without a campaign
 --   common_json     the campaign's content
---   common_ms       how much longer than its last message's deadline it is kept
+--   keep_content    how much longer than its last message's deadline it is kept, in ms
 --   gap             '' or, of dead letters sent again, us between one and the next (0: all at once)
 --   width           of each message's part of the tail
 --   tail...         messages (store/records.py): id, digest, lane set 1-8, due ('' = now), ttl in
@@ -43,7 +43,7 @@ for i = tail, #ARGV, width do
   end
 end
 if #conflicts > 0 then return {'conflict', conflicts} end
-most = tonumber(most)
+local most = tonumber(max_queued)
 if most > 0 and #fresh > 0 then
   local waiting = #fresh
   for _, lane in ipairs(lanes) do waiting = waiting + redis.call('ZCARD', lane) end
@@ -93,7 +93,7 @@ end
 for set, members in pairs(places) do redis.call('ZADD', lanes[set], unpack(members)) end
 if #fresh > 0 then redis.call('HINCRBY', counts, status, #fresh) end
 if common_digest ~= '' and #fresh > 0 then
-  local keep = math.ceil((latest - at) / 1000) + tonumber(common_ms)
+  local keep = math.ceil((latest - at) / 1000) + tonumber(keep_content)
   local left = redis.call('PTTL', common)
   if left == -2 then
     redis.call('SET', common, common_json, 'PX', text(keep))
