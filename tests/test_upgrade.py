@@ -66,6 +66,8 @@ WATCHED = {
     "sms-soon-lost": ("lost", "tracking-ended"),
 }
 """How those end that the provider had taken; all others are read."""
+FORGOTTEN = ("watched-fault-old", "watched-delivered-stays", "sms-soon-lost")
+"""Unknown to the provider by now: all that ends them is what their records say."""
 SENT = {"30": ("failed", "provider-failed")}
 """How those end that are sent, by the address; all others are read."""
 
@@ -182,6 +184,7 @@ def load(client: redis.Redis, namespace: str) -> Landed:
     provider = {
         int(id): (digits, resend, at + shift.micros / 1e6)
         for id, (digits, resend, at) in DUMP["provider"].items()
+        if id not in {RECORDS[name]["provider"] for name in FORGOTTEN}
     }
     entries = [shift.entry(id) for id, _ in DUMP["keys"]["results"][2]["entries"]]
     return Landed(client, prefix, provider, entries, pending)
