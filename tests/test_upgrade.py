@@ -488,13 +488,21 @@ def test_dead_letters_are_listed_resent_and_dropped(landed: Landed, app: Produce
         job = app.dead.job(id)
         asked = {k: v for k, v in JOBS[id].items() if k not in ("id", "sendAt")}
         assert job == {"resendSms": "smsText" in asked, **asked}, id
+    # Letters are sent again as today's are, going on where the landed version's pace was
+    pace = int(landed.client.get(landed.key("dead:pace")))  # type: ignore[arg-type]
+    done = app.dead.resend_many(status="failed", rate=1.0)
+    assert {*done.ids} == {"failed-crashed", "failed-attempts"}
+    assert {*done.refused} == {"failed-content-gone-0"}
+    due = [landed.score("lane:high:0", done.ids["failed-crashed"])]
+    due += [landed.score("lane:high:1", done.ids["failed-attempts"])]
+    assert pace + 900_000 < due[0] < due[1] < pace + 2_100_000
     # What was sent again, or dropped, by the landed version stays so
     for id in ("unsure-resent", "rejected-resent", "ended-failed-there", "ended-failed-again"):
         new = app.dead.resend(id, unconfirmed=True)
         assert new == RECORDS[id]["resentAs"] and RECORDS[new]["resendOf"] == id
     with pytest.raises(NotDead):
         app.dead.resend("unsure-cancelled", unconfirmed=True)
-    # Letters are sent again as today's are, going on where the landed version's pace was
+    # And what can't be sent again is refused
     for id, refusal in {
         "unsure-parked": Unconfirmed,
         "rejected-erased": ContentGone,
@@ -505,13 +513,6 @@ def test_dead_letters_are_listed_resent_and_dropped(landed: Landed, app: Produce
             app.dead.resend(id)
     new = app.dead.resend("unsure-parked", unconfirmed=True)
     assert app.dead.resend("unsure-parked") == new
-    pace = int(landed.client.get(landed.key("dead:pace")))  # type: ignore[arg-type]
-    done = app.dead.resend_many(status="failed", rate=1.0)
-    assert {*done.ids} == {"failed-crashed", "failed-attempts"}
-    assert {*done.refused} == {"failed-content-gone-0"}
-    due = [landed.score("lane:high:0", done.ids["failed-crashed"])]
-    due += [landed.score("lane:high:1", done.ids["failed-attempts"])]
-    assert pace + 900_000 < due[0] < due[1] < pace + 2_100_000
     # And dropped
     app.dead.drop("tracked-out")
     app.dead.drop("tracked-out")
