@@ -13,13 +13,15 @@ from dataclasses import replace
 from itertools import count
 from typing import Any
 
+from viber_courier.store import gate
 from viber_courier.worker import breaker
 
 breaker.BLOCKED = 2.0  # of 60 s: credentials, redirects, all refused
-breaker.LONGEST = 2.0  # of 60 s: the breaker's longest
+gate.LONGEST = 2.0  # of 60 s: the breaker's longest; store.leases takes it when it is imported
 
 from celery.__main__ import main  # noqa: E402
 
+from viber_courier.store import leases  # noqa: E402
 from viber_courier.store.leases import Lease, Move, Store  # noqa: E402
 from viber_courier.worker import batching, send  # noqa: E402
 from viber_courier.worker.policy import Waiting  # noqa: E402
@@ -32,11 +34,11 @@ def lose_settles() -> None:
     """Once in a while an answer is thrown away, and the lease with it: nobody looks again."""
     settle, calls = Store.settle, count(1)
 
-    def lossy(self: Store, lease: Lease[Any], moves: Sequence[Move], shown: Any = None) -> Any:
+    def lossy(self: Store, lease: Lease[Any], moves: Sequence[Move], *more: Any) -> Any:
         if moves and ":lane:" in lease.key and next(calls) % EVERY == 0:
             self.redis.zrem(lease.key, *(move.id for move in moves))
             return [], ""
-        return settle(self, lease, moves, shown)
+        return settle(self, lease, moves, *more)
 
     Store.settle = lossy  # type: ignore[method-assign]
 
@@ -103,6 +105,7 @@ def repeat_ends() -> None:
     Store.settle = twice  # type: ignore[method-assign]
 
 
+assert leases.LONGEST == gate.LONGEST
 PLANTS: dict[str, Callable[[], None]] = {
     "lost-settle": lose_settles,
     "double-claim": double_claims,
