@@ -40,9 +40,11 @@ class Bells:
     is rung where enough wait, or beat without workers would fill the broker.
     """
 
-    def __init__(self, settings: Settings, rest: float = REST, sweeps: bool = False) -> None:
+    def __init__(
+        self, settings: Settings, rest: float = REST, sweeps: bool = False, app: Any = None
+    ) -> None:
         self._settings, self._rest, self._again = settings, rest, 0.0
-        self._sweeps = sweeps
+        self._sweeps, self._client = sweeps, app
         self._app: Any = None
         self._pid = 0
 
@@ -82,7 +84,7 @@ class Bells:
             from celery import Celery  # a light import of producers is a promise
 
             url, options = broker(self._settings.broker_url)
-            self._app = Celery(broker=url, set_as_current=False)
+            self._app = (self._client or Celery)(broker=url, set_as_current=False)
             # An app's own CELERY_BROKER_URL would win over the argument above, not over this.
             self._app.conf.broker_write_url = url
             self._app.conf.broker_transport_options = {**options, **ONE_TRY}

@@ -47,8 +47,9 @@ PERSONAL = re.compile(rb"\{[a-z0-9]+\}:(m|c|common):|[a-z0-9]+\.enqueue|unacked$
 """Redis keys that may hold numbers and texts: records, contents, courier.enqueue on its way."""
 
 PROBE = """
-import logging, os, traceback, worker.celery
-worker.celery.enqueue.time_limit = 2
+import logging, os, traceback
+from viber_courier.worker.celery import enqueue
+enqueue.time_limit = 2
 handle = logging.Logger.handle
 def dump(self, record):
     handle(self, record)  # after the filters: what any handler, however it formats, can see
