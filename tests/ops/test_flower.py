@@ -307,3 +307,13 @@ def _names(api: requests.Session, url: str) -> list[str]:
 
 def _workers(api: requests.Session, url: str) -> int:
     return len(_names(api, url))
+
+
+# --- what it does by itself -----------------------------------------------------------------------
+
+
+def test_canary_flower_is_open_to_all_machines_and_may_stop_workers() -> None:
+    """It fails once Flower starts as worker/runtime/flower.py makes it start."""
+    asked = "from flower.options import options as o; print(repr(o.address), o.read_only)"
+    said = subprocess.check_output([sys.executable, "-c", asked], text=True)
+    assert said.split() == ["''", "False"]
