@@ -114,7 +114,10 @@ def made(url: str) -> tuple[App, Connection]:
     ],
     ids=["redis", "rediss", "socket", "sentinel"],
 )
-def test_every_url_has_our_transport_and_shows_no_password(url: str, wanted: type) -> None:
+def test_every_url_has_our_transport_and_shows_no_password(
+    url: str, wanted: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CELERY_BROKER_URL", "memory://theirs")
     app, connection = made(url)
     for each in (connection, connection.clone(), app.connection(), app.connection_for_write()):
         assert each.get_transport_cls() is wanted
