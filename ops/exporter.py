@@ -58,12 +58,21 @@ class CourierCollector(Collector):
 
     def _look(self, client: redis.Redis) -> Seen:
         keys = self._keys
-        names = [keys.results, keys.swept]
-        for lane in keys.lanes:
-            names += (lane, keys.fence("send"))
-        names += (keys.watch, keys.fence(POLL))
+        sets = [key for lane in keys.lanes for key in (lane, keys.fence("send"))]
+        sets += (keys.watch, keys.fence(POLL))
         pipe: Any = client.pipeline(transaction=False)
-        pipe.eval(source("look"), len(names), *names, "", LOOKS, GROUPS)
+        look = source("look")
+        words, count = look.words(
+            {
+                "results": keys.results,
+                "swept": keys.swept,
+                "sets": sets,
+                "time": None,
+                "instants": LOOKS,
+                "most": GROUPS,
+            }
+        )
+        pipe.eval(look.text, count, *words)
         pipe.hgetall(keys.counts).hgetall(keys.requests)
         pipe.mget(map(keys.paused, HANDS))
         pipe.hgetall(keys.gate("send")).hgetall(keys.gate(POLL))

@@ -17,7 +17,7 @@ from prometheus_client.core import Metric
 from viber_courier.schemas.lanes import LANES, POLL
 from viber_courier.schemas.metrics import BOUNDS
 from viber_courier.schemas.status import Status
-from viber_courier.worker.provider import is_known
+from viber_courier.worker.codes import is_known
 
 SECOND = 1_000_000
 HANDS = (*LANES, POLL)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from marshmallow import ValidationError
 from marshmallow.fields import Field
 
-from viber_courier.schemas.encoding import dumps
+from viber_courier.schemas.encoding import digest_of, dumps
 from viber_courier.schemas.errors import InvalidMessage
 from viber_courier.schemas.fields import CONTENT, FIELDS_MOST, JOB, OPTIONS, SMS_FIELDS, TTL_DEFAULT
 
@@ -82,6 +82,7 @@ class Campaign:
         if "contentType" not in self._loaded:
             self._loaded.pop("content", None)  # unchecked as yet: each row brings it as its own
         self.wire = _wire(self._loaded)
+        self.json, self.digest = dumps(self.wire), digest_of(self.wire)
         self._asked = _asked(self._loaded)
         # With nothing else missing, a row that brings only independent fields needs no whole check.
         resend = self._loaded.get("resendSms", "smsText" in self._loaded)
@@ -189,7 +190,7 @@ def _paths(messages: Any, path: str = "") -> Any:
     """Marshmallow's nested messages as (field path, texts); a fault of the whole has path ""."""
     if isinstance(messages, Mapping):
         for name, inner in messages.items():
-            step = "" if name == "_schema" else shown(name)
+            step = "" if name == "_schema" else printable(name)
             yield from _paths(inner, f"{path}.{step}".strip("."))
     else:
         yield path, [str(text) for text in messages]
@@ -240,8 +241,8 @@ def _digest(hashes: Iterable[bytes]) -> str:
     return b64encode(whole).decode()
 
 
-def shown(name: object) -> str:
-    """Somebody else's name, fit for a message: short, and without what can't be printed."""
+def printable(name: object) -> str:
+    """Returns a name from outside as messages show it: short, and without what can't be printed."""
     name = name if isinstance(name, str) else BOUNDED.repr(name)
     name = name if len(name) <= 64 else name[:61] + "..."
     return name if name.isprintable() else ascii(name)[1:-1]

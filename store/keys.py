@@ -11,7 +11,8 @@ key                      type    holds
 ``{ns}:watch``           zset    accepted messages that are polled
 ``{ns}:fence:<what>``    string  the latest lease given: leases never repeat
 ``{ns}:once:<token>``    string  the answer to a script's first call, for its repeats
-``{ns}:bell:<lane|poll>`` string present while a doorbell task is on its way
+``{ns}:bell:<lane|poll>`` string present while a doorbell is on its way
+``{ns}:wake``            list    lanes, or ``poll``, whose doorbell a worker's listener is to ring
 ``{ns}:gate:<what>``     hash    why and until when ``send`` or ``poll`` is closed to all workers
 ``{ns}:dead``            zset    ended messages that can be sent again or dropped, by their end
 ``{ns}:dead:pace``       string  the latest due time given to one of them that is sent again
@@ -41,11 +42,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-LANES = ("realtime", "high", "normal", "low")
-"""The API's priorities (document, "priority"), most urgent first."""
-
-POLL = "poll"
-"""The bell of the watch set, beside one for each lane."""
+from viber_courier.schemas.lanes import LANES
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +94,16 @@ class Keys:
     def bell(self, name: str) -> str:
         """Present while a task for this lane (or ``poll``) is on its way."""
         return self._key("bell", name)
+
+    @property
+    def bells(self) -> list[str]:
+        """The lanes' bells, most urgent first."""
+        return [self.bell(lane) for lane in LANES]
+
+    @property
+    def wake(self) -> str:
+        """Where the workers' listeners wait for what to ring for."""
+        return self._key("wake")
 
     def gate(self, what: str) -> str:
         """What all workers know of the provider: for ``send`` or ``poll`` (lua/lib/gate.lua)."""

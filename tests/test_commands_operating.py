@@ -12,6 +12,7 @@ from viber_courier import InvalidMessage, Producer
 from viber_courier.schemas.lanes import LANES
 from viber_courier.store.keys import Keys
 from viber_courier.store.leases import Lease, Store
+from viber_courier.worker.intake import Rejections
 
 
 @pytest.fixture
@@ -81,7 +82,9 @@ def test_cancel_names_what_it_could_not_stop(
 def letters(producer: Producer) -> list[str]:
     """Ids of dead letters: two rejected ones without content, one with an unsure end."""
     for id in ("r1", "r2"):
-        producer.reject({"id": id}, "fresh", InvalidMessage({"address": ["is required"]}))
+        Rejections(producer).record(
+            {"id": id}, "fresh", InvalidMessage({"address": ["is required"]})
+        )
     producer.enqueue(text_job(id="u", smsText="sms"))
     keys = Keys(producer.settings.namespace)
     producer.redis.hset(keys.record + "u", mapping={"unsure": 1, "attempts": 1})

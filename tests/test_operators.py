@@ -17,7 +17,7 @@ from viber_courier.schemas.lanes import LANES
 from viber_courier.schemas.metrics import BOUNDS, bucket, observed
 from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.status import Status
-from viber_courier.store.gate import Shown
+from viber_courier.store.gate import ProviderSignal
 from viber_courier.store.keys import Keys
 from viber_courier.store.leases import Lease, Move, Store, Write
 from viber_courier.store.records import Step
@@ -185,7 +185,9 @@ def test_what_must_end_is_found_far_back_in_a_paused_lane_while_others_send(
         producer.enqueue(text_job(priority="high"))
         lease = store.claim("low", answered=True)
         assert isinstance(lease, Lease)
-        store.settle(lease, [Move(lease.messages[0].id, ended)], Shown("good", taken=True))
+        store.settle(
+            lease, [Move(lease.messages[0].id, ended)], ProviderSignal("good", accepted=True)
+        )
         client.zrem(keys.lanes[2], lease.messages[0].id)
     else:
         pytest.fail("it was not found")

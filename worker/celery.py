@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from celery import bootsteps
 from celery.beat import Scheduler
 from celery.exceptions import Reject
 from celery.signals import after_setup_logger, after_setup_task_logger, worker_init
@@ -20,7 +22,6 @@ from celery.utils.log import get_multiprocessing_logger
 from kombu import Queue
 from redis import RedisError
 
-from viber_courier.producers.bells import EXPIRES, Bells
 from viber_courier.producers.client import Producer
 from viber_courier.schemas.errors import ConfigError
 from viber_courier.schemas.lanes import LANES, POLL, queue
@@ -28,7 +29,9 @@ from viber_courier.schemas.settings import Settings
 from viber_courier.store.connection import broker, connect
 from viber_courier.store.durability import dangers
 from viber_courier.store.leases import Store
-from viber_courier.worker.intake import take
+from viber_courier.worker.bells import Bells, Listener
+from viber_courier.worker.decisions import Decider
+from viber_courier.worker.intake import enqueue_task_jobs
 from viber_courier.worker.log import set_up
 from viber_courier.worker.poll import Poller
 from viber_courier.worker.provider import Provider
@@ -36,10 +39,13 @@ from viber_courier.worker.runtime import flower
 from viber_courier.worker.runtime.app import App
 from viber_courier.worker.runtime.messages import BellTask, CheckTask, HiddenTask
 from viber_courier.worker.runtime.watchdog import Watchdog
-from viber_courier.worker.send import Sender, task_limit
+from viber_courier.worker.send import Sender
+from viber_courier.worker.shift import task_limit
 
 VISIBILITY = 60
 """Seconds after which Celery redelivers a ``courier.enqueue`` whose worker vanished."""
+EVENTS_KEPT = 60
+"""Seconds after which Celery's events that Flower did not read are dropped, and its queue."""
 BELL_LOGGERS = ("celery.worker.strategy", "celery.app.trace", "celery.beat")
 """Loggers that would write three lines for each doorbell."""
 
@@ -79,23 +85,21 @@ app.conf.update(
     broker_transport_options={**broker_options, "visibility_timeout": VISIBILITY},
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
-    event_queue_ttl=EXPIRES,
-    event_queue_expires=EXPIRES,
+    event_queue_ttl=EVENTS_KEPT,
+    event_queue_expires=EVENTS_KEPT,
     beat_scheduler="viber_courier.worker.celery:Sweeper",
 )
 app.steps["consumer"].add(Watchdog)
 
 
 class Sweeper(Scheduler):  # type: ignore[misc]
-    """Beat rings for what is due and has no doorbell on its way. Any number of them may run."""
-
-    _bells = Bells(settings, rest=0.0, sweeps=True, app=App)
+    """Beat sweeps: workers are woken for what is due. Any number of beats may run."""
 
     def tick(self, *_: Any, **__: Any) -> float:
         """One sweep; the seconds until the next."""
         started = time.monotonic()
         try:
-            self._bells.ring(system().store.sweep())
+            system().store.sweep()
         except RedisError as error:
             logger.warning("no sweep", extra={"error": type(error).__name__})
         return max(0.0, settings.sweep_interval - (time.monotonic() - started))
@@ -106,7 +110,6 @@ class System:
     """What a process's tasks work with. Its Redis client serves threads and survives forks."""
 
     store: Store
-    bells: Bells
     sender: Sender
     poller: Poller
     producer: Producer
@@ -115,19 +118,36 @@ class System:
 @cache
 def system() -> System:
     """The wiring, made when the first task of a process needs it."""
-    client, bells, provider = (
-        connect(settings.redis_url),
-        Bells(settings, rest=0.0, app=App),
-        Provider(settings),
-    )
-    store = Store(client, settings)
+    client, provider = connect(settings.redis_url), Provider(settings)
+    store, decider = Store(client, settings), Decider(settings)
     return System(
         store=store,
-        bells=bells,
-        sender=Sender(settings, store, provider, bells),
-        poller=Poller(settings, store, provider, bells),
-        producer=Producer(settings, client=client, bells=bells),
+        sender=Sender(settings, store, provider, decider),
+        poller=Poller(settings, store, provider, decider),
+        producer=Producer(settings, client=client),
     )
+
+
+class ListenerStep(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Runs a Listener in the worker's main process, from when its pool has started."""
+
+    requires = ("celery.worker.components:Pool",)
+    _listener: Listener | None = None
+
+    def start(self, worker: Any) -> None:
+        """Starts to listen."""
+        self._listener = Listener(system().store, Bells(settings), settings)
+        threading.Thread(target=self._listener.run, daemon=True, name="listener").start()
+
+    def close(self, worker: Any) -> None:
+        """The worker was told to end: words are for others now."""
+        if self._listener:
+            self._listener.stop()
+
+    stop = terminate = close
+
+
+app.steps["worker"].add(ListenerStep)
 
 
 @app.task(name="courier.send", base=BellTask)
@@ -163,7 +183,7 @@ def enqueue(self: Any, *args: object, **kwargs: object) -> str:
     """Store jobs of apps that don't install the package (contract, DESIGN section 3)."""
     jobs = args[0] if len(args) == 1 and not kwargs else None
     try:
-        return take(system().producer, self.request.id, jobs)
+        return enqueue_task_jobs(system().producer, self.request.id, jobs)
     except Exception as error:
         # Its loss would be a message's loss: back on the queue, whatever it was. What is stored
         # already is the same message the next time.

@@ -41,7 +41,7 @@ from viber_courier.ops.commands.terminal import (
 from viber_courier.producers.client import CHUNK
 from viber_courier.schemas.encoding import digest_of
 from viber_courier.schemas.fields import CONTENT, JOB
-from viber_courier.store.connection import passes, store_errors
+from viber_courier.store.connection import is_transient, store_errors
 from viber_courier.store.keys import Keys
 
 FIELDS = JOB.fields
@@ -218,7 +218,7 @@ def patience(wait: float) -> Callable[[Callable[[], T]], T]:
             try:
                 return call()
             except (QueueFull, StoreUnavailable) as error:
-                lasting = isinstance(error, StoreUnavailable) and not passes(error.__cause__)
+                lasting = isinstance(error, StoreUnavailable) and not is_transient(error.__cause__)
                 if lasting or time.monotonic() + PAUSE > end:
                     raise
                 if not said:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from viber_courier.schemas.lanes import LANES, POLL, queue
 from viber_courier.store.durability import dangers
-from viber_courier.worker.outcome import Again, Blocked, NotSent, StatusOutcome
+from viber_courier.worker.outcome import Blocked, NotSent, Retryable, StatusOutcome
 
 OK, WARNING, ERROR = 0, 1, 2
 """Severities, and doctor's exit codes."""
@@ -113,7 +113,7 @@ def provider(outcome: StatusOutcome) -> Finding:
         case Blocked(code):
             do = "look at COURIER_API_LOGIN, _PASSWORD and _URL, then ask the provider"
             return Finding(ERROR, "provider", f"refuses us: {code}", do)
-        case Again(why):
+        case Retryable(why):
             do = "try again; workers do so by themselves"
             return Finding(WARNING, "provider", f"doesn't answer as it should: {why}", do)
     return Finding(OK, "provider", "takes our login and password")

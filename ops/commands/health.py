@@ -28,11 +28,11 @@ from viber_courier.ops.commands.terminal import (
     json_option,
 )
 from viber_courier.ops.commands.top import look
-from viber_courier.producers.bells import ONE_TRY
 from viber_courier.schemas.lanes import LANES, POLL, queue
 from viber_courier.schemas.settings import Settings
 from viber_courier.store.connection import broker, connect, store_errors
 from viber_courier.store.keys import Keys
+from viber_courier.worker.bells import ONE_TRY
 from viber_courier.worker.provider import Provider
 from viber_courier.worker.runtime.app import App
 

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from viber_courier.schemas.errors import ConfigError, CourierError, InvalidMessage, QueueFull
-from viber_courier.store.connection import StoreUnavailable, passes
+from viber_courier.store.connection import StoreUnavailable, is_transient
 
 PARTLY, WRONG, UNAVAILABLE, INTERRUPTED = 1, 2, 3, 130
 """Exit codes: some of it not done, wrong usage or settings, Redis away, Ctrl-C."""
@@ -89,7 +89,9 @@ def failure(error: CourierError | redis.RedisError) -> Failure:
     away = isinstance(error, StoreUnavailable)
     text = str(error) if away else f"Redis can't be used now: {type(error).__name__}"
     cause = error.__cause__ if away else error
-    advice = "the server and COURIER_REDIS_URL" if passes(cause) else "what the server refuses"
+    advice = (
+        "the server and COURIER_REDIS_URL" if is_transient(cause) else "what the server refuses"
+    )
     return Failure(f"{text}. Look at {advice}; `courier doctor` may tell more.", UNAVAILABLE)
 
 

@@ -15,7 +15,6 @@ from tests.faults.installation import SHORT, Reader, running
 from tests.faults.parts import BEAT, WORKER, Proxy, supervised
 from viber_courier import Producer, StoreUnavailable
 from viber_courier.ops.redis_server import RedisServer
-from viber_courier.producers.testing import SilentBells
 from viber_courier.schemas.errors import Conflict
 from viber_courier.schemas.settings import Settings
 
@@ -254,7 +253,7 @@ def test_a_reader_sits_a_failover_out(servers: Servers, namespace: str) -> None:
     # Given a reader, and a Redis that is no master for a while, as in a failover
     server = servers()
     settings = Settings(namespace=namespace, redis_url=server.url)
-    with admin(server) as client, closing(Producer(settings, bells=SilentBells())) as app:
+    with admin(server) as client, closing(Producer(settings)) as app:
         app.enqueue(text_job(id="before"))
         client.replicaof("127.0.0.1", "1")
         reader = Reader(app)
@@ -274,7 +273,7 @@ def test_a_full_redis_stores_all_of_a_call_or_nothing(servers: Servers, namespac
     server = servers()
     settings = Settings(namespace=namespace, redis_url=server.url)
     rows = [text_job(f"79{i:09}", id=f"m{i}") for i in range(2000)]
-    with admin(server) as client, closing(Producer(settings, bells=SilentBells())) as app:
+    with admin(server) as client, closing(Producer(settings)) as app:
         app.enqueue_many(rows[:500], common=common_job())
         before = contents(client)
         client.config_set("maxmemory", "1")
