@@ -9,6 +9,7 @@ import click
 
 _MODULES = {
     "commands.bulk": {"bulk": "Store a message for each row of a CSV file."},
+    "commands.flower": {"flower": "Serve pages that show workers and tasks."},
     "commands.health": {
         "doctor": "Look at everything, and say what to do.",
         "live": "Prove that one worker takes work.",

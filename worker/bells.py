@@ -9,15 +9,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from typing import Any
 
-from celery import Celery
 from redis import RedisError
 
 from viber_courier.schemas.lanes import LANES, POLL, queue
 from viber_courier.schemas.settings import Settings
 from viber_courier.store.connection import broker
 from viber_courier.store.leases import Store
+from viber_courier.worker.runtime.app import App
 
 logger = logging.getLogger(__name__)
 
@@ -44,9 +43,7 @@ class Bells:
     def __init__(self, settings: Settings) -> None:
         self._namespace = settings.namespace
         url, options = broker(settings.broker_url)
-        self._app: Any = Celery(broker=url, set_as_current=False)
-        # A CELERY_BROKER_URL would win over the argument above, not over this.
-        self._app.conf.broker_write_url = url
+        self._app = App(broker=url, set_as_current=False)
         self._app.conf.broker_transport_options = {**options, **ONE_TRY}
 
     def ring(self, word: str) -> None:

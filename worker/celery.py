@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from celery import Celery, bootsteps
+from celery import bootsteps
 from celery.beat import Scheduler
 from celery.exceptions import Reject
 from celery.signals import after_setup_logger, after_setup_task_logger, worker_init
@@ -30,18 +30,17 @@ from viber_courier.store.connection import broker, connect
 from viber_courier.store.durability import dangers
 from viber_courier.store.leases import Store
 from viber_courier.worker.bells import Bells, Listener
-from viber_courier.worker.broker import install as install_transport
 from viber_courier.worker.decisions import Decider
-from viber_courier.worker.flower_defaults import install as install_flower_defaults
 from viber_courier.worker.intake import enqueue_task_jobs
 from viber_courier.worker.log import set_up
-from viber_courier.worker.messages import BellRequest, CheckRequest, HiddenRequest
 from viber_courier.worker.poll import Poller
-from viber_courier.worker.pool import install as install_pool
 from viber_courier.worker.provider import Provider
+from viber_courier.worker.runtime import flower
+from viber_courier.worker.runtime.app import App
+from viber_courier.worker.runtime.messages import BellTask, CheckTask, HiddenTask
+from viber_courier.worker.runtime.watchdog import Watchdog
 from viber_courier.worker.send import Sender
 from viber_courier.worker.shift import task_limit
-from viber_courier.worker.watchdog import Watchdog
 
 VISIBILITY = 60
 """Seconds after which Celery redelivers a ``courier.enqueue`` whose worker vanished."""
@@ -63,15 +62,10 @@ def _queue(name: str) -> Queue:
     return Queue(full, routing_key=full)
 
 
-# These would win over our own. So would broker_read_url, a setting, but its password shows in clear
-# on Flower's pages and in ``celery inspect conf``, while that of broker_url is masked.
-for _name in ("CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL"):
-    os.environ.pop(_name, None)
 broker_url, broker_options = broker(settings.broker_url)
-install_transport()
-install_pool()
-install_flower_defaults()
-app = Celery("viber_courier", broker=broker_url, set_as_current=True)
+flower.install()
+# Not broker_read_url: its password shows in clear on Flower's pages and in ``celery inspect conf``.
+app = App("viber_courier", broker=broker_url, set_as_current=True)
 app.conf.update(
     task_queues=[_queue(name) for name in (POLL, "enqueue", *LANES)],
     task_default_queue=queue(settings.namespace, POLL),
@@ -80,7 +74,8 @@ app.conf.update(
     accept_content=["json"],
     task_serializer="json",
     task_ignore_result=True,
-    worker_consumer="viber_courier.worker.messages:CarefulConsumer",
+    worker_consumer="viber_courier.worker.runtime.messages:CarefulConsumer",
+    worker_pool="viber_courier.worker.runtime.pool:TaskPool",
     # Bells ack early: losing one costs a sweep, and acks_late ends the worker when Redis restarts.
     task_acks_late=False,
     task_time_limit=task_limit(settings),
@@ -155,19 +150,19 @@ class ListenerStep(bootsteps.StartStopStep):  # type: ignore[misc]
 app.steps["worker"].add(ListenerStep)
 
 
-@app.task(name="courier.send")
+@app.task(name="courier.send", base=BellTask)
 def send(lane: str) -> str:
     """Send what is due in this lane and those above it."""
     return system().sender.serve(lane)
 
 
-@app.task(name="courier.poll")
+@app.task(name="courier.poll", base=BellTask)
 def poll() -> str:
     """Ask for the statuses that are due."""
     return system().poller.serve()
 
 
-@app.task(name="courier.check", bind=True)
+@app.task(name="courier.check", base=CheckTask, bind=True)
 def check(self: Any, nonce: str) -> str:
     """Say where it was asked that this worker takes tasks and runs them."""
     store = system().store
@@ -177,6 +172,7 @@ def check(self: Any, nonce: str) -> str:
 
 @app.task(
     name="courier.enqueue",
+    base=HiddenTask,
     bind=True,
     acks_late=True,
     reject_on_worker_lost=True,
@@ -194,12 +190,6 @@ def enqueue(self: Any, *args: object, **kwargs: object) -> str:
         logger.exception("jobs not stored yet", extra={"task_id": self.request.id})
         time.sleep(1.0)
         raise Reject(type(error).__name__, requeue=True) from None
-
-
-enqueue.Request = HiddenRequest
-check.Request = CheckRequest
-for _bell in (send, poll):
-    _bell.Request = BellRequest
 
 
 @after_setup_logger.connect

@@ -12,7 +12,6 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import click
-from celery import Celery
 from celery.utils.nodenames import worker_direct
 from kombu.exceptions import OperationalError
 from redis import Redis, RedisError
@@ -35,6 +34,7 @@ from viber_courier.store.connection import broker, connect, store_errors
 from viber_courier.store.keys import Keys
 from viber_courier.worker.bells import ONE_TRY
 from viber_courier.worker.provider import Provider
+from viber_courier.worker.runtime.app import App
 
 NOBODYS = 1
 """A provider's id that no message has: theirs have 19 digits."""
@@ -56,9 +56,7 @@ class Workers:
 
     def __init__(self, settings: Settings) -> None:
         url, options = broker(settings.broker_url)
-        self._app = Celery(broker=url, set_as_current=False)
-        # An app's own CELERY_BROKER_URL would win over the argument above, not over this.
-        self._app.conf.broker_write_url = url
+        self._app = App(broker=url, set_as_current=False)
         self._app.conf.broker_transport_options = {**options, **ONE_TRY}
 
     def serving(self, seconds: float) -> dict[str, set[str]]:

@@ -31,7 +31,7 @@ from viber_courier.ops.redis_server import RedisServer
 from viber_courier.schemas.settings import Settings
 from viber_courier.store.connection import connect
 from viber_courier.store.leases import Store
-from viber_courier.worker.pool import LocklessWorker
+from viber_courier.worker.runtime.pool import LocklessWorker
 
 SHORT = {
     "COURIER_LEASE": "3",
@@ -179,8 +179,9 @@ def test_a_process_that_ends_holds_nothing_that_its_killing_would_leave_locked(
         # Then it doesn't ask for the lock: killed with it in hand, it would hang the main process
         assert ended.wait(5)
     # And such are the processes of a worker
-    asked = "import viber_courier.worker.celery; from celery.concurrency.asynpool import AsynPool"
-    asked += "; print(AsynPool.Worker.__name__)"
+    asked = "from celery.concurrency import get_implementation as pool_class;"
+    asked += "from viber_courier.worker.celery import app;"
+    asked += "print(pool_class(app.conf.worker_pool).Pool.Worker.__name__)"
     said = subprocess.check_output([sys.executable, "-c", asked], env={**os.environ, **system_env})
     assert said.decode().strip() == LocklessWorker.__name__
 

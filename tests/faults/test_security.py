@@ -48,8 +48,8 @@ PERSONAL = re.compile(rb"\{[a-z0-9]+\}:(m|c|common):|[a-z0-9]+\.enqueue|unacked$
 
 PROBE = """
 import logging, os, traceback
-from viber_courier.worker import celery
-celery.enqueue.time_limit = 2
+from viber_courier.worker.celery import enqueue
+enqueue.time_limit = 2
 handle = logging.Logger.handle
 def dump(self, record):
     handle(self, record)  # after the filters: what any handler, however it formats, can see

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from celery import Task
 from celery.exceptions import InvalidTaskError
 from celery.worker.consumer import Consumer
 from celery.worker.request import Request
@@ -77,6 +78,24 @@ class CheckRequest(BellRequest):
 
     def _known(self, args: list[Any]) -> bool:
         return len(args) == 1 and re.fullmatch("[0-9a-f]{32}", str(args[0])) is not None
+
+
+class HiddenTask(Task):  # type: ignore[misc]
+    """The base of a task with content."""
+
+    Request = HiddenRequest
+
+
+class BellTask(Task):  # type: ignore[misc]
+    """The base of a doorbell."""
+
+    Request = BellRequest
+
+
+class CheckTask(Task):  # type: ignore[misc]
+    """The base of a health check's task."""
+
+    Request = CheckRequest
 
 
 class CarefulConsumer(Consumer):  # type: ignore[misc]

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from billiard import pool
-from celery.concurrency import asynpool
+from celery.concurrency import asynpool, prefork
 
 
 class LocklessWorker(asynpool.Worker):  # type: ignore[misc]
@@ -30,6 +30,11 @@ class LocklessWorker(asynpool.Worker):  # type: ignore[misc]
         return False
 
 
-def install() -> None:
-    """For all pools of this process."""
-    asynpool.AsynPool.Worker = LocklessWorker
+class _Pool(asynpool.AsynPool):  # type: ignore[misc]
+    Worker = LocklessWorker
+
+
+class TaskPool(prefork.TaskPool):  # type: ignore[misc]
+    """The ``worker_pool`` of our app: ``-P`` on the command line chooses another."""
+
+    Pool = _Pool
