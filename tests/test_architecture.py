@@ -25,6 +25,7 @@ PURE = [
     "worker/tracking",
     "worker/batching",
     "worker/outcome",
+    "store/counters",
     "store/durability",
     "store/gate",
     "store/keys",

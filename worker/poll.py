@@ -14,9 +14,9 @@ from functools import partial
 from viber_courier.producers.bells import Bells
 from viber_courier.schemas.event import Change, Draft, render, resent
 from viber_courier.schemas.lanes import POLL
-from viber_courier.schemas.metrics import observed
 from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.status import Status, is_final
+from viber_courier.store.counters import Oddity, observed
 from viber_courier.store.leases import Figures, Lease, Move, Store, Write
 from viber_courier.store.records import Step, Watched
 from viber_courier.worker.breaker import after_statuses
@@ -96,7 +96,7 @@ class Poller:
     def _count_odd(self, outcome: Statuses, messages: list[Watched]) -> None:
         asked = {message.provider_id for message in messages}
         odd = Counter(oddity(entry) for id, entry in outcome.entries.items() if id in asked)
-        odd["strangers"] += len(outcome.entries.keys() - asked)
+        odd[Oddity.STRANGERS] += len(outcome.entries.keys() - asked)
         for what, n in odd.items():
             if what and n:
                 self.store.count(what, n)

@@ -22,6 +22,7 @@ import urllib3
 from viber_courier.schemas import wire
 from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.wire import Malformed, Reply, SendEntry, StatusEntry
+from viber_courier.store.counters import Oddity
 from viber_courier.worker.outcome import (
     Accepted,
     Again,
@@ -279,13 +280,13 @@ def _by_id(entries: Sequence[StatusEntry]) -> dict[int, StatusEntry]:
     return {id: entry for id, entry in told.items() if id not in unlike}
 
 
-def oddity(entry: StatusEntry) -> str | None:
+def oddity(entry: StatusEntry) -> Oddity | None:
     """What to count of an entry that nobody should see: an unknown state, a fault of ours."""
     if entry.word is not None and entry.status is None:
-        return "unknown-state"
+        return Oddity.UNKNOWN_STATE
     code = canonical(entry.code) if entry.code else OK
     if entry.status is None and (not is_known(code) or code in _OUR_FAULTS):
-        return "status-fault"
+        return Oddity.STATUS_FAULT
     return None
 
 

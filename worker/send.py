@@ -14,10 +14,10 @@ from functools import partial
 
 from viber_courier.producers.bells import Bells
 from viber_courier.schemas.event import Change, render, resent
-from viber_courier.schemas.metrics import observed
 from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.status import Reason, Status, is_final
 from viber_courier.schemas.wire import send_body
+from viber_courier.store import counters
 from viber_courier.store.gate import REFUSALS, Shown
 from viber_courier.store.leases import Figures, Lease, Move, Store, Write
 from viber_courier.store.records import Step, Waiting
@@ -167,7 +167,7 @@ class Sender:
                 break  # inside another request
         tally.did["overtaken"] += 1
         if provider_id is not None:
-            self.store.count("late")
+            self.store.count(counters.Oddity.LATE)
         more = {"message_id": message.id, "provider_id": str(provider_id)}
         logger.warning("the lease was another's by then", extra=more)
 
@@ -175,7 +175,7 @@ class Sender:
         """Settle what isn't to be sent and leave the rest; time has passed since the last look."""
         now, ready, moves = lease.at(), [], []
         if lapsed := sum(message.lapsed_inside for message in lease.messages):
-            self.store.count("unsure", lapsed)
+            self.store.count(counters.UNSURE, lapsed)
         for message in lease.messages:
             step = triage(message, now, self.chance(), self.settings)
             if step is None:
@@ -248,7 +248,7 @@ class Sender:
         logger.info("request sent", extra={"messages": len(outcomes), **figures, **kinds})
         codes = {_code(outcome) for outcome in outcomes if type(outcome) is not Accepted}
         for code in sorted(code for code in codes if code and not is_known(code)):
-            self.store.count("unknown-code")
+            self.store.count(counters.Oddity.UNKNOWN_CODE)
             plain = code if re.fullmatch("[a-z-]+", code) else "(odd)"  # it may repeat what we sent
             logger.error("code not in the provider's document", extra={"code": plain})
 
@@ -263,14 +263,13 @@ def tell(what: str, gate: str, shown: Shown) -> None:
 
 def count_name(status: Status, reason: str | None) -> str:
     """The counter of a change: few names, whatever the provider says."""
-    if reason is None:
-        return status
-    return f"{status}:{reason if reason in set(Reason) else _few(reason)}"
+    few = reason if reason is None or reason in set(Reason) else _few(reason)
+    return counters.status_field(status, few)
 
 
 def _few(code: str) -> str:
     """A provider's code as counters name it: there are few, whatever it says."""
-    return code if is_known(code) or re.fullmatch("http-[0-9]{3}", code) else "other"
+    return code if is_known(code) or re.fullmatch("http-[0-9]{3}", code) else counters.OTHER
 
 
 def _moved(message: Waiting, write: Write, outcome: Outcome | None) -> Move:
@@ -288,12 +287,12 @@ def _figures(outcomes: list[Outcome], **measured: float) -> Figures:
             case Accepted():
                 pass
             case Unsure():
-                counts["unsure"] += 1
+                counts[counters.UNSURE] += 1
             case NotSent():
-                counts["code:not-sent"] += 1
+                counts[counters.code_field(counters.NOT_SENT)] += 1
             case Refused(code) | Again(code) | Blocked(code) | Spoiled(code):
-                counts[f"code:{_few(code)}"] += 1
-    return Figures(counts, observed("send", **measured))
+                counts[counters.code_field(_few(code))] += 1
+    return Figures(counts, counters.observed("send", **measured))
 
 
 def _code(outcome: Outcome | None) -> str | None:

@@ -6,6 +6,8 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from viber_courier.ops.look import Gate
+from viber_courier.schemas.instants import iso
 from viber_courier.schemas.lanes import LANES, POLL, queue
 from viber_courier.store.durability import dangers
 from viber_courier.worker.outcome import Again, Blocked, NotSent, StatusOutcome
@@ -119,14 +121,14 @@ def provider(outcome: StatusOutcome) -> Finding:
     return Finding(OK, "provider", "takes our login and password")
 
 
-def held(looked: Mapping[str, Any]) -> Iterator[Finding]:
-    """What keeps messages back, by a look of ``courier top``."""
-    for name, reason in looked["paused"].items():
+def held(paused: Mapping[str, str], gates: Mapping[str, Gate]) -> Iterator[Finding]:
+    """Returns what keeps messages back: pauses, with their reasons, and closed gates."""
+    for name, reason in paused.items():
         yield Finding(WARNING, f"paused: {name}", reason or "by hand", f"courier resume {name}")
-    for what, gate in looked["gates"].items():
-        if not gate["open"]:
-            seen = f"closed until {gate['until']}: {gate['reason']}"
-            yield Finding(WARNING, f"gate: {what}", seen, "workers try again by themselves then")
+    for name, gate in gates.items():
+        if gate.until is not None:
+            seen = f"closed until {iso(gate.until)}: {gate.reason}"
+            yield Finding(WARNING, f"gate: {name}", seen, "workers try again by themselves then")
 
 
 def consumers(newest: str | None, groups: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:

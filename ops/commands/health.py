@@ -17,7 +17,7 @@ from celery.utils.nodenames import worker_direct
 from kombu.exceptions import OperationalError
 from redis import Redis, RedisError
 
-from viber_courier import ConfigError, CourierError, Producer
+from viber_courier import ConfigError, CourierError
 from viber_courier.ops.commands import findings, terminal
 from viber_courier.ops.commands.findings import ERROR, Finding
 from viber_courier.ops.commands.terminal import (
@@ -28,7 +28,7 @@ from viber_courier.ops.commands.terminal import (
     emit,
     json_option,
 )
-from viber_courier.ops.commands.top import look
+from viber_courier.ops.look import take_look
 from viber_courier.producers.bells import ONE_TRY
 from viber_courier.schemas.lanes import LANES, POLL, queue
 from viber_courier.schemas.settings import Settings
@@ -170,9 +170,10 @@ def _store(client: Redis, settings: Settings) -> Iterator[Finding]:
         skew = int(seconds) + int(micros) / 1e6 - (began + time.time()) / 2
         info: Any = client.info()
     yield from findings.redis(info, skew)
-    seen = look(Producer(settings, client=client))
-    yield findings.beat(seen["sweptSecondsAgo"], settings.sweep_interval)
-    yield from findings.held(seen)
+    with store_errors():
+        look = take_look(client, settings.namespace)
+    yield findings.beat(look.swept, settings.sweep_interval)
+    yield from findings.held(look.paused, look.gates)
     with store_errors():
         newest: Any = client.xrevrange(keys.results, count=1)
         groups: Any = client.xinfo_groups(keys.results) if client.exists(keys.results) else []
