@@ -30,6 +30,7 @@ from rich.table import Table
 
 from viber_courier import Producer
 from viber_courier.ops.demo_app import CHECKS, App, Evidence, bytes_in_full, funnel
+from viber_courier.ops.look import take_look
 from viber_courier.ops.redis_server import NoServerError, RedisServer
 from viber_courier.schemas.status import Status
 from viber_courier.store.keys import Keys
@@ -230,6 +231,7 @@ class Run:
             accepted=self._ask("/admin/accepted"),
             requests=self._ask("/admin/requests"),
             records={id: r.status for id in app.asked if (r := app.producer.get(id)) and r.final},
+            counted=take_look(app.producer.redis, "courier").counters.statuses,
         )
 
     def _ask(self, path: str) -> Any:

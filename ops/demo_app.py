@@ -137,6 +137,7 @@ class Evidence:
     accepted: Sequence[Json]  # the simulator's /admin/accepted
     requests: Json  # and its /admin/requests
     records: Mapping[str, str]  # the statuses by Producer.get
+    counted: Mapping[str, float]  # how many messages entered each status, by the counters
 
     @property
     def finals(self) -> list[Json]:
@@ -209,7 +210,16 @@ def lookups(evidence: Evidence) -> Iterator[str]:
             yield f"{id}: get() says {evidence.records.get(id)}, the event {told.get(id)}"
 
 
-CHECKS = {f"{c.__doc__}": c for c in (final_events, numbers, deliveries, sums, lookups)}
+def counters(evidence: Evidence) -> Iterator[str]:
+    """The counters say what the events say of each status."""
+    entered = {(event["subject"], event["data"]["status"]) for event in evidence.events}
+    told = Counter(status for _, status in entered) + Counter(queued=len(evidence.asked))
+    for status, number in evidence.counted.items():
+        if number != told[status]:
+            yield f"{status}: {number:g} by the counters, {told[status]} by the events"
+
+
+CHECKS = {f"{c.__doc__}": c for c in (final_events, numbers, deliveries, sums, lookups, counters)}
 
 
 def funnel(asked: int, events: Sequence[Json]) -> dict[str, int]:

@@ -231,6 +231,7 @@ def ledger() -> Evidence:
         accepted=accepted,
         requests={"batches": [2, 1], "log": [300, 100], "messages": 2, "refused": 1},
         records={"a": "read", "b": "sms_delivered", "c": "rejected"},
+        counted={"queued": 3, "submitted": 2, "read": 1, "rejected": 1, "failed": 0},
     )
 
 
@@ -279,6 +280,7 @@ PLANTED = {
     "a sum": (lambda e: replace(e, requests={**e.requests, "refused": 2}), "sums"),
     "an attempt": (lambda e: replace(e, requests={**e.requests, "batches": [2, 2]}), "sums"),
     "a record": (lambda e: replace(e, records={**e.records, "a": "sent"}), "lookups"),
+    "a counter": (lambda e: replace(e, counted={**e.counted, "failed": 1}), "counters"),
     "no record": (lambda e: replace(e, records={}), "lookups"),
 }
 

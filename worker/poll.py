@@ -120,7 +120,9 @@ class Poller:
         drafts = {} if drafts is None else drafts
         draft = drafts.get(alike) or self._draft(message, step, step.status)
         drafts[alike] = draft
-        write = Write(was, step, draft, count_name(step.status, step.reason))
+        # A message that is closed in the status it has was counted when it entered it.
+        counter = "" if step.status == was else count_name(step.status, step.reason)
+        write = Write(was, step, draft, counter)
         return Move(message.id, write, message.provider_id)
 
     def _draft(self, message: Watched, step: Step, status: Status) -> Draft:
