@@ -1,4 +1,4 @@
-"""``courier exporter``: what Redis knows, for Prometheus. Redis is read when Prometheus asks."""
+"""``courier exporter``: serves metrics to Prometheus. Reads Redis at each scrape."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ logger = logging.getLogger(__name__)
 
 
 class CourierCollector(Collector):
-    """Reads one namespace at each scrape, in one round trip over a connection of its own."""
+    """Reads one namespace at each scrape, in one round trip over a new connection."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
     def describe(self) -> list[Metric]:
-        """Nothing: else the registry would scrape to learn the names."""
+        """Returns nothing: otherwise the registry would scrape once to learn the names."""
         return []
 
     def collect(self) -> Iterable[Metric]:
-        """Every metric; ``courier_up 0`` alone where Redis does not answer."""
+        """Returns every metric, or only ``courier_up 0`` if Redis does not answer."""
         try:
             with closing(_connect(self._settings.redis_url)) as client:
                 return families(take_look(client, self._settings.namespace))
@@ -54,7 +54,7 @@ class CourierCollector(Collector):
 
 
 def _connect(url: str) -> redis.Redis:
-    """A connection that is new, so never half-open, and impatient."""
+    """Returns a new connection, which can't be half-open, with short timeouts."""
     retry = Retry(NoBackoff(), 0)
     options: dict[str, Any] = {**SOCKET_OPTIONS, **TIMEOUTS, "retry": retry}
     options |= {"decode_responses": True, "protocol": 2}
@@ -66,12 +66,16 @@ def _connect(url: str) -> redis.Redis:
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option(
-    "--port", type=click.IntRange(0, 65535), default=9540, show_default=True, help="0: a free one."
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=9540,
+    show_default=True,
+    help="0: any free port.",
 )
 def exporter(host: str, port: int) -> None:
-    """Serve metrics for Prometheus at /metrics: waiting, speed, failures, pauses, Redis.
+    """Serve metrics for Prometheus at /metrics (listed in docs/metrics.md).
 
-    Needs COURIER_REDIS_URL and COURIER_NAMESPACE only. What it costs: docs/metrics.md.
+    Needs COURIER_REDIS_URL and COURIER_NAMESPACE, no credentials of the provider.
     """
     try:
         settings = Settings.from_env(os.environ)

@@ -1,6 +1,7 @@
-"""One look at a namespace: what waits, what keeps it back, what was counted, who reads the events.
+"""Takes one look at a namespace: backlogs, pauses and gates, counters, readers of events.
 
-Takes one round trip, and counts, ranks and first members only: it costs the same whatever waits.
+One round trip reads counts, ranks and first members only, so a look costs the same however many
+messages wait.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ INSTANTS, GROUPS = 100, 50
 
 
 class Backlog(NamedTuple):
-    """The messages of a lane, or those that are polled.
+    """The messages of a lane or of the watch set.
 
-    ``overdue``: seconds that the oldest has been due, 0 if none is. ``leased``: held by a worker,
-    ``inside``: and inside a request; at least so many.
+    ``overdue``: how long the oldest has been due, in seconds; 0 if none is. ``leased``: messages
+    held by a worker that are in no request, ``inside``: those in one; there may be more of both.
     """
 
     size: int
@@ -38,14 +39,15 @@ class Backlog(NamedTuple):
 
     @property
     def scheduled(self) -> int:
-        """How many are due later and held by no worker."""
+        """Messages that are due later and that no worker holds."""
         return self.size - self.due - self.leased - self.inside
 
 
 class Gate(NamedTuple):
-    """``until``: when it lets a request try, seconds since 1970; None: it is open.
+    """The state of a gate.
 
-    ``failures`` and ``closings`` in a row.
+    ``until``: when it lets one request try, in seconds since 1970; None if it is open.
+    ``failures``, ``closings``: how many in a row.
     """
 
     until: float | None
@@ -55,10 +57,10 @@ class Gate(NamedTuple):
 
 
 class Group(NamedTuple):
-    """A group that reads result events; None where Redis can't tell.
+    """A consumer group of the results stream.
 
-    ``lag``: events that it has not read, ``unacked``: read and not acknowledged; then the age in
-    seconds of the oldest of each, 0 if there is none.
+    ``lag``: events that it has not read, None where Redis can't tell. ``unacked``: events that it
+    has read and not acknowledged. ``..._seconds``: the age of the oldest of them, 0 if none.
     """
 
     name: str
@@ -70,10 +72,10 @@ class Group(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What was there at ``now``, seconds since 1970 by Redis's clock.
+    """What Redis held at ``now``, in seconds since 1970 by its own clock.
 
-    ``paused``: the reason by what is paused. ``swept``: seconds since the latest sweep, None if
-    there was none. ``memory``: Redis's own account.
+    ``paused``: reasons by what is paused. ``swept``: seconds since the latest sweep, None if there
+    was none. ``memory``: the section of INFO.
     """
 
     now: float
@@ -90,7 +92,7 @@ class Look:
 
 
 def take_look(client: redis.Redis, namespace: str) -> Look:
-    """Looks at everything, in one round trip."""
+    """Reads everything in one round trip."""
     keys = Keys(namespace)
     names = [keys.results, keys.swept]
     for lane in keys.lanes:

@@ -1,7 +1,7 @@
-"""What the exporter says, as a function of what Redis held; docs/metrics.md lists it.
+"""Turns a look at Redis into the metrics that docs/metrics.md lists.
 
-No label holds an id, a phone number or a text: values come from our own vocabulary, or are those of
-counters whose names ``worker/send.py`` keeps few. What is unknown here is not exported.
+No label holds an id, a phone number or a text: labels are words of ours, known codes of the
+provider and names of groups.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from viber_courier.worker.provider import is_known
 G, C, H = "gauge", "counter", "histogram"
 METRICS = {
     "courier_up": (G, "Whether Redis answered the exporter."),
-    "courier_lane_due_messages": (G, "Messages that could go now."),
+    "courier_lane_due_messages": (G, "Messages that are due now."),
     "courier_lane_oldest_due_seconds": (G, "How long the oldest has been due; 0: none is."),
     "courier_scheduled_messages": (G, "Messages due later: sendAt, retries."),
     "courier_leased_messages": (G, "Messages held by workers, at least; inside a request or not."),
-    "courier_watched_messages": (G, "Accepted messages that are followed."),
+    "courier_watched_messages": (G, "Accepted messages that are polled."),
     "courier_watched_due_messages": (G, "Accepted messages whose poll is due."),
     "courier_poll_lag_seconds": (G, "How overdue the oldest poll is; 0: none is."),
-    "courier_dead_letters": (G, "Ended messages that can be sent again or dropped."),
+    "courier_dead_letters": (G, "Messages on the list of dead letters."),
     "courier_sweep_age_seconds": (G, "Time since the latest sweep; +Inf: never."),
-    "courier_paused": (G, "1: paused, by its gate (what the provider answers) or by hand."),
+    "courier_paused": (G, "1: paused, by its gate (after answers of the provider) or by hand."),
     "courier_gate_reason": (G, "1 for the reason of a closed gate."),
     "courier_gate_failures": (G, "Failed requests in a row."),
-    "courier_gate_closings": (G, "Closings in a row, no success between."),
-    "courier_gate_closed": (C, "Times that a gate was closed."),
+    "courier_gate_closings": (G, "Closings in a row without a success between."),
+    "courier_gate_closed": (C, "Times that the gate was closed."),
     "courier_gate_retry_seconds": (G, "Time until a closed gate lets one request try."),
     "courier_statuses": (C, "Messages that entered a status; queued: enqueued."),
     "courier_messages": (C, "Messages that entered a status, by reason."),
-    "courier_send_outcomes": (C, "Attempts of messages, by the code that did not accept them."),
+    "courier_send_outcomes": (C, "Attempts of messages that were not accepted, by code."),
     "courier_unsure_outcomes": (C, "Attempts of messages that may have been sent."),
     "courier_bells": (C, "Doorbells rung."),
-    "courier_claims": (C, "Looks of workers for work."),
-    "courier_oddities": (C, "What nobody should see."),
+    "courier_claims": (C, "Claims of workers, by whether something was due."),
+    "courier_oddities": (C, "Things that should never happen."),
     "courier_request_messages": (H, "Messages in a request."),
     "courier_request_seconds": (H, "Time from a request to its answer."),
     "courier_request_bytes": (H, "Bytes of a request's body."),
@@ -53,7 +53,7 @@ METRICS = {
     "courier_redis_memory_max_bytes": (G, "Redis's maxmemory; 0: no limit."),
     "courier_redis_memory_system_bytes": (G, "Memory of Redis's machine."),
 }
-"""What each is, by its name without the endings of counters and histograms."""
+"""Type and help text by name, without the suffixes of counters and histograms."""
 
 Sample = tuple[str, dict[str, str], float]
 
@@ -114,7 +114,7 @@ def _pauses(look: Look) -> Iterator[Sample]:
 
 
 def _reason(text: str) -> str:
-    """A gate's reason is ours or a provider's code, and of those only the document's are few."""
+    """Returns a gate's reason if it is ours or a documented code of the provider."""
     ours = re.fullmatch("[A-Za-z0-9-]{1,64}", text) and not text.startswith("error-")
     return text if ours or is_known(text) else "other"
 

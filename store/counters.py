@@ -62,17 +62,17 @@ class Oddity(StrEnum):
 
 
 def status_field(status: str, reason: str | None = None) -> str:
-    """Returns the field of ``counts`` for messages that enter a status."""
+    """Returns the field that counts messages which enter a status."""
     return f"{status}:{reason}" if reason else status
 
 
 def code_field(code: str) -> str:
-    """Returns the field of ``counts`` for attempts that were answered with this code."""
+    """Returns the field that counts attempts which were answered with this code."""
     return f"code:{code}"
 
 
 def observed(gate: str, **values: float) -> dict[str, int]:
-    """Returns what one request adds to which fields of ``requests``."""
+    """Returns what one request adds to the histograms, by field."""
     adds = {}
     for measure, value in values.items():
         bound = _bounds(measure)[bisect_left(BOUNDS[measure], value)]
@@ -84,7 +84,7 @@ def observed(gate: str, **values: float) -> dict[str, int]:
 
 
 class Histogram(NamedTuple):
-    """``buckets``: for each bound, ``inf`` the last, the requests up to it; ``total``: the sum."""
+    """``buckets``: the requests up to each bound, ``inf`` the last. ``total``: the sum."""
 
     buckets: list[tuple[str, int]]
     total: float
@@ -92,7 +92,7 @@ class Histogram(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """What the counters say. Every status, gate and oddity is there, from 0 on.
+    """The counters as values. Every status, gate and oddity is there, from 0 on.
 
     ``fields``: ``{ns}:counts`` as it is stored. ``statuses``: messages that entered each status,
     for whatever reason; ``reasons``: the same by status and reason ("" where there is none).
@@ -133,7 +133,7 @@ def read_counters(counts: Mapping[str, str], requests: Mapping[str, str]) -> Cou
 
 
 def by_status(fields: Mapping[str, float]) -> dict[str, float]:
-    """Returns sums over the reasons of each status: of counters, or of how fast they grow."""
+    """Returns sums over the reasons of each status: of counters, or of their rates."""
     sums: dict[str, float] = dict.fromkeys(_ENTERED, 0)
     for name, n in fields.items():
         if (status := _split(name)[0]) in sums:
@@ -142,7 +142,7 @@ def by_status(fields: Mapping[str, float]) -> dict[str, float]:
 
 
 def _split(field: str) -> tuple[str, str]:
-    """A field's two parts; "" twice where it is none of ours."""
+    """Returns a field's two parts, "" twice if its form is not ours."""
     found = _FIELD.fullmatch(field)
     return (found[1], found[2] or "") if found else ("", "")
 

@@ -87,7 +87,7 @@ def test_find_looks_at_a_bounded_number_of_messages(courier: Courier, producer: 
     none = courier.json("find", "79270000001", "--most", "1000", code=1)
     assert none == {"lookedAt": 1000, "all": False, "messages": []}
     said = courier("find", "-", input="79260000001\n", code=0)
-    assert "2 found, 3,002 messages looked at: all there are" in said.stderr
+    assert "2 found, 3,002 messages examined: there are no others" in said.stderr
     assert "7926***01" in said.stdout
     assert "must be a phone number" in courier("find", "Ivan", code=2).stderr
 
@@ -165,9 +165,9 @@ def test_top_goes_on_until_ctrl_c(courier: Courier, producer: Producer) -> None:
         ("show ''", "an argument is empty", 2),
         ("cancel ''", "an argument is empty", 2),
         ("dead drop ''", "an argument is empty", 2),
-        ("show $'\\xff'", "no UTF-8", 2),
-        ("cancel $'\\xff'", "no UTF-8", 2),
-        ("show one --reveal", "can't show all signs: ascii", 2),
+        ("show $'\\xff'", "not UTF-8", 2),
+        ("cancel $'\\xff'", "not UTF-8", 2),
+        ("show one --reveal", "ascii can't encode the output", 2),
         ("show one >/dev/full", "No space left", 1),
         ("show one >&-", "", 0),
         ("send <&-", "say what to send", 2),

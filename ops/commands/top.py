@@ -1,4 +1,4 @@
-"""``courier top``: what is going on right now."""
+"""``courier top``: what is happening right now."""
 
 from __future__ import annotations
 
@@ -109,11 +109,14 @@ def _head(look: Look, speed: Rates | None) -> RenderableType:
 
 
 @command()
-@click.option("--once", is_flag=True, help="One look, without rates.")
-@click.option("--every", type=click.FloatRange(0.2), default=1.0, show_default=True)
+@click.option("--once", is_flag=True, help="Print once, without rates, and exit.")
+@click.option("--every", type=click.FloatRange(0.2), default=1.0, help="Seconds.")
 @json_option
 def top(once: bool, every: float, as_json: bool) -> None:
-    """Watch lanes, rates, funnel, gates and pauses, until Ctrl-C. JSON is one document a look."""
+    """Watch lanes, gates, pauses and how far messages get, until Ctrl-C.
+
+    With --json it prints one document for each look, on a line of its own.
+    """
     producer = Producer.from_env()
     if once:
         look = _look(producer)
@@ -126,7 +129,9 @@ def top(once: bool, every: float, as_json: bool) -> None:
             try:
                 for look, speed in _looks(producer, every):
                     live.update(picture(look, speed), refresh=True)
-            except StoreUnavailable as error:  # who watches an outage wants to see its end
+            except (
+                StoreUnavailable
+            ) as error:  # an operator who watches an outage wants to see its end
                 live.update(Text(str(error), "red"), refresh=True)
                 time.sleep(every)
 
