@@ -20,8 +20,8 @@ key                      type    holds
 ``{ns}:paused:<lane|poll>`` string present while an operator has paused it: the reason
 ``{ns}:swept``           string  milliseconds since 1970 of the latest sweep
 ``{ns}:check:<nonce>``   string  the worker that answered a check (``courier live``)
-``{ns}:counts``          hash    how many messages entered each status (and for what reason)
-``{ns}:requests``        hash    histograms of requests (schemas/metrics.py)
+``{ns}:counts``          hash    counters (store/counters.py)
+``{ns}:requests``        hash    histograms of requests (store/counters.py)
 ``{ns}:results``         stream  result events, one field ``event``
 ======================== ======= ==================================================================
 

@@ -109,7 +109,7 @@ class Move(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What one request adds: to ``Keys.counts``, and to the histograms (schemas/metrics.py)."""
+    """What one request adds: to ``Keys.counts``, and to the histograms (store/counters.py)."""
 
     counts: Mapping[str, int]
     histograms: Mapping[str, int]

@@ -27,6 +27,7 @@ PURE = [
     "worker/outcome",
     "worker/answers",
     "worker/codes",
+    "store/counters",
     "store/durability",
     "store/gate",
     "store/keys",

@@ -24,9 +24,9 @@ from viber_courier import Producer
 from viber_courier.ops.exporter import CourierCollector
 from viber_courier.ops.redis_server import RedisServer
 from viber_courier.schemas.lanes import LANES
-from viber_courier.schemas.metrics import observed
 from viber_courier.schemas.settings import Settings
 from viber_courier.store.connection import connect
+from viber_courier.store.counters import observed
 from viber_courier.store.keys import Keys
 from viber_courier.store.leases import Lease, Store
 

@@ -10,6 +10,7 @@ from email.utils import parsedate_to_datetime
 
 from viber_courier.schemas import wire
 from viber_courier.schemas.wire import Malformed, Reply, SendEntry, StatusEntry
+from viber_courier.store.counters import Oddity
 from viber_courier.worker.codes import (
     AUTH,
     OK,
@@ -131,10 +132,10 @@ def _by_id(entries: Sequence[StatusEntry]) -> dict[int, StatusEntry]:
 def oddity(entry: StatusEntry) -> str | None:
     """What to count of an entry that nobody should see: an unknown state, a fault of ours."""
     if entry.word is not None and entry.status is None:
-        return "unknown-state"
+        return Oddity.UNKNOWN_STATE
     code = canonical(entry.code) if entry.code else OK
     if entry.status is None and (not is_known(code) or code in OUR_FAULTS):
-        return "status-fault"
+        return Oddity.STATUS_FAULT
     return None
 
 

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from viber_courier.schemas.event import Change, Draft, render, resent
-from viber_courier.schemas.metrics import observed
 from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.status import Reason, Status, is_final
+from viber_courier.store.counters import NOT_SENT, OTHER, UNSURE, code_field, observed, status_field
 from viber_courier.store.leases import Figures, Move, Write
 from viber_courier.store.records import Step, Waiting, Watched, segments
 from viber_courier.worker.codes import is_known
@@ -114,7 +114,9 @@ class Decider:
         if step.status is None:
             return Write(was, step)
         draft = _draft(message, step, step.status, self.settings.namespace, self.clock())
-        return Write(was, step, draft, count_name(step.status, step.reason))
+        # A message that is closed in the status it has was counted when it entered it.
+        counter = "" if step.status == was else count_name(step.status, step.reason)
+        return Write(was, step, draft, counter)
 
 
 def not_begun(message: Waiting) -> Waiting:
@@ -147,14 +149,14 @@ def _draft(
 
 def count_name(status: Status, reason: str | None) -> str:
     """Returns the counter of a change: there are few, whatever the provider says."""
-    if reason is None:
-        return status
-    return f"{status}:{reason if reason in set(Reason) else _code_label(reason)}"
+    if reason is not None and reason not in set(Reason):
+        reason = _code_label(reason)
+    return status_field(status, reason)
 
 
 def _code_label(code: str) -> str:
     """Returns a provider's code as counters name it."""
-    return code if is_known(code) or re.fullmatch("http-[0-9]{3}", code) else "other"
+    return code if is_known(code) or re.fullmatch("http-[0-9]{3}", code) else OTHER
 
 
 def send_figures(outcomes: Sequence[Outcome], **measured: float) -> Figures:
@@ -165,9 +167,9 @@ def send_figures(outcomes: Sequence[Outcome], **measured: float) -> Figures:
             case Accepted():
                 pass
             case Unsure():
-                counts["unsure"] += 1
+                counts[UNSURE] += 1
             case NotSent():
-                counts["code:not-sent"] += 1
+                counts[code_field(NOT_SENT)] += 1
             case Refused(code) | Retryable(code) | Blocked(code) | RequestRefused(code):
-                counts[f"code:{_code_label(code)}"] += 1
+                counts[code_field(_code_label(code))] += 1
     return Figures(counts, observed("send", **measured))

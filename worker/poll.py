@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from viber_courier.schemas.lanes import POLL
-from viber_courier.schemas.metrics import observed
 from viber_courier.schemas.settings import Settings
+from viber_courier.store.counters import Oddity, observed
 from viber_courier.store.leases import Figures, Lease, Store
 from viber_courier.store.records import Watched
 from viber_courier.worker.answers import oddity
@@ -84,7 +84,7 @@ class Poller:
     def _count_odd(self, outcome: Statuses, messages: Sequence[Watched]) -> None:
         asked = {message.provider_id for message in messages}
         odd = Counter(oddity(entry) for id, entry in outcome.entries.items() if id in asked)
-        odd["strangers"] += len(outcome.entries.keys() - asked)
+        odd[Oddity.STRANGERS] += len(outcome.entries.keys() - asked)
         for what, n in odd.items():
             if what and n:
                 self.store.count(what, n)

@@ -12,6 +12,7 @@ from functools import partial
 
 from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.wire import send_body
+from viber_courier.store.counters import UNSURE, Oddity
 from viber_courier.store.gate import REFUSALS, ProviderSignal
 from viber_courier.store.leases import Figures, Lease, Move, Store
 from viber_courier.store.records import Waiting
@@ -124,7 +125,7 @@ class Sender:
                 break  # inside another request
         tally.did["overtaken"] += 1
         if provider_id is not None:
-            self.store.count("late")
+            self.store.count(Oddity.LATE)
         more = {"message_id": message.id, "provider_id": str(provider_id)}
         logger.warning("lease lost; answer not recorded", extra=more)
 
@@ -134,7 +135,7 @@ class Sender:
         ``begun``: a request has counted as an attempt, which it isn't for what is settled here.
         """
         if lapsed := sum(message.lapsed_inside for message in lease.messages):
-            self.store.count("unsure", lapsed)
+            self.store.count(UNSURE, lapsed)
         ready, moves = self.decider.claimed(lease.messages, lease.at(), begun)
         if not moves:
             return lease
@@ -180,7 +181,7 @@ class Sender:
         logger.info("request sent", extra={"messages": len(outcomes), **figures, **kinds})
         codes = {code_of(outcome) for outcome in outcomes if type(outcome) is not Accepted}
         for code in sorted(code for code in codes if code and not is_known(code)):
-            self.store.count("unknown-code")
+            self.store.count(Oddity.UNKNOWN_CODE)
             plain = code if re.fullmatch("[a-z-]+", code) else "(odd)"  # it may repeat what we sent
             logger.error("code not in the provider's document", extra={"code": plain})
 
