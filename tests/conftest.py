@@ -275,9 +275,15 @@ class Clock:
 
     def __init__(self) -> None:
         self.ahead = 0.0
+        self._frozen: float | None = None
 
     def __call__(self) -> int:
-        return int((time.time() + self.ahead) * 1_000_000)
+        now = time.time() if self._frozen is None else self._frozen
+        return int((now + self.ahead) * 1_000_000)
+
+    def freeze(self) -> None:
+        """Let no time pass by itself, however slow the machine."""
+        self._frozen = time.time()
 
     def advance(self, seconds: float) -> None:
         self.ahead += seconds

@@ -84,10 +84,10 @@ def test_speeds_are_added_up_as_counters_are() -> None:
 
 def test_scripts_count_under_names_that_the_reader_knows() -> None:
     texts = [path.read_text() for path in LUA.rglob("*.lua")]
-    words = re.findall(r"HINCRBY', KEYS\[\d+\], (.*?), ", "".join(texts))
+    words = re.findall(r"HINCRBY', counts, (.*?), ", "".join(texts))
     spelled = {word for each in words for word in re.findall("'([a-z:]+)'", each)}
     assert spelled == {"bells", "claims", "claims:empty"}
-    assert any("counts[gate .. shown.name] = 1" in text for text in texts)  # closed:<gate>
+    assert any("added[turned .. ':' .. shown.name] = 1" in text for text in texts)  # closed:<gate>
 
 
 def test_each_status_is_on_one_line_of_the_funnel() -> None:

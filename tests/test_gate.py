@@ -51,6 +51,7 @@ def test_five_failures_in_a_row_close_it_and_probes_go_alone_ever_later(
     failure: Outcome, producer: Producer, house: Workshop, clock: Clock
 ) -> None:
     fill(producer, 10, priority="low", onUnsure="resend")
+    clock.freeze()
     house.provider.outcome = failure
     sizes: list[int] = []
     while len(sizes) < 5:
