@@ -106,7 +106,7 @@ def test_a_stalled_worker_cannot_write_over_its_successor(
         assert (last["status"], last["providerId"]) == ("read", str(sent[1]["providerId"]))
     assert (last["unsure"], len(sent)) == (1, 1 if then == "ended" else 2)
     theirs = {"message_id": id, "provider_id": str(sent[0]["providerId"])}
-    assert log_lines(log, "the lease was another's by then", **theirs)
+    assert log_lines(log, "lease lost; answer not recorded", **theirs)
 
 
 def test_a_thawed_worker_and_its_successor_agree(

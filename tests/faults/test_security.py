@@ -32,6 +32,8 @@ from viber_courier.ops.redis_server import RedisServer
 from viber_courier.schemas.message import parse_job
 from viber_courier.schemas.settings import Settings
 from viber_courier.store.leases import Store
+from viber_courier.worker.bells import Bells
+from viber_courier.worker.decisions import Decider
 from viber_courier.worker.poll import Poller
 from viber_courier.worker.provider import Provider
 from viber_courier.worker.send import Sender
@@ -461,11 +463,11 @@ def test_neither_values_nor_errors_tell_a_secret_a_number_or_a_text(
     )
     app = Producer(settings)
     provider, store = Provider(settings), Store(app.redis, settings)
-    sender = Sender(settings, store, provider, app._bells)
-    poller = Poller(settings, store, provider, app._bells)
+    sender = Sender(settings, store, provider, Decider(settings))
+    poller = Poller(settings, store, provider, Decider(settings))
     job = text_job(f"{PHONE}0001", content={"text": TEXT})
     app.enqueue({**job, "id": "taken"})
-    shown = [settings, app, app.redis, app._bells, provider, store, sender, poller]
+    shown = [settings, app, app.redis, Bells(settings), provider, store, sender, poller]
     shown += [provider.send(b"{}", 1), provider.status([1]), provider._session()]
     shown += [app.get("taken"), parse_job(job, time.time()).digest]
     found = [leak for each in shown for leak in leaks(type(each).__name__, repr(each).encode())]
