@@ -19,7 +19,7 @@ from viber_courier.schemas.event import Change, render, resent
 from viber_courier.schemas.fields import ID, TTL_DEFAULT
 from viber_courier.schemas.instants import millis
 from viber_courier.schemas.lanes import LANES
-from viber_courier.schemas.message import BOUNDED, Campaign, Job, parse_job, shown
+from viber_courier.schemas.message import BOUNDED, Campaign, Job, parse_job, printable
 from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.status import DEAD, Reason, Status
 from viber_courier.store.connection import StoreUnavailable, connect, named, store_errors
@@ -332,7 +332,7 @@ class Producer:
             usable = isinstance(own, str) and ID.fullmatch(own)
             if usable and self._reject(str(own), digest, reason, more):
                 return str(own)
-            more["requestedId"] = shown(own)
+            more["requestedId"] = printable(own)
         self._reject(fresh, digest, reason, more)
         return fresh
 
@@ -353,11 +353,10 @@ class Producer:
 
 
 def _fresh_id() -> str:
-    """A random UUID (RFC 9562, version 4) as text, in a fifth of the time that uuid.uuid4 takes."""
-    digits = os.urandom(16).hex()
-    variant = "89ab"[int(digits[16], 16) % 4]
-    third, fourth = f"4{digits[13:16]}", f"{variant}{digits[17:20]}"
-    return f"{digits[:8]}-{digits[8:12]}-{third}-{fourth}-{digits[20:]}"
+    """A random UUID (RFC 9562, version 4) as text, in a sixth of the time that uuid.uuid4 takes."""
+    raw = os.urandom(16)
+    digits, variant = raw.hex(), "89ab"[raw[8] >> 6]
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
 
 
 def _ignore(*_: object) -> None:
@@ -381,5 +380,5 @@ def _fields(row: _Row) -> list[str]:
     if job.on_unsure:
         fields += ["onUnsure", job.on_unsure]
     if job.metadata:
-        fields += ["metadata", dumps(job.metadata)]
+        fields += ["metadata", job.metadata]
     return fields

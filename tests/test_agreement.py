@@ -43,7 +43,7 @@ def sent(jobs: list[Job], left: int | None = None) -> bytes:
             lane=f"{job.lane}:{flag:d}",
             until=MICROS + (left or 86400) * 10**6,
             ttl=left is not None,
-            content=dict(job.own),
+            content=json.loads(job.own),
         )
         for n, job in enumerate(jobs)
     ]
