@@ -1,19 +1,20 @@
-"""What each field of a job may be, for marshmallow.
+"""What each field of a job may be: plain functions, and the marshmallow schemas made of them.
 
-Limits are the document's (sections "Отправка сообщения" and following); where it is silent they
-are DESIGN section 3's. Lengths count Unicode code points.
+Limits are those of docs/provider-api.md, which says where one is ours. Lengths count Unicode code
+points.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from numbers import Integral
 from typing import Any
 
-from marshmallow import RAISE, Schema, ValidationError, fields, validate, validates_schema
+from marshmallow import RAISE, Schema, ValidationError, fields, validates_schema
 
-from viber_courier.schemas.encoding import dumps
+from viber_courier.schemas.encoding import dumps_sorted
 from viber_courier.schemas.lanes import LANES
 
 TTL_DEFAULT = 86400
@@ -40,109 +41,120 @@ def _unclean(text: str) -> bool:
     return "\0" in text
 
 
-class _Text(fields.String):
+Rule = Callable[[Any], Any]
+"""Returns a value as it is kept, or raises ValidationError."""
+
+
+class Checked(fields.Raw):
+    """A field whose rule is a plain function, so that message.py can call it by itself."""
+
+    def __init__(self, rule: Rule, **kwargs: Any) -> None:
+        messages: dict[str, Any] = {"required": "is required", "null": "must not be null"}
+        super().__init__(error_messages=messages, **kwargs)
+        self.rule = rule
+
+    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> Any:
+        return self.rule(value)
+
+
+def _text(most: int, pattern: str = "", allowed: str = "") -> Callable[[Any], str]:
     """A string of 1 to ``most`` code points; ``pattern`` narrows it, ``allowed`` says how."""
+    fits = re.compile(pattern).fullmatch
 
-    def __init__(self, most: int, pattern: str = "", allowed: str = "", **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.most, self.pattern, self.allowed = most, re.compile(pattern), allowed
-
-    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> str:
+    def rule(value: Any) -> str:
         if not isinstance(value, str):
             raise ValidationError("must be a string")
-        if not 1 <= len(value) <= self.most:
-            raise ValidationError(f"must have 1 to {self.most} characters")
+        if not 1 <= len(value) <= most:
+            raise ValidationError(f"must have 1 to {most} characters")
         if _unclean(value):
             raise ValidationError("must be without NUL and lone surrogates")
-        if self.allowed and not self.pattern.fullmatch(value):
-            raise ValidationError(f"must be {self.allowed}")
-        return value
+        if allowed and not fits(value):
+            raise ValidationError(f"must be {allowed}")
+        return str.__str__(value)  # str() of an app's enum member may be the member's name
+
+    return rule
 
 
-class _Address(_Text):
+_digits = _text(
+    16, r"\+?[1-9][0-9]{6,14}", "an international number of 7 to 15 digits, no leading 0"
+)
+
+
+def _address(value: Any) -> str:
     """E.164 digits; one leading "+" is taken off (trap T12)."""
-
-    def __init__(self) -> None:
-        digits = "an international number of 7 to 15 digits, no leading 0"
-        super().__init__(16, r"\+?[1-9][0-9]{6,14}", digits, required=True)
-
-    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> str:
-        return super()._deserialize(value, attr, data, **kwargs).removeprefix("+")
+    return _digits(value).removeprefix("+")
 
 
-class _Flag(fields.Field[bool]):
+def _boolean(value: Any) -> bool:
     """A boolean, or the strings that the document's examples write."""
-
-    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> bool:
-        if value is True or value is False:
-            return bool(value)
-        if isinstance(value, str) and value in ("true", "false"):
-            return value == "true"
-        raise ValidationError("must be true or false")
+    if value is True or value is False:
+        return bool(value)
+    if isinstance(value, str) and value in ("true", "false"):
+        return value == "true"
+    raise ValidationError("must be true or false")
 
 
-class _Instant(fields.Field[int]):
+def _instant(value: Any) -> int:
     """ISO 8601 with a zone, as microseconds since 1970."""
-
-    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> int:
-        try:
-            moment = datetime.fromisoformat(value) if isinstance(value, str) else None
-        except ValueError:
-            moment = None
-        if moment is None or moment.tzinfo is None:
-            raise ValidationError("must be ISO 8601 with a zone, as 2026-11-23T10:00:00+03:00")
-        try:
-            return micros(moment)
-        except OverflowError:
-            raise ValidationError("must be in the years 1 to 9999") from None
+    try:
+        moment = datetime.fromisoformat(value) if isinstance(value, str) else None
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        raise ValidationError("must be ISO 8601 with a zone, as 2026-11-23T10:00:00+03:00")
+    try:
+        return micros(moment)
+    except OverflowError:
+        raise ValidationError("must be in the years 1 to 9999") from None
 
 
-class _Metadata(fields.Field[dict[str, Any]]):
-    """At most 16 scalars under string keys, together at most 1 KiB as JSON."""
-
-    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> dict[str, Any]:
-        scalar = (str, int, float, bool, type(None))
-        if not isinstance(value, Mapping) or len(value) > 16:
-            raise ValidationError("must be an object with at most 16 members")
-        if not all(isinstance(k, str) and isinstance(v, scalar) for k, v in value.items()):
-            raise ValidationError("must hold strings, numbers, true, false and null only")
-        if any(isinstance(each, str) and _unclean(each) for pair in value.items() for each in pair):
-            raise ValidationError("must be without NUL and lone surrogates")
-        try:
-            size = len(dumps(dict(value)).encode())
-        except ValueError:
-            raise ValidationError("must hold finite numbers") from None
-        if size > 1024:
-            raise ValidationError("must have at most 1024 bytes as JSON")
-        return dict(value)
+def _metadata(value: Any) -> dict[str, Any]:
+    """At most 16 scalars under string keys; ``metadata_json`` limits their size."""
+    scalar = (str, int, float, bool, type(None))
+    if not isinstance(value, Mapping) or len(value) > 16:
+        raise ValidationError("must be an object with at most 16 members")
+    if not all(isinstance(k, str) and isinstance(v, scalar) for k, v in value.items()):
+        raise ValidationError("must hold strings, numbers, true, false and null only")
+    if any(isinstance(each, str) and _unclean(each) for pair in value.items() for each in pair):
+        raise ValidationError("must be without NUL and lone surrogates")
+    return dict(value)
 
 
-class _Content(fields.Field[dict[str, Any]]):
-    """An object; what is in it is a matter of ``contentType``."""
-
-    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> dict[str, Any]:
-        if not isinstance(value, Mapping):
-            raise ValidationError("must be an object")
-        if len(value) > FIELDS_MOST["content"]:
-            raise ValidationError(f"must have at most {FIELDS_MOST['content']} fields")
-        return dict(value)
-
-
-def _seconds(least: int, most: int) -> fields.Integer:
-    wrong = f"must be a whole number from {least} to {most}"
-    return fields.Integer(
-        strict=True,
-        validate=validate.Range(least, most, error=wrong),
-        error_messages={"invalid": wrong},
-    )
+def metadata_json(value: dict[str, Any]) -> str:
+    """JSON with sorted keys. Raises ValidationError where it is too long, or isn't JSON."""
+    try:
+        text = dumps_sorted(value)
+    except ValueError:
+        raise ValidationError("must hold finite numbers") from None
+    if len(text.encode()) > 1024:
+        raise ValidationError("must have at most 1024 bytes as JSON")
+    return text
 
 
-def _one_of(*words: str, required: bool = False) -> fields.Field[str]:
-    return _Text(16, "|".join(words), " or ".join(words), required=required)
+def _object(value: Any) -> dict[str, Any]:
+    """An object; ``contentType`` decides what is in it."""
+    if not isinstance(value, Mapping):
+        raise ValidationError("must be an object")
+    if len(value) > FIELDS_MOST["content"]:
+        raise ValidationError(f"must have at most {FIELDS_MOST['content']} fields")
+    return dict(value)
 
 
-def _link(*, required: bool) -> _Text:
-    return _Text(2048, r"(?i:https?)://[^\s/?#]\S*", "an http or https URL", required=required)
+def _seconds(least: int, most: int) -> Rule:
+    def rule(value: Any) -> int:
+        whole = isinstance(value, Integral) and not isinstance(value, bool)
+        if not whole or not least <= int(value) <= most:
+            raise ValidationError(f"must be a whole number from {least} to {most}")
+        return int(value)
+
+    return rule
+
+
+def _one_of(*words: str) -> Rule:
+    return _text(16, "|".join(words), " or ".join(words))
+
+
+_link = _text(2048, r"(?i:https?)://[^\s/?#]\S*", "an http or https URL")
 
 
 class _Strict(Schema):
@@ -158,21 +170,21 @@ class _Strict(Schema):
 class TextContent(_Strict):
     """``contentType`` text."""
 
-    text = _Text(1000, required=True)
+    text = Checked(_text(1000), required=True)
 
 
 class ImageContent(_Strict):
     """``contentType`` image. The document's table says ``image``, its example ``imageUrl``."""
 
-    imageUrl = _link(required=True)
+    imageUrl = Checked(_link, required=True)
 
 
 class ButtonContent(TextContent):
     """``contentType`` button, with or without an image."""
 
-    caption = _Text(19, required=True)
-    action = _link(required=True)
-    imageUrl = _link(required=False)
+    caption = Checked(_text(19), required=True)
+    action = Checked(_link, required=True)
+    imageUrl = Checked(_link)
 
 
 CONTENT = {"text": TextContent(), "image": ImageContent(), "button": ButtonContent()}
@@ -181,24 +193,24 @@ CONTENT = {"text": TextContent(), "image": ImageContent(), "button": ButtonConte
 class JobSchema(_Strict):
     """Every field that a job may have."""
 
-    id = _Text(64, ID.pattern, "1 to 64 of A-Za-z0-9_.:-")
-    sendAt = _Instant()
-    ttlSec = _seconds(15, 2592000)
-    onUnsure = _one_of("park", "resend")
-    metadata = _Metadata()
-    resendSms = _Flag()
+    id = Checked(_text(64, ID.pattern, "1 to 64 of A-Za-z0-9_.:-"))
+    sendAt = Checked(_instant)
+    ttlSec = Checked(_seconds(15, 2592000))
+    onUnsure = Checked(_one_of("park", "resend"))
+    metadata = Checked(_metadata, validate=metadata_json)
+    resendSms = Checked(_boolean)
 
-    type = _one_of("viber")
-    subject = _Text(11, required=True)
-    priority = _one_of(*LANES, required=True)
-    validityPeriodSec = _seconds(*VALIDITY)
-    comment = _Text(1024)
-    contentType = _one_of(*CONTENT, required=True)
-    content = _Content(required=True)
-    address = _Address()
-    smsText = _Text(1600)
-    smsSrcAddress = _Text(11, "[A-Za-z0-9]+", "1 to 11 Latin letters or digits")
-    smsValidityPeriodSec = _seconds(*VALIDITY)
+    type = Checked(_one_of("viber"))
+    subject = Checked(_text(11), required=True)
+    priority = Checked(_one_of(*LANES), required=True)
+    validityPeriodSec = Checked(_seconds(*VALIDITY))
+    comment = Checked(_text(1024))
+    contentType = Checked(_one_of(*CONTENT), required=True)
+    content = Checked(_object, required=True)
+    address = Checked(_address, required=True)
+    smsText = Checked(_text(1600))
+    smsSrcAddress = Checked(_text(11, "[A-Za-z0-9]+", "1 to 11 Latin letters or digits"))
+    smsValidityPeriodSec = Checked(_seconds(*VALIDITY))
 
     @validates_schema(skip_on_field_errors=False)
     def _content(self, job: dict[str, Any], **_: Any) -> None:
@@ -226,10 +238,11 @@ class JobSchema(_Strict):
 
 
 JOB = JobSchema()
-_REQUIRED = "is required"
-for _schema in (JOB, *CONTENT.values()):
-    for _field in _schema.fields.values():
-        _field.error_messages.update(required=_REQUIRED, null="must not be null")
+
+
+def rules(schema: Schema) -> dict[str, Rule]:
+    """Returns each field's rule; those across fields are the schema's own."""
+    return {n: field.rule for n, field in schema.fields.items() if isinstance(field, Checked)}
 
 
 def micros(moment: datetime) -> int:

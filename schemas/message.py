@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import timedelta
-from functools import lru_cache
+from functools import lru_cache, partial
 from hashlib import blake2b
 from reprlib import Repr
 from typing import Any, NamedTuple
 
-from marshmallow import ValidationError
-from marshmallow.fields import Field
+from marshmallow import Schema, ValidationError
 
-from viber_courier.schemas.encoding import digest_of, dumps
+from viber_courier.schemas.encoding import digest_of, dumps, dumps_sorted, loads
 from viber_courier.schemas.errors import InvalidMessage
-from viber_courier.schemas.fields import CONTENT, FIELDS_MOST, JOB, OPTIONS, SMS_FIELDS, TTL_DEFAULT
+from viber_courier.schemas.fields import (
+    CONTENT,
+    FIELDS_MOST,
+    JOB,
+    OPTIONS,
+    SMS_FIELDS,
+    TTL_DEFAULT,
+    Rule,
+    metadata_json,
+    rules,
+)
 
 FARTHEST = timedelta(days=366)
 """How far ahead ``sendAt`` may lie."""
@@ -36,26 +45,31 @@ BOUNDED.maxstring = BOUNDED.maxother = 100_000
 class Job(NamedTuple):
     """A valid job as the store takes it.
 
-    ``own`` are the wire fields that the job brought itself: all of them, or what differs from its
-    campaign's ``common`` (None: taken away). ``send_at`` is in microseconds, ``ttl`` in seconds
-    (None: not set by the app). ``digest`` identifies what was asked, however it was spelled.
+    ``own`` is the JSON of the wire fields that the job brought itself: all of them, or what differs
+    from its campaign's ``common`` (null: taken away). ``send_at`` is in microseconds, ``ttl`` in
+    seconds (None: not set by the app), ``metadata`` JSON or empty. ``digest`` identifies what was
+    asked, however it was spelled.
     """
 
     id: str | None
-    own: dict[str, Any]
+    own: str
     lane: str
     resend: bool
     send_at: int | None
     ttl: int | None
     on_unsure: str | None
-    metadata: dict[str, Any]
+    metadata: str
     digest: str
 
 
 def parse_job(job: object, now: float) -> Job:
     """Check a single job; ``now`` is seconds since 1970. Raises InvalidMessage with every fault."""
+    if found := _check(_checks_of, job, now):
+        return found
     loaded = _load(job, now)
-    return _job(loaded, _asked(loaded), _wire(loaded))
+    parts = _parts(loaded)
+    parts["resendSms"] = _flag(parts.get("resendSms"), "smsText" in parts)
+    return _job({**_ABSENT, **parts}, dumps(_wire(loaded)))
 
 
 class Campaign:
@@ -75,111 +89,186 @@ class Campaign:
             if value is not None
         }
         try:
-            self._loaded = _load(self.common, now, partial=True)
+            loaded = _load(self.common, now, partial=True)
         except InvalidMessage as wrong:
             faults = {f"common.{path}": texts for path, texts in wrong.errors.items()}
             raise InvalidMessage(faults) from None
-        if "contentType" not in self._loaded:
-            self._loaded.pop("content", None)  # unchecked as yet: each row brings it as its own
-        self.wire = _wire(self._loaded)
+        if "contentType" not in loaded:
+            loaded.pop("content", None)  # unchecked as yet: each row brings it as its own
+        self.wire = _wire(loaded)
         self.json, self.digest = dumps(self.wire), digest_of(self.wire)
-        self._asked = _asked(self._loaded)
-        # With nothing else missing, a row that brings only independent fields needs no whole check.
-        resend = self._loaded.get("resendSms", "smsText" in self._loaded)
-        tied = resend or self._loaded.keys().isdisjoint(SMS_FIELDS)
-        complete = tied and _REQUIRED_FIELDS - {"address"} <= self._loaded.keys()
-        self._alike = _job(self._loaded, self._asked, {}) if complete else None
+        self._checks_of = lru_cache(128, typed=True)(partial(_Checks, _parts(loaded)))
 
     def parse_row(self, row: object, now: float) -> Job:
         """Check one row merged over ``common``. Raises InvalidMessage with every fault."""
+        if found := _check(self._checks_of, row, now):
+            return found
         if not isinstance(row, Mapping):
             raise InvalidMessage({"": ["must be an object"]})
-        own = _each(_INDEPENDENT, _ADDRESS, row) if self._alike else None
-        if own is not None and self._alike:
-            id = own.pop("id", None)
-            if len(own) == 1:  # an address: most rows of most campaigns
-                hashes = [*self._asked.values(), _hash("address", own["address"])]
-                return Job(id, own, *self._alike[2:-1], _digest(hashes))
-            kept = {k: v for k, v in self._asked.items() if k not in own}
-            loaded = {**self._loaded, **own, "id": id}
-            return _job(loaded, {**kept, **_asked(own)}, _wire(own))
         merged = {k: v for k, v in {**self.common, **row}.items() if v is not None}
-        loaded = _load(merged, now)
-        wire = _wire(loaded)
+        job = parse_job(merged, now)
+        wire = loads(job.own)
         own = {k: v for k, v in wire.items() if k not in self.wire or self.wire[k] != v}
         own.update({k: None for k in self.wire if k not in wire})
-        return _job(loaded, _asked(loaded), own)
+        return job._replace(own=dumps(own))
 
 
-_Fields = Mapping[str, Field[Any]]
-_Checks = Mapping[str, Callable[[Any], Any]]
+_Part = tuple[Any, str, bytes]
+"""A field's value as it is kept, its JSON, and its hash (empty: the digest leaves it out)."""
+_Measure = Callable[[Any], _Part]
 
-_REPEATED = frozenset({"type", "subject", "priority", "contentType", "onUnsure"})
-"""Fields whose few, short values come again and again: what was found of them is kept."""
-
-
-def _checks(fields: _Fields, *without: str) -> _Checks:
-    return {
-        # Typed: a member of an app's StrEnum is not to come back for somebody else's string.
-        name: lru_cache(1024, typed=True)(field.deserialize)
-        if name in _REPEATED
-        else field.deserialize
-        for name, field in fields.items()
-        if name not in without
-    }
+_LOW_CARDINALITY = frozenset(
+    {"type", "subject", "priority", "contentType", "onUnsure", "resendSms", "smsSrcAddress"}
+    | {"ttlSec", "validityPeriodSec", "smsValidityPeriodSec"}
+)
+"""Low-cardinality fields with short values; validation results are cached."""
+_DEFAULTS: Mapping[str, Any] = {"type": "viber", "ttlSec": TTL_DEFAULT, "metadata": {}}
+"""A digest leaves these values out: a job that spells out our default is the same job."""
 
 
-def _required(fields: _Fields) -> frozenset[str]:
-    return frozenset(name for name, field in fields.items() if field.required)
+def _measure(name: str, rule: Rule, to_json: Callable[[Any], str] = dumps_sorted) -> _Measure:
+    """Returns the function that makes a part of this field's value; its rule may raise."""
+    seed = blake2b(f"{name}=".encode(), digest_size=16)
+    default, is_id = _DEFAULTS.get(name), name == "id"
+
+    def measure(given: Any) -> _Part:
+        value = rule(given)
+        text = to_json(value)
+        if is_id or value == default:
+            return value, text, b""
+        state = seed.copy()  # half the time of a new one
+        state.update(text.encode())
+        return value, text, state.digest()
+
+    return measure
 
 
-_REQUIRED_FIELDS, _ADDRESS = _required(JOB.fields), frozenset({"address"})
-_SIMPLE = _checks(JOB.fields, *SMS_FIELDS, "resendSms")
-_INDEPENDENT = {
-    name: _SIMPLE[name]
-    for name in ("id", "address", "metadata", "comment", "subject", "ttlSec", "onUnsure")
-}
-_CONTENT_FIELDS = {
-    kind: (_checks(each.fields), _required(each.fields)) for kind, each in CONTENT.items()
-}
+def _cached(name: str, measure: _Measure) -> _Measure:
+    # Typed: a member of an app's StrEnum must not come back for another caller's string.
+    return lru_cache(1024, typed=True)(measure) if name in _LOW_CARDINALITY else measure
 
 
-def _each(checks: _Checks, required: Set[str], given: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Values checked one by one, where no field depends on another: a fraction of a schema's time.
+def _present(schema: Schema, names: Collection[str], known: Collection[str]) -> list[str]:
+    """Returns the schema's fields among ``names``.
 
-    None where anything is missing, unknown or wrong: a look at the whole names every fault.
+    Raises ValidationError where a name is no field, or a required field isn't ``known``.
     """
-    if not required <= given.keys() <= checks.keys():
+    fields = schema.fields
+    found = [name for name in fields if name in names]
+    if len(found) < len(names) or any(f.required and n not in known for n, f in fields.items()):
+        raise ValidationError("")
+    return found
+
+
+def _template(names: Iterable[str]) -> str:
+    """Returns a JSON object in which the value of each name is yet to be filled in."""
+    return "{" + ",".join(f'"{name}":%s' for name in names) + "}"
+
+
+@lru_cache(256)
+def _content_rules(kind: str, names: tuple[str, ...]) -> tuple[list[tuple[str, Rule]], str]:
+    found = sorted(_present(CONTENT[kind], names, names))
+    known = rules(CONTENT[kind])
+    return [(name, known[name]) for name in found], _template(found)
+
+
+def _content_json(kind: str, content: Any) -> str:
+    """Returns content of this kind as JSON with sorted keys. Raises ValidationError."""
+    if not isinstance(content, dict):
+        raise ValidationError("")
+    found, template = _content_rules(kind, tuple(content))
+    return template % tuple([dumps(rule(content.get(name))) for name, rule in found])
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+_TO_JSON: Mapping[str, Callable[[Any], str]] = {"sendAt": str, "metadata": metadata_json}
+_MEASURES = {
+    name: _cached(name, _measure(name, rule, _TO_JSON.get(name, dumps_sorted)))
+    for name, rule in rules(JOB).items()
+}
+_CONTENT = {kind: _measure("content", _same, partial(_content_json, kind)) for kind in CONTENT}
+_ABSENT = dict.fromkeys(("id", "sendAt", "ttlSec", "onUnsure", "metadata"), (None, "", b""))
+_DIGEST = blake2b(digest_size=15)
+
+
+class _Checks:
+    """The checks of jobs that bring the same fields over the same ``common``, composed once.
+
+    The fields' names, contentType and resendSms decide which checks these are, and whether the
+    rules across fields hold. Raises ValidationError, TypeError or KeyError where they don't.
+    """
+
+    def __init__(
+        self, common: Mapping[str, _Part], names: tuple[str, ...], kind: Any, resend: Any
+    ) -> None:
+        known = {*common, *names}
+        found = _present(JOB, names, known)
+        if "contentType" not in names:
+            kind = common["contentType"][0]
+        elif "content" not in names:
+            raise ValidationError("")  # common's content was checked for its own type only
+        given = _MEASURES["resendSms"](resend) if "resendSms" in names else common.get("resendSms")
+        flag = _flag(given, "smsText" in known)
+        if kind == "image" if flag[0] else not known.isdisjoint(SMS_FIELDS):
+            raise ValidationError("")  # no SMS in an image's place; SMS fields need resendSms
+        measures = {**_MEASURES, "content": _CONTENT[kind]}
+        self.measures = [(name, measures[name]) for name in found if name != "resendSms"]
+        self.wire = [name for name in found if name not in OPTIONS]
+        self.template = _template(self.wire)
+        self.parts = {**_ABSENT, **common, "resendSms": flag}
+
+
+_checks_of = lru_cache(1024, typed=True)(partial(_Checks, {}))
+
+
+def _check(checks_of: Callable[..., _Checks], given: object, now: float) -> Job | None:
+    """Returns the job if it is right. None: the schema takes a look and names every fault."""
+    if not isinstance(given, dict) or len(given) > FIELDS_MOST["job"]:
         return None
+    get = given.get
     try:
-        return {name: checks[name](value) for name, value in given.items()}
-    except (ValidationError, TypeError):  # or what can't be looked up among those found before
+        checks = checks_of(tuple(given), get("contentType"), get("resendSms"))
+        parts = {name: measure(get(name)) for name, measure in checks.measures}
+    except (ValidationError, TypeError, KeyError):
         return None
+    if "sendAt" in parts and parts["sendAt"][0] > _latest(now):
+        return None
+    own = checks.template % tuple([parts[name][1] for name in checks.wire])
+    return _job({**checks.parts, **parts}, own)
 
 
-def _simple(job: object) -> dict[str, Any] | None:
-    """A job that leaves SMS to the default; None: not one, or something is wrong with it."""
-    loaded = _each(_SIMPLE, _REQUIRED_FIELDS, job) if isinstance(job, dict) else None
-    if loaded is not None:
-        content = _each(*_CONTENT_FIELDS[loaded["contentType"]], loaded["content"])
-        return None if content is None else {**loaded, "content": content}
-    return None
+def _flag(given: _Part | None, default: bool) -> _Part:
+    """Returns the part of resendSms, which is on by default exactly with an smsText."""
+    return (default, "", b"") if given is None or given[0] == default else given
+
+
+def _parts(loaded: Mapping[str, Any]) -> dict[str, _Part]:
+    """Returns the parts of values that the schema has validated."""
+    return {name: _measure(name, _same)(value) for name, value in loaded.items()}
+
+
+def _latest(now: float) -> float:
+    """Returns the last instant that ``sendAt`` may be, in microseconds."""
+    return (now + FARTHEST.total_seconds()) * 1e6
 
 
 def _load(job: object, now: float, *, partial: bool = False) -> dict[str, Any]:
+    """Returns the valid values, by marshmallow's schema. Raises InvalidMessage with every fault."""
     faults: dict[str, list[str]] = {}
     loaded: dict[str, Any] = {}
     if isinstance(job, Mapping) and len(job) > FIELDS_MOST["job"]:
         raise InvalidMessage({"": [f"must have at most {FIELDS_MOST['job']} fields"]})
     try:
         given: Any = job
-        loaded = (None if partial else _simple(job)) or JOB.load(given, partial=partial)
+        loaded = JOB.load(given, partial=partial)
     except ValidationError as wrong:
         faults = dict(_paths(wrong.messages))
         valid = wrong.valid_data
         loaded = valid if isinstance(valid, dict) else {}
-    latest = now + FARTHEST.total_seconds()
-    if loaded.get("sendAt", 0) > latest * 1e6:
+    if loaded.get("sendAt", 0) > _latest(now):
         faults["sendAt"] = [f"must be at most {FARTHEST.days} days ahead"]
     if faults:
         raise InvalidMessage(faults)
@@ -200,49 +289,29 @@ def _wire(loaded: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in loaded.items() if name not in OPTIONS}
 
 
-def _job(loaded: dict[str, Any], asked: Mapping[str, bytes], own: dict[str, Any]) -> Job:
+def _job(parts: Mapping[str, _Part], own: str) -> Job:
+    metadata = parts["metadata"]
     return Job(
-        id=loaded.get("id"),
+        id=parts["id"][0],
         own=own,
-        lane=loaded["priority"],
-        resend=loaded.get("resendSms", "smsText" in loaded),
-        send_at=loaded.get("sendAt"),
-        ttl=loaded.get("ttlSec"),
-        on_unsure=loaded.get("onUnsure"),
-        metadata=loaded.get("metadata", {}),
-        digest=_digest(asked.values()),
+        lane=parts["priority"][0],
+        resend=parts["resendSms"][0],
+        send_at=parts["sendAt"][0],
+        ttl=parts["ttlSec"][0],
+        on_unsure=parts["onUnsure"][0],
+        metadata=metadata[1] if metadata[0] else "",
+        digest=_digest([part[2] for part in parts.values()]),
     )
 
 
-def _asked(loaded: Mapping[str, Any]) -> dict[str, bytes]:
-    """A hash of each field that was asked for and isn't our default anyway."""
-    defaults = {
-        "type": "viber",
-        "ttlSec": TTL_DEFAULT,
-        "metadata": {},
-        "resendSms": "smsText" in loaded,
-    }
-    return {
-        name: (_hash_again if name in _REPEATED else _hash)(name, value)
-        for name, value in loaded.items()
-        if name != "id" and not (name in defaults and defaults[name] == value)
-    }
-
-
-def _hash(name: str, value: object) -> bytes:
-    return blake2b(f"{name}={dumps(value, sort=True)}".encode(), digest_size=16).digest()
-
-
-_hash_again = lru_cache(1024)(_hash)
-
-
 def _digest(hashes: Iterable[bytes]) -> str:
-    whole = blake2b(b"".join(sorted(hashes)), digest_size=15).digest()
-    return b64encode(whole).decode()
+    state = _DIGEST.copy()
+    state.update(b"".join(sorted(hashes)))
+    return b64encode(state.digest()).decode()
 
 
 def printable(name: object) -> str:
-    """Returns a name from outside as messages show it: short, and without what can't be printed."""
+    """Returns a name from outside as text for a message: short, with only printable characters."""
     name = name if isinstance(name, str) else BOUNDED.repr(name)
     name = name if len(name) <= 64 else name[:61] + "..."
     return name if name.isprintable() else ascii(name)[1:-1]

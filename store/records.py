@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from viber_courier.schemas.encoding import dumps, loads
+from viber_courier.schemas.encoding import loads
 from viber_courier.schemas.event import SmsState
 from viber_courier.schemas.fields import TTL_DEFAULT
 from viber_courier.schemas.instants import SECOND
@@ -121,7 +121,7 @@ def new_message(id: str, job: Job, resend_of: str) -> list[str | int]:
     if job.on_unsure:
         fields += ["onUnsure", job.on_unsure]
     if job.metadata:
-        fields += ["metadata", dumps(job.metadata)]
+        fields += ["metadata", job.metadata]
     lifetime = (job.ttl or TTL_DEFAULT) * SECOND
     index, content = lane_index(job.lane, job.resend), pack(job.own)
     head = (id, job.digest, index, job.send_at or "", lifetime, content, len(fields) // 2)
@@ -327,9 +327,9 @@ def provider_fields(provider_id: int) -> tuple[str, str]:
     return "provider", str(provider_id)
 
 
-def pack(own: Mapping[str, Any]) -> str:
-    """Returns a message's own wire fields as stored: JSON, or the address where that is all."""
-    return str(own["address"]) if own.keys() == {"address"} else dumps(own)
+def pack(own: str) -> str:
+    """Returns the JSON of own wire fields as stored: the address alone where that is all."""
+    return own[12:-2] if own.startswith('{"address":"') and own.count(":") == 1 else own
 
 
 def unpack(text: str) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def sent(jobs: list[Job], left: int | None = None) -> bytes:
             resend=flag,
             until=MICROS + (left or 86400) * 10**6,
             has_ttl=left is not None,
-            content=dict(job.own),
+            content=json.loads(job.own),
         )
         for n, job in enumerate(jobs)
     ]

@@ -47,7 +47,7 @@ def test_the_messages_of_the_documents_requests_are_valid_jobs(name: str) -> Non
     for job in jobs(request):
         parsed = parse_job(job, NOW)
         assert parsed.resend is (request["resendSms"] == "true")
-        assert {"type": "viber", "resendSms": request["resendSms"], **parsed.own} == job
+        assert {"type": "viber", "resendSms": request["resendSms"], **json.loads(parsed.own)} == job
 
 
 @pytest.mark.parametrize("name", REQUESTS)
@@ -55,7 +55,7 @@ def test_what_we_send_for_them_means_what_the_document_wrote(name: str) -> None:
     request = golden(f"request_{name}.json")
     parsed = [parse_job(job, NOW) for job in jobs(request)]
     waiting = [
-        Waiting(str(n), p.lane, p.resend, until=1, content=dict(p.own))
+        Waiting(str(n), p.lane, p.resend, until=1, content=json.loads(p.own))
         for n, p in enumerate(parsed)
     ]
     common, rest = factor([wire_message(message, 0) for message in waiting])

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+from base64 import b64encode
 from datetime import UTC, datetime, timedelta
+from enum import Enum, IntEnum, StrEnum
+from hashlib import blake2b
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from marshmallow import ValidationError
 
 from tests.conftest import text_job
+from viber_courier.schemas import message
 from viber_courier.schemas.errors import InvalidMessage
 from viber_courier.schemas.message import Campaign, Job, parse_job
 
@@ -95,9 +101,9 @@ def test_a_job_just_inside_every_limit_is_accepted_and_kept_as_it_is(raw: dict[s
     options = {"id", "sendAt", "ttlSec", "onUnsure", "metadata", "resendSms", "type"}
     expected = {name: value for name, value in raw.items() if name not in options}
     expected["address"] = expected["address"].removeprefix("+")
-    assert parsed.own == expected
+    assert json.loads(parsed.own) == expected
     assert parsed.lane == raw["priority"]
-    assert parsed.metadata == raw.get("metadata", {})
+    assert json.loads(parsed.metadata or "{}") == raw.get("metadata", {})
 
 
 WHOLE = (True, False, 15.0, "15", None, [15], {}, 0, -15)
@@ -322,7 +328,7 @@ def test_options_are_read_as_they_are_meant() -> None:
     )
     assert (parsed.id, parsed.ttl, parsed.on_unsure) == ("order-1", 60, "resend")
     assert parsed.send_at == int(NOW) * 10**6 + 1
-    assert parsed.metadata == {"n": 1}
+    assert parsed.metadata == '{"n":1}'
     plain = parse_job(job(), NOW)
     assert (plain.id, plain.ttl, plain.on_unsure, plain.send_at) == (None, None, None, None)
 
@@ -390,12 +396,12 @@ def row_of(common: dict[str, Any], row: object) -> Job:
 
 def meant(job: Job, common: dict[str, Any]) -> dict[str, Any]:
     """What will be sent: the row's own fields over the campaign's, without those taken away."""
-    merged = {**Campaign(common, NOW).wire, **job.own}
+    merged = {**Campaign(common, NOW).wire, **json.loads(job.own)}
     return {name: value for name, value in merged.items() if value is not None}
 
 
 def test_a_row_of_an_address_brings_nothing_else() -> None:
-    assert row_of(COMMON, {"address": "+79250000009"}).own == {"address": "79250000009"}
+    assert row_of(COMMON, {"address": "+79250000009"}).own == '{"address":"79250000009"}'
 
 
 def test_null_removes_a_field_of_the_common_part() -> None:
@@ -468,33 +474,109 @@ def test_content_without_its_type_is_judged_with_the_row(content: Any) -> None:
     row = {"address": "79250000009", "contentType": "text"}
     if content == {"text": "ok"}:
         parsed = campaign.parse_row(row, NOW)
-        assert {**campaign.wire, **parsed.own}["content"] == content
+        assert {**campaign.wire, **json.loads(parsed.own)}["content"] == content
     else:
         with pytest.raises(InvalidMessage) as caught:
             campaign.parse_row(row, NOW)
         assert list(caught.value.errors) == ["content.text"]
 
 
+class Word(StrEnum):
+    """An app's own names for values."""
+
+    SHOP, HIGH, TEXT, BUTTON, PARK, TRUE = "Shop", "high", "text", "button", "park", "true"
+
+
+class Hour(IntEnum):
+    ONE = 3600
+
+
+class Text(str):
+    """As libraries mark text, that it is safe or translated for example."""
+
+
+class Fields(dict[str, Any]):
+    pass
+
+
+MORE = {"imageUrl": LINK, **BUTTON["content"]}  # type: ignore[dict-item]
+ODD_CONTENT: list[Any] = [
+    {"text": each} for each in ('%s "\\/\n\x7f\u2028', Text("t"), None, "\ud800")
+]
+ODD_CONTENT += [{"text": "t", "caption": "c"}, {1: 2}, {Word.TEXT: "t"}, Fields(text="t")]
+ODD_CONTENT += [MappingProxyType({"text": "t"})]
+ODD_METADATA = [
+    *({"a": Hour.ONE, "b": Word.SHOP}, MappingProxyType({"z": None, "a": -0.0}), {1: 1}),
+    *({"a": 10**5000}, {"a": float("nan")}, {"a": "x" * 1024}),
+]
 VALUES: dict[str, list[Any]] = {
-    "address": ["79250000001", "+79250000001", "792", 7],
-    "id": ["a", "b", "a b"],
-    "subject": ["Shop", "Shop2", "S" * 12, 1],
-    "priority": ["high", "low", "asap"],
-    "comment": ["c", "d", "", "c" * 1025],
+    "address": ["79250000001", "+79250000001", Text("+79250000001"), "792", 7],
+    "id": ["a", "b", Text("c"), "a b"],
+    "subject": ["Shop", "Shop2", Word.SHOP, "S" * 12, 1, "\ud800", "\0"],
+    "priority": ["high", "low", Word.HIGH, "asap", []],
+    "comment": ["c", "d", "é🙂\t", "", "c" * 1025, "\udfff"],
     "type": ["viber", "sms"],
-    "contentType": ["text", "button", "image"],
-    "content": [{"text": "t"}, {"text": "u"}, BUTTON["content"], IMAGE["content"], {}, "t"],
-    "validityPeriodSec": [15, 86400, True, 15.0],
-    "resendSms": [True, False, "true", "false", 1],
-    "smsText": ["s", "s" * 1601],
-    "smsSrcAddress": ["A", "я"],
-    "smsValidityPeriodSec": [15, 14],
-    "ttlSec": [15, 86400, 14],
-    "sendAt": ["2026-11-23T10:00:00Z", "2026-11-23T13:00:00+03:00", "2026-11-23"],
-    "onUnsure": ["park", "resend", "auto"],
-    "metadata": [{}, {"a": 1}, {"a": 1.0}, {"a": True}, []],
+    "contentType": ["text", "button", "image", Word.TEXT, Word.BUTTON, "video", [], 1],
+    "content": [{"text": "t"}, BUTTON["content"], IMAGE["content"], MORE, *ODD_CONTENT, {}, "t"],
+    "validityPeriodSec": [15, 86400, Hour.ONE, True, 15.0, 10**5000],
+    "resendSms": [True, False, "true", "false", Word.TRUE, 1, 0, []],
+    "smsText": ["s", "Ж", "s" * 1601],
+    "smsSrcAddress": ["A", Text("A"), "я"],
+    "smsValidityPeriodSec": [15, 14, True],
+    "ttlSec": [15, 86400, Hour.ONE, 14, True, 86400.0],
+    "sendAt": [
+        "2026-11-23T10:00:00Z",
+        "2026-11-23T13:00:00+03:00",
+        "2026-11-23",
+        "2099-01-01T00:00Z",
+    ],
+    "onUnsure": ["park", "resend", Word.PARK, "auto"],
+    "metadata": [{}, {"b": "я", "a": 1}, {"a": 1.0}, {"a": True}, *ODD_METADATA, []],
     "bogus": [1],
 }
+
+
+class Mixed(str, Enum):  # noqa: UP042 (whose str() is its name)
+    ID, PARK, LOW = "order-1", "park", "low"
+
+
+def test_an_enums_members_are_their_values() -> None:
+    parsed = parse_job(job(id=Mixed.ID, onUnsure=Mixed.PARK, priority=Mixed.LOW), NOW)
+    assert [f"{each}" for each in (parsed.id, parsed.on_unsure, parsed.lane)] == [*Mixed]
+    assert parsed == parse_job(job(id="order-1", onUnsure="park", priority="low"), NOW)
+
+
+@pytest.mark.parametrize("right", [{"ttlSec": Hour.ONE}, {"resendSms": True}])
+def test_what_equals_a_right_value_may_still_be_wrong(right: dict[str, Any]) -> None:
+    [(name, value)] = right.items()
+    parse_job(job(**right), NOW)
+    assert [*faults(job(**{name: float(value)}))] == [name]
+
+
+SMS_SETS: list[dict[str, Any]] = [
+    *({}, {"resendSms": True}, {"resendSms": False}, {"smsText": "s"}, {"smsSrcAddress": "A"}),
+    *({"smsText": "s", "resendSms": True}, {"smsText": None}, {"resendSms": None}),
+]
+
+
+@pytest.mark.parametrize("kind", [{}, BUTTON, IMAGE], ids=["text", "button", "image"])
+@pytest.mark.parametrize("shared", SMS_SETS[:6], ids=range(6))
+def test_the_rules_of_sms_hold_over_common_and_row(kind: Any, shared: Any) -> None:
+    common = {**COMMON, **kind, **shared}
+    try:
+        campaign = Campaign(common, NOW)
+    except InvalidMessage:
+        assert kind == IMAGE
+        return
+    for brought in SMS_SETS:
+        row = {"address": "79250000001", **brought}
+        merged = {name: value for name, value in {**common, **row}.items() if value is not None}
+        whole = result(lambda given=merged: parse_job(MappingProxyType(given), NOW))
+        of_row = result(lambda given=row: campaign.parse_row(given, NOW))
+        if isinstance(whole, Job) and isinstance(of_row, Job):
+            assert of_row._replace(own=whole.own) == whole
+        else:
+            assert of_row == whole
 
 
 def parts(*without: str, least: str = "") -> st.SearchStrategy[dict[str, Any]]:
@@ -521,7 +603,7 @@ def result(read: Any) -> Any:
 def view(job: Job, wire: dict[str, Any]) -> Any:
     """All that the store and the digest know of a job."""
     rest = (job.id, job.lane, job.resend, job.send_at, job.ttl, job.on_unsure)
-    return json.dumps([wire, job.metadata, rest, job.digest], sort_keys=True)
+    return json.dumps([wire, json.loads(job.metadata or "{}"), rest, job.digest], sort_keys=True)
 
 
 @settings(deadline=None, max_examples=400)
@@ -551,8 +633,10 @@ def test_a_row_is_the_merged_job_given_whole(
     if isinstance(whole, list) or isinstance(of_row, list):
         assert of_row == whole
     else:
-        sent = {k: v for k, v in {**campaign.wire, **of_row.own}.items() if v is not None}
-        assert view(of_row, sent) == view(whole, whole.own)
+        sent = {
+            k: v for k, v in {**campaign.wire, **json.loads(of_row.own)}.items() if v is not None
+        }
+        assert view(of_row, sent) == view(whole, json.loads(whole.own))
 
 
 @settings(deadline=None, max_examples=100)
@@ -567,45 +651,83 @@ def test_any_text_that_utf8_can_carry_is_kept_to_the_letter(
         faults(raw)
     else:
         parsed = parse_job(raw, NOW)
-        assert parsed.own["content"] == {"text": text}
-        assert parsed.metadata == metadata
+        assert json.loads(parsed.own)["content"] == {"text": text}
+        assert json.loads(parsed.metadata or "{}") == metadata
 
 
-SPICE = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(),
-    st.text(max_size=3),
-    st.just({"text": "t"}),
-    st.just({}),
-)
-
-
+@settings(deadline=None, max_examples=1000)
 @given(
-    job=st.fixed_dictionaries(
-        {},
-        optional={
-            "id": st.sampled_from(["a", "", "ж", 7]),
-            "address": st.sampled_from(["79250000001", "+79250000001", "12", None]),
-            "subject": st.sampled_from(["Shop", "A subject too long", ""]),
-            "priority": st.sampled_from(["high", "HIGH"]),
-            "contentType": st.sampled_from(["text", "image", "button", "video"]),
-            "content": SPICE | st.just({"imageUrl": "http://a.b/c"}),
-            "validityPeriodSec": st.sampled_from([15, 14, "15"]),
-            "ttlSec": st.sampled_from([15, 2592001]),
-            "type": st.just("viber"),
-            "metadata": SPICE,
-            "sendAt": st.sampled_from(["2026-11-23T10:00:00+03:00", "2026-11-23T10:00:00"]),
-            "bogus": SPICE,
-        },
-    )
+    fields=st.lists(parts(), max_size=3),
+    sms=parts("id", "address", "bogus", *COMMON),
+    kind=st.sampled_from([{}, BUTTON, IMAGE]),
+    taken=st.lists(st.sampled_from(sorted(job())), max_size=1),
+    dress=st.sampled_from([dict, Fields]),
 )
-def test_the_quick_look_at_a_job_finds_what_the_whole_one_does(job: dict[str, Any]) -> None:
+def test_composed_checks_find_what_the_schema_does(
+    fields: list[dict[str, Any]],
+    sms: dict[str, Any],
+    kind: dict[str, Any],
+    taken: list[str],
+    dress: Any,
+) -> None:
+    raw = job(**kind, **{} if kind == IMAGE else sms)
+    for more in fields:
+        raw |= more
+    raw = {name: value for name, value in raw.items() if name not in taken}
+
     def outcome(given: Any) -> Any:
         try:
-            return parse_job(given, 1.8e9)
+            parsed = parse_job(given, NOW)
         except InvalidMessage as wrong:
             return wrong.errors
+        return view(parsed, json.loads(parsed.own))
 
-    # Only dicts are looked at field by field.
-    assert outcome(job) == outcome(MappingProxyType(job))
+    # The schema takes what is no dict.
+    assert outcome(dress(raw)) == outcome(MappingProxyType(raw))
+
+
+def test_a_digest_is_of_each_fields_name_and_sorted_json() -> None:
+    raw = job(
+        id="a", type="viber", ttlSec=86400, metadata={}, resendSms=True, smsText="s", comment='"'
+    )
+    asked = ['comment="\\""', 'smsText="s"', 'content={"text":"Код 1234 🙂"}', 'contentType="text"']
+    asked += ['subject="Shop"', 'priority="high"', 'address="79250000001"']
+    hashes = sorted(blake2b(each.encode(), digest_size=16).digest() for each in asked)
+    whole = b64encode(blake2b(b"".join(hashes), digest_size=15).digest()).decode()
+    assert parse_job(raw, NOW).digest == parse_job(MappingProxyType(raw), NOW).digest == whole
+
+
+DIGESTS = json.loads((Path(__file__).parent / "golden" / "digests.json").read_text("utf-8"))
+"""Jobs, campaigns and the digests that version 0.1.0 has stored for them."""
+
+
+def test_digests_are_those_that_are_stored_already() -> None:
+    for each in DIGESTS["jobs"]:
+        assert parse_job(each["job"], NOW).digest == each["digest"], each
+    for each in DIGESTS["campaigns"]:
+        campaign = Campaign(each["common"], NOW)
+        for row in each["rows"]:
+            assert campaign.parse_row(row["row"], NOW).digest == row["digest"], (each, row)
+
+
+def test_caches_are_bounded_and_hold_short_valid_values_only() -> None:
+    results = [each for each in message._MEASURES.values() if hasattr(each, "cache_info")]
+    caches: list[Any] = [*results, message._checks_of, message._content_rules]
+
+    def sizes() -> list[int]:
+        return [cache.cache_info().currsize for cache in caches]
+
+    assert len(results) == len(message._LOW_CARDINALITY)
+    assert all(cache.cache_info().maxsize for cache in caches)
+    parse_job({**job(), "id": "a", "address": "79250000001", "comment": "c"}, NOW)
+    before = sizes()
+    for measure in results:
+        with pytest.raises(ValidationError):
+            measure("x" * 17)
+    for n in range(100):
+        faults(job(**{f"field{n}": n}))
+        faults(job(subject=f"{n:<12}", contentType=f"{n}", resendSms=f"{n}"))
+        faults(job(content={"text": "t", f"field{n}": n}))
+        address, text = str(79250000000 + n), {"text": f"text {n}"}
+        parse_job({**job(content=text), "id": f"{n}", "address": address, "comment": f"{n}"}, NOW)
+    assert sizes() == before
