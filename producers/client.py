@@ -268,11 +268,8 @@ class _Stream:
         self.collect()
         self._raise_first(faults)
         self._rows, self._faults = rows, faults
-        begin = self._producer._begin_store
-        self._fetch_clashes, self._sent_at = (
-            begin(_distinct(rows), self._campaign),
-            time.monotonic(),
-        )
+        self._fetch_clashes = self._producer._begin_store(_distinct(rows), self._campaign)
+        self._sent_at = time.monotonic()
 
     def collect(self) -> None:
         """Waits until the chunk is stored; adds its ids, and tells of its faults in row order."""

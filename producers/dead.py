@@ -1,7 +1,5 @@
 """Dead letters: messages that ended badly, to be listed, looked into, sent again or dropped."""
 
-from __future__ import annotations
-
 import json
 import uuid
 from collections.abc import Callable, Iterator, Sequence

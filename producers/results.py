@@ -1,7 +1,5 @@
 """Reading result events: a Redis stream with consumer groups, at least once."""
 
-from __future__ import annotations
-
 import json
 import logging
 import threading

@@ -1,7 +1,5 @@
 """A Producer in memory, for apps' own tests. Needs the extra ``testing``."""
 
-from __future__ import annotations
-
 import fakeredis
 
 from viber_courier.producers.client import Producer

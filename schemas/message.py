@@ -1,7 +1,5 @@
 """What an app may ask for: one element of the API's ``messages``, ``resendSms`` and our options."""
 
-from __future__ import annotations
-
 from base64 import b64encode
 from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import timedelta

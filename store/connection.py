@@ -1,7 +1,5 @@
 """How everything of ours talks to Redis: timeouts, retries, scripts."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any

@@ -24,8 +24,6 @@ this bound and above the one before it, ``...:sum`` adds their values up (second
 Scripts add to ``bells``, ``claims``, ``claims:empty`` and ``closed:<gate>`` by themselves.
 """
 
-from __future__ import annotations
-
 from bisect import bisect_left
 from enum import StrEnum
 

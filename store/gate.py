@@ -3,8 +3,6 @@
 Its arithmetic is lua/lib/gate.lua.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, Literal
 

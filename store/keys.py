@@ -38,8 +38,6 @@ A lease's instant is unique, so the score is also the holder's fencing token
 (docs/decisions/0001-the-score-is-the-lease.md).
 """
 
-from __future__ import annotations
-
 from viber_courier.schemas.lanes import LANES
 
 
@@ -53,18 +51,11 @@ class Keys:
 
     def __init__(self, namespace: str) -> None:
         self._prefix = f"{{{namespace}}}"
-        self.record, self.content, self.common = (
-            self._key("m:"),
-            self._key("c:"),
-            self._key("common:"),
-        )
+        self.record, self.content = self._key("m:"), self._key("c:")
+        self.common, self.watch = self._key("common:"), self._key("watch")
         self.lanes = [self._key(f"lane:{lane}:{flag}") for lane in LANES for flag in "01"]
         self.bells = [self.bell(lane) for lane in LANES]
-        self.watch, self.wake, self.swept = (
-            self._key("watch"),
-            self._key("wake"),
-            self._key("swept"),
-        )
+        self.wake, self.swept = self._key("wake"), self._key("swept")
         self.dead, self.pace = self._key("dead"), self._key("dead:pace")
         self.counts, self.requests = self._key("counts"), self._key("requests")
         self.results = self._key("results")

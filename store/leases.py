@@ -3,8 +3,6 @@
 Each method is one script call that a repeat with the same token doesn't do twice.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import time
@@ -138,8 +136,7 @@ class Store:
             for n, name in enumerate(LANES[: len(sets) // 2])
             for key in (*sets[2 * n : 2 * n + 2], keys.paused(name))
         ]
-        seconds, rate = settings.lease, settings.rate_limit
-        taken = time.monotonic()
+        taken, seconds = time.monotonic(), settings.lease
         got = self._claim(
             "send",
             seconds,
@@ -150,11 +147,9 @@ class Store:
             size=settings.batch_size,
             answered=answered,
             resent=resent_by_default(settings, len(sets)),
-            cost=SECOND / rate if rate else 0,
-            burst=max(1.0, settings.rate_burst),
             each=True,
-            wanted=max(1, int(rate * RATE_SLICE)),
             fields=WAITING,
+            **_rate(settings.rate_limit, settings.rate_burst),
         )
         if len(got) < 3:
             return _rate_limited(got)
@@ -163,16 +158,13 @@ class Store:
         texts = zip(shared[::2], shared[1::2], strict=True)
         commons = {digest: None if text is None else loads(text) for digest, text in texts}
         name, resend = LANES[(place - 1) // 2], place % 2 == 0
-        messages = [
-            read_waiting(*row, lane=name, resend=resend, commons=commons) for row in _rows(got)
-        ]
+        messages = [read_waiting(row, name, resend, commons) for row in _rows(got)]
         return _lease(got, sets[place - 1], taken, seconds, messages)
 
     def claim_watched(self, answered: bool) -> Lease[Watched] | RateLimited | None:
         """Leases accepted messages whose next poll is due; None if there are none."""
         keys, settings = self.keys, self._settings
-        seconds, rate = settings.deadline + POLL_LEASE_MARGIN, settings.poll_rate_limit
-        taken = time.monotonic()
+        taken, seconds = time.monotonic(), settings.deadline + POLL_LEASE_MARGIN
         got = self._claim(
             POLL,
             seconds,
@@ -184,11 +176,9 @@ class Store:
             answered=answered,
             contents="",
             resent=resent_by_default(settings, 1),
-            cost=SECOND / rate if rate else 0,
-            burst=max(1.0, rate),
             each=False,
-            wanted=max(1, int(rate * RATE_SLICE)),
             fields=WATCHED,
+            **_rate(settings.poll_rate_limit, settings.poll_rate_limit),
         )
         if len(got) < 3:
             return _rate_limited(got)
@@ -225,14 +215,8 @@ class Store:
             if flag == "1"
         ]
         # Its instant is taken late and its end early: both err to the safe side.
-        return replace(
-            lease,
-            token=token,
-            now=int(now),
-            taken=time.monotonic(),
-            ends=taken + settings.lease,
-            messages=ours,
-        )
+        taken, ends = time.monotonic(), taken + settings.lease
+        return replace(lease, token=token, now=int(now), taken=taken, ends=ends, messages=ours)
 
     def settle(
         self,
@@ -354,6 +338,12 @@ class Store:
                 time.sleep(RETRY_PAUSE)
 
 
+def _rate(limit: float, burst: float) -> dict[str, float]:
+    """Returns what claim.lua is told: ``limit`` tokens/s (0: none), ``burst`` saved up."""
+    wanted = max(1, int(limit * RATE_SLICE))
+    return {"cost": SECOND / limit if limit else 0, "burst": max(1.0, burst), "wanted": wanted}
+
+
 def _rate_limited(reply: list[Any]) -> RateLimited | None:
     return RateLimited(int(reply[0]) / SECOND) if reply and reply[1] == "1" else None
 
@@ -368,17 +358,8 @@ def _lease(
     reply: list[Any], key: str, taken: float, seconds: float, messages: Sequence[M]
 ) -> Lease[M]:
     _, token, now, more, _, _, refused = reply
-    return Lease(
-        key=key,
-        token=token,
-        now=int(now),
-        taken=time.monotonic(),
-        ends=taken + seconds,
-        more=more in ("1", "4"),
-        out_of_tokens=more == "4",
-        refused=refused,
-        messages=messages,
-    )
+    at = time.monotonic(), taken + seconds
+    return Lease(key, token, int(now), *at, more in ("1", "4"), more == "4", refused, messages)
 
 
 def _group(write: Write, moves: Sequence[Move]) -> list[str | int]:

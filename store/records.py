@@ -5,8 +5,6 @@ their attributes, as they were first stored: ``set`` is lane_index, ``row`` own 
 max_batch, ``fault`` pending_failure.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -181,47 +179,38 @@ class Watched(NamedTuple):
 
 
 WAITING = (
-    *("until", "onUnsure", "attempts", "failures", "unsure", "lapses", "ttl"),
-    *("within", "metadata", "resendOf"),
+    *("until", "onUnsure", "attempts", "failures", "unsure", "lapses", "ttl", "within"),
+    *("metadata", "resendOf"),
 )
 """Fields that a claim of waiting messages returns; claim.lua wants these two first."""
 WATCHED = (
-    *("provider", "status", "set", "submitted", "tracked", "polls", "since", "fault"),
-    *("attempts", "unsure", "sms", "metadata", "resendOf"),
-    *("providerStatus", "providerCode", "statusAt"),
+    *("provider", "status", "set", "submitted", "tracked", "polls", "since", "attempts", "unsure"),
+    *("fault", "sms", "metadata", "resendOf", "providerStatus", "providerCode", "statusAt"),
 )
 """Fields that a claim of watched messages returns."""
 
 
 def read_waiting(
-    id: str,
-    kind: int,
-    values: Sequence[Any],
+    message: tuple[str, int, Sequence[Any]],
     lane: str,
     resend: bool,
     commons: Mapping[str, dict[str, Any] | None],
 ) -> Waiting:
-    """Returns a message by its own content, its campaign's digest and the fields of WAITING."""
-    own, digest, until, on_unsure, attempts, failures, unsure, lapses, ttl, *more = values
-    max_batch, metadata, resend_of = more
+    """Returns a message by its id, the kind of its score, and its values.
+
+    The values are its own content, its campaign's digest and the fields of WAITING.
+    """
+    id, kind, (own, digest, until, on_unsure, *numbers, ttl, max_batch, metadata, resend_of) = (
+        message
+    )
     common = commons.get(digest) if digest else {}
+    attempts, failures, unsure, lapses = [int(each) if each else 0 for each in numbers]
     inside = kind == INSIDE
     return Waiting(
-        id,
-        lane,
-        resend,
-        int(until),
-        inside,
-        int(lapses) if lapses else 0,
-        # That request was begun, though nothing was settled of it.
-        (int(attempts) if attempts else 0) + inside,
-        int(failures) if failures else 0,
-        int(unsure) if unsure else 0,
-        on_unsure or "",
-        ttl is not None,
-        int(max_batch) if max_batch else 0,
-        metadata or "",
-        resend_of or "",
+        *(id, lane, resend, int(until), inside, lapses),
+        # A request was begun with a message that lapsed inside, though nothing was settled of it.
+        *(attempts + inside, failures, unsure, on_unsure or "", ttl is not None),
+        *(int(max_batch) if max_batch else 0, metadata or "", resend_of or ""),
         None if own is None or common is None else unpack(own),
         common or {},
     )
@@ -229,26 +218,18 @@ def read_waiting(
 
 def read_watched(id: str, values: Sequence[Any]) -> Watched:
     """Returns a message by the fields of WATCHED."""
-    provider, status, index, submitted, tracked, polls, since, pending, *more = values
-    attempts, unsure, sms, metadata, resend_of, word, code, status_at = more
+    provider, status, index, submitted, tracked, *numbers = values[:9]
+    polls, since, attempts, unsure = [int(each or 0) for each in numbers]
+    pending_failure, sms, metadata, resend_of, word, code, status_at = values[9:]
     return Watched(
         id,
         int(provider),
         Status(status),
         _resends(index),
-        int(submitted),
-        int(tracked),
-        int(polls or 0),
-        int(since or 0),
-        pending or "",
-        int(attempts or 0),
-        int(unsure or 0),
-        sms or "",
-        metadata or "",
-        resend_of or "",
-        word,
-        code,
-        status_at or None,
+        *(int(submitted), int(tracked), polls, since),
+        pending_failure or "",
+        *(attempts, unsure),
+        *(sms or "", metadata or "", resend_of or "", word, code, status_at or None),
     )
 
 

@@ -16,15 +16,12 @@ A name too many or too few is a TypeError at the call. ``@include`` brings ``lua
 once, after what that one includes itself.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from functools import cache
 from hashlib import sha1
 from importlib.resources import files
-from typing import Any
+from typing import Any, NamedTuple
 
 import redis
 
@@ -45,30 +42,22 @@ _INCLUDE = re.compile(r"(?m)^-- @include (\w+)$")
 _PARAMETER = re.compile(r"--   (\w+)(?:\[(\d+)\]|(\.\.\.))?(?:\s|$)")
 
 
-@dataclass(frozen=True, slots=True)
-class Parameter:
-    """A name of a head; ``size`` is how many values it stands for, 0 for any number."""
+class Parameter(NamedTuple):
+    """A name of a head. ``size``: values that it stands for, 0: any number, None: it is one."""
 
     name: str
     size: int | None
-    """None: one value, which is not a sequence."""
 
 
-@dataclass(frozen=True, slots=True)
 class Source:
     """A script as the server gets it, and what its head says."""
 
-    name: str
-    text: str
-    keys: tuple[Parameter, ...]
-    args: tuple[Parameter, ...]
-    digest: str = field(init=False)
-    names: frozenset[str] = field(init=False)
-
-    def __post_init__(self) -> None:
-        digest = sha1(self.text.encode(), usedforsecurity=False).hexdigest()
-        object.__setattr__(self, "digest", digest)
-        object.__setattr__(self, "names", frozenset(p.name for p in (*self.keys, *self.args)))
+    def __init__(
+        self, name: str, text: str, keys: tuple[Parameter, ...], args: tuple[Parameter, ...]
+    ) -> None:
+        self.name, self.text, self.keys, self.args = name, text, keys, args
+        self.digest = sha1(text.encode(), usedforsecurity=False).hexdigest()
+        self.names = frozenset(parameter.name for parameter in (*keys, *args))
 
     def words(self, given: dict[str, Any]) -> tuple[list[str], int]:
         """Returns keys and arguments in order, as text, and the number of keys.
@@ -129,12 +118,8 @@ def _fragment(name: str) -> str:
 
 def _parameters(text: str, section: str) -> tuple[Parameter, ...]:
     """Reads the lines below ``-- KEYS`` or ``-- ARGV``; deeper ones go on with the line before."""
-    found: list[Parameter] = []
-    lines = iter(text.splitlines())
-    for line in lines:
-        if line == f"-- {section}":
-            break
-    for line in lines:
+    found = list[Parameter]()
+    for line in text.partition(f"\n-- {section}\n")[2].splitlines():
         if not line.startswith("--   "):
             break
         if match := _PARAMETER.match(line):

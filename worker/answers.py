@@ -1,7 +1,5 @@
 """What the provider's answers mean (docs/design.md, section 5). Functions of values."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Only fields that are present and equal in every message, and ``content`` only as
 about how the provider merges overrides is relied on (trap T8). ``expand(factor(b)) == b``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Any

@@ -4,8 +4,6 @@ Whoever stores, claims or sweeps leaves a word in the store (``Keys.wake``); a l
 worker's main process takes it and rings.
 """
 
-from __future__ import annotations
-
 import logging
 import threading
 import time

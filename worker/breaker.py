@@ -3,8 +3,6 @@
 Functions of values; the shared state and its arithmetic are the gate's (store/lua/lib/gate.lua).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from viber_courier.schemas.settings import Settings

@@ -3,8 +3,6 @@
 ``celery -A viber_courier.worker worker -B`` is the whole system.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import threading

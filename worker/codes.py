@@ -1,7 +1,5 @@
 """The only table of the provider's codes (docs/provider-api.md, "Return codes")."""
 
-from __future__ import annotations
-
 OK, SYSTEM = "ok", "error-system"
 AUTH = frozenset({"error-auth", "error-account-locked"})
 REQUEST_REFUSALS = (

@@ -1,7 +1,5 @@
 """From a lease and its answers to what is written: steps, events, counters. No I/O."""
 
-from __future__ import annotations
-
 import json
 import random
 import re

@@ -1,7 +1,5 @@
 """The ``courier.enqueue`` use case: jobs of apps that don't install the package."""
 
-from __future__ import annotations
-
 import time
 import uuid
 from collections import Counter

@@ -3,8 +3,6 @@
 Values, not exceptions: whoever calls must look at each. DESIGN section 5 is the table behind them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 

@@ -4,8 +4,6 @@ Functions of values: ``now`` is microseconds by the Redis server's clock, ``jitt
 0 to 1. Durations in settings are seconds.
 """
 
-from __future__ import annotations
-
 from viber_courier.schemas.fields import VALIDITY
 from viber_courier.schemas.instants import SECOND
 from viber_courier.schemas.settings import Settings

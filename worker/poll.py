@@ -1,7 +1,5 @@
 """The poll use case: lease what is to be asked for, ask, decide, settle."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections import Counter

@@ -1,7 +1,5 @@
 """The provider's HTTP API: one POST, within a deadline."""
 
-from __future__ import annotations
-
 import base64
 import os
 import threading

@@ -1,7 +1,5 @@
 """The send use case: claim, triage, mark, POST, decide, settle."""
 
-from __future__ import annotations
-
 import logging
 import re
 import time

@@ -1,7 +1,5 @@
 """What one doorbell leads to: lease after lease, until nothing is due or the time is used up."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from typing import TypeVar

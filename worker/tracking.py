@@ -3,8 +3,6 @@
 Finality is docs/design.md, section 4. Functions of values, as worker/policy.py.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from viber_courier.schemas.instants import SECOND

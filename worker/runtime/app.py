@@ -1,7 +1,5 @@
 """A Celery app that another Celery's settings in the same environment don't reach."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import click

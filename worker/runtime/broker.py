@@ -1,7 +1,5 @@
 """kombu's Redis transport for our app: it loses no task, and no dead connection hangs it."""
 
-from __future__ import annotations
-
 import logging
 import time
 from typing import Any

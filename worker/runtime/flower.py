@@ -3,8 +3,6 @@
 Flower's own variables, its options and a ``--conf`` go before these defaults.
 """
 
-from __future__ import annotations
-
 import logging
 import sys
 from ipaddress import ip_address

@@ -4,8 +4,6 @@ Any app with the broker's address can put anything on our queues. Celery itself 
 arguments (events, ``inspect``, Flower) and trusts the form of what it takes.
 """
 
-from __future__ import annotations
-
 import logging
 import re
 from collections.abc import Callable, Mapping

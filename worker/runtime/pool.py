@@ -1,7 +1,5 @@
 """Celery's pool of processes, where a killed one would hang the worker."""
 
-from __future__ import annotations
-
 import time
 from typing import Any
 
