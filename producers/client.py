@@ -184,7 +184,7 @@ class Producer:
         digest = campaign.digest if campaign else ""
         with store_errors():
             fetch = self._scripts["enqueue"].begin(
-                common=self._keys.common + digest,
+                common=self._keys.commons + digest,
                 status=Status.QUEUED,
                 common_digest=digest,
                 common_json=campaign.json if campaign else "",
@@ -195,22 +195,18 @@ class Producer:
 
         def fetch_clashes() -> set[str]:
             with store_errors():
-                reply = fetch()
-            return self._handle_reply(rows, reply)
+                state, *conflicts = fetch()
+            if state == "full":
+                raise QueueFull(self.settings.max_queued)
+            return {rows[int(place)].id for places in conflicts for place in places}
 
         return fetch_clashes
-
-    def _handle_reply(self, rows: list[_Row], reply: Any) -> set[str]:
-        """Returns the ids that conflict; raises QueueFull."""
-        if reply[0] == "full":
-            raise QueueFull(self.settings.max_queued)
-        return {rows[int(place)].id for place in reply[1]} if reply[0] == "conflict" else set()
 
     def _state(self, id: str) -> tuple[dict[str, str], float] | None:
         """Returns the record's fields and its score (0: in no lane)."""
         require_name("id", id)
         with store_errors():
-            score, *pairs = self._scripts["get"](record=self._keys.record + id, id=id)
+            score, *pairs = self._scripts["get"](record=self._keys.records + id, id=id)
         fields = dict(zip(pairs[::2], pairs[1::2], strict=True))
         return (fields, float(score or 0)) if fields else None
 
@@ -229,8 +225,8 @@ class Producer:
         n, attempts = seen_counts(fields)
         with store_errors():
             answer: str = self._scripts["cancel"](
-                record=self._keys.record + record.id,
-                content=self._keys.content + record.id,
+                record=self._keys.records + record.id,
+                content=self._keys.contents + record.id,
                 id=record.id,
                 n=n,
                 attempts=attempts,

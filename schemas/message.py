@@ -287,19 +287,14 @@ def _wire(loaded: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in loaded.items() if name not in OPTIONS}
 
 
+_OF_JOB = ("id", "priority", "resendSms", "sendAt", "ttlSec", "onUnsure")
+
+
 def _job(parts: Mapping[str, _Part], own: str) -> Job:
-    metadata = parts["metadata"]
-    return Job(
-        id=parts["id"][0],
-        own=own,
-        lane=parts["priority"][0],
-        resend=parts["resendSms"][0],
-        send_at=parts["sendAt"][0],
-        ttl=parts["ttlSec"][0],
-        on_unsure=parts["onUnsure"][0],
-        metadata=metadata[1] if metadata[0] else "",
-        digest=_digest([part[2] for part in parts.values()]),
-    )
+    id, lane, resend, send_at, ttl, on_unsure = [parts[name][0] for name in _OF_JOB]
+    metadata = parts["metadata"][1] if parts["metadata"][0] else ""
+    digest = _digest([part[2] for part in parts.values()])
+    return Job(id, own, lane, resend, send_at, ttl, on_unsure, metadata, digest)
 
 
 def _digest(hashes: Iterable[bytes]) -> str:

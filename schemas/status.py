@@ -68,6 +68,3 @@ def is_final(status: Status, closed: bool = False) -> bool:
 
 DEAD = frozenset({S.FAILED, S.UNCONFIRMED, S.REJECTED, S.LOST})
 """Ends that an operator may want to look into: such messages go to the list of dead letters."""
-
-TRACKED = frozenset({S.SUBMITTED, S.SENT, S.DELIVERED, S.SMS_SENT})
-"""Statuses of messages that the provider took and whose delivery is watched by polling."""

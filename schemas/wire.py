@@ -42,10 +42,6 @@ _WORD_MOST = 64
 _SEGMENTS_MOST = 100
 
 
-class Malformed(ValueError):
-    """A reply that isn't the API's JSON."""
-
-
 @dataclass(frozen=True, slots=True)
 class SendEntry:
     """One entry of a /send reply. ``provider_id`` is None unless a positive 64-bit integer."""
@@ -99,7 +95,7 @@ def status_body(provider_ids: Collection[int]) -> bytes:
 
 
 def read_send(body: bytes) -> Reply[SendEntry]:
-    """Read a /send reply. Raises Malformed."""
+    """Reads a /send reply; what isn't the API's JSON has neither code nor entries."""
     status, rows = _read(body)
     if rows is None:
         return Reply(status, None)
@@ -107,7 +103,7 @@ def read_send(body: bytes) -> Reply[SendEntry]:
 
 
 def read_status(body: bytes) -> Reply[StatusEntry]:
-    """Read a /status reply; entries without a usable id are left out. Raises Malformed."""
+    """Reads a /status reply, as ``read_send``; entries without a usable id are left out."""
     status, rows = _read(body)
     if rows is None:
         return Reply(status, None)
@@ -133,9 +129,9 @@ def _read(body: bytes) -> tuple[str | None, list[dict[str, Any]] | None]:
     try:
         reply = json.loads(body, parse_constant=_refuse)
     except (ValueError, RecursionError):
-        raise Malformed("not JSON") from None
+        return None, None
     if not isinstance(reply, dict):
-        raise Malformed("not an object")
+        return None, None
     rows = reply.get("messages")
     if not isinstance(rows, list):
         return _word(reply.get("status")), None

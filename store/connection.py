@@ -47,11 +47,7 @@ def connect(url: str) -> redis.Redis:
         # Each thread has one: redis-py's own bound would refuse the 101st.
         "max_connections": 2**31,
         # A server that hangs is not asked again: one timeout is what a caller should wait.
-        "retry": Retry(
-            ExponentialWithJitterBackoff(cap=0.5, base=0.05),
-            3,
-            supported_errors=(redis.ConnectionError,),
-        ),
+        "retry": Retry(ExponentialWithJitterBackoff(0.5, 0.05), 3, (redis.ConnectionError,)),
     }
     if not url.startswith(sentinel.SCHEME):
         return redis.Redis.from_pool(WholePool.from_url(url, **options))

@@ -3,7 +3,7 @@
 Its arithmetic is lua/lib/gate.lua.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from viber_courier.schemas.instants import micros
@@ -37,20 +37,9 @@ def signal_values(
     signal: ProviderSignal, settings: Settings, name: str, begun: int
 ) -> dict[str, Any]:
     """Returns a signal with the gate's figures, as gate.lua takes it; ``begun`` in microseconds."""
-    return {
-        "name": name,
-        "verdict": signal.verdict,
-        "taken": signal.accepted,
-        "begun": begun,
-        "takes": micros(settings.deadline),
-        "limit": FAILURES,
-        "base": micros(FIRST),
-        "cap": micros(LONGEST),
-        "most": REFUSALS,
-        "pause": micros(signal.pause),
-        "reason": signal.reason,
-        "both": signal.both,
-    }
+    figures = {"limit": FAILURES, "most": REFUSALS, "base": micros(FIRST), "cap": micros(LONGEST)}
+    request = {"name": name, "begun": begun, "takes": micros(settings.deadline)}
+    return {**asdict(signal), **figures, **request, "pause": micros(signal.pause)}
 
 
 def resent_by_default(settings: Settings, sets: int) -> str:

@@ -42,20 +42,20 @@ from viber_courier.schemas.lanes import LANES
 
 
 class Keys:
-    """Names of the keys of one namespace (``COURIER_NAMESPACE``), as the table tells of them.
+    """Names of the keys of one namespace (``COURIER_NAMESPACE``), as the table above lists them.
 
-    ``record``, ``content`` and ``common`` are prefixes: scripts append an id or a digest. ``lanes``
-    are the eight lane sets, most urgent first, without and with resendSms; ``bells`` are in the
-    order of LANES. ``send`` and ``poll`` have a fence, a gate and a bucket each.
+    ``records``, ``contents`` and ``commons`` are prefixes: scripts append an id or a digest.
+    ``lanes`` are the eight lane sets, most urgent first, without and with resendSms; ``bells`` are
+    in the order of LANES. ``send`` and ``poll`` have a fence, a gate and a bucket each.
     """
 
     def __init__(self, namespace: str) -> None:
         self._prefix = f"{{{namespace}}}"
-        self.record, self.content = self._key("m:"), self._key("c:")
-        self.common, self.watch = self._key("common:"), self._key("watch")
+        self.records, self.contents = self._key("m:"), self._key("c:")
+        self.commons, self.watch = self._key("common:"), self._key("watch")
         self.lanes = [self._key(f"lane:{lane}:{flag}") for lane in LANES for flag in "01"]
         self.bells = [self.bell(lane) for lane in LANES]
-        self.wake, self.swept = self._key("wake"), self._key("swept")
+        self.wakes, self.swept = self._key("wake"), self._key("swept")
         self.dead, self.pace = self._key("dead"), self._key("dead:pace")
         self.counts, self.requests = self._key("counts"), self._key("requests")
         self.results = self._key("results")

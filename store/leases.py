@@ -199,10 +199,8 @@ class Store:
         token, now, flags = self._until(
             lease.ends,
             "begin",
-            once=self.keys.once(uuid.uuid4().hex),
             fence=self.keys.fence("send"),
             set=lease.key,
-            time=self._now(),
             held=lease.token,
             lease=micros(settings.lease),
             kind=2 if inside else 1,
@@ -249,11 +247,9 @@ class Store:
         done, change = self._until(
             lease.ends,
             "settle",
-            once=keys.once(uuid.uuid4().hex),
             set=lease.key,
             gate=keys.gate(name),
             other_gate=keys.gate(other),
-            time=self._now(),
             held=lease.token,
             once_ms=millis(settings.lease),
             signal=json.dumps(report) if report else "",
@@ -276,31 +272,25 @@ class Store:
 
     def next_wake(self, seconds: float) -> str | None:
         """Returns the next word left for the workers' listeners; None if none comes in time."""
-        found: Any = self.redis.blpop([self.keys.wake], timeout=seconds)
+        found: Any = self.redis.blpop([self.keys.wakes], timeout=seconds)
         return found[1] if found else None
 
-    def count(self, name: str, by: int = 1) -> None:
-        """Counts something that isn't a change of status; not counted while Redis is away."""
-        try:
-            self.redis.hincrby(self.keys.counts, name, by)
-        except redis.RedisError as error:
-            logger.warning("not counted", extra={"what": name, "error": type(error).__name__})
-
-    def count_request(self, figures: Figures) -> None:
-        """Counts a request that nothing is settled of; not counted while Redis is away."""
+    def count(self, counts: Mapping[str, int], histograms: Mapping[str, int] | None = None) -> None:
+        """Counts what isn't written by ``settle``; not counted while Redis is away."""
         try:
             with self.redis.pipeline() as pipe:
-                for name, n in figures.counts.items():
+                for name, n in counts.items():
                     pipe.hincrby(self.keys.counts, name, n)
-                for name, n in figures.histograms.items():
+                for name, n in (histograms or {}).items():
                     pipe.hincrby(self.keys.requests, name, n)
                 pipe.execute()
         except redis.RedisError as error:
-            logger.warning("not counted", extra={"what": "request", "error": type(error).__name__})
+            more = {"what": ", ".join(counts), "error": type(error).__name__}
+            logger.warning("not counted", extra=more)
 
     def attempts(self, id: str) -> tuple[int, int] | None:
         """Returns attempts and unsure ones of a message that waits; None if it waits no more."""
-        found = self.redis.hmget(self.keys.record + id, "status", "final", "attempts", "unsure")
+        found = self.redis.hmget(self.keys.records + id, "status", "final", "attempts", "unsure")
         if found[0] != Status.QUEUED or found[1]:
             return None
         return int(found[2] or 0), int(found[3] or 0)
@@ -311,11 +301,9 @@ class Store:
         reply: list[Any] = self._until(
             time.monotonic() + seconds / 2,
             "claim",
-            once=keys.once(uuid.uuid4().hex),
             fence=keys.fence(what),
             gate=keys.gate(what),
             bucket=keys.bucket(what),
-            time=self._now(),
             lease=micros(seconds),
             once_ms=millis(seconds),
             probe_us=micros(self._settings.deadline),
@@ -326,9 +314,10 @@ class Store:
 
     def _until(self, ends: float, name: str, **given: Any) -> Any:
         """Calls a script until Redis answers; raises its last error at ``ends`` (monotonic)."""
+        once = self.keys.once(uuid.uuid4().hex)
         while True:
             try:
-                return self._scripts[name](**given)
+                return self._scripts[name](once=once, time=self._now(), **given)
             except redis.RedisError as error:
                 if time.monotonic() + RETRY_PAUSE >= ends or not is_transient(error):
                     raise

@@ -145,21 +145,9 @@ def shared(settings: Settings) -> dict[str, Any]:
     """Returns the keys and arguments that are the same in every call of a namespace."""
     keys = Keys(settings.namespace)
     return {
-        "results": keys.results,
-        "counts": keys.counts,
-        "requests": keys.requests,
-        "lanes": keys.lanes,
-        "watch": keys.watch,
+        **vars(keys),
         "watch_bell": keys.bell(POLL),
-        "bells": keys.bells,
-        "wakes": keys.wake,
-        "dead": keys.dead,
-        "pace": keys.pace,
-        "swept": keys.swept,
         "time": None,
-        "records": keys.record,
-        "contents": keys.content,
-        "commons": keys.common,
         "words": LANES,
         "watch_word": POLL,
         "bell_ms": millis(settings.bell_ttl),

@@ -13,12 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.workshop import expand
 from viber_courier.ops import simulator_rules as rules
 from viber_courier.schemas.errors import InvalidMessage
 from viber_courier.schemas.message import Job, parse_job
 from viber_courier.schemas.wire import send_body
 from viber_courier.store.records import Waiting
-from viber_courier.worker.batching import expand, factor, wire_message
+from viber_courier.worker.batching import factor, wire_message
 
 NOW = 1_795_430_400.0
 MICROS = int(NOW) * 10**6

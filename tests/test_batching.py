@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.workshop import expand
 from viber_courier.schemas.instants import SECOND
 from viber_courier.store.records import Waiting
-from viber_courier.worker.batching import expand, factor, requests, wire_message
+from viber_courier.worker.batching import factor, requests, wire_message
 
 NOW = 1_795_430_400_000_000
 DAY = 86400

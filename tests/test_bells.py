@@ -76,7 +76,7 @@ def test_words_wait_once_for_each_lane_however_long_no_worker_takes_them(
         store.sweep()
         for lane in LANES:
             client.delete(store.keys.bell(lane))
-    assert client.lrange(store.keys.wake, 0, -1) == [*LANES]
+    assert client.lrange(store.keys.wakes, 0, -1) == [*LANES]
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def test_a_word_whose_bell_cannot_be_rung_is_left_for_another_listener(
     wait_for(lambda: "doorbell not rung" in caplog.text)
     one.stop()
     thread.join()
-    assert server.lrange(store.keys.wake, 0, -1) == ["low"] and not server.llen(queue)
+    assert server.lrange(store.keys.wakes, 0, -1) == ["low"] and not server.llen(queue)
     other = Listener(store, Bells(listener_parts), listener_parts)
     thread = threading.Thread(target=other.run)
     thread.start()

@@ -87,7 +87,7 @@ def letters(producer: Producer) -> list[str]:
         )
     producer.enqueue(text_job(id="u", smsText="sms"))
     keys = Keys(producer.settings.namespace)
-    producer.redis.hset(keys.record + "u", mapping={"unsure": 1, "attempts": 1})
+    producer.redis.hset(keys.records + "u", mapping={"unsure": 1, "attempts": 1})
     producer.cancel("u")
     return ["r1", "r2", "u"]
 

@@ -79,7 +79,7 @@ class Office(Workshop):
 
     def erase(self, id: str) -> None:
         """What Redis does after COURIER_CONTENT_RETENTION."""
-        assert self.client.delete(self.store.keys.content + id)
+        assert self.client.delete(self.store.keys.contents + id)
 
 
 @pytest.fixture
@@ -247,7 +247,7 @@ def test_erased_content_is_refused_with_that_reason(
     if whose == "own":
         office.erase(id)
     else:
-        assert office.client.delete(*office.client.keys(office.store.keys.common + "*"))  # type: ignore[misc]
+        assert office.client.delete(*office.client.keys(office.store.keys.commons + "*"))  # type: ignore[misc]
     assert [letter.has_content for letter in producer.dead.list()] == [False]
     for call in (producer.dead.job, producer.dead.resend):
         with pytest.raises(ContentGone, match="content-gone") as caught:
@@ -445,7 +445,7 @@ def test_what_is_dropped_loses_its_content_at_once_and_keeps_its_record(
     producer.dead.drop(id)
     producer.dead.drop(id)  # a repeat after a timeout
     assert listed(producer) == [] and producer.get(id) == before
-    assert not office.client.exists(office.store.keys.content + id)
+    assert not office.client.exists(office.store.keys.contents + id)
     # And a worker that says again how it ended brings nothing back
     office.store.settle(*office.last)
     assert listed(producer) == []
@@ -458,7 +458,7 @@ def test_many_are_dropped_by_status_or_reason(office: Office, producer: Producer
     assert listed(producer) == [failed, lost]
     assert producer.dead.drop_many(status="lost") == 1
     assert producer.dead.drop_many(status="lost") == 0
-    gone = [office.store.keys.content + id for id in (*rejected, lost)]
+    gone = [office.store.keys.contents + id for id in (*rejected, lost)]
     assert office.client.exists(*gone) == 0
     assert producer.dead.job(failed)
 
@@ -574,7 +574,7 @@ def test_an_id_used_again_while_the_old_one_is_still_listed_is_another_message(
 ) -> None:
     # Given a letter whose record has expired while nobody swept, and its id used again
     office.end("rejected", producer.enqueue(text_job(id="mine")))
-    office.client.delete(office.store.keys.record + "mine", office.store.keys.content + "mine")
+    office.client.delete(office.store.keys.records + "mine", office.store.keys.contents + "mine")
     assert listed(producer) == []
     producer.enqueue(text_job(id="mine", comment="x" * 80))
     # Then nothing about dead letters touches it
@@ -591,7 +591,7 @@ def test_an_id_used_again_while_the_old_one_is_still_listed_is_another_message(
     producer.enqueue(text_job(id="other"))
     office.end("rejected", "other")
     one = producer.dead.resend("other")
-    office.client.delete(office.store.keys.record + "other")
+    office.client.delete(office.store.keys.records + "other")
     office.answer(Refused("error-address-unknown"))
     producer.enqueue(text_job(id="other"))
     office.end("rejected", "other")

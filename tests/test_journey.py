@@ -293,7 +293,7 @@ def test_a_beat_without_workers_fills_no_queue(
     app: Producer, system_env: dict[str, str], tmp_path: Path
 ) -> None:
     # Given a message that is due soon, and no worker
-    queue, wakes = f"{app.settings.namespace}.send.high", app._keys.wake
+    queue, wakes = f"{app.settings.namespace}.send.high", app._keys.wakes
     app.enqueue(text_job(sendAt=iso_in(0.3)))
     beat = subprocess.Popen(
         [sys.executable, "-m", "celery", "-A", "viber_courier.worker", "beat"],

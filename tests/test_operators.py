@@ -85,8 +85,8 @@ def test_the_probe_of_a_closed_gate_is_none_of_a_paused_lane(
 def test_polling_can_be_paused_too(
     producer: Producer, client: redis.Redis, store: Store, keys: Keys
 ) -> None:
-    client.hset(keys.record + "a", mapping={"status": "submitted", "provider": 1, "set": 1})
-    client.hset(keys.record + "a", mapping={"submitted": 0, "tracked": 2**50})
+    client.hset(keys.records + "a", mapping={"status": "submitted", "provider": 1, "set": 1})
+    client.hset(keys.records + "a", mapping={"submitted": 0, "tracked": 2**50})
     client.zadd(keys.watch, {"a": 0})
     client.set(keys.paused("poll"), "by hand")
     assert store.claim_watched(answered=True) is None

@@ -133,7 +133,7 @@ def test_polling_is_limited_by_requests(
     client.zadd(ours.keys.watch, names)
     for id in ids:
         given = {"provider": "1", "status": "submitted", "set": "7", "submitted": "1"}
-        client.hset(ours.keys.record + id, mapping={**given, "tracked": "1"})
+        client.hset(ours.keys.records + id, mapping={**given, "tracked": "1"})
     assert [taken(ours.claim_watched(answered=False)) for _ in range(3)] == [10, 10, 0]
     clock.advance(0.5)
     assert [taken(ours.claim_watched(answered=True)) for _ in range(2)] == [10, 0]
@@ -154,7 +154,7 @@ def test_a_bell_is_answered_until_the_time_is_up_and_handed_on_if_tokens_are_out
     # Given a limit by the server's own clock
     ours = Store(client, Settings(namespace=settings.namespace, rate_limit=100.0, rate_burst=10.0))
     fill(producer, 200)
-    client.delete(ours.keys.wake)
+    client.delete(ours.keys.wakes)
     sizes = list[int]()
     # When one doorbell is answered for half a second
     work_off(
@@ -165,4 +165,4 @@ def test_a_bell_is_answered_until_the_time_is_up_and_handed_on_if_tokens_are_out
     )
     # Then it sent what the rate gives, some at a time, and woke whoever goes on
     assert sizes[0] == 10 and 30 <= sum(sizes) <= 75
-    assert client.lrange(ours.keys.wake, 0, -1) == ["low"]
+    assert client.lrange(ours.keys.wakes, 0, -1) == ["low"]

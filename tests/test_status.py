@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from viber_courier.schemas.status import NEXT, TRACKED, Reason, Status, is_final
+from viber_courier.schemas.status import NEXT, Reason, Status, is_final
 
 S = Status
 FINAL = {
@@ -59,11 +59,6 @@ def test_only_what_never_left_can_expire_or_be_refused() -> None:
 
 def test_only_what_was_accepted_can_be_lost_and_only_without_news() -> None:
     assert {status for status in Status if S.LOST in NEXT[status]} == {S.SUBMITTED, S.SMS_SENT}
-
-
-def test_what_is_tracked_can_be_reached_and_is_not_final() -> None:
-    assert {S.SUBMITTED, S.SENT, S.DELIVERED, S.SMS_SENT} == TRACKED
-    assert not any(is_final(status) for status in TRACKED)
 
 
 def test_every_status_can_be_reached_from_the_start() -> None:

@@ -327,13 +327,13 @@ def test_an_ended_message_keeps_its_record_longer_than_its_content(
     )[0]
     long = producer.enqueue(text_job(comment="x" * 100))
     keys = desk.store.keys
-    assert client.pttl(keys.record + short) == client.pttl(keys.content + long) == -1
+    assert client.pttl(keys.records + short) == client.pttl(keys.contents + long) == -1
     desk.settle(desk.begin(desk.claim()), Refused("error-address-unknown"))
     for id in (short, long):
-        assert 604_000_000 < int(client.pttl(keys.record + id)) <= 604_800_000
-        assert 86_000_000 < int(client.pttl(keys.content + id)) <= 86_400_000
-        assert "79250000001" in str(client.get(keys.content + id))
-        assert "79250000001" not in str(client.hgetall(keys.record + id))
+        assert 604_000_000 < int(client.pttl(keys.records + id)) <= 604_800_000
+        assert 86_000_000 < int(client.pttl(keys.contents + id)) <= 86_400_000
+        assert "79250000001" in str(client.get(keys.contents + id))
+        assert "79250000001" not in str(client.hgetall(keys.records + id))
 
 
 def test_common_content_is_stored_once_and_its_expiry_never_comes_nearer(
@@ -341,12 +341,12 @@ def test_common_content_is_stored_once_and_its_expiry_never_comes_nearer(
 ) -> None:
     common = common_job()
     producer.enqueue_many([{"address": "79250000001", "ttlSec": 100000}], common=common)
-    (key,) = list(client.scan_iter(f"{desk.store.keys.common}*"))
+    (key,) = list(client.scan_iter(f"{desk.store.keys.commons}*"))
     far = int(client.pttl(key))
     assert 186_300_000 < far <= 186_400_000
     producer.enqueue_many([{"address": "79250000002", "ttlSec": 15}], common=common)
     assert far - 5000 < int(client.pttl(key)) <= far
-    assert list(client.scan_iter(f"{desk.store.keys.common}*")) == [key]
+    assert list(client.scan_iter(f"{desk.store.keys.commons}*")) == [key]
 
 
 def test_a_row_without_its_common_content_is_seen_as_such(
@@ -354,7 +354,7 @@ def test_a_row_without_its_common_content_is_seen_as_such(
 ) -> None:
     common = common_job()
     producer.enqueue_many([{"address": "79250000001"}], common=common)
-    client.delete(*client.scan_iter(f"{desk.store.keys.common}*"))
+    client.delete(*client.scan_iter(f"{desk.store.keys.commons}*"))
     lease = desk.claim()
     step = _step(desk, lease.messages[0], lease)
     assert (step.status, step.reason) == (Status.FAILED, "content-gone")
@@ -364,7 +364,7 @@ def test_a_member_whose_record_was_deleted_by_hand_leaves_the_lane(
     producer: Producer, desk: Workshop, client: redis.Redis
 ) -> None:
     id = producer.enqueue(text_job())
-    client.delete(desk.store.keys.record + id)
+    client.delete(desk.store.keys.records + id)
     assert desk.claim().messages == []
     assert client.zcard(SEND.format(desk.settings.namespace)) == 0
 
@@ -436,6 +436,6 @@ def test_events_hold_what_only_python_can_write(
     assert event["data"]["providerId"] == "9223372036854775807"
     assert event["data"]["metadata"] == {"order": 9007199254740993, "tags": None}
     assert event["data"]["sms"] == []
-    record = client.hgetall(desk.store.keys.record + id)
+    record = client.hgetall(desk.store.keys.records + id)
     assert record["provider"] == "9223372036854775807"
     assert json.loads(record["metadata"])["order"] == 9007199254740993

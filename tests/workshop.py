@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -64,6 +65,11 @@ def changed(message: Any, step: Step) -> Any:
     """The message as the next claim brings it, after this step."""
     changes = {k: v for k, v in step.changes._asdict().items() if k in message._fields}
     return message._replace(**{k: v for k, v in changes.items() if v is not None})
+
+
+def expand(common: dict[str, Any], messages: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The messages that a request means: each over the common part, field by field."""
+    return [{**common, **message} for message in messages]
 
 
 class Workshop:
@@ -165,8 +171,8 @@ class Workshop:
     def wakes(self) -> list[str]:
         """Takes all words that were left for the workers' listeners."""
         keys = self.store.keys
-        words: Any = self.client.lrange(keys.wake, 0, -1)
-        self.client.delete(keys.wake)
+        words: Any = self.client.lrange(keys.wakes, 0, -1)
+        self.client.delete(keys.wakes)
         return list(words)
 
 

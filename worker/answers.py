@@ -1,13 +1,14 @@
 """What the provider's answers mean (docs/design.md, section 5). Functions of values."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 from viber_courier.schemas import wire
-from viber_courier.schemas.wire import Malformed, Reply, SendEntry, StatusEntry
+from viber_courier.schemas.wire import Reply, SendEntry, StatusEntry
 from viber_courier.store.counters import Oddity
 from viber_courier.worker.codes import (
     AUTH,
@@ -43,10 +44,7 @@ class Answer:
 
 def read_send_answer(answer: Answer, count: int) -> list[Outcome]:
     """What an answer to /send means for each of its messages; the first rule that fits wins."""
-    try:
-        reply: Reply[SendEntry] = wire.read_send(answer.body)
-    except Malformed:
-        reply = Reply(None, None)
+    reply = wire.read_send(answer.body)
     if reply.entries and len(reply.entries) == count:
         return _entries(reply.entries)
     return [_whole_send(answer, reply)] * count
@@ -71,14 +69,8 @@ def _by_code(code: str) -> Blocked | RequestRefused | Retryable:
 
 
 def _entries(entries: Sequence[SendEntry]) -> list[Outcome]:
-    ids = [entry.provider_id for entry in entries]
-    twice = {id for id in ids if id is not None and ids.count(id) > 1} if _repeats(ids) else set()
-    return [_entry(entry, entry.provider_id in twice) for entry in entries]
-
-
-def _repeats(ids: Sequence[int | None]) -> bool:
-    given = [id for id in ids if id is not None]
-    return len(set(given)) < len(given)
+    times = Counter(entry.provider_id for entry in entries)
+    return [_entry(entry, times[entry.provider_id] > 1) for entry in entries]
 
 
 def _entry(entry: SendEntry, twice: bool) -> Outcome:
@@ -106,10 +98,7 @@ def _by_http(answer: Answer) -> Retryable | NotSent | Blocked | RequestRefused |
 
 def read_status_answer(answer: Answer) -> StatusOutcome:
     """What an answer to /status means; entries count, whatever stands beside them."""
-    try:
-        reply: Reply[StatusEntry] = wire.read_status(answer.body)
-    except Malformed:
-        reply = Reply(None, None)
+    reply = wire.read_status(answer.body)
     code = canonical(reply.status or "")
     if reply.entries or (reply.entries is not None and code == OK):
         return Statuses(_by_id(reply.entries))

@@ -1,10 +1,10 @@
 """One request's shape: what its messages share goes into ``commonData``, once.
 
 Only fields that are present and equal in every message, and ``content`` only as a whole: no rule
-about how the provider merges overrides is relied on (trap T8). ``expand(factor(b)) == b``.
+about how the provider merges overrides is relied on (docs/provider-api.md#t8).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
@@ -42,11 +42,6 @@ def assemble(messages: Sequence[Waiting], now: int) -> tuple[Message, list[Messa
 def _only_address(message: Waiting, common: object) -> bool:
     """Whether it brings nothing to this campaign but its address, the one field none has."""
     return message.common is common and len(message.content or ()) == 1 and not message.has_ttl
-
-
-def expand(common: Message, messages: Iterable[Message]) -> list[Message]:
-    """The messages that a request means: each over the common part, field by field."""
-    return [{**common, **message} for message in messages]
 
 
 def wire_message(message: Waiting, now: int) -> Message:

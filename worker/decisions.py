@@ -17,15 +17,12 @@ from viber_courier.store.records import Step, Waiting, Watched, segments
 from viber_courier.worker.codes import is_known
 from viber_courier.worker.outcome import (
     Accepted,
-    Blocked,
     NotSent,
     Outcome,
-    Refused,
-    RequestRefused,
-    Retryable,
     Statuses,
     StatusOutcome,
     Unsure,
+    code_of,
 )
 from viber_courier.worker.policy import accepted_alike, after_send, put_back, triage
 from viber_courier.worker.tracking import after_failed_poll, after_poll
@@ -161,13 +158,10 @@ def send_figures(outcomes: Sequence[Outcome], **measured: float) -> Figures:
     """Returns what a /send adds to the counters: codes that did not accept, and its measures."""
     counts = Counter[str]()
     for outcome in outcomes:
-        match outcome:
-            case Accepted():
-                pass
-            case Unsure():
-                counts[UNSURE] += 1
-            case NotSent():
-                counts[code_field(NOT_SENT)] += 1
-            case Refused(code) | Retryable(code) | Blocked(code) | RequestRefused(code):
-                counts[code_field(_code_label(code))] += 1
+        if (code := code_of(outcome)) is not None:
+            counts[code_field(_code_label(code))] += 1
+        elif isinstance(outcome, NotSent):
+            counts[code_field(NOT_SENT)] += 1
+        elif isinstance(outcome, Unsure):
+            counts[UNSURE] += 1
     return Figures(counts, observed("send", **measured))

@@ -72,7 +72,7 @@ class Rejections:
         change = Change(status=Status.REJECTED, final=True, reason=reason, more=more)
         with store_errors():
             recorded = self._script(
-                record=self._keys.record + id,
+                record=self._keys.records + id,
                 id=id,
                 digest=digest,
                 to=Status.REJECTED,

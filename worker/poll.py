@@ -59,7 +59,7 @@ class Poller:
         if isinstance(outcome, RequestRefused) and len(messages) > 1:
             middle = len(messages) // 2
             if lease.left() > self.settings.deadline:
-                self.store.count_request(figures)
+                self.store.count(figures.counts, figures.histograms)
                 self._ask(lease, messages[:middle], did)
                 return self._ask(lease, messages[middle:], did)
         if not isinstance(outcome, Statuses):
@@ -85,5 +85,5 @@ class Poller:
         odd[Oddity.STRANGERS] += len(outcome.entries.keys() - asked)
         for what, n in odd.items():
             if what and n:
-                self.store.count(what, n)
+                self.store.count({what: n})
                 logger.error("odd status entries", extra={"what": what, "entries": n})

@@ -93,7 +93,7 @@ class Sender:
         figures = send_figures(outcomes, size=len(rest), seconds=seconds, bytes=len(body))
         measured = {"bytes": len(body), "seconds": round(seconds, 4)}
         if len(rest) > 1 and all(isinstance(outcome, RequestRefused) for outcome in outcomes):
-            self.store.count_request(figures)
+            self.store.count(figures.counts, figures.histograms)
             self._log(outcomes, measured)
             return self._halve(held, tally)
         about_us = lease.refused >= REFUSALS
@@ -123,7 +123,7 @@ class Sender:
                 break  # inside another request
         tally.did["overtaken"] += 1
         if provider_id is not None:
-            self.store.count(Oddity.LATE)
+            self.store.count({Oddity.LATE: 1})
         more = {"message_id": message.id, "provider_id": str(provider_id)}
         logger.warning("lease lost; answer not recorded", extra=more)
 
@@ -133,7 +133,7 @@ class Sender:
         ``begun``: a request has counted as an attempt, which it isn't for what is settled here.
         """
         if lapsed := sum(message.lapsed_inside for message in lease.messages):
-            self.store.count(UNSURE, lapsed)
+            self.store.count({UNSURE: lapsed})
         ready, moves = self.decider.claimed(lease.messages, lease.at(), begun)
         if not moves:
             return lease
@@ -179,7 +179,7 @@ class Sender:
         logger.info("request sent", extra={"messages": len(outcomes), **figures, **kinds})
         codes = {code_of(outcome) for outcome in outcomes if type(outcome) is not Accepted}
         for code in sorted(code for code in codes if code and not is_known(code)):
-            self.store.count(Oddity.UNKNOWN_CODE)
+            self.store.count({Oddity.UNKNOWN_CODE: 1})
             plain = code if re.fullmatch("[a-z-]+", code) else "(odd)"  # it may repeat what we sent
             logger.error("code not in the provider's document", extra={"code": plain})
 

@@ -172,7 +172,7 @@ class Run:
     ) -> None:
         self._producer, self._table, self._ids, self._refused = producer, table, ids, refused
         self._common, self._retry = common, retry
-        self._record = Keys(producer.settings.namespace).record
+        self._record = Keys(producer.settings.namespace).records
         self.stored = self.stored_before = 0
 
     def store(self, chunk: Sequence[Row]) -> None:

@@ -65,9 +65,9 @@ def _stored(producer: Producer, id: str) -> tuple[Json | None, int]:
     """Returns its wire fields (None: erased) and the number of its lane set, from 1."""
     keys, client = Keys(producer.settings.namespace), producer.redis
     with store_errors():
-        record: Any = client.hmget(keys.record + id, "row", "common", "set")
-        own: Any = record[0] or client.get(keys.content + id)
-        common: Any = client.get(keys.common + record[1]) if record[1] else "{}"
+        record: Any = client.hmget(keys.records + id, "row", "common", "set")
+        own: Any = record[0] or client.get(keys.contents + id)
+        common: Any = client.get(keys.commons + record[1]) if record[1] else "{}"
     job = merge(unpack(own), json.loads(common)) if own and common else None
     return job, int(record[2] or 0)
 
@@ -142,15 +142,15 @@ def _contents(producer: Producer) -> Iterator[tuple[str, str]]:
     cursor: int | None = None
     while cursor != 0:
         with store_errors():
-            reply: Any = client.scan(cursor or 0, match=keys.record + "*", count=SCAN_COUNT)
+            reply: Any = client.scan(cursor or 0, match=keys.records + "*", count=SCAN_COUNT)
             cursor, names = reply
             with client.pipeline(transaction=False) as pipe:
                 for name in names:
                     pipe.hget(name, "row")
-                    pipe.get(keys.content + name.removeprefix(keys.record))
+                    pipe.get(keys.contents + name.removeprefix(keys.records))
                 texts = pipe.execute() if names else []
         for name, row, own in zip(names, texts[::2], texts[1::2], strict=True):
-            yield name.removeprefix(keys.record), row or own or ""
+            yield name.removeprefix(keys.records), row or own or ""
 
 
 @command()

@@ -22,7 +22,7 @@
 --   keep_content     ms that its content is
 --   once_ms          how long the answer is kept
 --   signal           what a request has shown, for the gate (lua/lib/gate.lua), as JSON: verdict,
---                    begun, takes, taken, limit, base, cap, most, pause, both, reason, name, and what
+--                    begun, takes, accepted, limit, base, cap, most, pause, both, reason, name, and what
 --                    it adds to which fields of counts and histograms; '' where there was no request
 --   total            how many messages
 --   tail...          their ids, then groups of them in that order: how many, from, to, place, score,

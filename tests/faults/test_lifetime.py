@@ -266,7 +266,7 @@ def test_the_same_id_is_one_message_however_it_is_spelled_and_whatever_restarts(
     try:
         # after it has ended, its content is erased and its worker and Redis were restarted
         seen = ends(app, 1)
-        wait_for(lambda: not app.redis.exists(f"{app._keys.content}order-1"))
+        wait_for(lambda: not app.redis.exists(f"{app._keys.contents}order-1"))
         ask()
         worker.kill()
         own_redis.stop(kill=True)

@@ -5,7 +5,7 @@
 -- a row), window:<set> (how far the look for what has expired has come). No field "until": open.
 
 -- report(gate, at, r): what a request begun at r.begun has shown. r.verdict:
---   'good'    it was answered; r.taken: and something was accepted
+--   'good'    it was answered; r.accepted: and something was accepted
 --   'bad'     it failed; r.limit of them in a row close the gate, for r.base us, doubling to r.cap
 --   'refused' a message alone was refused whole; r.most of them in a row close it for r.pause us
 --   ''        says nothing
@@ -22,7 +22,7 @@ local function report(gate, at, r)
   end
   if r.verdict == 'good' then
     redis.call('HDEL', gate, 'until', 'opened', 'probe', 'row', 'step', 'reason')
-    if r.taken then redis.call('HDEL', gate, 'refused') end
+    if r.accepted then redis.call('HDEL', gate, 'refused') end
     return was[1] and 'opened' or ''
   end
   -- Only the probe itself makes room for the next: not what was begun before it.

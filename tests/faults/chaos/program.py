@@ -94,7 +94,7 @@ def repeat_ends() -> None:
         answer = settle(self, lease, moves, *more)
         for move in moves:
             if move.write.step.place == "end" and next(calls) % (10 * EVERY) == 0:
-                n = int(self.redis.hget(self.keys.record + move.id, "n") or 0)
+                n = int(self.redis.hget(self.keys.records + move.id, "n") or 0)
                 a, b, c, d, e = move.write.draft
                 text = f"{a}{move.id}:{n + 1}{b}{move.id}{c}{move.id}{d}null{e}"
                 self.redis.xadd(self.keys.results, {"event": text})
