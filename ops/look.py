@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from typing import Any, NamedTuple
 
 import redis
@@ -97,7 +98,7 @@ def take_look(client: redis.Redis, namespace: str) -> Look:
     keys = Keys(namespace)
     sets = [key for lane in keys.lanes for key in (lane, keys.fence("send"))]
     sets += (keys.watch, keys.fence(POLL))
-    look = source("look")
+    look = source("look", files("viber_courier.ops"))
     words, count = look.words(
         {
             "results": keys.results,

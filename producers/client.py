@@ -29,7 +29,6 @@ COLLECT_AFTER = 0.02
 """Longest wait for the next row before collecting the previous chunk's reply, in seconds."""
 
 _Fault = tuple[int, Any, EnqueueError]
-_Stored = tuple[list[str], list[_Fault]]
 EventStream = Generator[Event, None, None]
 OnInvalid = Callable[[int, Any, EnqueueError], object]
 

@@ -207,11 +207,8 @@ class Store:
             once_ms=millis(settings.lease),
             ids=[message.id for message in messages],
         )
-        ours = [
-            message._replace(attempts=message.attempts + inside)
-            for message, flag in zip(messages, flags, strict=True)
-            if flag == "1"
-        ]
+        counted = [message._replace(attempts=message.attempts + inside) for message in messages]
+        ours = [m for m, flag in zip(counted, flags, strict=True) if flag == "1"]
         # Its instant is taken late and its end early: both err to the safe side.
         taken, ends = time.monotonic(), taken + settings.lease
         return replace(lease, token=token, now=int(now), taken=taken, ends=ends, messages=ours)
@@ -321,9 +318,8 @@ class Store:
             except redis.RedisError as error:
                 if time.monotonic() + RETRY_PAUSE >= ends or not is_transient(error):
                     raise
-                logger.warning(
-                    "redis did not answer", extra={"script": name, "error": type(error).__name__}
-                )
+                more = {"script": name, "error": type(error).__name__}
+                logger.warning("redis did not answer", extra=more)
                 time.sleep(RETRY_PAUSE)
 
 

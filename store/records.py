@@ -46,26 +46,24 @@ class Record:
     resent_as: str | None
 
 
+_TEXTS = {"reason": "reason", "provider_status": "providerStatus", "status_at": "statusAt"}
+_TEXTS |= {"provider_code": "providerCode", "resend_of": "resendOf", "resent_as": "resentAs"}
+
+
 def record_values(id: str, fields: Mapping[str, str], score: float) -> dict[str, Any]:
     """Returns the values of a Record, by its fields and its score in a lane (0: it is in none)."""
-    inside = score % 4 == INSIDE
-    provider_id = fields.get("provider")
-    return dict(
-        id=id,
-        status=Status.SENDING if inside else Status(fields["status"]),
-        final="final" in fields,
-        reason=fields.get("reason"),
-        attempts=int(fields.get("attempts", 0)) + inside,
-        unsure=int(fields.get("unsure", 0)),
-        provider_id=int(provider_id) if provider_id else None,
-        provider_status=fields.get("providerStatus"),
-        provider_code=fields.get("providerCode"),
-        status_at=fields.get("statusAt"),
-        sms=segments(fields.get("sms", "")),
-        metadata=json.loads(fields.get("metadata", "{}")),
-        resend_of=fields.get("resendOf"),
-        resent_as=fields.get("resentAs"),
-    )
+    inside, provider_id = score % 4 == INSIDE, fields.get("provider")
+    return {
+        **{name: fields.get(stored) for name, stored in _TEXTS.items()},
+        "id": id,
+        "status": Status.SENDING if inside else Status(fields["status"]),
+        "final": "final" in fields,
+        "attempts": int(fields.get("attempts", 0)) + inside,
+        "unsure": int(fields.get("unsure", 0)),
+        "provider_id": int(provider_id) if provider_id else None,
+        "sms": segments(fields.get("sms", "")),
+        "metadata": json.loads(fields.get("metadata", "{}")),
+    }
 
 
 def seen_counts(fields: Mapping[str, str]) -> tuple[str, str]:
@@ -105,10 +103,6 @@ def lane_index(lane: str, resend: bool) -> int:
 
 def _resends(index: str) -> bool:
     return int(index) % 2 == 0
-
-
-NEW_MESSAGE = 7
-"""Values of a new message before its own fields (enqueue.lua's tail)."""
 
 
 def new_message(id: str, job: Job, resend_of: str) -> list[str | int]:

@@ -96,9 +96,9 @@ def _text(value: object) -> str:
 
 
 @cache
-def source(name: str) -> Source:
-    """Returns the script ``lua/<name>.lua`` with its locals and what it includes."""
-    body = (_LUA / f"{name}.lua").read_text(encoding="utf-8")
+def source(name: str, folder: Any = _LUA) -> Source:
+    """Returns the script ``<name>.lua`` of a folder with its locals and what it includes."""
+    body = (folder / f"{name}.lua").read_text(encoding="utf-8")
     keys, args = _parameters(body, "KEYS"), _parameters(body, "ARGV")
     fragments = [_fragment(each) for each in dict.fromkeys(_includes(body))]
     declared = [*_locals("KEYS", keys), *_locals("ARGV", args)]

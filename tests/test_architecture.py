@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 ORDER = ["schemas", "store", "producers", "worker", "ops"]
 """Each package may import those before it."""
 FOLDERS = [ROOT / name for name in (*ORDER, "worker/runtime", "ops/commands")]
-SCRIPTS = sorted((ROOT / "store" / "lua").rglob("*.lua"))
+SCRIPTS = sorted([*(ROOT / "store" / "lua").rglob("*.lua"), ROOT / "ops" / "look.lua"])
 MODULES = sorted(path for folder in FOLDERS for path in folder.glob("*.py"))
 PURE = [
     "schemas",

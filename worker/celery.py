@@ -22,7 +22,7 @@ from redis import RedisError
 
 from viber_courier.producers.client import Producer
 from viber_courier.schemas.errors import ConfigError
-from viber_courier.schemas.lanes import LANES, POLL, queue
+from viber_courier.schemas.lanes import INTAKE, LANES, POLL, queue
 from viber_courier.schemas.settings import Settings
 from viber_courier.store.connection import broker, connect
 from viber_courier.store.durability import dangers
@@ -55,18 +55,14 @@ except ConfigError as error:
     raise SystemExit(f"viber-courier can't start: {error}") from None
 
 
-def _queue(name: str) -> Queue:
-    full = queue(settings.namespace, name)
-    return Queue(full, routing_key=full)
-
-
+queues = [queue(settings.namespace, name) for name in (POLL, INTAKE, *LANES)]
 broker_url, broker_options = broker(settings.broker_url)
 flower.install()
 # Not broker_read_url: its password shows in clear on Flower's pages and in ``celery inspect conf``.
 app = App("viber_courier", broker=broker_url, set_as_current=True)
 app.conf.update(
-    task_queues=[_queue(name) for name in (POLL, "enqueue", *LANES)],
-    task_default_queue=queue(settings.namespace, POLL),
+    task_queues=[Queue(name, routing_key=name) for name in queues],
+    task_default_queue=queues[0],
     task_create_missing_queues=False,
     worker_direct=True,  # a queue for each worker: there it is asked to prove that it works
     accept_content=["json"],

@@ -45,19 +45,19 @@ class JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """ASCII only, so that no locale can break it."""
-        line = data(record) | {
+        line = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
             "logger": record.name,
             "process": record.process,
             "text": record.getMessage(),
         }
+        line = {**line, **data(record), **line}  # these five first, and as they are
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         if record.stack_info:
             line["stack"] = record.stack_info
-        first = ("time", "level", "logger", "process", "text")
-        return json.dumps({name: line[name] for name in first} | line, default=str)
+        return json.dumps(line, default=str)
 
 
 def set_up(logger: logging.Logger) -> None:

@@ -53,9 +53,8 @@ class Poller:
         outcome = self.provider.status([message.provider_id for message in messages])
         seconds = time.monotonic() - started
         figures = Figures({}, observed(POLL, size=len(messages), seconds=seconds))
-        logger.info(
-            "statuses asked", extra={"messages": len(messages), "seconds": round(seconds, 4)}
-        )
+        more = {"messages": len(messages), "seconds": round(seconds, 4)}
+        logger.info("statuses asked", extra=more)
         if isinstance(outcome, RequestRefused) and len(messages) > 1:
             middle = len(messages) // 2
             if lease.left() > self.settings.deadline:
