@@ -65,13 +65,13 @@ $(RUN_READY): $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[run]'
 	@touch $(RUN_READY)
 
-# Debian's chromium, prometheus and docker-compose: where they can't be had, the tests that need them say so and skip.
+# Debian's chromium, prometheus, docker-compose and luacheck: where they can't be had, the tests that need them say so and skip.
 $(OPS_READY): $(RUN_READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[browser]'
-	@for name in chromium promtool docker-compose; do \
+	@for name in chromium promtool docker-compose luacheck; do \
 	  command -v $$name >/dev/null || test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null \
 	    || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y \
-	         --no-install-recommends $$(echo $$name | sed s/promtool/prometheus/) >/dev/null; } \
+	         --no-install-recommends $$(echo $$name | sed 's/promtool/prometheus/; s/luacheck/lua-check/') >/dev/null; } \
 	    || echo "$$name could not be installed: its tests are skipped"; \
 	done
 	@touch $(OPS_READY)

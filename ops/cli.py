@@ -1,4 +1,4 @@
-"""The command line, ``courier``. A command's module is imported only when that command is used."""
+"""The command line, ``courier``. Imports a command's module only when you run the command."""
 
 from __future__ import annotations
 
@@ -9,24 +9,25 @@ import click
 
 _MODULES = {
     "commands.bulk": {"bulk": "Store a message for each row of a CSV file."},
+    "commands.flower": {"flower": "Serve pages that show workers and tasks."},
     "commands.health": {
-        "doctor": "Look at everything, and say what to do.",
-        "live": "Prove that one worker takes work.",
-        "ready": "Prove that Redis and workers for all lanes work.",
+        "doctor": "Check everything and say what to do.",
+        "live": "Prove that one worker runs tasks.",
+        "ready": "Prove that Redis works and each lane has a worker.",
     },
     "commands.looking": {
-        "find": "Find messages by phone number, by looking at many.",
-        "results": "Show result events, or read them as a group.",
+        "find": "Find messages by phone number.",
+        "results": "Show result events, or read them as a consumer group.",
         "show": "Show one message.",
     },
     "commands.operating": {
-        "cancel": "Stop messages that have not left yet.",
-        "dead": "Dead letters: list, show, send again, drop.",
-        "pause": "Stop sending, of some lanes or all.",
-        "resume": "Go on with what was paused.",
+        "cancel": "Cancel messages that have not been sent yet.",
+        "dead": "List, show, resend or drop dead letters.",
+        "pause": "Pause sending, in some lanes or all.",
+        "resume": "Resume what was paused.",
     },
     "commands.sending": {"send": "Store one message."},
-    "commands.top": {"top": "Watch lanes, rates, funnel, gates and pauses."},
+    "commands.top": {"top": "Watch lanes, gates, pauses and how far messages get."},
     "demo": {"demo": "See the whole system at work, against a simulated provider."},
     "exporter": {"exporter": "Serve metrics for Prometheus."},
     "simulator": {"simulator": "Serve the provider's API with simulated deliveries."},
@@ -36,7 +37,7 @@ COMMANDS = {
     for module, lines in _MODULES.items()
     for name, line in lines.items()
 }
-"""By name: the module, whose command has the same name, and the line for ``--help``."""
+"""By name: the module that holds the command, and the line that ``courier --help`` shows."""
 
 
 class _Lazy(click.Group):
@@ -56,7 +57,7 @@ class _Lazy(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:  # click's own end of it is "Aborted!" and exit code 1
+        except KeyboardInterrupt:  # click would print "Aborted!" and exit with 1
             raise SystemExit(130) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -67,4 +68,4 @@ class _Lazy(click.Group):
 @click.group(cls=_Lazy)
 @click.version_option(package_name="viber-courier")
 def main() -> None:
-    """Queue-driven sending of Viber messages, sure of each one."""
+    """Sends Viber messages from a queue and accounts for every one."""

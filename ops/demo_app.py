@@ -1,4 +1,4 @@
-"""The demo's app: what it asks for, and pure checks of what must be true after it."""
+"""The demo's app, and pure checks of what must be true after it ran."""
 
 import csv
 import json
@@ -14,27 +14,27 @@ from viber_courier import EnqueueError, Producer
 from viber_courier.schemas.lanes import LANES
 
 Json = Mapping[str, Any]
-ENDS = {  # what an app is told in the end, by the last two digits of the address; others are read
+ENDS = {  # final status by the last two digits of the address; others end `read`
     **dict.fromkeys((10, 81), "delivered"),
     **dict.fromkeys((20, 21, 22, 23, 24, 80), "undelivered"),
     **dict.fromkeys((30, 31, 61), "failed"),
     **dict.fromkeys((50, 51), "rejected"),
     **dict.fromkeys((60, 62, 82), "read"),
-    **{40: "cancelled", 70: "sent", 71: "lost"},  # nothing more is heard of the last two
+    **{40: "cancelled", 70: "sent", 71: "lost"},  # the provider reports nothing more of these two
 }
-"""The simulator's table is in `ops.simulator_rules`, in the provider's words."""
+"""`ops.simulator_rules` holds the simulator's table, in the provider's words."""
 BY_SMS = (21, 22, 31)
-"""Those that end as `sms_delivered` where an SMS may follow."""
+"""Digits of addresses that end `sms_delivered` if an SMS may follow."""
 OURS = ("id", "sendAt", "ttlSec", "onUnsure", "metadata", "resendSms")
-"""A job's fields that the provider never sees as part of a message."""
+"""Fields of a job that are not part of the provider's message."""
 SHORT = {"validityPeriodSec": 15}
 SHORT_SMS = {"smsValidityPeriodSec": 15, "smsSrcAddress": "Shop"}
-"""Validity periods as short as the API allows: with them tracking ends within the demo."""
+"""The shortest validity periods that the API allows, so that tracking ends within the demo."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A message as its app asked for it; ``end`` where that isn't up to the address."""
+    """A message as the app enqueued it; ``end``: its final status if the address doesn't decide."""
 
     job: Json
     end: str = ""
@@ -46,25 +46,25 @@ class Asked:
 
     @property
     def expected(self) -> str:
-        """The final status that its app must be told."""
+        """The final status that it must reach."""
         digits = int(self.job["address"][-2:])
         by_sms = "sms_delivered" if self.resend and digits in BY_SMS else ""
         return self.end or by_sms or ENDS.get(digits, "read")
 
     @property
     def wire(self) -> dict[str, Any]:
-        """The message that the provider must get, in full."""
+        """The message in full, as the provider must get it."""
         return {"type": "viber", **{k: v for k, v in self.job.items() if k not in OURS}}
 
 
 def read_recipients() -> list[dict[str, str]]:
-    """The recipients that ship with the package."""
+    """Returns the recipients that come with the package."""
     text = (files("viber_courier.ops") / "recipients.csv").read_text(encoding="utf-8")
     return list(csv.DictReader(text.splitlines()))
 
 
 class App:
-    """``asked`` has what was accepted, by message id; ``refused`` an error for each wrong row."""
+    """``asked``: the enqueued messages by id. ``refused``: an error for each wrong row."""
 
     def __init__(self, producer: Producer) -> None:
         self.producer = producer
@@ -72,7 +72,7 @@ class App:
         self.refused: list[EnqueueError] = []
 
     def enqueue(self) -> None:
-        """Single messages, messages with options, then the file: personal texts, a campaign."""
+        """Enqueues single messages, some with options, and a file: personal texts, a campaign."""
         people = read_recipients()
         for job, end in [*_singles(people[:16]), *_options(people[16:19])]:
             id = self.producer.enqueue(job)
@@ -93,14 +93,14 @@ class App:
         self._many(campaign, {**shared, "priority": "low"})
 
     def _many(self, rows: list[dict[str, Any]], common: Json) -> None:
-        good = dict(enumerate(rows))
+        accepted = dict(enumerate(rows))
 
         def refuse(number: int, _: Any, error: EnqueueError) -> None:
-            del good[number]
+            del accepted[number]
             self.refused.append(error)
 
         ids = self.producer.enqueue_many(rows, common, on_invalid=refuse)
-        for id, row in zip(ids, good.values(), strict=True):
+        for id, row in zip(ids, accepted.values(), strict=True):
             self.asked[id] = Asked({**common, **row})
 
 
@@ -124,19 +124,20 @@ def _options(people: list[dict[str, str]]) -> Iterator[tuple[Json, str]]:
 
 
 def _row(person: dict[str, str], sms: str) -> dict[str, Any]:
-    wishes = {"smsText": sms, **SHORT_SMS} if person["sms"] == "yes" else {}
-    return {"address": person["address"], **wishes}
+    options = {"smsText": sms, **SHORT_SMS} if person["sms"] == "yes" else {}
+    return {"address": person["address"], **options}
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything there is to know after a run."""
+    """What is known after a run."""
 
     asked: Mapping[str, Asked]  # by message id
-    events: Sequence[Json]  # the whole stream, in its order
+    events: Sequence[Json]  # of the whole stream, in order
     accepted: Sequence[Json]  # the simulator's /admin/accepted
-    requests: Json  # and its /admin/requests
-    records: Mapping[str, str]  # the statuses by Producer.get
+    requests: Json  # the simulator's /admin/requests
+    records: Mapping[str, str]  # status by Producer.get
+    counted: Mapping[str, float]  # messages that entered each status, by the counters
 
     @property
     def finals(self) -> list[Json]:
@@ -145,9 +146,9 @@ class Evidence:
 
     @property
     def submitted(self) -> dict[str, str]:
-        """Message ids by the provider's."""
-        told = (event["data"] for event in self.events)
-        return {d["providerId"]: d["messageId"] for d in told if d["status"] == "submitted"}
+        """Message ids by provider id."""
+        data = (event["data"] for event in self.events)
+        return {d["providerId"]: d["messageId"] for d in data if d["status"] == "submitted"}
 
 
 def _by_message(evidence: Evidence) -> dict[str, list[Json]]:
@@ -158,16 +159,16 @@ def _by_message(evidence: Evidence) -> dict[str, list[Json]]:
 
 
 def final_events(evidence: Evidence) -> Iterator[str]:
-    """Each message has one final event, its last, with the right status."""
+    """Each message has one final event, the last, with the right status."""
     for id, events in _by_message(evidence).items():
         ends = [(n, e["data"]["status"]) for n, e in enumerate(events, 1) if e["data"]["final"]]
         asked = evidence.asked.get(id)
         if asked is None or ends != [(len(events), asked.expected)]:
-            yield f"{id}: asked for {asked}, ended as {ends} among {len(events)} events"
+            yield f"{id}: enqueued as {asked}, ended as {ends} of {len(events)} events"
 
 
 def numbers(evidence: Evidence) -> Iterator[str]:
-    """The events of each message are numbered 1, 2, 3 ... in their order."""
+    """The events of each message have the numbers 1, 2, 3 ... in order."""
     for id, events in _by_message(evidence).items():
         found = [event["id"] for event in events]
         if found != [f"{id}:{n}" for n in range(1, len(events) + 1)]:
@@ -175,20 +176,20 @@ def numbers(evidence: Evidence) -> Iterator[str]:
 
 
 def deliveries(evidence: Evidence) -> Iterator[str]:
-    """The provider got each submitted message once, as asked, and no other."""
+    """The provider got each submitted message once, as enqueued, and no other."""
     ids = evidence.submitted
-    seen = Counter[str]()
+    times = Counter[str]()
     for entry in evidence.accepted:
         id = ids.get(str(entry["providerId"]), "")
-        seen[id] += 1
+        times[id] += 1
         asked = evidence.asked.get(id)
         if asked is None or (entry["message"], entry["resendSms"]) != (asked.wire, asked.resend):
-            yield f"{id or 'no event'}: the provider got {entry}, asked was {asked}"
-    yield from (f"{id}: accepted {seen[id]} times" for id in ids.values() if seen[id] != 1)
+            yield f"{id or 'no event'}: the provider got {entry}, enqueued was {asked}"
+    yield from (f"{id}: accepted {times[id]} times" for id in ids.values() if times[id] != 1)
 
 
 def sums(evidence: Evidence) -> Iterator[str]:
-    """What was enqueued, told, submitted and received adds up."""
+    """Messages, events, requests and answers add up."""
     requests, finals = evidence.requests, evidence.finals
     entries, accepted = sum(requests["batches"]), requests["messages"]
     for what, number, other in (
@@ -202,24 +203,33 @@ def sums(evidence: Evidence) -> Iterator[str]:
 
 
 def lookups(evidence: Evidence) -> Iterator[str]:
-    """Producer.get says of each message what its final event says."""
-    told = {each["messageId"]: each["status"] for each in evidence.finals}
+    """Producer.get returns the status of each message's final event."""
+    final = {each["messageId"]: each["status"] for each in evidence.finals}
     for id in evidence.asked:
-        if evidence.records.get(id) != told.get(id):
-            yield f"{id}: get() says {evidence.records.get(id)}, the event {told.get(id)}"
+        if evidence.records.get(id) != final.get(id):
+            yield f"{id}: get() says {evidence.records.get(id)}, the event {final.get(id)}"
 
 
-CHECKS = {f"{c.__doc__}": c for c in (final_events, numbers, deliveries, sums, lookups)}
+def counters(evidence: Evidence) -> Iterator[str]:
+    """The counters agree with the events, status by status."""
+    entered = {(event["subject"], event["data"]["status"]) for event in evidence.events}
+    by_events = Counter(status for _, status in entered) + Counter(queued=len(evidence.asked))
+    for status, number in evidence.counted.items():
+        if number != by_events[status]:
+            yield f"{status}: {number:g} by the counters, {by_events[status]} by the events"
+
+
+CHECKS = {f"{c.__doc__}": c for c in (final_events, numbers, deliveries, sums, lookups, counters)}
 
 
 def funnel(asked: int, events: Sequence[Json]) -> dict[str, int]:
-    """How far the messages have come by these events, and what stopped the others."""
-    seen = {(event["subject"], event["data"]["status"]) for event in events}
+    """Returns how far the messages got by these events, and how the others ended."""
+    entered = {(event["subject"], event["data"]["status"]) for event in events}
     ends = Counter(event["data"]["status"] for event in events if event["data"]["final"])
     return {
         "enqueued": asked,
-        "submitted": sum(status == "submitted" for _, status in seen),
-        "delivered": len({id for id, status in seen if status in ("delivered", "read")}),
+        "submitted": sum(status == "submitted" for _, status in entered),
+        "delivered": len({id for id, status in entered if status in ("delivered", "read")}),
         "read": ends["read"],
         "SMS instead": ends["sms_delivered"],
         "not delivered": ends["undelivered"] + ends["failed"] + ends["cancelled"],
@@ -229,6 +239,6 @@ def funnel(asked: int, events: Sequence[Json]) -> dict[str, int]:
 
 
 def bytes_in_full(evidence: Evidence) -> int:
-    """Bytes of the accepted messages one by one, each in full, as compact JSON in UTF-8."""
+    """Returns the bytes of the accepted messages, each in full, as compact JSON in UTF-8."""
     compact = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
     return sum(len(compact(entry["message"]).encode()) for entry in evidence.accepted)

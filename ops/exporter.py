@@ -1,4 +1,4 @@
-"""``courier exporter``: what Redis knows, for Prometheus. Redis is read when Prometheus asks."""
+"""``courier exporter``: serves metrics to Prometheus. Reads Redis at each scrape."""
 
 from __future__ import annotations
 
@@ -18,64 +18,45 @@ from prometheus_client.registry import Collector
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from viber_courier.ops.metrics import HANDS, Seen, families
+from viber_courier.ops.look import take_look
+from viber_courier.ops.metrics import families
 from viber_courier.schemas import sentinel
 from viber_courier.schemas.errors import ConfigError
-from viber_courier.schemas.lanes import POLL
 from viber_courier.schemas.settings import Settings
 from viber_courier.store.connection import SOCKET_OPTIONS
-from viber_courier.store.keys import Keys
 from viber_courier.store.pools import follow
-from viber_courier.store.scripts import source
 from viber_courier.worker.log import set_up
 
-PATIENCE = {"socket_timeout": 2, "socket_connect_timeout": 1}
-"""Seconds: Prometheus waits 10 by default, and a Redis that hangs is to be told of by then."""
-LOOKS, GROUPS = 100, 50
-"""Most instants of leases that are looked at in a set, and most groups."""
+TIMEOUTS = {"socket_timeout": 2, "socket_connect_timeout": 1}
+"""Seconds. Prometheus waits 10 by default, and must learn by then that Redis hangs."""
 
 logger = logging.getLogger(__name__)
 
 
 class CourierCollector(Collector):
-    """Reads one namespace at each scrape, in one round trip over a connection of its own."""
+    """Reads one namespace at each scrape, in one round trip over a new connection."""
 
     def __init__(self, settings: Settings) -> None:
-        self._settings, self._keys = settings, Keys(settings.namespace)
+        self._settings = settings
 
     def describe(self) -> list[Metric]:
-        """Nothing: else the registry would scrape to learn the names."""
+        """Returns nothing: otherwise the registry would scrape once to learn the names."""
         return []
 
     def collect(self) -> Iterable[Metric]:
-        """Every metric; ``courier_up 0`` alone where Redis does not answer."""
+        """Returns every metric, or only ``courier_up 0`` if Redis does not answer."""
         try:
             with closing(_connect(self._settings.redis_url)) as client:
-                return families(self._look(client))
+                return families(take_look(client, self._settings.namespace))
         except redis.RedisError as error:
             logger.warning("redis not read", extra={"error": type(error).__name__})
             return families(None)
 
-    def _look(self, client: redis.Redis) -> Seen:
-        keys = self._keys
-        names = [keys.results, keys.swept]
-        for lane in keys.lanes:
-            names += (lane, keys.fence("send"))
-        names += (keys.watch, keys.fence(POLL))
-        pipe: Any = client.pipeline(transaction=False)
-        pipe.eval(source("look"), len(names), *names, "", LOOKS, GROUPS)
-        pipe.hgetall(keys.counts).hgetall(keys.requests)
-        pipe.mget(map(keys.paused, HANDS))
-        pipe.hgetall(keys.gate("send")).hgetall(keys.gate(POLL))
-        pipe.zcard(keys.dead).xlen(keys.results).info("memory")
-        look, counts, requests, paused, send, poll, *rest = pipe.execute()
-        return Seen(look, counts, requests, paused, (send, poll), *rest)
-
 
 def _connect(url: str) -> redis.Redis:
-    """A connection that is new, so never half-open, and impatient."""
+    """Returns a new connection, which can't be half-open, with short timeouts."""
     retry = Retry(NoBackoff(), 0)
-    options: dict[str, Any] = {**SOCKET_OPTIONS, **PATIENCE, "retry": retry}
+    options: dict[str, Any] = {**SOCKET_OPTIONS, **TIMEOUTS, "retry": retry}
     options |= {"decode_responses": True, "protocol": 2}
     if url.startswith(sentinel.SCHEME):
         return follow(sentinel.parse(url), options)
@@ -85,12 +66,16 @@ def _connect(url: str) -> redis.Redis:
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option(
-    "--port", type=click.IntRange(0, 65535), default=9540, show_default=True, help="0: a free one."
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=9540,
+    show_default=True,
+    help="0: any free port.",
 )
 def exporter(host: str, port: int) -> None:
-    """Serve metrics for Prometheus at /metrics: waiting, speed, failures, pauses, Redis.
+    """Serve metrics for Prometheus at /metrics (listed in docs/metrics.md).
 
-    Needs COURIER_REDIS_URL and COURIER_NAMESPACE only. What it costs: docs/metrics.md.
+    Needs COURIER_REDIS_URL and COURIER_NAMESPACE, no credentials of the provider.
     """
     try:
         settings = Settings.from_env(os.environ)

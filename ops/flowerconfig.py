@@ -1,7 +1,7 @@
-"""Flower with a login: ``celery -A viber_courier.worker flower --conf=ops/flowerconfig.py``.
+"""Flower with a login, as ``courier flower`` starts it; for Celery's own command: ``--conf=FILE``.
 
 ``COURIER_FLOWER_LOGIN`` and ``COURIER_FLOWER_PASSWORD``, either also as ``..._FILE``, are asked for
-by basic authentication. Without them it starts for this machine only (worker/flower_defaults.py).
+by basic authentication. Without them it starts for this machine only (worker/runtime/flower.py).
 Flower's other options have variables of their own: ``FLOWER_ADDRESS``, ``FLOWER_PORT`` ...
 """
 

@@ -27,7 +27,7 @@ case "$1" in
       "$send.realtime,$send.high,$send.normal,$send.low,$ns.enqueue" ;;
   poll) worker "$1" "${COURIER_PROCESSES_POLL:-3}" "$ns.poll,$ns.enqueue" ;;
   beat) exec celery -q -A viber_courier.worker beat -l INFO ;;
-  flower) exec celery -q -A viber_courier.worker flower --conf="$(dirname "$0")/flowerconfig.py" ;;
+  flower) exec courier flower ;;
   exporter)
     exec courier exporter --host "${COURIER_EXPORTER_HOST:-127.0.0.1}" \
       --port "${COURIER_EXPORTER_PORT:-9540}" ;;

@@ -1,4 +1,4 @@
-"""A private Redis server process: for the demo, the tests and machines without a service."""
+"""Runs a private Redis server for the demo, the tests and machines without one."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ def find_server() -> str:
 
 
 class RedisServer:
-    """A server on a free loopback port with its files in ``folder``; ended by ``stop``."""
+    """A server on a loopback port with its files in ``folder``. Call ``stop`` to end it."""
 
     def __init__(self, folder: Path, port: int, options: Sequence[str] = ()) -> None:
         self.port, self.url = port, f"redis://127.0.0.1:{port}/0"
-        self.command = [
-            *(find_server(), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)),
-            *("--save", "", "--appendonly", "yes", "--appendfsync", "everysec"),
-            *("--maxmemory-policy", "noeviction", "--loglevel", "warning", *options),
-        ]
+        config = {"port": str(port), "bind": "127.0.0.1", "dir": str(folder), "save": ""}
+        config |= {"appendonly": "yes", "appendfsync": "everysec"}
+        config |= {"maxmemory-policy": "noeviction", "loglevel": "warning"}
+        flags = [part for name, value in config.items() for part in (f"--{name}", value)]
+        self.command = [find_server(), *flags, *options]
         self._log = folder / "redis.log"
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it and wait until it answers; RuntimeError with its log if it doesn't."""
+        """Starts it and waits until it answers. Raises RuntimeError with its log if it doesn't."""
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(  # noqa: S603
                 self.command, stdout=log, stderr=log, start_new_session=True
@@ -62,7 +62,7 @@ class RedisServer:
         raise RuntimeError(f"Redis didn't start: {self._log.read_text()[-500:]}")
 
     def stop(self, kill: bool = False) -> None:
-        """End it by TERM, or by kill -9, and wait until it is gone."""
+        """Ends it by SIGTERM, or by SIGKILL, and waits until the process is gone."""
         if self.process is not None:
             self.process.kill() if kill else self.process.terminate()
             self.process.wait(30)

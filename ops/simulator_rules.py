@@ -1,18 +1,18 @@
-"""The simulator's own reading of `provider/viber-http-api.txt`: pure rules, no I/O, no clock.
+"""The simulator's own reading of the provider's document: pure rules, no I/O, no clock.
 
-It imports nothing of the courier, so that the two readings of the document can disagree. Where the
-document is silent it is read strictly (a client that passes here is the more careful one):
+Imports nothing of the courier, so that the two readings of the document can disagree. Where the
+document is silent, the simulator is strict, so that a client which passes here is careful enough:
 
-- one fault is reported: the address's, else the first in the order of the table of codes;
-- a missing, null or empty mandatory field is "not specified"; null in an optional one is a wrong
-  format. `priority`, `contentType` and the fields of `content` have only `...-format` codes;
-- an address is a string of 7 to 15 digits without a leading 0 (the document's own have 10);
-- the 1000 characters of a button's text hold for a plain text too; URLs are absolute ones;
-- an image with the flag on is `error-content-type-format`: that content can't be resent;
-- a wrong `smsText` or `smsSrcAddress` is `error-resend-sms-error`, the only code about them;
-- `resendSms`, `commonData` and `imageUrl` are the examples' names; the prose's (`resentSMS`,
-  `messageCommonData`, `image`) are unknown fields, and those are ignored;
-- a string that has no UTF-8 form (a lone surrogate) is a wrong format of its field.
+- It reports one fault: the address's, otherwise the first in the order of the table of codes.
+- A missing, null or empty mandatory field is "not specified"; null in an optional one is a wrong
+  format. `priority`, `contentType` and the fields of `content` have only `...-format` codes.
+- An address is a string of 7 to 15 digits without a leading 0 (the document's own have 10).
+- The limit of 1000 characters of a button's text holds for a plain text too. URLs are absolute.
+- An image with the resend flag on is `error-content-type-format`: an SMS can't carry it.
+- A wrong `smsText` or `smsSrcAddress` is `error-resend-sms-error`, the only code about them.
+- `resendSms`, `commonData` and `imageUrl` are the names in the document's examples. It ignores
+  unknown fields, and with them the names in its prose: `resentSMS`, `messageCommonData`, `image`.
+- A string without a UTF-8 form (a lone surrogate) is a wrong format of its field.
 """
 
 import json
@@ -26,10 +26,10 @@ Json = dict[str, Any]
 
 
 class Ending(NamedTuple):
-    """How a message's life goes, a state per step; the last one stays.
+    """The states of a message, one for each step; the last one stays.
 
-    `sms` has the states of all segments per step, between commas. It begins a step after Viber's
-    last state (with `both`: together with it), only where the request had the resend flag on.
+    `sms` holds the states of all segments, steps separated by commas. The SMS begins a step after
+    Viber's last state (with `both`: at the same time), and only if the request had resend on.
     """
 
     viber: str = "enqueued sent delivered read"
@@ -46,7 +46,7 @@ _GROWING = (
     "sent, delivered sent, delivered delivered enqueued,"
     " delivered delivered sent, delivered delivered delivered"
 )
-ENDINGS = {  # by the last two digits of the address; any others: Ending()
+ENDINGS = {  # by the last two digits of the address; others: Ending()
     10: Ending("enqueued sent delivered"),
     20: Ending(_NOT_REACHED, "user-blocked"),
     21: Ending(_NOT_REACHED, "not-viber-user", "enqueued, sent, delivered"),
@@ -70,18 +70,18 @@ ENDINGS = {  # by the last two digits of the address; any others: Ending()
 
 
 def endings() -> dict[str, str]:
-    """The table in words, as `--help` and GET /admin/endings give it: what differs from nothing."""
-    told = {}
+    """Returns the table in words, for `--help` and GET /admin/endings."""
+    table = {}
     for digits, ending in [*ENDINGS.items(), ("other", Ending())]:
         words = [f"{name} {value}" for name, value in ending._asdict().items() if value]
-        told[str(digits)] = "; ".join(words)
-    return told
+        table[str(digits)] = "; ".join(words)
+    return table
 
 
 class Send(NamedTuple):
-    """A readable body of /send."""
+    """A body of /send that could be read."""
 
-    resend: bool  # on where omitted: the document's default
+    resend: bool  # on if omitted: the document's default
     common: Json
     rows: list[Json]
 
@@ -95,7 +95,7 @@ def _object(pairs: list[tuple[str, Any]]) -> Json:
 
 def _read(body: bytes) -> Json:
     try:
-        text = body.decode()  # json alone would take UTF-16 too, and NaN, for which int raises
+        text = body.decode()  # json alone accepts UTF-16 and NaN; int raises for NaN
         parsed = json.loads(text, object_pairs_hook=_object, parse_constant=int)
     except (ValueError, RecursionError):
         return {}
@@ -104,7 +104,7 @@ def _read(body: bytes) -> Json:
 
 
 def read_send(body: bytes) -> Send | None:
-    """A body of /send, or None where the request as a whole is `error-syntax`."""
+    """Reads a body of /send. None: the whole request is `error-syntax`."""
     parsed = _read(body)
     rows, common = parsed.get("messages"), parsed.get("commonData", {})
     flag = parsed.get("resendSms", True)
@@ -116,16 +116,16 @@ def read_send(body: bytes) -> Send | None:
 
 
 def read_status(body: bytes) -> list[Any] | None:
-    """The ids in a body of /status, unchecked, or None where it is `error-syntax`."""
+    """Reads the unchecked ids in a body of /status. None: it is `error-syntax`."""
     return _read(body).get("messages") or None
 
 
 Check = Callable[[Any], bool]
 Rule = tuple[str, str, str, Check]
-"""A field's name, the codes for "missing" ("" where it may be) and for "wrong", and the check."""
+"""A field's name, the codes for "missing" ("" if optional) and "wrong", and the check."""
 
 
-_CHAR = r"[^\ud800-\udfff]"  # what UTF-8 can carry
+_CHAR = r"[^\ud800-\udfff]"  # what UTF-8 can encode
 
 
 def _text(form: str = f"{_CHAR}*") -> Check:
@@ -138,7 +138,8 @@ def _one_of(*words: str) -> Check:
 
 
 def _number(least: float, most: float, *types: type) -> Check:
-    return lambda value: type(value) in types and least <= value <= most  # a bool is no int here
+    # By the type itself: a bool is not an int here.
+    return lambda value: type(value) in types and least <= value <= most
 
 
 _URL = _text(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s\ud800-\udfff]+")
@@ -191,12 +192,12 @@ def _first_fault(fields: Json, rules: tuple[Rule, ...]) -> str:
 
 
 def address_fault(message: Json) -> str:
-    """The code for a missing or wrong address, or ""."""
+    """Returns the code for a missing or wrong address, or ""."""
     return _first_fault(message, _ADDRESS_RULES)
 
 
 def other_fault(message: Json, resend: bool) -> str:
-    """The code for the first fault of an expanded message but for its address, or ""."""
+    """Returns the code for the first fault of an expanded message except its address, or ""."""
     if fault := _first_fault(message, _RULES):
         return fault
     kind, content = message["contentType"], message["content"]
@@ -213,14 +214,14 @@ _ID = "error-instant-message-provider-id"
 
 
 def unknown_entry(provider_id: int) -> Json:
-    """The /status entry of an id that was never given out."""
+    """Returns the /status entry of an id that was never assigned."""
     return {"providerId": provider_id, "code": f"{_ID}-unknown"}
 
 
 def status_entry(
     provider_id: int, ending: Ending, resend: bool, at: float, now: float, step: float
 ) -> Json:
-    """The /status entry of a message accepted `at`; Unix seconds, `step` in seconds."""
+    """Returns the /status entry of a message accepted `at`; Unix seconds, `step` in seconds."""
     steps = (now - at) / step if step else float("inf")
     if steps < ending.hidden:
         return unknown_entry(provider_id)
@@ -242,22 +243,22 @@ def status_entry(
 
 
 def status_entries(ids: list[Any], state: Callable[[int], Json]) -> list[Json]:
-    """An entry per id asked for; `state` answers for the first mention of a well-formed one."""
+    """Returns an entry for each id; `state` answers for the first mention of a valid one."""
     entries: list[Json] = []
-    seen: set[int] = set()
+    answered: set[int] = set()
     for asked in ids:
         if type(asked) is not int or asked <= 0:
             entries.append({"providerId": asked, "code": f"{_ID}-format"})
-        elif asked in seen:
+        elif asked in answered:
             entries.append({"providerId": asked, "code": f"{_ID}-duplicate"})
         else:
             entries.append(state(asked))
-            seen.add(asked)
+            answered.add(asked)
     return entries
 
 
-# Fault rules. A kind is no more than other defaults for the fields that every rule has; only what
-# happens to the entries of an answer is a matter of the kind itself. A code of None must be given.
+# Fault rules. A kind is a set of defaults for the fields that every rule has. Besides, it decides
+# what happens to the entries of an answer. Where the code is None, the rule must name one.
 FAULTS: dict[str, Json] = {
     "status": {"code": None, "accept": False},
     "entry": {"code": None, "accept": False},
@@ -278,24 +279,24 @@ _FLAG = _number(0, 1, bool)
 _FIELDS: dict[str, tuple[Any, Check]] = {
     "kind": ("", _one_of(*FAULTS)),
     "on": ("send", _one_of("send", "status")),
-    "address": ("", _text("[0-9]*")),  # only a /send with an address in it that ends so
+    "address": ("", _text("[0-9]*")),  # only a /send with an address that ends so
     "rate": (1.0, _number(0, 1, int, float)),
     "times": (None, lambda value: value is None or _COUNT(value)),
-    "accept": (True, _FLAG),  # off: the platform forgets the request at once
+    "accept": (True, _FLAG),  # off: the provider forgets the request at once
     "code": ("", lambda value: isinstance(value, str) or _number(100, 599, int)(value)),
-    "http": (200, _number(100, 599, int)),  # where `code` is one of the API's
-    "body": ("", _text()),  # where `code` is one of HTTP's
+    "http": (200, _number(100, 599, int)),  # if `code` is one of the API's
+    "body": ("", _text()),  # if `code` is one of HTTP's
     "retry_after": (0, lambda value: _COUNT(value) or _text()(value)),  # seconds, or a date's text
     "location": ("", _text()),
     "seconds": (0.0, _number(0, float("inf"), int, float)),  # before each piece of the answer
     "piece": (2**30, _number(1, 2**30, int)),  # bytes
-    "bytes": (0, _COUNT),  # white space is added up to here: cut short, it is still good JSON
+    "bytes": (0, _COUNT),  # padded with white space to this size: a prefix is still valid JSON
     "cut": (False, _FLAG),  # no answer: the connection breaks
 }
 
 
 def read_fault(raw: Any) -> Json:
-    """A whole fault rule from what was posted; KeyError has the field that is wrong."""
+    """Returns a whole fault rule from the posted one. Raises KeyError with the wrong field."""
     given = raw if isinstance(raw, dict) else {}
     defaults = {name: default for name, (default, _) in _FIELDS.items()}
     rule = defaults | FAULTS.get(str(given.get("kind")), {}) | given
@@ -315,11 +316,11 @@ def _concerns(rule: Json, question: Send | list[Any] | None) -> bool:
 def pick_fault(
     faults: list[Json], on: str, question: Send | list[Any] | None, chance: Random
 ) -> Json | None:
-    """The first rule that applies to a request, counted as fired."""
+    """Returns the first rule that applies to a request, and counts it as fired."""
     for rule in faults:
-        spent = rule["times"] is not None and rule["fired"] >= rule["times"]
-        meant = rule["on"] == on and not spent and _concerns(rule, question)
-        if meant and chance.random() < rule["rate"]:
+        used_up = rule["times"] is not None and rule["fired"] >= rule["times"]
+        applies = rule["on"] == on and not used_up and _concerns(rule, question)
+        if applies and chance.random() < rule["rate"]:
             rule["fired"] += 1
             return rule
     return None
@@ -339,7 +340,7 @@ _SPOILED: dict[str, Callable[[list[Json]], list[Json]]] = {
 
 
 def spoil(rule: Json, answer: Json) -> tuple[int, bytes]:
-    """The HTTP code and the body of the reply that a rule makes of an answer."""
+    """Returns the HTTP code and body into which a rule turns an answer."""
     kind, code, entries = rule["kind"], rule["code"], answer.get("messages", [])
     if type(code) is int:
         return code, bytes(rule["body"], "utf-8")

@@ -1,7 +1,7 @@
-"""``make up``: the whole system on this machine under supervisord, until Ctrl-C.
+"""``make up``: runs the whole system on this machine under supervisord, until Ctrl-C.
 
-With ``COURIER_REDIS_URL`` and ``COURIER_API_URL`` set (or their ``..._FILE``) it works with those;
-what is not set is started beside it: a Redis, and the simulated provider.
+Uses ``COURIER_REDIS_URL`` and ``COURIER_API_URL`` (or their ``..._FILE``) where they are set.
+Otherwise it starts a Redis and a simulated provider of its own.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from viber_courier.schemas.settings import PREFIX, Settings
 
 OPS = Path(__file__).parent
 BIN = Path(sys.executable).parent
-PROVIDER = {  # what takes hours in life takes minutes here
+SIMULATED = {  # with a real provider these waits take hours
     "COURIER_API_LOGIN": "tester",
     "COURIER_API_PASSWORD": "111111",
     "COURIER_POLL_DELAYS": "1,2,5,15,60",
@@ -32,7 +32,7 @@ PROVIDER = {  # what takes hours in life takes minutes here
 SHELL = f"""export PATH="$COURIER_BIN:$PATH"
 supervisorctl() {{ command supervisorctl -c {shlex.quote(str(OPS / "supervisord.conf"))} "$@"; }}
 """
-"""What another terminal needs beside the settings."""
+"""What a shell needs besides the settings."""
 
 
 def is_set(env: Mapping[str, str], name: str) -> bool:
@@ -40,20 +40,20 @@ def is_set(env: Mapping[str, str], name: str) -> bool:
     return bool(env.get(name) or env.get(f"{name}_FILE"))
 
 
-def free_port(wish: int) -> int:
-    """The port wished for on loopback, else another."""
-    for port in (wish, 0):
+def free_port(preferred: int) -> int:
+    """Returns the preferred port if it is free on loopback, else another."""
+    for port in (preferred, 0):
         try:
             with socket.create_server(("127.0.0.1", port)) as probe:
-                found: int = probe.getsockname()[1]
-                return found
+                bound: int = probe.getsockname()[1]
+                return bound
         except OSError:
             continue
     raise click.ClickException("no free port on 127.0.0.1")
 
 
 def program(name: str, priority: int, command: list[str]) -> str:
-    """A section for supervisord: what operators have elsewhere."""
+    """Returns a program's section of supervisord's configuration."""
     escaped = shlex.join(command).replace("%", "%%")
     return (
         f"\n[program:{name}]\ncommand={escaped}\npriority={priority}\nautorestart=true\n"
@@ -62,13 +62,13 @@ def program(name: str, priority: int, command: list[str]) -> str:
 
 
 def prepare(folder: Path, env: Mapping[str, str]) -> tuple[dict[str, str], str]:
-    """What is added to the environment, and supervisord's configuration."""
+    """Returns variables to add to the environment, and supervisord's configuration."""
     folder.mkdir(parents=True, exist_ok=True)
     ports = {"FLOWER_PORT": 5555, "COURIER_EXPORTER_PORT": 9540}
     added = {
         "COURIER_RUN": str(folder),
         "COURIER_BIN": str(BIN),
-        **{name: env.get(name) or str(free_port(wish)) for name, wish in ports.items()},
+        **{name: env.get(name) or str(free_port(port)) for name, port in ports.items()},
     }
     config = f"[include]\nfiles={OPS}/supervisord.conf\n"
     if not is_set(env, "COURIER_REDIS_URL"):
@@ -78,20 +78,20 @@ def prepare(folder: Path, env: Mapping[str, str]) -> tuple[dict[str, str], str]:
         config += program("redis", 1, server.command)
     if not is_set(env, "COURIER_API_URL"):
         port = str(free_port(8044))
-        added |= {"COURIER_API_URL": f"http://127.0.0.1:{port}", **PROVIDER}
+        added |= {"COURIER_API_URL": f"http://127.0.0.1:{port}", **SIMULATED}
         simulator = [str(BIN / "courier"), "simulator", "--port", port]
         config += program("simulator", 2, simulator)
     return added, config
 
 
-def story(added: Mapping[str, str], folder: Path, env: Mapping[str, str]) -> str:
-    """Where everything is and what to try."""
-    # Values that are given may be secrets: no file gets them.
+def instructions(added: Mapping[str, str], folder: Path, env: Mapping[str, str]) -> str:
+    """Returns where everything is and what to try."""
+    # Given values may be secrets, so they are named here and written nowhere.
     settings = {f"{PREFIX}{each.name.upper()}" for each in fields(Settings)}
     given = ", ".join(sorted(name for name in env if name.removesuffix("_FILE") in settings))
-    there = f" (set {given} there as here)" if given else ""
+    also_set = f" (also set {given} there)" if given else ""
     redis = added.get("COURIER_REDIS_URL", "yours")
-    provider = added.get("COURIER_API_URL", "yours: messages are really sent")
+    provider = added.get("COURIER_API_URL", "yours: it really sends messages")
     return f"""
    Redis      {redis}
    provider   {provider}
@@ -99,7 +99,7 @@ def story(added: Mapping[str, str], folder: Path, env: Mapping[str, str]) -> str
    exporter   http://127.0.0.1:{added["COURIER_EXPORTER_PORT"]}/metrics
    logs       {folder}/*.log
 
-In another terminal{there}:
+In another terminal{also_set}:
    . {folder}/courier.env
    courier send --to 79250000001 --subject Shop --priority high --text 'Your code is 1234'
    courier doctor
@@ -107,12 +107,12 @@ In another terminal{there}:
    kill -9 $(supervisorctl pid send-bulk)    # it comes back
    courier top
 
-Ctrl-C here ends all. supervisord tells what it does:
+Ctrl-C here ends everything. Messages of supervisord follow:
 """
 
 
 @click.command()
-@click.option("--folder", default="var/up", show_default=True, help="Logs, and Redis's data.")
+@click.option("--folder", default="var/up", show_default=True, help="For logs and Redis's data.")
 def up(folder: str) -> None:
     """Run the whole system under supervisord until Ctrl-C."""
     place = Path(folder).absolute()
@@ -124,7 +124,7 @@ def up(folder: str) -> None:
     lines = [f"export {name}={shlex.quote(value)}\n" for name, value in added.items()]
     file.write_text("".join(lines) + SHELL)
     (place / "supervisord.conf").write_text(config)
-    click.echo(story(added, place, os.environ))
+    click.echo(instructions(added, place, os.environ))
     env = {**os.environ, **added, "COURIER_ENV_FILE": str(file)}
     command = [str(BIN / "supervisord"), "-n", "-c", str(place / "supervisord.conf")]
     os.execve(command[0], command, env)  # noqa: S606

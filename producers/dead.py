@@ -1,7 +1,5 @@
 """Dead letters: messages that ended badly, to be listed, looked into, sent again or dropped."""
 
-from __future__ import annotations
-
 import json
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -21,18 +19,20 @@ from viber_courier.schemas.instants import iso
 from viber_courier.schemas.message import FARTHEST, Job, parse_job
 from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.status import DEAD, Status
-from viber_courier.store.connection import named, store_errors
+from viber_courier.store.connection import require_name, store_errors
 from viber_courier.store.keys import Keys
-from viber_courier.store.records import Record, merge, seen, unpack
-from viber_courier.store.scripts import script
+from viber_courier.store.records import (
+    DEAD_LETTER,
+    Record,
+    job_options,
+    merge,
+    record_values,
+    unpack,
+)
+from viber_courier.store.scripts import Script, shared
 
 CHUNK = 500
 """Letters that one round trip looks at, sends again or drops."""
-_FIELDS = (
-    *("status", "reason", "final", "attempts", "unsure", "provider", "providerStatus"),
-    *("providerCode", "statusAt", "sms", "metadata", "resendOf", "resentAs"),
-    *("set", "ttl", "onUnsure"),
-)
 Letter = tuple[str, str, Job]
 """A letter to send again: its id, and the new message's id and job."""
 
@@ -87,7 +87,7 @@ class DeadLetters:
         self._redis, self._clock, self._store = client, clock, store
         self._keys = Keys(settings.namespace)
         self._size = min(CHUNK, settings.max_queued or CHUNK)
-        self._scripts = {name: script(client, name) for name in ("dead", "drop")}
+        self._scripts = {name: Script(client, name, shared(settings)) for name in ("dead", "drop")}
 
     def list(self, status: str | None = None, reason: str | None = None) -> Iterator[DeadLetter]:
         """Letters on the list as it is now, in the order in which they ended, read in chunks.
@@ -97,7 +97,7 @@ class DeadLetters:
         for chunk in self._chunks(status, reason):
             for found in chunk:
                 ended, has_content = iso(found.score / 1e6), _has_content(found)
-                values = seen(found.id, found.fields, 0)
+                values = record_values(found.id, found.fields, 0)
                 yield DeadLetter(**values, ended=ended, has_content=has_content)
 
     def job(self, id: str) -> dict[str, Any]:
@@ -163,10 +163,9 @@ class DeadLetters:
         return sum(self._drop(chunk) for chunk in self._chunks(status, reason))
 
     def _drop(self, chunk: Sequence[_Found]) -> int:
-        keys = self._keys
-        args = [keys.record, keys.content, *(found.id for found in chunk)]
         with store_errors():
-            return int(self._scripts["drop"](keys=[keys.dead], args=args))
+            dropped: int = self._scripts["drop"](ids=[found.id for found in chunk])
+        return dropped
 
     def _letter(self, found: _Found, unconfirmed: bool) -> Letter:
         if _on_list(found).fields["status"] == Status.UNCONFIRMED and not unconfirmed:
@@ -176,7 +175,7 @@ class DeadLetters:
         return found.id, new, parse_job(_job(found), self._clock())
 
     def _look(self, id: str) -> _Found:
-        found = self._call(named("id", id), 0, "", "", "GET")[2]
+        found = self._call(require_name("id", id), 0, "", "", "GET")[2]
         if not found:
             raise NotDead(id, "is unknown")
         return found[0]
@@ -197,15 +196,20 @@ class DeadLetters:
     def _call(
         self, id: str, after: int, status: str, reason: str, contents: str
     ) -> tuple[int, int, Sequence[_Found]]:
-        keys, found = self._keys, []
-        args = [id, after, self._size, status, reason, keys.record, keys.content, keys.common]
+        found = list[_Found]()
         with store_errors():
             end, last, members, commons = self._scripts["dead"](
-                keys=[keys.dead], args=[*args, contents, *_FIELDS]
+                id=id,
+                after=after,
+                most=self._size,
+                first=status,
+                second=reason,
+                ask=contents,
+                fields=DEAD_LETTER,
             )
         shared = {None: "", **dict(zip(commons[::2], commons[1::2], strict=True))}
         for id, score, own, (common, *values) in members:
-            fields = {k: v for k, v in zip(_FIELDS, values, strict=True) if v is not None}
+            fields = {k: v for k, v in zip(DEAD_LETTER, values, strict=True) if v is not None}
             # One still listed whose record has expired may be another message by now.
             listed = int(score) if fields["status"] in DEAD else 0
             found.append(_Found(id, listed, fields, own, shared[common]))
@@ -233,14 +237,5 @@ def _has_content(found: _Found) -> bool:
 def _job(found: _Found) -> dict[str, Any]:
     if not _has_content(_on_list(found)):
         raise ContentGone(found.id)
-    fields = found.fields
-    # Sets are numbered from 1, without and with resendSms in turn.
-    options: dict[str, Any] = {"resendSms": int(fields["set"]) % 2 == 0}
-    if "ttl" in fields:
-        options["ttlSec"] = int(fields["ttl"])
-    if "onUnsure" in fields:
-        options["onUnsure"] = fields["onUnsure"]
-    if "metadata" in fields:
-        options["metadata"] = json.loads(fields["metadata"])
     common = json.loads(str(found.common)) if found.common else {}
-    return {**merge(unpack(str(found.own)), common), **options}
+    return {**merge(unpack(str(found.own)), common), **job_options(found.fields)}

@@ -1,7 +1,5 @@
 """Reading result events: a Redis stream with consumer groups, at least once."""
 
-from __future__ import annotations
-
 import json
 import logging
 import threading
@@ -12,7 +10,7 @@ from typing import Any
 
 import redis
 
-from viber_courier.store.connection import StoreUnavailable, passes, store_errors
+from viber_courier.store.connection import StoreUnavailable, is_transient, store_errors
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +93,7 @@ def read_results(
                 with store_errors():
                     entries = reader.read(min(left, 1.0))
             except StoreUnavailable as error:
-                if not passes(error.__cause__) or left < 0.5:
+                if not is_transient(error.__cause__) or left < 0.5:
                     raise
                 logger.warning("results not readable", extra={"error": str(error)})
                 reader.start_over()

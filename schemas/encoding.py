@@ -1,7 +1,5 @@
 """Compact JSON in UTF-8, and digests of values."""
 
-from __future__ import annotations
-
 import json
 from base64 import b64encode
 from hashlib import blake2b

@@ -1,7 +1,5 @@
 """Every exception that this project raises on purpose."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 Faults = Mapping[str, Sequence[str]]

@@ -1,7 +1,5 @@
 """The result event: CloudEvents 1.0, JSON, one for each change of a message's status."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Limits are those of docs/provider-api.md, which says where one is ours. Lengths 
 points.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta

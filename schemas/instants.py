@@ -1,7 +1,5 @@
 """Units of time: Redis keeps microseconds, its commands take milliseconds, settings are seconds."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 
 SECOND = 1_000_000

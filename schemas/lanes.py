@@ -1,7 +1,5 @@
 """The lanes: one for each priority of the API, and the Celery queues named after them."""
 
-from __future__ import annotations
-
 LANES = ("realtime", "high", "normal", "low")
 """The API's priorities (docs/provider-api.md, "priority"), most urgent first."""
 POLL = "poll"

@@ -3,8 +3,6 @@
 The user and password are the master's and its replicas'; sentinels themselves are asked without.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from urllib.parse import parse_qs, unquote, urlsplit

@@ -1,7 +1,5 @@
 """The status vocabulary. Everything that is known about an order of statuses comes from NEXT."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 
 

@@ -3,8 +3,6 @@
 The provider's words for delivery states are translated here, once, and the originals kept.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence

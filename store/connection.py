@@ -1,7 +1,5 @@
 """How everything of ours talks to Redis: timeouts, retries, scripts."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -74,7 +72,7 @@ def broker(url: str) -> tuple[str, dict[str, Any]]:
     return ";".join(urls), {**SOCKET_OPTIONS, "master_name": given.master}
 
 
-def passes(error: BaseException | None) -> bool:
+def is_transient(error: BaseException | None) -> bool:
     """Whether a repeat may help: no answer, or that of a Redis that is full or failing over."""
     if isinstance(error, _NOT_NOW_ERRORS) or not isinstance(error, redis.ResponseError):
         return isinstance(error, redis.RedisError)
@@ -95,7 +93,7 @@ def store_errors() -> Iterator[None]:
         raise StoreUnavailable(f"Redis can't be used now: {type(error).__name__}") from error
 
 
-def named(what: str, value: object) -> str:
+def require_name(what: str, value: object) -> str:
     """The value, if it can name something; TypeError or ValueError say what it must be."""
     if not isinstance(value, str):
         raise TypeError(f"{what} must be a string, not {type(value).__name__}")

@@ -1,7 +1,5 @@
 """Which Redis is safe to keep messages in: a rule over what its INFO says."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 

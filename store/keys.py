@@ -11,7 +11,8 @@ key                      type    holds
 ``{ns}:watch``           zset    accepted messages that are polled
 ``{ns}:fence:<what>``    string  the latest lease given: leases never repeat
 ``{ns}:once:<token>``    string  the answer to a script's first call, for its repeats
-``{ns}:bell:<lane|poll>`` string present while a doorbell task is on its way
+``{ns}:bell:<lane|poll>`` string present while a doorbell is on its way
+``{ns}:wake``            list    lanes, or ``poll``, whose doorbell a worker's listener is to ring
 ``{ns}:gate:<what>``     hash    why and until when ``send`` or ``poll`` is closed to all workers
 ``{ns}:dead``            zset    ended messages that can be sent again or dropped, by their end
 ``{ns}:dead:pace``       string  the latest due time given to one of them that is sent again
@@ -19,8 +20,8 @@ key                      type    holds
 ``{ns}:paused:<lane|poll>`` string present while an operator has paused it: the reason
 ``{ns}:swept``           string  milliseconds since 1970 of the latest sweep
 ``{ns}:check:<nonce>``   string  the worker that answered a check (``courier live``)
-``{ns}:counts``          hash    how many messages entered each status (and for what reason)
-``{ns}:requests``        hash    histograms of requests (schemas/metrics.py)
+``{ns}:counts``          hash    counters (store/counters.py)
+``{ns}:requests``        hash    histograms of requests (store/counters.py)
 ``{ns}:results``         stream  result events, one field ``event``
 ======================== ======= ==================================================================
 
@@ -37,109 +38,59 @@ A lease's instant is unique, so the score is also the holder's fencing token
 (docs/decisions/0001-the-score-is-the-lease.md).
 """
 
-from __future__ import annotations
-
-from dataclasses import dataclass
-
-LANES = ("realtime", "high", "normal", "low")
-"""The API's priorities (document, "priority"), most urgent first."""
-
-POLL = "poll"
-"""The bell of the watch set, beside one for each lane."""
+from viber_courier.schemas.lanes import LANES
 
 
-@dataclass(frozen=True, slots=True)
 class Keys:
-    """Names of the keys of one namespace (``COURIER_NAMESPACE``)."""
+    """Names of the keys of one namespace (``COURIER_NAMESPACE``), as the table tells of them.
 
-    namespace: str
+    ``record``, ``content`` and ``common`` are prefixes: scripts append an id or a digest. ``lanes``
+    are the eight lane sets, most urgent first, without and with resendSms; ``bells`` are in the
+    order of LANES. ``send`` and ``poll`` have a fence, a gate and a bucket each.
+    """
 
-    def _key(self, *parts: str) -> str:
-        return ":".join((f"{{{self.namespace}}}", *parts))
-
-    @property
-    def record(self) -> str:
-        """Prefix of the records; scripts append the message id."""
-        return self._key("m", "")
-
-    @property
-    def content(self) -> str:
-        """Prefix of the contents; scripts append the message id."""
-        return self._key("c", "")
-
-    @property
-    def common(self) -> str:
-        """Prefix of the campaigns' contents; scripts append the content's digest."""
-        return self._key("common", "")
-
-    @property
-    def lanes(self) -> list[str]:
-        """The eight lane sets, most urgent first, without and with resendSms."""
-        return [self._key("lane", lane, flag) for lane in LANES for flag in "01"]
+    def __init__(self, namespace: str) -> None:
+        self._prefix = f"{{{namespace}}}"
+        self.record, self.content = self._key("m:"), self._key("c:")
+        self.common, self.watch = self._key("common:"), self._key("watch")
+        self.lanes = [self._key(f"lane:{lane}:{flag}") for lane in LANES for flag in "01"]
+        self.bells = [self.bell(lane) for lane in LANES]
+        self.wake, self.swept = self._key("wake"), self._key("swept")
+        self.dead, self.pace = self._key("dead"), self._key("dead:pace")
+        self.counts, self.requests = self._key("counts"), self._key("requests")
+        self.results = self._key("results")
 
     def lanes_from(self, lane: str) -> list[str]:
-        """The lane sets that a worker rung for ``lane`` may serve: its own and those above it."""
+        """Returns the lane sets that a worker rung for ``lane`` serves: its own, those above it."""
         return self.lanes[: 2 * LANES.index(lane) + 2]
 
-    @property
-    def watch(self) -> str:
-        """Accepted messages, scored by their next poll."""
-        return self._key("watch")
-
-    def fence(self, what: str) -> str:
-        """The latest lease given for ``send`` or ``poll``."""
-        return self._key("fence", what)
-
     def once(self, token: str) -> str:
-        """The first answer to the script call that carries this token."""
-        return self._key("once", token)
+        """Returns where the first answer to the script call with this token is kept."""
+        return self._key(f"once:{token}")
 
     def bell(self, name: str) -> str:
-        """Present while a task for this lane (or ``poll``) is on its way."""
-        return self._key("bell", name)
-
-    def gate(self, what: str) -> str:
-        """What all workers know of the provider: for ``send`` or ``poll`` (lua/lib/gate.lua)."""
-        return self._key("gate", what)
-
-    def bucket(self, what: str) -> str:
-        """Tokens that all workers share: for ``send`` or ``poll`` (store/lua/lib/bucket.lua)."""
-        return self._key("bucket", what)
-
-    @property
-    def dead(self) -> str:
-        """Dead letters, scored by when they ended."""
-        return self._key("dead")
-
-    @property
-    def pace(self) -> str:
-        """The latest due time given to a dead letter sent again by a rate."""
-        return self._key("dead", "pace")
+        """Returns the bell of a lane, or of ``poll``."""
+        return self._key(f"bell:{name}")
 
     def paused(self, name: str) -> str:
-        """Present while an operator has paused a lane or ``poll``."""
-        return self._key("paused", name)
+        """Returns what is there while an operator has paused a lane, or ``poll``."""
+        return self._key(f"paused:{name}")
 
-    @property
-    def swept(self) -> str:
-        """When the latest sweep was: beat ticks."""
-        return self._key("swept")
+    def fence(self, what: str) -> str:
+        """Returns the latest lease given."""
+        return self._key(f"fence:{what}")
+
+    def gate(self, what: str) -> str:
+        """Returns what all workers know of the provider (lua/lib/gate.lua)."""
+        return self._key(f"gate:{what}")
+
+    def bucket(self, what: str) -> str:
+        """Returns the tokens that all workers share (lua/lib/bucket.lua)."""
+        return self._key(f"bucket:{what}")
 
     def check(self, nonce: str) -> str:
-        """Where a worker says that it has run the check with this nonce."""
-        return self._key("check", nonce)
+        """Returns where a worker says that it has run the check with this nonce."""
+        return self._key(f"check:{nonce}")
 
-    @property
-    def requests(self) -> str:
-        """Histograms of requests."""
-        return self._key("requests")
-
-    @property
-    def counts(self) -> str:
-        """Counters by status and reason."""
-        return self._key("counts")
-
-    @property
-    def results(self) -> str:
-        """The outbound stream (contract: ``{NAMESPACE}:results``)."""
-        return self._key("results")
+    def _key(self, name: str) -> str:
+        return f"{self._prefix}:{name}"

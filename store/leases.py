@@ -1,16 +1,14 @@
 """The worker's side of Redis: lease what is due, mark it before the call, write what became of it.
 
-Every method is one script call that a repeat with the same token doesn't do twice.
+Each method is one script call that a repeat with the same token doesn't do twice.
 """
-
-from __future__ import annotations
 
 import json
 import logging
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -21,9 +19,9 @@ from viber_courier.schemas.event import Draft, provider_text
 from viber_courier.schemas.instants import SECOND, micros, millis
 from viber_courier.schemas.lanes import LANES, POLL
 from viber_courier.schemas.settings import Settings
-from viber_courier.schemas.status import DEAD, Status
-from viber_courier.store.connection import passes
-from viber_courier.store.gate import FAILURES, FIRST, LONGEST, REFUSALS, Shown, resent_by_default
+from viber_courier.schemas.status import Status
+from viber_courier.store.connection import is_transient
+from viber_courier.store.gate import ProviderSignal, resent_by_default, signal_values
 from viber_courier.store.keys import Keys
 from viber_courier.store.records import (
     WAITING,
@@ -31,33 +29,40 @@ from viber_courier.store.records import (
     Step,
     Waiting,
     Watched,
+    provider_fields,
     read_waiting,
     read_watched,
+    step_fields,
 )
-from viber_courier.store.scripts import script
+from viber_courier.store.scripts import Script, shared
 
 logger = logging.getLogger(__name__)
 
-WISH = 0.1
-"""Seconds' worth of tokens that is worth waiting for: so many messages share a request."""
-PAUSE = 0.2
+RATE_SLICE = 0.1
+"""Seconds' worth of tokens that a claim waits for: so messages share a request."""
+RETRY_PAUSE = 0.2
 """Seconds between repeats of a call that Redis did not answer."""
+POLL_LEASE_MARGIN = 5.0
+"""Seconds that a lease of watched messages outlives the deadline of its request."""
 
-M = TypeVar("M")
+M = TypeVar("M", Waiting, Watched)
+NO_EVENT: Draft = ("", "", "", "", "")
 
 
 @dataclass(frozen=True, slots=True)
-class Later:
+class RateLimited:
     """The rate limit leaves nothing now: the caller is to come back in that many ``seconds``."""
 
     seconds: float
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Lease(Generic[M]):
     """Messages that are ours until ``ends`` (of the local monotonic clock), under one token.
 
-    ``more``: others are due that the caller may take next. ``dry``: and there was no token left.
+    ``more``: others are due that the caller may take next; ``out_of_tokens``: and the rate limit
+    keeps them back. ``refused``: messages refused alone in a row, before this claim. ``now`` is the
+    Redis server's clock in microseconds as it was at ``taken``, of the local monotonic clock.
     """
 
     key: str
@@ -66,25 +71,21 @@ class Lease(Generic[M]):
     taken: float
     ends: float
     more: bool
-    ring: bool
-    dry: bool
+    out_of_tokens: bool
     refused: int
-    messages: list[M]
+    messages: Sequence[M]
 
     def at(self) -> int:
-        """The Redis server's clock now, in microseconds, as far as it can be known here."""
+        """Returns the Redis server's clock now, in microseconds, as far as it is known here."""
         return self.now + int((time.monotonic() - self.taken) * SECOND)
 
     def left(self) -> float:
-        """Seconds that the lease still holds, at least."""
+        """Returns the seconds that the lease still holds, at least."""
         return self.ends - time.monotonic()
 
 
-NO_EVENT: Draft = ("", "", "", "", "")
-
-
 class Write(NamedTuple):
-    """A step and its event (``draft``), for all messages that have come to the same; settle.lua.
+    """A step and its event (``draft``), for all messages that have come to the same.
 
     ``late``: the attempts that a record must show for it to be written without the lease.
     """
@@ -97,32 +98,19 @@ class Write(NamedTuple):
 
 
 class Move(NamedTuple):
-    """What is written of one message; ``own`` are fields that no other one shares."""
+    """What is written of one message; ``provider_id`` also where it has just got it."""
 
     id: str
     write: Write
     provider_id: int | None = None
-    own: tuple[str | int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What one request adds: to ``Keys.counts``, and to the histograms (schemas/metrics.py)."""
+    """What one request adds: to ``Keys.counts``, and to the histograms (store/counters.py)."""
 
     counts: Mapping[str, int]
     histograms: Mapping[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Rate:
-    """``limit`` tokens/s over all workers (0: no limit), at most ``burst`` saved up.
-
-    ``each``: a message costs one, else a claim.
-    """
-
-    limit: float
-    burst: float
-    each: bool
 
 
 class Store:
@@ -133,155 +121,173 @@ class Store:
     ) -> None:
         self.redis, self._settings, self._now = client, settings, now
         self.keys = Keys(settings.namespace)
-        names = ("claim", "begin", "settle", "sweep")
-        self._scripts = {name: script(client, name) for name in names}
+        names, given = ("claim", "begin", "settle", "sweep", "wake"), shared(settings)
+        self._scripts = {name: Script(client, name, given) for name in names}
 
-    def claim(self, lane: str, answered: bool) -> Lease[Waiting] | Later | None:
-        """Lease due messages of the most urgent lane at or above ``lane``; None if none is due.
+    def claim(self, lane: str, answered: bool) -> Lease[Waiting] | RateLimited | None:
+        """Leases due messages of the most urgent lane at or above ``lane``; None if none is due.
 
-        ``answered`` says that the lane's doorbell brought us here and may be rung again.
+        ``answered`` says that the lane's bell brought us here and may be rung again.
         """
-        sets, settings = self.keys.lanes_from(lane), self._settings
+        keys, settings = self.keys, self._settings
+        sets = keys.lanes_from(lane)
+        groups = [
+            key
+            for n, name in enumerate(LANES[: len(sets) // 2])
+            for key in (*sets[2 * n : 2 * n + 2], keys.paused(name))
+        ]
+        taken, seconds = time.monotonic(), settings.lease
         got = self._claim(
-            sets,
-            *("send", lane, 2, settings.batch_size, settings.lease),
-            Rate(settings.rate_limit, settings.rate_burst, each=True),
-            answered,
-            (self.keys.content, *WAITING),
+            "send",
+            seconds,
+            bell=keys.bell(lane),
+            word=lane,
+            groups=groups,
+            rank=2,
+            size=settings.batch_size,
+            answered=answered,
+            resent=resent_by_default(settings, len(sets)),
+            each=True,
+            fields=WAITING,
+            **_rate(settings.rate_limit, settings.rate_burst),
         )
-        if got is None or isinstance(got, Later):
-            return got
-        lease, rows, texts = got
-        name = lease.key.split(":", 2)[2]
-        # A campaign's messages share what is parsed, too: it isn't changed any more.
-        commons = {digest: loads(text) for digest, text in texts.items() if text is not None}
-        lease.messages = [read_waiting(row, name, commons) for row in rows]
-        return lease
+        if len(got) < 3:
+            return _rate_limited(got)
+        place, *_, shared, _ = got
+        # A campaign's messages share what is parsed, too: nothing changes it any more.
+        texts = zip(shared[::2], shared[1::2], strict=True)
+        commons = {digest: None if text is None else loads(text) for digest, text in texts}
+        name, resend = LANES[(place - 1) // 2], place % 2 == 0
+        messages = [read_waiting(row, name, resend, commons) for row in _rows(got)]
+        return _lease(got, sets[place - 1], taken, seconds, messages)
 
-    def claim_watched(self, answered: bool) -> Lease[Watched] | Later | None:
-        """Lease accepted messages whose next poll is due; None if there are none."""
-        settings = self._settings
+    def claim_watched(self, answered: bool) -> Lease[Watched] | RateLimited | None:
+        """Leases accepted messages whose next poll is due; None if there are none."""
+        keys, settings = self.keys, self._settings
+        taken, seconds = time.monotonic(), settings.deadline + POLL_LEASE_MARGIN
         got = self._claim(
-            [self.keys.watch],
-            *(POLL, POLL, 1, settings.status_batch_size, settings.deadline + 5),
-            Rate(settings.poll_rate_limit, settings.poll_rate_limit, each=False),
-            answered,
-            ("", *WATCHED),
+            POLL,
+            seconds,
+            bell=keys.bell(POLL),
+            word=POLL,
+            groups=[keys.watch, keys.paused(POLL)],
+            rank=1,
+            size=settings.status_batch_size,
+            answered=answered,
+            contents="",
+            resent=resent_by_default(settings, 1),
+            each=False,
+            fields=WATCHED,
+            **_rate(settings.poll_rate_limit, settings.poll_rate_limit),
         )
-        if got is None or isinstance(got, Later):
-            return got
-        lease, rows, _ = got
-        lease.messages = [read_watched(row) for row in rows]
-        return lease
+        if len(got) < 3:
+            return _rate_limited(got)
+        messages = [read_watched(id, values[2:]) for id, _, values in _rows(got)]
+        return _lease(got, keys.watch, taken, seconds, messages)
 
     def begin(
         self, lease: Lease[Waiting], messages: Sequence[Waiting], inside: bool = True
     ) -> Lease[Waiting]:
-        """Renew the lease of messages right before (``inside``) or after a request with them.
+        """Renews the lease of messages right before a request with them (``inside``), or after it.
 
-        Returns a Lease of those that are still ours. Repeated until Redis answers or the old lease
-        is over; then the error is raised, and nothing may be sent.
+        Returns a Lease of those that are still ours; a request that begins counts as an attempt.
+        Repeated until Redis answers or the old lease is over; then the error is raised, and nothing
+        may be sent.
         """
         settings = self._settings
         taken = time.monotonic()
-        args = [self._now(), lease.token, micros(settings.lease), 2 if inside else 1]
         token, now, flags = self._until(
             lease.ends,
             "begin",
-            [self.keys.once(uuid.uuid4().hex), self.keys.fence("send"), lease.key],
-            [*args, millis(settings.lease), *(m.id for m in messages)],
+            once=self.keys.once(uuid.uuid4().hex),
+            fence=self.keys.fence("send"),
+            set=lease.key,
+            time=self._now(),
+            held=lease.token,
+            lease=micros(settings.lease),
+            kind=2 if inside else 1,
+            once_ms=millis(settings.lease),
+            ids=[message.id for message in messages],
         )
-        ours = [m for m, flag in zip(messages, flags, strict=True) if flag == "1"]
+        ours = [
+            message._replace(attempts=message.attempts + inside)
+            for message, flag in zip(messages, flags, strict=True)
+            if flag == "1"
+        ]
         # Its instant is taken late and its end early: both err to the safe side.
-        return replace(
-            lease,
-            token=token,
-            now=int(now),
-            taken=time.monotonic(),
-            ends=taken + settings.lease,
-            messages=ours,
-        )
+        taken, ends = time.monotonic(), taken + settings.lease
+        return replace(lease, token=token, now=int(now), taken=taken, ends=ends, messages=ours)
 
     def settle(
         self,
         lease: Lease[M],
         moves: Sequence[Move],
-        shown: Shown | None = None,
+        signal: ProviderSignal | None = None,
         figures: Figures | None = None,
     ) -> tuple[list[Move], str]:
-        """Write what became of leased messages, and what their request has shown of the provider.
+        """Writes what became of leased messages, and what their request has shown of the provider.
 
-        Returns those whose lease was another's by then, and "closed" or "opened" where that has
-        changed at the gate. An answer in hand is never dropped: repeated until Redis answers or
-        the lease is over.
+        Returns the moves whose lease was lost, and "closed" or "opened" where that has changed at
+        the gate. An answer in hand is never dropped: repeated until Redis answers or the lease is
+        over.
         """
         if not moves:
             return [], ""
         settings, keys = self._settings, self.keys
-        groups = defaultdict[tuple[Write, int], list[Move]](list)
+        groups = defaultdict[Write, list[Move]](list)
         for move in moves:
-            groups[move.write, len(move.own)].append(move)
+            groups[move.write].append(move)
         moves = [move for group in groups.values() for move in group]
-        args: list[Any] = [keys.record, keys.content, lease.token, millis(settings.retention)]
-        args += [millis(settings.content_retention), millis(settings.lease), self._now()]
-        args += [self._of_request(shown, figures, lease) if shown else "", len(moves)]
-        args += [move.id for move in moves]
-        for (write, own), group in groups.items():
-            args += (len(group), *_shared(write, own))
-            for move in group:
-                args += (provider_text(move.provider_id), *move.own)
-        gate, other = ("poll", "send") if lease.key == keys.watch else ("send", "poll")
-        names = [keys.once(uuid.uuid4().hex), lease.key, keys.watch, keys.results, keys.counts]
-        names += [keys.gate(gate), keys.gate(other) if shown and shown.both else ""]
-        names += [keys.dead, keys.requests]
-        done, change = self._until(lease.ends, "settle", names, args)
+        tail: list[str | int] = [move.id for move in moves]
+        for write, group in groups.items():
+            tail += _group(write, group)
+        name, other = (POLL, "send") if lease.key == keys.watch else ("send", POLL)
+        report = signal and signal_values(signal, settings, name, lease.now) | {
+            "counts": figures.counts if figures else {},
+            "histograms": figures.histograms if figures else {},
+        }
+        done, change = self._until(
+            lease.ends,
+            "settle",
+            once=keys.once(uuid.uuid4().hex),
+            set=lease.key,
+            gate=keys.gate(name),
+            other_gate=keys.gate(other),
+            time=self._now(),
+            held=lease.token,
+            once_ms=millis(settings.lease),
+            signal=json.dumps(report) if report else "",
+            total=len(moves),
+            tail=tail,
+        )
         return [move for move, flag in zip(moves, done, strict=True) if flag == "0"], change
 
-    def _of_request(self, shown: Shown, figures: Figures | None, lease: Lease[M]) -> str:
-        return json.dumps(
-            {
-                "name": ":poll" if lease.key == self.keys.watch else ":send",
-                "counts": figures.counts if figures else {},
-                "histograms": figures.histograms if figures else {},
-                "verdict": shown.verdict,
-                "taken": shown.taken,
-                "begun": lease.now,
-                "takes": micros(self._settings.deadline),
-                "limit": FAILURES,
-                "base": micros(FIRST),
-                "cap": micros(LONGEST),
-                "most": REFUSALS,
-                "pause": micros(shown.pause),
-                "reason": shown.reason,
-            }
-        )
+    def sweep(self, unless_within: float = 0.0) -> list[str]:
+        """Wakes workers for what is due and has no bell on its way; returns the words left.
 
-    def sweep(self) -> list[str]:
-        """Names of the bells to ring for what is due and has none on its way."""
-        keys, settings = self.keys, self._settings
-        ring = self._scripts["sweep"](
-            keys=[
-                *(keys.results, keys.watch, keys.bell(POLL)),
-                *keys.lanes,
-                *map(keys.bell, LANES),
-                *(keys.dead, keys.counts, keys.swept),
-            ],
-            args=[
-                *(self._now(), millis(settings.bell_ttl)),
-                *(millis(settings.results_retention), millis(settings.retention)),
-            ],
-        )
-        return [(POLL, *LANES)[place] for place in ring]
+        ``unless_within``: not where somebody has swept within so many seconds.
+        """
+        words: list[str] = self._scripts["sweep"](time=self._now(), unless_ms=millis(unless_within))
+        return words
+
+    def wake(self, word: str) -> None:
+        """Leaves a lane's name, or ``poll``, for the workers' listeners."""
+        self._scripts["wake"](word=word)
+
+    def next_wake(self, seconds: float) -> str | None:
+        """Returns the next word left for the workers' listeners; None if none comes in time."""
+        found: Any = self.redis.blpop([self.keys.wake], timeout=seconds)
+        return found[1] if found else None
 
     def count(self, name: str, by: int = 1) -> None:
-        """Count something that isn't a change of status; not counted while Redis is away."""
+        """Counts something that isn't a change of status; not counted while Redis is away."""
         try:
             self.redis.hincrby(self.keys.counts, name, by)
         except redis.RedisError as error:
             logger.warning("not counted", extra={"what": name, "error": type(error).__name__})
 
     def count_request(self, figures: Figures) -> None:
-        """Count a request that nothing is settled of; not counted while Redis is away."""
+        """Counts a request that nothing is settled of; not counted while Redis is away."""
         try:
             with self.redis.pipeline() as pipe:
                 for name, n in figures.counts.items():
@@ -293,80 +299,79 @@ class Store:
             logger.warning("not counted", extra={"what": "request", "error": type(error).__name__})
 
     def attempts(self, id: str) -> tuple[int, int] | None:
-        """Attempts and unsure ones of a message that waits; None if it has ended or moved on."""
-        seen = self.redis.hmget(self.keys.record + id, "status", "final", "attempts", "unsure")
-        if seen[0] != Status.QUEUED or seen[1]:
+        """Returns attempts and unsure ones of a message that waits; None if it waits no more."""
+        found = self.redis.hmget(self.keys.record + id, "status", "final", "attempts", "unsure")
+        if found[0] != Status.QUEUED or found[1]:
             return None
-        return int(seen[2] or 0), int(seen[3] or 0)
+        return int(found[2] or 0), int(found[3] or 0)
 
-    def _claim(
-        self,
-        sets: list[str],
-        fence: str,
-        bell: str,
-        rank: int,
-        size: int,
-        seconds: float,
-        rate: Rate,
-        answered: bool,
-        wanted: Iterable[str],
-    ) -> tuple[Lease[Any], list[Any], dict[str, str | None]] | Later | None:
-        keys, settings = self.keys, self._settings
-        content, *fields = wanted
-        taken = time.monotonic()
-        # If a reply is lost, a repeat brings the batch that the first call leased to us.
-        got = self._until(
-            taken + seconds / 2,
+    def _claim(self, what: str, seconds: float, **given: Any) -> list[Any]:
+        """Calls claim.lua; if a reply is lost, a repeat brings the batch that was leased to us."""
+        keys = self.keys
+        reply: list[Any] = self._until(
+            time.monotonic() + seconds / 2,
             "claim",
-            [
-                *(keys.once(uuid.uuid4().hex), keys.fence(fence), keys.bell(bell)),
-                *(keys.gate(fence), keys.bucket(fence), keys.counts, *sets),
-                *map(keys.paused, (POLL,) if fence == POLL else LANES[: len(sets) // rank]),
-            ],
-            [
-                *(self._now(), size, micros(seconds), int(answered), millis(settings.bell_ttl)),
-                *(keys.record, content, keys.common, rank, millis(seconds)),
-                *(micros(settings.deadline), resent_by_default(settings, len(sets))),
-                *("resend", SECOND / rate.limit if rate.limit else 0, max(1.0, rate.burst)),
-                *(int(rate.each), max(1, int(rate.limit * WISH)), *fields),
-            ],
+            once=keys.once(uuid.uuid4().hex),
+            fence=keys.fence(what),
+            gate=keys.gate(what),
+            bucket=keys.bucket(what),
+            time=self._now(),
+            lease=micros(seconds),
+            once_ms=millis(seconds),
+            probe_us=micros(self._settings.deadline),
+            choice="resend",
+            **given,
         )
-        if len(got) < 3:
-            return Later(int(got[0]) / SECOND) if got and got[1] == "1" else None
-        place, token, now, more, flat, commons, refused = got
-        width = 4 + len(fields)
-        rows = [flat[start : start + width] for start in range(0, len(flat), width)]
-        lease: Lease[Any] = Lease(
-            key=sets[place - 1],
-            token=token,
-            now=int(now),
-            taken=time.monotonic(),
-            ends=taken + seconds,
-            more=more in ("1", "2", "4"),
-            ring=more == "2",
-            dry=more == "4",
-            refused=refused,
-            messages=[],
-        )
-        return lease, rows, dict(zip(commons[::2], commons[1::2], strict=True))
+        return reply
 
-    def _until(self, ends: float, name: str, keys: list[str], args: list[Any]) -> Any:
-        """Call a script until Redis answers; raise its last error at ``ends`` (monotonic)."""
+    def _until(self, ends: float, name: str, **given: Any) -> Any:
+        """Calls a script until Redis answers; raises its last error at ``ends`` (monotonic)."""
         while True:
             try:
-                return self._scripts[name](keys=keys, args=args)
+                return self._scripts[name](**given)
             except redis.RedisError as error:
-                if time.monotonic() + PAUSE >= ends or not passes(error):
+                if time.monotonic() + RETRY_PAUSE >= ends or not is_transient(error):
                     raise
                 logger.warning(
                     "redis did not answer", extra={"script": name, "error": type(error).__name__}
                 )
-                time.sleep(PAUSE)
+                time.sleep(RETRY_PAUSE)
 
 
-def _shared(write: Write, own: int) -> tuple[Any, ...]:
-    """What settle.lua is told once for all messages of which it is the same."""
-    step = write.step
-    place = "dead" if step.status in DEAD else step.place
-    head = (write.was, step.status or "", place, step.at, write.late, write.counter)
-    return (*head, *write.draft, len(step.fields), own, *step.fields)
+def _rate(limit: float, burst: float) -> dict[str, float]:
+    """Returns what claim.lua is told: ``limit`` tokens/s (0: none), ``burst`` saved up."""
+    wanted = max(1, int(limit * RATE_SLICE))
+    return {"cost": SECOND / limit if limit else 0, "burst": max(1.0, burst), "wanted": wanted}
+
+
+def _rate_limited(reply: list[Any]) -> RateLimited | None:
+    return RateLimited(int(reply[0]) / SECOND) if reply and reply[1] == "1" else None
+
+
+def _rows(reply: list[Any]) -> list[tuple[str, int, list[Any]]]:
+    """Returns id, kind and values of each message that a claim has brought."""
+    flat = reply[4]
+    return list(zip(flat[::3], flat[1::3], flat[2::3], strict=True))
+
+
+def _lease(
+    reply: list[Any], key: str, taken: float, seconds: float, messages: Sequence[M]
+) -> Lease[M]:
+    _, token, now, more, _, _, refused = reply
+    at = time.monotonic(), taken + seconds
+    return Lease(key, token, int(now), *at, more in ("1", "4"), more == "4", refused, messages)
+
+
+def _group(write: Write, moves: Sequence[Move]) -> list[str | int]:
+    """Returns what settle.lua is told of messages that have come to the same."""
+    step, shared = write.step, step_fields(write.step)
+    accepted = step.place == "watch"
+    place = "dead" if step.is_dead else step.place
+    head = (len(moves), write.was, step.status or "", place, step.at, write.late, write.counter)
+    own = len(provider_fields(0)) if accepted else 0
+    tail: list[str | int] = [*head, *write.draft, len(shared), own, *shared]
+    for move in moves:
+        tail.append(provider_text(move.provider_id))
+        if accepted and move.provider_id is not None:
+            tail += provider_fields(move.provider_id)
+    return tail

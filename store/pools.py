@@ -1,7 +1,5 @@
 """Where clients get their connections: from one server, or from the master that Sentinel names."""
 
-from __future__ import annotations
-
 import os
 import sys
 import threading

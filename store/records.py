@@ -1,15 +1,25 @@
-"""A stored message as values: as its app may see it, and as decisions need it."""
+"""A stored message as values: for its app, for decisions, and back to the fields of its hash.
 
-from __future__ import annotations
+This module and the scripts alone spell the fields of a record. Some are named differently from
+their attributes, as they were first stored: ``set`` is lane_index, ``row`` own content, ``within``
+max_batch, ``fault`` pending_failure.
+"""
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from viber_courier.schemas.encoding import loads
 from viber_courier.schemas.event import SmsState
-from viber_courier.schemas.status import Status
+from viber_courier.schemas.fields import TTL_DEFAULT
+from viber_courier.schemas.instants import SECOND
+from viber_courier.schemas.lanes import LANES
+from viber_courier.schemas.message import Job
+from viber_courier.schemas.status import DEAD, Status
+
+INSIDE = 2
+"""The kind of a score: leased, and inside a request (store/keys.py)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,9 +46,9 @@ class Record:
     resent_as: str | None
 
 
-def seen(id: str, fields: Mapping[str, str], score: float) -> dict[str, Any]:
-    """The values of a Record, by the stored fields and the score in a lane (0: it is in none)."""
-    inside = score % 4 == 2
+def record_values(id: str, fields: Mapping[str, str], score: float) -> dict[str, Any]:
+    """Returns the values of a Record, by its fields and its score in a lane (0: it is in none)."""
+    inside = score % 4 == INSIDE
     provider_id = fields.get("provider")
     return dict(
         id=id,
@@ -51,35 +61,82 @@ def seen(id: str, fields: Mapping[str, str], score: float) -> dict[str, Any]:
         provider_status=fields.get("providerStatus"),
         provider_code=fields.get("providerCode"),
         status_at=fields.get("statusAt"),
-        sms=tuple(SmsState(*each) for each in json.loads(fields.get("sms", "[]"))),
+        sms=segments(fields.get("sms", "")),
         metadata=json.loads(fields.get("metadata", "{}")),
         resend_of=fields.get("resendOf"),
         resent_as=fields.get("resentAs"),
     )
 
 
-WAITING = (
-    *("until", "onUnsure", "attempts", "failures", "unsure", "lapses", "ttl"),
-    *("within", "metadata", "resendOf"),
-)
-WATCHED = (
-    *("provider", "status", "set", "submitted", "tracked", "polls", "since", "fault"),
-    *("attempts", "unsure", "sms", "metadata", "providerStatus", "providerCode", "statusAt"),
-    "resendOf",
-)
-"""Record fields that a claim returns, of messages that wait and of those that are watched."""
+def seen_counts(fields: Mapping[str, str]) -> tuple[str, str]:
+    """Returns the number of events and of attempts, by which cancel.lua knows a record again."""
+    return fields.get("n", "0"), fields.get("attempts", "0")
 
 
-@dataclass(slots=True)
-class Waiting:
+def end_fields(reason: str) -> tuple[str, str]:
+    """Returns the field that an end by request or by validation writes."""
+    return "reason", reason
+
+
+DEAD_LETTER = (
+    *("status", "reason", "final", "attempts", "unsure", "provider", "providerStatus"),
+    *("providerCode", "statusAt", "sms", "metadata", "resendOf", "resentAs"),
+    *("set", "ttl", "onUnsure"),
+)
+"""Fields of a dead letter: those of its Record, and those of the job that it was."""
+
+
+def job_options(fields: Mapping[str, str]) -> dict[str, Any]:
+    """Returns the options of the job that a message was stored for, beside its content."""
+    options: dict[str, Any] = {"resendSms": _resends(fields["set"])}
+    if "ttl" in fields:
+        options["ttlSec"] = int(fields["ttl"])
+    if "onUnsure" in fields:
+        options["onUnsure"] = fields["onUnsure"]
+    if "metadata" in fields:
+        options["metadata"] = json.loads(fields["metadata"])
+    return options
+
+
+def lane_index(lane: str, resend: bool) -> int:
+    """Returns the place of a lane set among the eight: from 1, without and with resendSms."""
+    return 2 * LANES.index(lane) + resend + 1
+
+
+def _resends(index: str) -> bool:
+    return int(index) % 2 == 0
+
+
+NEW_MESSAGE = 7
+"""Values of a new message before its own fields (enqueue.lua's tail)."""
+
+
+def new_message(id: str, job: Job, resend_of: str) -> list[str | int]:
+    """Returns what enqueue.lua is told of one message, not padded yet."""
+    fields = ["resendOf", resend_of] if resend_of else []  # the script wants it first
+    if job.ttl is not None:
+        fields += ["ttl", str(job.ttl)]
+    if job.on_unsure:
+        fields += ["onUnsure", job.on_unsure]
+    if job.metadata:
+        fields += ["metadata", job.metadata]
+    lifetime = (job.ttl or TTL_DEFAULT) * SECOND
+    index, content = lane_index(job.lane, job.resend), pack(job.own)
+    head = (id, job.digest, index, job.send_at or "", lifetime, content, len(fields) // 2)
+    return [*head, *fields]
+
+
+class Waiting(NamedTuple):
     """A message leased from a lane, as far as decisions need it; instants in microseconds.
 
-    ``content`` are its own wire fields, over those of its campaign, ``common``; None: gone.
-    ``within``: most messages of a request with this one, where a larger one was refused (0: any).
+    ``attempts`` counts the requests that were begun with it. ``content`` are its own wire fields,
+    over those of its campaign, ``common``; None: gone. ``max_batch``: most messages of a request
+    with this one, where a larger request was refused (0: any).
     """
 
     id: str
     lane: str
+    resend: bool
     until: int
     lapsed_inside: bool = False
     lapses: int = 0
@@ -87,27 +144,20 @@ class Waiting:
     failures: int = 0
     unsure: int = 0
     on_unsure: str = ""
-    ttl: bool = False
-    within: int = 0
+    has_ttl: bool = False
+    max_batch: int = 0
     metadata: str = ""
     resend_of: str = ""
-    content: dict[str, object] | None = None
-    common: Mapping[str, object] = field(default_factory=dict)
+    content: dict[str, Any] | None = None
+    common: Mapping[str, Any] = {}
 
 
-class Step(NamedTuple):
-    """What to write. ``status`` None: unchanged. ``at``: the next due time where it stays."""
+class Watched(NamedTuple):
+    """An accepted message leased from the watch set; instants in microseconds.
 
-    place: Literal["stay", "watch", "end"]
-    at: int = 0
-    status: Status | None = None
-    reason: str | None = None
-    fields: tuple[str | int, ...] = ()
-
-
-@dataclass(slots=True)
-class Watched:
-    """An accepted message leased from the watch set; instants in microseconds."""
+    ``since`` is when it was first seen delivered, or with ``pending_failure``: the status and
+    reason that stand until its SMS is known.
+    """
 
     id: str
     provider_id: int
@@ -117,7 +167,7 @@ class Watched:
     tracked: int
     polls: int = 0
     since: int = 0
-    fault: str = ""
+    pending_failure: str = ""
     attempts: int = 0
     unsure: int = 0
     sms: str = ""
@@ -128,66 +178,148 @@ class Watched:
     status_at: str | None = None
 
 
-def read_waiting(row: list[Any], lane: str, commons: Mapping[str, dict[str, Any]]) -> Waiting:
-    """A message by the fields of WAITING and its campaign's content, if that is still there."""
-    id, kind, own, digest, until, on_unsure, attempts, failures, unsure, lapses, ttl, *more = row
-    within, metadata, resend_of = more
+WAITING = (
+    *("until", "onUnsure", "attempts", "failures", "unsure", "lapses", "ttl", "within"),
+    *("metadata", "resendOf"),
+)
+"""Fields that a claim of waiting messages returns; claim.lua wants these two first."""
+WATCHED = (
+    *("provider", "status", "set", "submitted", "tracked", "polls", "since", "attempts", "unsure"),
+    *("fault", "sms", "metadata", "resendOf", "providerStatus", "providerCode", "statusAt"),
+)
+"""Fields that a claim of watched messages returns."""
+
+
+def read_waiting(
+    message: tuple[str, int, Sequence[Any]],
+    lane: str,
+    resend: bool,
+    commons: Mapping[str, dict[str, Any] | None],
+) -> Waiting:
+    """Returns a message by its id, the kind of its score, and its values.
+
+    The values are its own content, its campaign's digest and the fields of WAITING.
+    """
+    id, kind, (own, digest, until, on_unsure, *numbers, ttl, max_batch, metadata, resend_of) = (
+        message
+    )
     common = commons.get(digest) if digest else {}
+    attempts, failures, unsure, lapses = [int(each) if each else 0 for each in numbers]
+    inside = kind == INSIDE
     return Waiting(
-        id=id,
-        lane=lane,
-        until=int(until),
-        lapsed_inside=kind == 2,
-        lapses=int(lapses or 0),
-        attempts=int(attempts or 0),
-        failures=int(failures or 0),
-        unsure=int(unsure or 0),
-        on_unsure=on_unsure or "",
-        ttl=ttl is not None,
-        within=int(within or 0),
-        metadata=metadata or "",
-        resend_of=resend_of or "",
-        content=None if own is None or common is None else unpack(own),
-        common=common or {},
+        *(id, lane, resend, int(until), inside, lapses),
+        # A request was begun with a message that lapsed inside, though nothing was settled of it.
+        *(attempts + inside, failures, unsure, on_unsure or "", ttl is not None),
+        *(int(max_batch) if max_batch else 0, metadata or "", resend_of or ""),
+        None if own is None or common is None else unpack(own),
+        common or {},
     )
 
 
-def read_watched(row: list[Any]) -> Watched:
-    given = dict(zip(WATCHED, row[4:], strict=True))
+def read_watched(id: str, values: Sequence[Any]) -> Watched:
+    """Returns a message by the fields of WATCHED."""
+    provider, status, index, submitted, tracked, *numbers = values[:9]
+    polls, since, attempts, unsure = [int(each or 0) for each in numbers]
+    pending_failure, sms, metadata, resend_of, word, code, status_at = values[9:]
     return Watched(
-        id=row[0],
-        provider_id=int(given["provider"]),
-        status=Status(given["status"]),
-        # Sets are numbered from 1, without and with resendSms in turn.
-        resend=int(given["set"]) % 2 == 0,
-        submitted=int(given["submitted"]),
-        tracked=int(given["tracked"]),
-        polls=int(given["polls"] or 0),
-        since=int(given["since"] or 0),
-        fault=given["fault"] or "",
-        attempts=int(given["attempts"] or 0),
-        unsure=int(given["unsure"] or 0),
-        sms=given["sms"] or "",
-        metadata=given["metadata"] or "",
-        resend_of=given["resendOf"] or "",
-        provider_status=given["providerStatus"],
-        provider_code=given["providerCode"],
-        status_at=given["statusAt"] or None,
+        id,
+        int(provider),
+        Status(status),
+        _resends(index),
+        *(int(submitted), int(tracked), polls, since),
+        pending_failure or "",
+        *(attempts, unsure),
+        *(sms or "", metadata or "", resend_of or "", word, code, status_at or None),
     )
+
+
+def segments(sms: str) -> tuple[SmsState, ...]:
+    """Returns the SMS segments as they are stored; none where there are none."""
+    return tuple(SmsState(*each) for each in json.loads(sms)) if sms else ()
+
+
+def stored_segments(states: Sequence[SmsState]) -> str:
+    """Returns what ``segments`` reads."""
+    return json.dumps([[each.id, each.state] for each in states]) if states else ""
+
+
+class Changes(NamedTuple):
+    """What a decision changes of a record, by the names of Waiting and Watched; None: unchanged.
+
+    ``status_at`` "": the provider gave no date.
+    """
+
+    attempts: int | None = None
+    failures: int | None = None
+    unsure: int | None = None
+    lapses: int | None = None
+    max_batch: int | None = None
+    submitted: int | None = None
+    tracked: int | None = None
+    polls: int | None = None
+    since: int | None = None
+    pending_failure: str | None = None
+    sms: str | None = None
+    provider_code: str | None = None
+    provider_status: str | None = None
+    status_at: str | None = None
+    status_at_raw: str | None = None
+
+
+_FIELDS = (
+    *("attempts", "failures", "unsure", "lapses", "within", "submitted", "tracked", "polls"),
+    *("since", "fault", "sms", "providerCode", "providerStatus", "statusAt", "statusAtRaw"),
+)
+"""The fields of Changes, as they are stored."""
+NO_CHANGES = Changes()
+
+
+class Step(NamedTuple):
+    """What becomes of a leased message.
+
+    ``status`` None: unchanged. ``at``: the next due time, in microseconds, where it stays.
+    """
+
+    place: Literal["stay", "watch", "end"]
+    at: int = 0
+    status: Status | None = None
+    reason: str | None = None
+    changes: Changes = NO_CHANGES
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether it ends as a dead letter."""
+        return self.place == "end" and self.status in DEAD
+
+
+def step_fields(step: Step) -> list[str | int]:
+    """Returns the fields that a step writes: name, value, name, value ..."""
+    fields: list[str | int] = []
+    for name, value in zip(_FIELDS, step.changes, strict=True):
+        if value is not None:
+            fields += (name, value)
+    if step.reason and step.place == "end":
+        fields += ("reason", step.reason)
+    return fields
+
+
+def provider_fields(provider_id: int) -> tuple[str, str]:
+    """Returns the field that an accepted message gets of its own."""
+    return "provider", str(provider_id)
 
 
 def pack(own: str) -> str:
-    """The JSON of a row's own wire fields as it is stored: the address alone where it is all."""
+    """Returns the JSON of own wire fields as stored: the address alone where that is all."""
     return own[12:-2] if own.startswith('{"address":"') and own.count(":") == 1 else own
 
 
 def unpack(text: str) -> dict[str, Any]:
-    """What ``pack`` was given."""
+    """Returns what ``pack`` was given."""
     return loads(text) if text.startswith("{") else {"address": text}
 
 
 def merge(own: Mapping[str, Any], common: Mapping[str, Any]) -> dict[str, Any]:
-    """The wire fields of a stored message: its own over its campaign's ``common``."""
+    """Returns the wire fields of a message: its own over its campaign's ``common``."""
     merged = {**common, **own}
     if None in merged.values():  # a row may take away what the campaign has
         return {name: value for name, value in merged.items() if value is not None}

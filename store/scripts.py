@@ -1,55 +1,220 @@
-"""Scripts: Lua files with the fragments they include, called by EVALSHA."""
+"""Lua scripts: their heads name keys and arguments, for both sides.
 
-from __future__ import annotations
+A head is the comment that a file in ``lua/`` begins with::
+
+    -- Takes messages off the list of dead letters.
+    -- @include clock
+    -- KEYS
+    --   dead        the list
+    --   lanes[8]    eight keys, a table in Lua, a sequence in Python
+    -- ARGV
+    --   time        one value
+    --   ids...      any number of values, the last of all: in Lua the place of the first
+
+Every name is a local variable of the script, and a keyword of the call unless ``shared`` gives it.
+A name too many or too few is a TypeError at the call. ``@include`` brings ``lua/lib/<name>.lua``,
+once, after what that one includes itself.
+"""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from hashlib import sha1
 from importlib.resources import files
-from typing import Any
+from typing import Any, NamedTuple
 
 import redis
-from hiredis import pack_command
+
+from viber_courier.schemas.instants import millis
+from viber_courier.schemas.lanes import LANES, POLL
+from viber_courier.schemas.settings import Settings
+from viber_courier.store.keys import Keys
+from viber_courier.store.pools import WholePool
+
+_pack: Callable[[Any], bytes] | None
+try:
+    from hiredis import pack_command as _pack
+except ImportError:  # an extra of redis-py
+    _pack = None
 
 _LUA = files("viber_courier.store") / "lua"
+_INCLUDE = re.compile(r"(?m)^-- @include (\w+)$")
+_PARAMETER = re.compile(r"--   (\w+)(?:\[(\d+)\]|(\.\.\.))?(?:\s|$)")
+
+
+class Parameter(NamedTuple):
+    """A name of a head. ``size``: values that it stands for, 0: any number, None: it is one."""
+
+    name: str
+    size: int | None
+
+
+class Source:
+    """A script as the server gets it, and what its head says."""
+
+    def __init__(
+        self, name: str, text: str, keys: tuple[Parameter, ...], args: tuple[Parameter, ...]
+    ) -> None:
+        self.name, self.text, self.keys, self.args = name, text, keys, args
+        self.digest = sha1(text.encode(), usedforsecurity=False).hexdigest()
+        self.names = frozenset(parameter.name for parameter in (*keys, *args))
+
+    def words(self, given: dict[str, Any]) -> tuple[list[str], int]:
+        """Returns keys and arguments in order, as text, and the number of keys.
+
+        True and False are "1" and "0", None is "". Raises TypeError for wrong names or sizes.
+        """
+        if given.keys() != self.names:
+            wrong = sorted(given.keys() ^ self.names)
+            raise TypeError(f"script {self.name}: missing or unknown: {', '.join(wrong)}")
+        words: list[str] = []
+        for parameter in self.keys:
+            self._add(words, parameter, given)
+        if not all(words):
+            raise TypeError(f"script {self.name}: a key is empty")
+        count = len(words)
+        for parameter in self.args:
+            self._add(words, parameter, given)
+        return words, count
+
+    def _add(self, words: list[str], parameter: Parameter, given: dict[str, Any]) -> None:
+        value = given[parameter.name]
+        if parameter.size is None:
+            words.append(_text(value))
+            return
+        if parameter.size and len(value) != parameter.size:
+            raise TypeError(f"script {self.name}: {parameter.name} has {len(value)} values")
+        words.extend(map(_text, value))
+
+
+def _text(value: object) -> str:
+    if type(value) is str:
+        return value
+    if value is None:
+        return ""
+    return str(int(value) if isinstance(value, bool) else value)
 
 
 @cache
-def source(name: str) -> str:
-    """The script ``name``.lua with the fragments it includes."""
-    text = (_LUA / f"{name}.lua").read_text(encoding="utf-8")
-    return re.sub(r"(?m)^#include (\w+)$", lambda m: source(f"lib/{m[1]}"), text)
+def source(name: str) -> Source:
+    """Returns the script ``lua/<name>.lua`` with its locals and what it includes."""
+    body = (_LUA / f"{name}.lua").read_text(encoding="utf-8")
+    keys, args = _parameters(body, "KEYS"), _parameters(body, "ARGV")
+    fragments = [_fragment(each) for each in dict.fromkeys(_includes(body))]
+    declared = [*_locals("KEYS", keys), *_locals("ARGV", args)]
+    return Source(name, "\n".join((*fragments, *declared, body)), keys, args)
+
+
+def _includes(text: str) -> Iterator[str]:
+    for name in _INCLUDE.findall(text):
+        yield from _includes(_fragment(name))
+        yield name
+
+
+@cache
+def _fragment(name: str) -> str:
+    return (_LUA / "lib" / f"{name}.lua").read_text(encoding="utf-8")
+
+
+def _parameters(text: str, section: str) -> tuple[Parameter, ...]:
+    """Reads the lines below ``-- KEYS`` or ``-- ARGV``; deeper ones go on with the line before."""
+    found = list[Parameter]()
+    for line in text.partition(f"\n-- {section}\n")[2].splitlines():
+        if not line.startswith("--   "):
+            break
+        if match := _PARAMETER.match(line):
+            name, size, many = match.groups()
+            found.append(Parameter(name, int(size) if size else 0 if many else None))
+    return tuple(found)
+
+
+def _locals(array: str, parameters: tuple[Parameter, ...]) -> Iterator[str]:
+    place = 1
+    for each in parameters:
+        if each.size is None:
+            yield f"local {each.name} = {array}[{place}]"
+            place += 1
+        elif each.size:
+            yield f"local {each.name} = {{unpack({array}, {place}, {place + each.size - 1})}}"
+            place += each.size
+        else:
+            yield f"local {each.name} = {place}"
+
+
+def shared(settings: Settings) -> dict[str, Any]:
+    """Returns the keys and arguments that are the same in every call of a namespace."""
+    keys = Keys(settings.namespace)
+    return {
+        "results": keys.results,
+        "counts": keys.counts,
+        "requests": keys.requests,
+        "lanes": keys.lanes,
+        "watch": keys.watch,
+        "watch_bell": keys.bell(POLL),
+        "bells": keys.bells,
+        "wakes": keys.wake,
+        "dead": keys.dead,
+        "pace": keys.pace,
+        "swept": keys.swept,
+        "time": None,
+        "records": keys.record,
+        "contents": keys.content,
+        "commons": keys.common,
+        "words": LANES,
+        "watch_word": POLL,
+        "bell_ms": millis(settings.bell_ttl),
+        "keep": millis(settings.retention),
+        "keep_content": millis(settings.content_retention),
+        "keep_events": millis(settings.results_retention),
+        "max_queued": settings.max_queued,
+    }
 
 
 class Script:
-    """EVALSHA by keys and args, loading the script where the server doesn't know it (yet)."""
+    """Calls a script by keywords, by EVALSHA; loads it where the server doesn't know it yet.
 
-    def __init__(self, client: redis.Redis, text: str) -> None:
-        self._client, self._text = client, text
-        self._digest = sha1(text.encode(), usedforsecurity=False).hexdigest()
+    ``given`` are keys and arguments of every call, as far as the script has them; a call may give
+    others for the same names.
+    """
 
-    def __call__(self, keys: Sequence[str], args: Sequence[Any]) -> Any:
-        return self.begin(keys, args)()
+    def __init__(
+        self, client: redis.Redis, script: str | Source, given: Mapping[str, Any] | None = None
+    ) -> None:
+        self._client = client
+        self._source = source(script) if isinstance(script, str) else script
+        names = self._source.names
+        self._given = {name: each for name, each in (given or {}).items() if name in names}
 
-    def begin(self, keys: Sequence[str], args: Sequence[Any]) -> Callable[[], Any]:
-        """Send it now; the caller does something else and then must fetch the reply, once.
+    def __call__(self, **given: Any) -> Any:
+        """Returns the script's reply."""
+        return self.begin(**given)()
 
-        All of ours can be repeated: where the connection breaks, that is what happens.
+    def words(self, **given: Any) -> tuple[list[str], int]:
+        """Returns a call's keys and arguments in order, as text, and the number of keys."""
+        return self._source.words({**self._given, **given})
+
+    def begin(self, **given: Any) -> Callable[[], Any]:
+        """Sends the call; what it returns fetches the reply and must be called once.
+
+        All of our scripts can be repeated: where the connection breaks, that is what happens.
         """
-        # hiredis 3.5.0 makes texts of numbers itself, and crashes if a signal's handler raises then
-        # (Ctrl-C, Celery's soft time limits).
-        command: Any = ("EVALSHA", self._digest, str(len(keys)), *keys, *map(str, args))
+        words, count = self.words(**given)
+        command = ("EVALSHA", self._source.digest, str(count), *words)
         pool: Any = self._client.connection_pool
+        if not isinstance(pool, WholePool):  # fakeredis, or a client of the app's own
+            reply = self._repeat(command)
+            return lambda: reply
         connection = pool.get_connection()
         try:
-            # What redis-py's client does besides takes twice as long, as much as Redis's part.
-            connection.send_packed_command((pack_command(command),))
+            # Bypasses redis-py's command path, which would double the cost. Every word is text
+            # already: hiredis 3.5.0 crashes if a signal's handler raises while it converts one.
+            packed = (_pack(command),) if _pack else connection.pack_command(*command)
+            connection.send_packed_command(packed)
         except BaseException as error:
             connection.disconnect()
             pool.release(connection)
             if isinstance(error, redis.ConnectionError):
-                return lambda: self._again(command)
+                return lambda: self._repeat(command)
             raise  # as a timeout: a server that hangs is not asked again
 
         def fetch() -> Any:
@@ -59,20 +224,15 @@ class Script:
                 finally:
                     pool.release(connection)  # before a repeat: the pool may have no other one
             except (redis.ConnectionError, redis.exceptions.NoScriptError):
-                return self._again(command)
+                return self._repeat(command)
 
         return fetch
 
-    def _again(self, command: tuple[str, ...]) -> Any:
-        """With redis-py's patience, and the script loaded if need be."""
+    def _repeat(self, command: tuple[str, ...]) -> Any:
+        """With redis-py's retries, and the script loaded if need be."""
         client: Any = self._client
         try:
             return client.execute_command(*command)
         except redis.exceptions.NoScriptError:
-            client.script_load(self._text)
+            client.script_load(self._source.text)
             return client.execute_command(*command)
-
-
-def script(client: redis.Redis, name: str) -> Script:
-    """The script ``name``.lua."""
-    return Script(client, source(name))

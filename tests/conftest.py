@@ -27,7 +27,6 @@ from click.testing import CliRunner, Result
 from viber_courier import Producer
 from viber_courier.ops.cli import main
 from viber_courier.ops.redis_server import RedisServer
-from viber_courier.producers.testing import SilentBells
 from viber_courier.schemas.settings import Settings
 from viber_courier.store.connection import connect
 
@@ -83,13 +82,8 @@ def settings(namespace: str) -> Settings:
 
 
 @pytest.fixture
-def bells() -> SilentBells:
-    return SilentBells()
-
-
-@pytest.fixture
-def producer(client: redis.Redis, settings: Settings, bells: SilentBells) -> Producer:
-    return Producer(settings, client=client, bells=bells)
+def producer(client: redis.Redis, settings: Settings) -> Producer:
+    return Producer(settings, client=client)
 
 
 class Simulator:
@@ -281,9 +275,15 @@ class Clock:
 
     def __init__(self) -> None:
         self.ahead = 0.0
+        self._frozen: float | None = None
 
     def __call__(self) -> int:
-        return int((time.time() + self.ahead) * 1_000_000)
+        now = time.time() if self._frozen is None else self._frozen
+        return int((now + self.ahead) * 1_000_000)
+
+    def freeze(self) -> None:
+        """Let no time pass by itself, however slow the machine."""
+        self._frozen = time.time()
 
     def advance(self, seconds: float) -> None:
         self.ahead += seconds

@@ -40,9 +40,10 @@ def sent(jobs: list[Job], left: int | None = None) -> bytes:
     waiting = [
         Waiting(
             id=str(n),
-            lane=f"{job.lane}:{flag:d}",
+            lane=job.lane,
+            resend=flag,
             until=MICROS + (left or 86400) * 10**6,
-            ttl=left is not None,
+            has_ttl=left is not None,
             content=json.loads(job.own),
         )
         for n, job in enumerate(jobs)

@@ -110,7 +110,9 @@ def test_a_field_that_one_message_lacks_is_not_shared() -> None:
 def wire(left: float, lane: str = "low:0", ttl: bool = True, **content: Any) -> dict[str, Any]:
     until = NOW + int(left * SECOND)
     content = {"subject": "Shop", **content}
-    return wire_message(Waiting(id="m", lane=lane, until=until, ttl=ttl, content=content), NOW)
+    name, _, flag = lane.partition(":")
+    given = Waiting("m", name, flag == "1", until, has_ttl=ttl, content=content)
+    return wire_message(given, NOW)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +161,7 @@ def test_a_ttl_of_ours_clips_nothing(lane: str) -> None:
 
 def test_the_stored_content_is_left_alone() -> None:
     content: dict[str, object] = {"subject": "Shop", "validityPeriodSec": 3600}
-    wire_message(Waiting("m", "low:1", NOW + 60 * SECOND, ttl=True, content=content), NOW)
+    wire_message(Waiting("m", "low", True, NOW + 60 * SECOND, has_ttl=True, content=content), NOW)
     assert content == {"subject": "Shop", "validityPeriodSec": 3600}
 
 
@@ -201,7 +203,7 @@ def test_clipped_validities_stay_within_the_api_and_the_ttl(
 def test_messages_whose_leases_keep_lapsing_go_alone_one_a_claim(
     lapses: list[int], shape: list[int], waiting: int
 ) -> None:
-    claimed = [Waiting(str(n), "low:0", NOW, lapses=each) for n, each in enumerate(lapses)]
+    claimed = [Waiting(str(n), "low", False, NOW, lapses=each) for n, each in enumerate(lapses)]
     made, others = requests(claimed)
     assert ([len(batch) for batch in made], len(others)) == (shape, waiting)
     assert sorted(m.id for batch in (*made, others) for m in batch) == [m.id for m in claimed]
@@ -220,8 +222,8 @@ def test_messages_whose_leases_keep_lapsing_go_alone_one_a_claim(
 def test_a_refused_request_is_gone_on_with_in_its_halves(
     withins: list[int], shape: list[int]
 ) -> None:
-    claimed = [Waiting(str(n), "low:0", NOW, within=each) for n, each in enumerate(withins)]
+    claimed = [Waiting(str(n), "low", False, NOW, max_batch=each) for n, each in enumerate(withins)]
     made, _ = requests(claimed)
     assert [len(batch) for batch in made] == shape
     assert sorted(m.id for batch in made for m in batch) == sorted(m.id for m in claimed)
-    assert all(len(batch) <= m.within for batch in made for m in batch if m.within)
+    assert all(len(batch) <= m.max_batch for batch in made for m in batch if m.max_batch)

@@ -7,62 +7,65 @@ from collections.abc import Sequence
 import pytest
 
 from viber_courier.schemas.settings import Settings
-from viber_courier.store.gate import Shown, resent_by_default
+from viber_courier.store.gate import ProviderSignal, resent_by_default
 from viber_courier.worker.breaker import after_request, after_statuses
 from viber_courier.worker.outcome import (
     Accepted,
-    Again,
     Blocked,
     NotSent,
     Outcome,
     Refused,
-    Spoiled,
+    RequestRefused,
+    Retryable,
     Statuses,
     StatusOutcome,
     Unsure,
 )
 
 SETTINGS = Settings()
-DOWN = Again("error-system", whole=True)
-AUTH = Shown(pause=60.0, reason="error-auth", both=True)
+DOWN = Retryable("error-system", whole=True)
+AUTH = ProviderSignal(pause=60.0, reason="error-auth", both=True)
 
 
 @pytest.mark.parametrize(
     ("outcomes", "shown"),
     [
-        ([Accepted(1), Accepted(2)], Shown("good", taken=True)),
-        ([Accepted(1), Unsure("entry")], Shown("good", taken=True)),
-        ([Refused("error-address-unknown")], Shown("good")),
-        ([Refused("error-address-unknown"), Again("error-system")], Shown("good")),
-        ([Again("error-system")] * 2, Shown("good")),
-        ([DOWN] * 2, Shown("bad", reason="error-system")),
-        ([Unsure("ReadTimeout")] * 2, Shown("bad", reason="ReadTimeout")),
-        ([Again("error-system"), Unsure("entry")], Shown("bad", reason="entry")),
-        ([NotSent("NewConnectionError")] * 2, Shown("bad", reason="NewConnectionError")),
-        ([NotSent("http-429", 7.5)] * 2, Shown("bad", pause=7.5, reason="http-429")),
-        ([NotSent("http-429", 0.1)] * 2, Shown("bad", pause=1.0, reason="http-429")),
-        ([NotSent("http-503", 1e9)] * 2, Shown("bad", pause=300.0, reason="http-503")),
-        ([NotSent("http-503")] * 2, Shown("bad", pause=5.0, reason="http-503")),
+        ([Accepted(1), Accepted(2)], ProviderSignal("good", accepted=True)),
+        ([Accepted(1), Unsure("entry")], ProviderSignal("good", accepted=True)),
+        ([Refused("error-address-unknown")], ProviderSignal("good")),
+        ([Refused("error-address-unknown"), Retryable("error-system")], ProviderSignal("good")),
+        ([Retryable("error-system")] * 2, ProviderSignal("good")),
+        ([DOWN] * 2, ProviderSignal("bad", reason="error-system")),
+        ([Unsure("ReadTimeout")] * 2, ProviderSignal("bad", reason="ReadTimeout")),
+        ([Retryable("error-system"), Unsure("entry")], ProviderSignal("bad", reason="entry")),
+        ([NotSent("NewConnectionError")] * 2, ProviderSignal("bad", reason="NewConnectionError")),
+        ([NotSent("http-429", 7.5)] * 2, ProviderSignal("bad", pause=7.5, reason="http-429")),
+        ([NotSent("http-429", 0.1)] * 2, ProviderSignal("bad", pause=1.0, reason="http-429")),
+        ([NotSent("http-503", 1e9)] * 2, ProviderSignal("bad", pause=300.0, reason="http-503")),
+        ([NotSent("http-503")] * 2, ProviderSignal("bad", pause=5.0, reason="http-503")),
         ([Blocked("error-auth")] * 2, AUTH),
         ([Accepted(1), Blocked("error-auth")], AUTH),
-        ([Spoiled("error-syntax")], Shown("refused", pause=60.0, reason="all-refused")),
+        (
+            [RequestRefused("error-syntax")],
+            ProviderSignal("refused", pause=60.0, reason="all-refused"),
+        ),
     ],
 )
-def test_after_send(outcomes: Sequence[Outcome], shown: Shown) -> None:
+def test_after_send(outcomes: Sequence[Outcome], shown: ProviderSignal) -> None:
     assert after_request(outcomes, 1.0, SETTINGS) == shown
 
 
 @pytest.mark.parametrize(
     ("outcome", "shown"),
     [
-        (Statuses({}), Shown("good", taken=True)),
-        (DOWN, Shown("bad", reason="error-system")),
-        (NotSent("http-503", 9.0), Shown("bad", pause=9.0, reason="http-503")),
+        (Statuses({}), ProviderSignal("good", accepted=True)),
+        (DOWN, ProviderSignal("bad", reason="error-system")),
+        (NotSent("http-503", 9.0), ProviderSignal("bad", pause=9.0, reason="http-503")),
         (Blocked("error-auth"), AUTH),
-        (Spoiled("error-syntax"), Shown()),
+        (RequestRefused("error-syntax"), ProviderSignal()),
     ],
 )
-def test_after_status(outcome: StatusOutcome, shown: Shown) -> None:
+def test_after_status(outcome: StatusOutcome, shown: ProviderSignal) -> None:
     assert after_statuses(outcome, 1.0, SETTINGS) == shown
 
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -16,6 +17,8 @@ from tests.conftest import Courier, common_job, iso_in, text_job, wait_for
 from viber_courier import Producer
 from viber_courier.ops.commands.looking import mask
 from viber_courier.ops.commands.top import rates
+from viber_courier.ops.counters import read_counters
+from viber_courier.ops.look import take_look
 from viber_courier.store.keys import Keys
 
 
@@ -84,7 +87,7 @@ def test_find_looks_at_a_bounded_number_of_messages(courier: Courier, producer: 
     none = courier.json("find", "79270000001", "--most", "1000", code=1)
     assert none == {"lookedAt": 1000, "all": False, "messages": []}
     said = courier("find", "-", input="79260000001\n", code=0)
-    assert "2 found, 3,002 messages looked at: all there are" in said.stderr
+    assert "2 found, 3,002 messages examined: there are no others" in said.stderr
     assert "7926***01" in said.stdout
     assert "must be a phone number" in courier("find", "Ivan", code=2).stderr
 
@@ -137,10 +140,13 @@ def test_top_shows_lanes_gates_and_pauses(courier: Courier, producer: Producer) 
         assert "paused: by night" in said and "/send is closed until 2027" in said
 
 
-def test_rates_are_changes_of_counters(courier: Courier) -> None:
-    was, now = {"counts": {"queued": 10}}, {"counts": {"queued": 30, "read": 1}}
-    assert rates(was, now, 2.0) == {"queued": 10.0, "read": 0.5}
-    assert rates(None, now, 2.0) is None
+def test_rates_are_changes_of_counters(producer: Producer) -> None:
+    look = take_look(producer.redis, producer.settings.namespace)
+    before = replace(look, counters=read_counters({"queued": "10"}, {}))
+    counters = read_counters({"queued": "30", "read": "1"}, {})
+    now = replace(look, now=look.now + 2.0, counters=counters)
+    assert rates(before, now) == {"queued": 10.0, "read": 0.5}
+    assert rates(None, now) is None
 
 
 def test_top_goes_on_until_ctrl_c(courier: Courier, producer: Producer) -> None:
@@ -159,9 +165,9 @@ def test_top_goes_on_until_ctrl_c(courier: Courier, producer: Producer) -> None:
         ("show ''", "an argument is empty", 2),
         ("cancel ''", "an argument is empty", 2),
         ("dead drop ''", "an argument is empty", 2),
-        ("show $'\\xff'", "no UTF-8", 2),
-        ("cancel $'\\xff'", "no UTF-8", 2),
-        ("show one --reveal", "can't show all signs: ascii", 2),
+        ("show $'\\xff'", "not UTF-8", 2),
+        ("cancel $'\\xff'", "not UTF-8", 2),
+        ("show one --reveal", "ascii can't encode the output", 2),
         ("show one >/dev/full", "No space left", 1),
         ("show one >&-", "", 0),
         ("send <&-", "say what to send", 2),

@@ -12,6 +12,7 @@ from viber_courier import InvalidMessage, Producer
 from viber_courier.schemas.lanes import LANES
 from viber_courier.store.keys import Keys
 from viber_courier.store.leases import Lease, Store
+from viber_courier.worker.intake import Rejections
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def test_what_is_paused_is_not_sent_until_it_is_resumed(
     assert (claimed(store), claimed(store)) == (["normal"], [])
     # And then all
     assert courier("resume").stdout == "Resumed: realtime, high, low\n"
-    assert courier("resume").stdout == "Nothing of it was paused.\n"
+    assert courier("resume").stdout == "None of these was paused.\n"
     assert claimed(store) == ["realtime"]
 
 
@@ -81,7 +82,9 @@ def test_cancel_names_what_it_could_not_stop(
 def letters(producer: Producer) -> list[str]:
     """Ids of dead letters: two rejected ones without content, one with an unsure end."""
     for id in ("r1", "r2"):
-        producer.reject({"id": id}, "fresh", InvalidMessage({"address": ["is required"]}))
+        Rejections(producer).record(
+            {"id": id}, "fresh", InvalidMessage({"address": ["is required"]})
+        )
     producer.enqueue(text_job(id="u", smsText="sms"))
     keys = Keys(producer.settings.namespace)
     producer.redis.hset(keys.record + "u", mapping={"unsure": 1, "attempts": 1})
@@ -97,7 +100,7 @@ def test_dead_letters_are_listed(courier: Courier, letters: list[str]) -> None:
     ]
     some = courier("dead", "list", "--most", "1", "--status", "rejected", "--json")
     assert some.stdout.count("\n") == 1 and '"hasContent": false' in some.stdout
-    assert "there are more" in some.stderr
+    assert "There are more" in some.stderr
     courier("dead", "list", "--status", "read", code=2)
 
 
@@ -124,8 +127,8 @@ def test_dead_letters_are_sent_again(
     assert said[0].startswith("r1  not sent: ") and said[-1] == "0 sent again, 2 not"
     # Never by accident
     for wrong in ([], ["u", "--all"], ["u", "--status", "failed"], ["--status", "failed"]):
-        assert "say --all" in courier("dead", "resend", *wrong, code=2).stderr
-        assert "say --all" in courier("dead", "drop", *wrong, code=2).stderr
+        assert "use --all" in courier("dead", "resend", *wrong, code=2).stderr
+        assert "use --all" in courier("dead", "drop", *wrong, code=2).stderr
 
 
 def test_dead_letters_are_dropped(courier: Courier, letters: list[str]) -> None:

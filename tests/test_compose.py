@@ -181,11 +181,6 @@ def test_redis_reads_our_configuration() -> None:
     assert (ROOT / mounts[SERVICES["redis"]["command"][1]]).is_file()
 
 
-def test_flowers_configuration_is_in_the_image() -> None:
-    (config,) = (word for word in SERVICES["flower"]["command"] if word.startswith("--conf="))
-    assert f"COPY ops/flowerconfig.py {config.removeprefix('--conf=')}\n" in DOCKERFILE
-
-
 @pytest.mark.parametrize("name", ["prometheus", "grafana"])
 def test_what_others_mount_exists(name: str) -> None:
     folders = [each.split(":")[0] for each in SERVICES[name]["volumes"] if each.startswith(".")]

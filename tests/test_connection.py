@@ -18,7 +18,8 @@ from tests.faults.parts import Proxy
 from viber_courier.ops.redis_server import RedisServer
 from viber_courier.schemas.sentinel import Sentinels, parse
 from viber_courier.store.connection import broker, connect
-from viber_courier.store.scripts import Script
+from viber_courier.store.pools import WholePool
+from viber_courier.store.scripts import Script, Source
 
 
 def test_a_sentinel_url_is_read_whole() -> None:
@@ -80,10 +81,12 @@ def test_a_script_that_must_be_repeated_needs_no_second_connection(
     redis_server: RedisServer,
 ) -> None:
     # Given a pool of one connection and a script that Redis doesn't know yet
-    pool: redis.ConnectionPool = redis.ConnectionPool.from_url(redis_server.url, max_connections=1)
-    ours = Script(redis.Redis(connection_pool=pool), "return 17 -- of a pool of one")
+    pool: redis.ConnectionPool = WholePool.from_url(redis_server.url, max_connections=1)
+    ours = Script(
+        redis.Redis(connection_pool=pool), Source("of a pool of one", "return 17", (), ())
+    )
     # When it is called in two halves
-    fetch = ours.begin([], [])
+    fetch = ours.begin()
     # Then it is loaded and called over the same connection
     assert fetch() == 17
     pool.disconnect()
@@ -92,12 +95,12 @@ def test_a_script_that_must_be_repeated_needs_no_second_connection(
 def test_a_server_that_hangs_is_not_asked_again() -> None:
     # Given a server that takes connections and says nothing
     with socket.create_server(("127.0.0.1", 0)) as hangs:
-        pool: redis.ConnectionPool = redis.ConnectionPool(
+        pool: redis.ConnectionPool = WholePool(
             port=hangs.getsockname()[1], socket_timeout=0.2, retry=Retry(NoBackoff(), 0), protocol=2
         )
         # When a script is begun, then it fails at once
         with pytest.raises(redis.TimeoutError):
-            Script(redis.Redis(connection_pool=pool), "return 1").begin([], [])
+            Script(redis.Redis(connection_pool=pool), Source("one", "return 1", (), ())).begin()
 
 
 def test_a_signal_whose_handler_raises_breaks_nothing(redis_server: RedisServer) -> None:
@@ -105,20 +108,21 @@ def test_a_signal_whose_handler_raises_breaks_nothing(redis_server: RedisServer)
     program = f"""
 import random, signal
 from viber_courier.store.connection import connect
-from viber_courier.store.scripts import Script
+from viber_courier.store.scripts import Parameter, Script, Source
 
 def interrupt(*_):
     raise KeyboardInterrupt
 
 signal.signal(signal.SIGALRM, interrupt)
-ours = Script(connect("{redis_server.url}"), "return {{#ARGV, ARGV[1]}}")
+count = Source("count", "return {{#ARGV, ARGV[1]}}", (), (Parameter("given", 0),))
+ours = Script(connect("{redis_server.url}"), count)
 asked = 0
 for _ in range(3000):
     try:
         signal.setitimer(signal.ITIMER_REAL, random.uniform(0.0003, 0.002))
         for _ in range(60):
             asked += 1
-            answer = ours.begin([], [asked] + [10**15] * 200)()
+            answer = ours(given=[asked] + [10**15] * 200)
             assert answer == [201, str(asked)], answer
     except KeyboardInterrupt:
         pass
@@ -191,19 +195,19 @@ def test_interruptions_leave_no_connections_behind(redis_server: RedisServer) ->
     program = f"""
 import gc, random, signal
 from viber_courier.store.connection import connect
-from viber_courier.store.scripts import Script
+from viber_courier.store.scripts import Parameter, Script, Source
 
 def interrupt(*_):
     raise KeyboardInterrupt
 
 signal.signal(signal.SIGALRM, interrupt)
 client = connect("{redis_server.url}")
-script = Script(client, "return 1")
+script = Script(client, Source("one", "return 1", (), ()))
 for _ in range(1500):
     try:
         signal.setitimer(signal.ITIMER_REAL, random.uniform(0.0003, 0.001))
         for _ in range(60):
-            answer = script.begin([], [])
+            answer = script.begin()
             client.echo("x")
             answer()
     except KeyboardInterrupt:

@@ -24,6 +24,7 @@ from tests.conftest import (
     text_job,
     wait_for,
 )
+from tests.workshop import Workshop
 from viber_courier import (
     ContentGone,
     CourierError,
@@ -36,94 +37,28 @@ from viber_courier import (
     Unconfirmed,
 )
 from viber_courier.ops.redis_server import RedisServer
-from viber_courier.producers.testing import SilentBells, memory_producer
+from viber_courier.producers.testing import memory_producer
 from viber_courier.schemas.errors import InvalidMessage
 from viber_courier.schemas.instants import SECOND
 from viber_courier.schemas.lanes import LANES
 from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.status import DEAD
-from viber_courier.schemas.wire import STATES, StatusEntry
 from viber_courier.store.connection import connect
-from viber_courier.store.leases import Lease, Move, Store
-from viber_courier.store.records import Waiting
-from viber_courier.worker.outcome import Accepted, Outcome, Refused, Unsure
-from viber_courier.worker.policy import after_send, triage
-from viber_courier.worker.poll import Poller
-from viber_courier.worker.send import Sender
-from viber_courier.worker.tracking import after_poll
+from viber_courier.worker.intake import Rejections
+from viber_courier.worker.outcome import Refused, Unsure
 
 SECRET, TEXT = "79251234567", "Код 1234 🙂"
 DAY = 86400
 
 
-class Office:
-    """Ends messages as a worker would, through the real decisions."""
+class Office(Workshop):
+    """A workshop, and what time does to dead letters."""
 
-    def __init__(self, producer: Producer, clock: Clock) -> None:
-        self.producer, self.settings, self.clock = producer, producer.settings, clock
-        self.client: redis.Redis = producer.redis
-        self.store = Store(self.client, self.settings, clock)
-        # Only their event writing is used here: provider and bells are never called.
-        self.sender = Sender(self.settings, self.store, None, None)  # type: ignore[arg-type]
-        self.poller = Poller(self.settings, self.store, None, None)  # type: ignore[arg-type]
-        self.last: tuple[Lease[Any], list[Move]]
-        self.provider_id = 3158611117333282816
+    def end(self, status: str, *ids: str, **job: Any) -> list[str]:
+        job = {"address": SECRET, "onUnsure": "park", "metadata": {"order": 7}, **job}
+        return super().end(status, *ids, **job)
 
-    def end(self, status: str, *ids: str) -> list[str]:
-        """End these messages so, or one new one."""
-        more = {"onUnsure": "park", "metadata": {"order": 7}}
-        given = list(ids) or [self.producer.enqueue(text_job(SECRET, **more))]
-        if status in ("rejected", "unconfirmed"):
-            self.answer(Refused("error-address-unknown") if status == "rejected" else Unsure("x"))
-        elif status == "expired":
-            self.clock.advance(DAY + 1)
-            self.triage()
-        elif status == "cancelled":
-            assert all(self.producer.cancel(id) for id in given)
-        else:
-            self.accept()
-            self.clock.advance(20 if status != "lost" else 3 * DAY)
-            self.poll(None if status == "lost" else status)
-        records = [self.producer.get(id) for id in given]
-        assert all(r is not None and (r.status, r.final) == (status, True) for r in records)
-        return given
-
-    def claim(self) -> Lease[Waiting]:
-        lease = self.store.claim("low", answered=True)
-        assert lease is not None
-        return lease
-
-    def answer(self, outcome: Outcome | None = None) -> None:
-        lease = self.claim()
-        held = self.store.begin(lease, lease.messages)
-        moves = []
-        for m in held.messages:
-            m.attempts += 1
-            self.provider_id += 1
-            said = outcome or Accepted(self.provider_id)
-            step = after_send(said, m, held.at(), 1.0, self.settings)
-            moves.append(self.sender._move(m, step, said))
-        self.last = held, moves
-        assert self.store.settle(held, moves)[0] == []
-
-    accept = answer
-
-    def triage(self) -> None:
-        lease = self.claim()
-        steps = [(m, triage(m, lease.at(), 1.0, self.settings)) for m in lease.messages]
-        self.store.settle(lease, [self.sender._move(m, step) for m, step in steps if step])
-
-    def poll(self, word: str | None) -> None:
-        lease = self.store.claim_watched(answered=True)
-        assert lease is not None
-        moves = []
-        for m in lease.messages:
-            status = STATES[word] if word else None
-            entry = StatusEntry(m.provider_id, "ok", word, status, None, None, ())
-            was, now = m.status, lease.at()
-            step = after_poll(m, entry if word else None, now, self.settings)
-            moves.append(self.poller._move(m, was, step))
-        assert self.store.settle(lease, moves)[0] == []
+    accept = Workshop.answer
 
     def wait(self, seconds: float) -> None:
         self.clock.advance(seconds)
@@ -149,7 +84,7 @@ class Office:
 
 @pytest.fixture
 def office(producer: Producer, clock: Clock) -> Office:
-    return Office(producer, clock)
+    return Office(producer.redis, producer.settings, clock)
 
 
 def listed(producer: Producer, **wanted: Any) -> list[str]:
@@ -191,7 +126,9 @@ def test_a_message_cancelled_after_an_unsure_attempt_is(office: Office, producer
 
 def test_a_job_refused_after_it_left_its_app_is_without_content(producer: Producer) -> None:
     for _ in range(2):
-        producer.reject({"id": "a", "address": SECRET}, "f", InvalidMessage({"subject": ["no"]}))
+        Rejections(producer).record(
+            {"id": "a", "address": SECRET}, "f", InvalidMessage({"subject": ["no"]})
+        )
     (letter,) = producer.dead.list()
     assert (letter.id, letter.status, letter.reason) == ("a", "rejected", "invalid")
     assert letter.has_content is False
@@ -206,8 +143,12 @@ def test_a_long_list_is_read_in_the_order_of_the_ends_and_narrowed(
     client: redis.Redis, settings: Settings, clock: Clock
 ) -> None:
     # Given 1,100 letters, the ends of a hundred each in one step, and a few others between
-    producer = Producer(settings, client=client, bells=SilentBells())
-    office, rejected, failed = Office(producer, clock), list[str](), list[str]()
+    producer = Producer(settings, client=client)
+    office, rejected, failed = (
+        Office(producer.redis, producer.settings, clock),
+        list[str](),
+        list[str](),
+    )
     for _ in range(11):
         rows = [{"address": f"7925{i:07}"} for i in range(100)]
         rejected += office.end("rejected", *producer.enqueue_many(rows, common=common_job()))
@@ -226,9 +167,9 @@ def test_a_long_list_is_read_in_the_order_of_the_ends_and_narrowed(
 def test_reading_the_list_takes_a_round_trip_for_each_chunk_only(
     redis_server: RedisServer, settings: Settings
 ) -> None:
-    producer = Producer(settings, client=connect(redis_server.url), bells=SilentBells())
+    producer = Producer(settings, client=connect(redis_server.url))
     for n in range(1200):
-        producer.reject({"n": n}, f"m{n}", InvalidMessage({"": ["no"]}))
+        Rejections(producer).record({"n": n}, f"m{n}", InvalidMessage({"": ["no"]}))
 
     def calls() -> int:
         stats: Any = producer.redis.info("commandstats")
@@ -244,9 +185,9 @@ def test_what_ends_while_the_list_is_read_is_not_read_on_for_ever(
     client: redis.Redis, settings: Settings, clock: Clock
 ) -> None:
     # Given an operator whose chunks hold two letters
-    office = Office(Producer(settings, client=client, bells=SilentBells()), clock)
+    office = Office(client, settings, clock)
     first = [office.end("rejected")[0] for _ in range(5)]
-    small = Producer(replace(settings, max_queued=2), client=client, bells=SilentBells())
+    small = Producer(replace(settings, max_queued=2), client=client)
     # When for each letter read another message ends
     seen = []
     for letter in small.dead.list():
@@ -261,11 +202,11 @@ def test_ends_of_one_instant_are_all_read_in_whatever_chunks(
 ) -> None:
     # Given a server clock that stands still while seven messages end, one by one
     instant = Clock()() + 10 * SECOND
-    office = Office(producer, lambda: instant)  # type: ignore[arg-type]
+    office = Office(client, settings, lambda: instant)  # type: ignore[arg-type]
     ids = [office.end("rejected")[0] for _ in range(7)]
     # Then readers in chunks of any size see each once, in order
     for size in (1, 2, 3, 7):
-        small = Producer(replace(settings, max_queued=size), client=client, bells=SilentBells())
+        small = Producer(replace(settings, max_queued=size), client=client)
         assert listed(small) == ids
 
 
@@ -322,17 +263,17 @@ def test_erased_content_is_refused_with_that_reason(
 
 
 def test_sent_again_it_is_a_new_message_and_the_old_one_keeps_its_end(
-    office: Office, producer: Producer, bells: SilentBells
+    office: Office, producer: Producer
 ) -> None:
     (old,) = office.end("rejected")
     before, events = producer.get(old), events_of(office.client, office.settings, old)
     office.answer_bells()
-    bells.rung.clear()
+    office.wakes()
     # When it is sent again, and the call is repeated
     new = producer.dead.resend(old)
     assert new != old and producer.dead.resend(old) == new
     # Then one new message waits, and its bell was rung once
-    assert list(office.waiting()) == [new] and bells.rung == ["high"]
+    assert list(office.waiting()) == [new] and office.wakes() == ["high"]
     record = producer.get(new)
     assert record is not None and (record.status, record.resend_of) == ("queued", old)
     # And the old one is as it was, but names the new one and has left the list
@@ -343,7 +284,7 @@ def test_sent_again_it_is_a_new_message_and_the_old_one_keeps_its_end(
     office.accept()
     for word in ("sent", "delivered"):
         office.clock.advance(40)
-        office.poll(word)
+        office.poll_word(word)
     told = events_of(office.client, office.settings, new)
     assert [e["data"]["status"] for e in told] == ["submitted", "sent", "delivered"]
     assert {e["data"]["resendOf"] for e in told} == {old}
@@ -383,12 +324,9 @@ def test_wire_fields_and_options_are_carried_over(
     def claimed() -> tuple[Any, ...]:
         lease = office.claim()
         (m,) = lease.messages
-        moves = [
-            office.sender._move(m, after_send(Refused("x"), m, lease.at(), 1.0, office.settings))
-        ]
-        office.store.settle(lease, moves)
+        office.settle(lease, Refused("x"))
         left = round((m.until - lease.at()) / SECOND)
-        return m.id, (m.lane, m.content, m.on_unsure, m.ttl, m.metadata, left, m.attempts)
+        return m.id, (m.lane, m.content, m.on_unsure, m.has_ttl, m.metadata, left, m.attempts)
 
     # Given a message that was scheduled
     producer.enqueue({**job, "id": "old", "sendAt": "2026-01-01T00:00:00Z"})
@@ -438,28 +376,23 @@ def test_what_is_not_on_the_list_is_named(office: Office, producer: Producer) ->
 def _dies_now(office: Office) -> str:
     """Another message, more urgent than those that wait, and its end."""
     id = office.producer.enqueue(text_job(priority="realtime"))
-    lease = office.store.claim("realtime", answered=True)
-    assert lease is not None
-    (m,) = lease.messages
-    said = Refused("error-address-unknown")
-    step = after_send(said, m, lease.at(), 1.0, office.settings)
-    office.store.settle(lease, [office.sender._move(m, step, said)])
+    office.settle(office.claim("realtime"), Refused("error-address-unknown"))
     return id
 
 
 def test_many_are_sent_again_as_fast_as_asked_whoever_asks(
-    office: Office, producer: Producer, client: redis.Redis, settings: Settings, bells: SilentBells
+    office: Office, producer: Producer, client: redis.Redis, settings: Settings
 ) -> None:
     ids = producer.enqueue_many([{"address": f"7925{i:07}"} for i in range(40)], common_job())
     office.end("rejected", *ids)
     office.answer_bells()
-    bells.rung.clear()
+    office.wakes()
     # When one operator sends them again at 10 a second, and another what dies right after at 2
     one = producer.dead.resend_many(rate=10)
-    assert set(one.ids) == set(ids) and one.refused == {} and bells.rung == ["high"]
-    producer.reject({}, "without-content", InvalidMessage({"": ["no"]}))
+    assert set(one.ids) == set(ids) and one.refused == {} and office.wakes() == ["high"]
+    Rejections(producer).record({}, "without-content", InvalidMessage({"": ["no"]}))
     later = _dies_now(office)
-    other = Producer(settings, client=client, bells=SilentBells())
+    other = Producer(settings, client=client)
     two = other.dead.resend_many(rate=2)
     # Then they come due one after another, the second lot after the first
     due = sorted(office.waiting().items(), key=lambda pair: pair[1])
@@ -491,7 +424,7 @@ def test_a_full_queue_stops_it_and_the_next_call_goes_on(
     office: Office, client: redis.Redis, settings: Settings, producer: Producer
 ) -> None:
     office.end("rejected", *producer.enqueue_many([text_job() for _ in range(5)]))
-    small = Producer(replace(settings, max_queued=3), client=client, bells=SilentBells())
+    small = Producer(replace(settings, max_queued=3), client=client)
     with pytest.raises(QueueFull):
         small.dead.resend_many(rate=1000)
     assert len(office.waiting()) == 3
@@ -539,6 +472,9 @@ class LostReply:
     def __init__(self, script: Callable[..., Any], times: int) -> None:
         self.script, self.times = script, times
 
+    def begin(self, **call: Any) -> Callable[[], Any]:
+        return lambda: self(**call)
+
     def __call__(self, **call: Any) -> Any:
         answer = self.script(**call)
         if self.times > 0:
@@ -576,8 +512,8 @@ def test_operators_who_work_at_once_do_nothing_twice(
     # Given 300 letters
     client = connect(redis_server.url)
     settings = replace(settings, batch_size=300)
-    first = Producer(settings, client=client, bells=SilentBells())
-    office = Office(first, clock)
+    first = Producer(settings, client=client)
+    office = Office(client, settings, clock)
     rows = [{"address": f"7925{i:07}"} for i in range(300)]
     ids = office.end("rejected", *first.enqueue_many(rows, common=common_job()))
     # When two send them all again, in chunks of 10, two drop them all, and one sends single ones
@@ -585,7 +521,7 @@ def test_operators_who_work_at_once_do_nothing_twice(
     told: list[Any] = []
 
     def run(call: Callable[[Producer], Any]) -> None:
-        producer = Producer(small, client=client, bells=SilentBells())
+        producer = Producer(small, client=client)
         producer.dead._size = 10
         told.append(call(producer))
 
@@ -647,8 +583,7 @@ def test_an_id_used_again_while_the_old_one_is_still_listed_is_another_message(
         with pytest.raises(NotDead, match="queued"):
             call("mine")
     producer.dead._scripts["drop"](
-        keys=[office.store.keys.dead],
-        args=[office.store.keys.record, office.store.keys.content, "mine"],
+        ids=["mine"],
     )
     assert office.claim().messages[0].content is not None
     # And when it dies too it is sent again as a message of its own
@@ -691,7 +626,7 @@ def test_no_phone_number_and_no_text_is_shown_or_pickled(
 
 def test_apps_own_tests_have_it_too() -> None:
     producer = memory_producer()
-    producer.reject({}, "f", InvalidMessage({"": ["no"]}))
+    Rejections(producer).record({}, "f", InvalidMessage({"": ["no"]}))
     (letter,) = producer.dead.list()
     assert isinstance(letter, DeadLetter) and Counter([letter.status]) == {"rejected": 1}
 

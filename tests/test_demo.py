@@ -19,7 +19,7 @@ import pytest
 from rich.console import Console
 
 from tests.conftest import wait_for
-from viber_courier.ops.demo import Show
+from viber_courier.ops.demo import Narrator
 from viber_courier.ops.demo_app import (
     CHECKS,
     ENDS,
@@ -102,7 +102,7 @@ def test_the_whole_demo(demo: Demo) -> None:
 
     text = demo.text
     assert code == 0, text
-    assert "All as it should be" in text
+    assert "All checks passed" in text
     assert "\x1b" not in text, "no control codes where there is no terminal"
     assert "Traceback" not in text
     for word in ("enqueued", "submitted", "delivered", "read", "SMS instead", "commonData saved"):
@@ -231,6 +231,7 @@ def ledger() -> Evidence:
         accepted=accepted,
         requests={"batches": [2, 1], "log": [300, 100], "messages": 2, "refused": 1},
         records={"a": "read", "b": "sms_delivered", "c": "rejected"},
+        counted={"queued": 3, "submitted": 2, "read": 1, "rejected": 1, "failed": 0},
     )
 
 
@@ -279,6 +280,7 @@ PLANTED = {
     "a sum": (lambda e: replace(e, requests={**e.requests, "refused": 2}), "sums"),
     "an attempt": (lambda e: replace(e, requests={**e.requests, "batches": [2, 2]}), "sums"),
     "a record": (lambda e: replace(e, records={**e.records, "a": "sent"}), "lookups"),
+    "a counter": (lambda e: replace(e, counted={**e.counted, "failed": 1}), "counters"),
     "no record": (lambda e: replace(e, records={}), "lookups"),
 }
 
@@ -291,13 +293,13 @@ def test_a_planted_surprise_is_found(what: str) -> None:
 
 def test_a_surprise_is_named_and_the_exit_code_is_1() -> None:
     output = StringIO()
-    show = Show(Console(file=output, width=80))
+    narrator = Narrator(Console(file=output, width=80))
     faults = [f"message {n} vanished" for n in range(9)]
-    assert show.verdict({"all is well": [], "nothing is lost": faults}, "[log] line") == 1
+    assert narrator.verdict({"all is well": [], "nothing is lost": faults}, "[log] line") == 1
     assert "WRONG  nothing is lost" in output.getvalue()
     assert "message 0 vanished" in output.getvalue()
     assert "[log] line" in output.getvalue()
-    assert show.verdict({"all is well": []}, "") == 0
+    assert narrator.verdict({"all is well": []}, "") == 0
 
 
 def test_the_funnel_adds_up() -> None:
@@ -316,8 +318,8 @@ def test_bytes_in_full_are_those_of_utf_8() -> None:
 
 def test_in_a_terminal_there_are_bars() -> None:
     output = StringIO()
-    show = Show(Console(file=output, width=80, force_terminal=True))
-    with show.bars:
-        show.update(funnel(3, ledger().events), {"read": 3})
+    narrator = Narrator(Console(file=output, width=80, force_terminal=True))
+    with narrator.bars:
+        narrator.update(funnel(3, ledger().events), {"read": 3})
     assert re.search(r"enqueued +3 .*━", output.getvalue())
     assert "SMS instead" in output.getvalue()

@@ -23,11 +23,10 @@ from tests.conftest import Start, common_job, ends, free_port, iso_in, text_job
 from viber_courier import Producer
 from viber_courier.ops.exporter import CourierCollector
 from viber_courier.ops.redis_server import RedisServer
-from viber_courier.producers.testing import SilentBells
 from viber_courier.schemas.lanes import LANES
-from viber_courier.schemas.metrics import observed
 from viber_courier.schemas.settings import Settings
 from viber_courier.store.connection import connect
+from viber_courier.store.counters import observed
 from viber_courier.store.keys import Keys
 from viber_courier.store.leases import Lease, Store
 
@@ -278,7 +277,7 @@ def test_a_scrape_asks_as_much_of_redis_whatever_waits(tmp_path: Path) -> None:
     try:
         settings = Settings(redis_url=server.url)
         client = connect(server.url)
-        producer = Producer(settings, client=client, bells=SilentBells())
+        producer = Producer(settings, client=client)
         costs = []
         for count in (4, 4000):
             # Given a backlog

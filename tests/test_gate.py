@@ -8,84 +8,29 @@ import pytest
 import redis
 
 from tests.conftest import Clock, common_job, events_of, text_job
+from tests.workshop import Workshop
 from viber_courier import Producer
-from viber_courier.producers.testing import SilentBells
 from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.status import Status
 from viber_courier.store.leases import Move, Store, Write
 from viber_courier.store.records import Step
-from viber_courier.worker.breaker import after_statuses
+from viber_courier.worker.breaker import after_request, after_statuses
 from viber_courier.worker.outcome import (
     Accepted,
-    Again,
     Blocked,
     NotSent,
     Outcome,
     Refused,
-    Spoiled,
+    RequestRefused,
+    Retryable,
     Statuses,
-    StatusOutcome,
     Unsure,
 )
-from viber_courier.worker.poll import Poller
-from viber_courier.worker.send import Sender
-
-
-class Provider:
-    """Answers every message of a request in the same way, as long as it is told so."""
-
-    def __init__(self) -> None:
-        self.outcome: Outcome = Accepted(1)
-        self.statuses: StatusOutcome = Statuses({})
-        self.sizes: list[int] = []
-        self.asked: list[int] = []
-        self._id = 10**18
-
-    def send(self, body: bytes, count: int) -> list[Outcome]:
-        self.sizes.append(count)
-        if isinstance(self.outcome, Accepted):
-            self._id += count
-            return [Accepted(self._id - n) for n in range(count)]
-        return [self.outcome] * count
-
-    def status(self, ids: Any) -> StatusOutcome:
-        self.asked.append(len(ids))
-        return self.statuses
-
-
-class House:
-    """Workers of one installation, as far as one thread can be all of them."""
-
-    def __init__(self, client: redis.Redis, settings: Settings, clock: Clock) -> None:
-        self.client, self.clock, self.provider = client, clock, Provider()
-        self.store = Store(client, settings, clock)
-        bells = SilentBells()
-        given: Any = (settings, self.store, self.provider, bells)
-        self.sender = Sender(*given, chance=lambda: 1.0)  # what is tried again is never due soon
-        self.poller = Poller(*given)
-
-    def serve(self, times: int = 1) -> list[int]:
-        """Sizes of the requests that so many doorbells led to."""
-        self.provider.sizes.clear()
-        for _ in range(times):
-            self.sender.serve("low")
-        return list(self.provider.sizes)
-
-    def poll(self, times: int = 1) -> list[int]:
-        self.provider.asked.clear()
-        for _ in range(times):
-            self.poller.serve()
-        return list(self.provider.asked)
-
-    def gate(self, what: str = "send") -> dict[str, str]:
-        found: dict[str, str] = self.client.hgetall(self.store.keys.gate(what))  # type: ignore[assignment]
-        # How far the look for what must end has come is there while it is open, too.
-        return {name: value for name, value in found.items() if not name.startswith("window:")}
 
 
 @pytest.fixture
-def house(client: redis.Redis, settings: Settings, clock: Clock) -> House:
-    return House(client, settings, clock)
+def house(client: redis.Redis, settings: Settings, clock: Clock) -> Workshop:
+    return Workshop(client, settings, clock)
 
 
 def fill(producer: Producer, count: int, **more: Any) -> list[str]:
@@ -99,13 +44,14 @@ def statuses(producer: Producer, ids: list[str]) -> list[str]:
 
 @pytest.mark.parametrize(
     "failure",
-    [NotSent("NewConnectionError"), Again("error-system", whole=True), Unsure("ReadTimeout")],
+    [NotSent("NewConnectionError"), Retryable("error-system", whole=True), Unsure("ReadTimeout")],
     ids=lambda failure: type(failure).__name__,
 )
 def test_five_failures_in_a_row_close_it_and_probes_go_alone_ever_later(
-    failure: Outcome, producer: Producer, house: House, clock: Clock
+    failure: Outcome, producer: Producer, house: Workshop, clock: Clock
 ) -> None:
     fill(producer, 10, priority="low", onUnsure="resend")
+    clock.freeze()
     house.provider.outcome = failure
     sizes: list[int] = []
     while len(sizes) < 5:
@@ -128,7 +74,7 @@ def test_five_failures_in_a_row_close_it_and_probes_go_alone_ever_later(
 
 
 def test_a_success_in_between_starts_the_row_anew(
-    producer: Producer, house: House, clock: Clock
+    producer: Producer, house: Workshop, clock: Clock
 ) -> None:
     fill(producer, 1, priority="low")
     for outcome in [NotSent("x")] * 4 + [Refused("error-address-unknown")] + [NotSent("x")] * 4:
@@ -139,9 +85,9 @@ def test_a_success_in_between_starts_the_row_anew(
 
 
 def test_a_message_answered_by_itself_closes_nothing(
-    producer: Producer, house: House, clock: Clock
+    producer: Producer, house: Workshop, clock: Clock
 ) -> None:
-    house.provider.outcome = Again("error-system")
+    house.provider.outcome = Retryable("error-system")
     for _ in range(8):
         fill(producer, 1)
         assert house.serve() == [1]
@@ -150,7 +96,7 @@ def test_a_message_answered_by_itself_closes_nothing(
 
 def test_messages_that_are_never_taken_do_not_keep_it_shut_as_probes(
     producer: Producer,
-    house: House,
+    house: Workshop,
     clock: Clock,
     client: redis.Redis,
     monkeypatch: pytest.MonkeyPatch,
@@ -161,7 +107,7 @@ def test_messages_that_are_never_taken_do_not_keep_it_shut_as_probes(
     taken = house.provider.send
 
     def send(body: bytes, count: int) -> list[Outcome]:
-        return [Again("error-system")] * count if b'"high"' in body else taken(body, count)
+        return [Retryable("error-system")] * count if b'"high"' in body else taken(body, count)
 
     monkeypatch.setattr(house.provider, "send", send)
     for _ in range(9):
@@ -171,28 +117,23 @@ def test_messages_that_are_never_taken_do_not_keep_it_shut_as_probes(
 
 
 def test_failures_of_requests_begun_before_it_closed_do_not_raise_its_step(
-    producer: Producer, house: House, client: redis.Redis
+    producer: Producer, house: Workshop, client: redis.Redis
 ) -> None:
     ids = fill(producer, 8, priority="low", onUnsure="resend")
     one = Store(client, Settings(namespace=house.sender.settings.namespace, batch_size=1))
     house.provider.outcome = Unsure("ReadTimeout")
     leases = [one.claim("low", answered=True) for _ in ids]
     held = [one.begin(lease, lease.messages) for lease in leases if lease]
-    from viber_courier.worker.breaker import after_request
-    from viber_courier.worker.policy import after_send
-
     for lease in held:
-        (message,) = lease.messages
         outcome = Unsure("ReadTimeout")
-        step = after_send(outcome, message, lease.at(), 1.0, house.sender.settings)
-        shown = after_request([outcome], 1.0, house.sender.settings)
-        one.settle(lease, [house.sender._move(message, step, outcome)], shown)
+        signal = after_request([outcome], 1.0, house.sender.settings)
+        one.settle(lease, house.moves(lease, outcome), signal)
     assert (house.gate()["row"], house.gate()["step"]) == ("8", "1")
 
 
 @pytest.mark.parametrize("code", ["error-auth", "error-account-locked", "http-404"])
 def test_wrong_credentials_or_address_pause_everything_and_keep_every_message(
-    code: str, producer: Producer, house: House, clock: Clock, caplog: pytest.LogCaptureFixture
+    code: str, producer: Producer, house: Workshop, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     ids = fill(producer, 250, priority="low")
     house.provider.outcome = Blocked(code)
@@ -212,7 +153,7 @@ def test_wrong_credentials_or_address_pause_everything_and_keep_every_message(
 
 
 def test_everyone_waits_as_long_as_retry_after_says(
-    producer: Producer, house: House, clock: Clock
+    producer: Producer, house: Workshop, clock: Clock
 ) -> None:
     fill(producer, 150, priority="low")
     house.provider.outcome = NotSent("http-429", 40.0)
@@ -225,10 +166,10 @@ def test_everyone_waits_as_long_as_retry_after_says(
 
 
 def test_twenty_lone_refusals_in_a_row_are_an_answer_about_us(
-    producer: Producer, house: House, clock: Clock, client: redis.Redis, settings: Settings
+    producer: Producer, house: Workshop, clock: Clock, client: redis.Redis, settings: Settings
 ) -> None:
     ids = fill(producer, 64, priority="low")
-    house.provider.outcome = Spoiled("error-syntax")
+    house.provider.outcome = RequestRefused("error-syntax")
     house.serve(3)
     found = statuses(producer, ids)
     assert found.count("rejected") == 20
@@ -246,11 +187,11 @@ def test_twenty_lone_refusals_in_a_row_are_an_answer_about_us(
 
 
 def test_a_message_that_is_refused_alone_for_ever_does_not_keep_the_gate_shut(
-    producer: Producer, house: House, clock: Clock
+    producer: Producer, house: Workshop, clock: Clock
 ) -> None:
     # Given the twenty-first of such messages, in the most urgent lane
     fill(producer, 20, priority="realtime")
-    house.provider.outcome = Spoiled("error-syntax")
+    house.provider.outcome = RequestRefused("error-syntax")
     house.serve(3)
     culprit = fill(producer, 1, priority="realtime")
     low = fill(producer, 5, priority="low")
@@ -266,7 +207,7 @@ def test_a_message_that_is_refused_alone_for_ever_does_not_keep_the_gate_shut(
 
 
 def test_a_probe_is_one_whose_loss_parks_nothing_if_there_is_one(
-    producer: Producer, house: House, clock: Clock, client: redis.Redis
+    producer: Producer, house: Workshop, clock: Clock, client: redis.Redis
 ) -> None:
     low = fill(producer, 3, priority="low")
     kept = fill(producer, 1, priority="low", onUnsure="resend")
@@ -278,7 +219,7 @@ def test_a_probe_is_one_whose_loss_parks_nothing_if_there_is_one(
 
 
 def test_a_probe_that_dies_holds_nothing_shut(
-    producer: Producer, house: House, clock: Clock, client: redis.Redis
+    producer: Producer, house: Workshop, clock: Clock, client: redis.Redis
 ) -> None:
     fill(producer, 3)
     client.hset(house.store.keys.gate("send"), "until", str(clock() - 1))
@@ -290,7 +231,7 @@ def test_a_probe_that_dies_holds_nothing_shut(
 
 
 def test_what_must_end_ends_while_it_is_closed(
-    producer: Producer, house: House, clock: Clock, client: redis.Redis, settings: Settings
+    producer: Producer, house: Workshop, clock: Clock, client: redis.Redis, settings: Settings
 ) -> None:
     lapsed = fill(producer, 1, priority="low", onUnsure="park")
     lease = house.store.claim("low", answered=True)
@@ -307,10 +248,10 @@ def test_what_must_end_ends_while_it_is_closed(
     assert set(statuses(producer, waiting)) == {"queued"}
 
 
-def test_polling_has_a_gate_of_its_own(producer: Producer, house: House, clock: Clock) -> None:
+def test_polling_has_a_gate_of_its_own(producer: Producer, house: Workshop, clock: Clock) -> None:
     ids = fill(producer, 10)
     house.serve()
-    house.provider.statuses = Again("error-system", whole=True)
+    house.provider.statuses = Retryable("error-system", whole=True)
     for _ in range(5):
         clock.advance(400)
         assert house.poll() == [10]
@@ -328,7 +269,7 @@ def test_polling_has_a_gate_of_its_own(producer: Producer, house: House, clock: 
 
 
 def test_after_a_failed_poll_one_at_a_time_is_asked_for_until_one_is_answered(
-    producer: Producer, house: House, clock: Clock, settings: Settings
+    producer: Producer, house: Workshop, clock: Clock, settings: Settings
 ) -> None:
     # Given two requests for statuses that are out at once, of several that are due
     few = Settings(namespace=settings.namespace, status_batch_size=2)
@@ -340,7 +281,7 @@ def test_after_a_failed_poll_one_at_a_time_is_asked_for_until_one_is_answered(
     assert first and second and second.more
 
     def fail(lease: Any) -> None:
-        outcome = Again("ReadTimeout", whole=True)
+        outcome = Retryable("ReadTimeout", whole=True)
         move = Move(
             lease.messages[0].id, Write(Status.SUBMITTED, Step("stay", clock() + 4 * 10**8))
         )
@@ -363,7 +304,7 @@ def test_after_a_failed_poll_one_at_a_time_is_asked_for_until_one_is_answered(
 
 
 def test_events_tell_nothing_of_pauses(
-    producer: Producer, house: House, client: redis.Redis, settings: Settings
+    producer: Producer, house: Workshop, client: redis.Redis, settings: Settings
 ) -> None:
     id = producer.enqueue(text_job())
     house.provider.outcome = Blocked("error-auth")

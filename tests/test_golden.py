@@ -55,7 +55,7 @@ def test_what_we_send_for_them_means_what_the_document_wrote(name: str) -> None:
     request = golden(f"request_{name}.json")
     parsed = [parse_job(job, NOW) for job in jobs(request)]
     waiting = [
-        Waiting(id=str(n), lane=f"{p.lane}:{p.resend:d}", until=1, content=json.loads(p.own))
+        Waiting(str(n), p.lane, p.resend, until=1, content=json.loads(p.own))
         for n, p in enumerate(parsed)
     ]
     common, rest = factor([wire_message(message, 0) for message in waiting])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from dataclasses import replace
 from typing import Any
 
 import fakeredis
@@ -12,26 +13,31 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from tests.conftest import Clock, text_job
-from viber_courier import NotDead, Producer, Unconfirmed
-from viber_courier.producers.testing import SilentBells
+from tests.workshop import Workshop, entry
+from viber_courier import NotDead, Unconfirmed
 from viber_courier.schemas.event import SmsState
 from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.status import DEAD, NEXT, Status, is_final
-from viber_courier.schemas.wire import STATES, StatusEntry
-from viber_courier.store.leases import Lease, Move, Store
+from viber_courier.schemas.wire import STATES
+from viber_courier.store.leases import Lease, Move
 from viber_courier.store.records import Waiting, Watched
-from viber_courier.worker.outcome import Accepted, Again, Blocked, NotSent, Outcome, Refused, Unsure
-from viber_courier.worker.policy import after_send, triage
-from viber_courier.worker.poll import Poller
-from viber_courier.worker.send import Sender
-from viber_courier.worker.tracking import after_failed_poll, after_poll
+from viber_courier.worker.outcome import (
+    Accepted,
+    Blocked,
+    NotSent,
+    Outcome,
+    Refused,
+    Retryable,
+    Statuses,
+    Unsure,
+)
 
 CHANCE = st.sampled_from([0.0, 0.5, 1.0])
 OUTCOMES = st.sampled_from(
     [
         "ok",
         Refused("error-address-unknown"),
-        Again("error-system"),
+        Retryable("error-system"),
         Unsure("ReadTimeout"),
         NotSent("http-503", 1.0),
         Blocked("error-auth"),
@@ -49,17 +55,14 @@ class Life(RuleBasedStateMachine):
         self.client = fakeredis.FakeRedis(server=fakeredis.FakeServer(), decode_responses=True)
         self.settings = Settings(namespace="m", batch_size=3, status_batch_size=3, max_attempts=4)
         self.clock = Clock()
-        self.store = Store(self.client, self.settings, self.clock)
-        bells = SilentBells()
-        self.producer = Producer(self.settings, client=self.client, bells=bells)
-        self.sender = Sender(self.settings, self.store, None, bells)  # type: ignore[arg-type]
-        self.poller = Poller(self.settings, self.store, None, bells)  # type: ignore[arg-type]
+        self.shop = Workshop(self.client, self.settings, self.clock)
+        self.producer = self.shop.producer
         self.ids: list[str] = []
         self.leases: list[Lease[Waiting]] = []
         self.inside: list[Lease[Waiting]] = []
         self.watched: list[Lease[Watched]] = []
         self.settled: list[tuple[Lease[Any], list[Move]]] = []
-        self.provider_id = 10**18
+        self.store = self.shop.store
         self.dropped: set[str] = set()
 
     @rule(resend=st.booleans(), policy=st.sampled_from([None, "park", "resend"]))
@@ -74,41 +77,25 @@ class Life(RuleBasedStateMachine):
     @rule(jitter=CHANCE)
     def claim(self, jitter: float) -> None:
         lease = self.store.claim("low", answered=True)
-        if lease is None:
-            return
-        moves, ready = [], []
-        for message in lease.messages:
-            step = triage(message, lease.at(), jitter, self.settings)
-            if step is None:
-                ready.append(message)
-            else:
-                moves.append(self.sender._move(message, step))
-        self._settle(lease, moves)
-        lease.messages = ready
-        self.leases.append(lease)
+        if isinstance(lease, Lease):
+            self.leases.append(self.shop.triage(lease, jitter))
+            self._note(*self.shop.last)
 
     @precondition(lambda self: self.leases)
     @rule(data=st.data())
     def begin(self, data: st.DataObject) -> None:
         lease = self.leases.pop(data.draw(st.integers(0, len(self.leases) - 1)))
         if lease.messages:
-            held = self.store.begin(lease, lease.messages)
-            for message in held.messages:
-                message.attempts += 1
-            self.inside.append(held)
+            self.inside.append(self.shop.begin(lease))
 
     @precondition(lambda self: self.inside)
     @rule(data=st.data(), outcome=OUTCOMES, jitter=CHANCE)
     def answer(self, data: st.DataObject, outcome: Outcome | str, jitter: float) -> None:
         lease = self.inside.pop(data.draw(st.integers(0, len(self.inside) - 1)))
-        moves = []
-        for message in lease.messages:
-            self.provider_id += 1
-            said = Accepted(self.provider_id) if isinstance(outcome, str) else outcome
-            now = lease.at()
-            step = after_send(said, message, now, jitter, self.settings)
-            moves.append(self.sender._move(message, step, said))
-        self._settle(lease, moves)
+        given = Accepted(1) if isinstance(outcome, str) else outcome
+        outcomes = self.shop.provider.outcomes(len(lease.messages), given)
+        decider = replace(self.shop.decider, chance=lambda: jitter)
+        self._settle(lease, decider.sent(lease.messages, outcomes, lease.at()))
 
     @rule()
     def claim_watched(self) -> None:
@@ -122,18 +109,11 @@ class Life(RuleBasedStateMachine):
         self, data: st.DataObject, word: str | None, sms: list[str], answered: bool, named: bool
     ) -> None:
         lease = self.watched.pop(data.draw(st.integers(0, len(self.watched) - 1)))
-        moves = []
-        for m in lease.messages:
-            status = STATES.get(word) if word else None
-            states = tuple(SmsState(n + 1, state) for n, state in enumerate(sms))
-            entry = StatusEntry(m.provider_id, "ok", word, status, None, None, states)
-            now, was = lease.at(), m.status
-            if answered:
-                step = after_poll(m, entry if named else None, now, self.settings)
-            else:
-                step = after_failed_poll(m, now, 0.5, self.settings)
-            moves.append(self.poller._move(m, was, step))
-        self._settle(lease, moves)
+        states = tuple(SmsState(n + 1, state) for n, state in enumerate(sms))
+        entries = {m.provider_id: entry(m.provider_id, word, sms=states) for m in lease.messages}
+        said = Statuses(entries if named else {}) if answered else Retryable("error-system", True)
+        decider = replace(self.shop.decider, chance=lambda: 0.5)
+        self._settle(lease, decider.polled(lease.messages, said, lease.at()))
 
     @precondition(lambda self: self.settled)
     @rule(data=st.data())
@@ -180,8 +160,11 @@ class Life(RuleBasedStateMachine):
             self.dropped.add(id)
 
     def _settle(self, lease: Lease[Any], moves: list[Move]) -> None:
+        self.store.settle(lease, moves)
+        self._note(lease, moves)
+
+    def _note(self, lease: Lease[Any], moves: list[Move]) -> None:
         if moves:
-            self.store.settle(lease, moves)
             self.settled.append((lease, moves))
 
     @invariant()

@@ -13,7 +13,9 @@ import pytest
 import yaml
 
 from viber_courier.ops.cli import COMMANDS, main
-from viber_courier.ops.metrics import Seen, families
+from viber_courier.ops.counters import read_counters
+from viber_courier.ops.look import Backlog, Gate, Group, Look
+from viber_courier.ops.metrics import families
 from viber_courier.ops.redis_server import RedisServer
 from viber_courier.schemas.lanes import LANES, POLL, queue
 from viber_courier.store.connection import connect
@@ -37,12 +39,23 @@ FOR_GAUGES = re.compile(r"(?:delta|changes)\($")
 
 def exported() -> dict[str, str]:
     """Names in Prometheus, and what each is: gauge, counter or histogram."""
-    look = ["1", "1", [[0, 0, "", 0, 0]] * 9, [["crm", 0, 0, "", ""]]]
-    seen = Seen(look, {"rejected:other": "1"}, {}, [None] * 5, [{}, {}], 0, 0, {})
+    look = Look(
+        now=1.0,
+        lanes=dict.fromkeys(LANES, Backlog(0, 0, 0.0, 0, 0)),
+        watched=Backlog(0, 0, 0.0, 0, 0),
+        paused={},
+        gates={"send": Gate(None, "", 0, 0), POLL: Gate(2.0, "http-404", 5, 1)},
+        swept=1.0,
+        dead=0,
+        events=0,
+        groups=[Group("crm", 0, 0, 0.0, 0.0)],
+        counters=read_counters({"rejected:other": "1"}, {}),
+        memory={},
+    )
     ends = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}
     return {
         family.name + end: family.type
-        for family in families(seen)
+        for family in families(look)
         for end in ends.get(family.type, [""])
     }
 

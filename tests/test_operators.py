@@ -14,10 +14,10 @@ from celery.utils.nodenames import worker_direct
 from tests.conftest import Clock, Simulator, Start, common_job, iso_in, text_job, wait_for
 from viber_courier import Producer
 from viber_courier.schemas.lanes import LANES
-from viber_courier.schemas.metrics import BOUNDS, bucket, observed
 from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.status import Status
-from viber_courier.store.gate import Shown
+from viber_courier.store.counters import BOUNDS, observed
+from viber_courier.store.gate import ProviderSignal
 from viber_courier.store.keys import Keys
 from viber_courier.store.leases import Lease, Move, Store, Write
 from viber_courier.store.records import Step
@@ -113,8 +113,9 @@ def test_every_value_falls_into_one_bucket(measure: str) -> None:
     bounds = BOUNDS[measure]
     assert list(bounds) == sorted(set(bounds))
     for bound in bounds:
-        assert bucket("send", measure, bound) == f"send:{measure}:le:{bound}"  # le: its own bound
-    assert bucket("send", measure, bounds[-1] * 2) == f"send:{measure}:le:inf"
+        # le: its own bound
+        assert observed("send", **{measure: bound})[f"send:{measure}:le:{bound}"] == 1
+    assert observed("send", **{measure: bounds[-1] * 2})[f"send:{measure}:le:inf"] == 1
     assert observed("poll", seconds=0.0425)["poll:seconds:sum"] == 42_500
 
 
@@ -185,7 +186,9 @@ def test_what_must_end_is_found_far_back_in_a_paused_lane_while_others_send(
         producer.enqueue(text_job(priority="high"))
         lease = store.claim("low", answered=True)
         assert isinstance(lease, Lease)
-        store.settle(lease, [Move(lease.messages[0].id, ended)], Shown("good", taken=True))
+        store.settle(
+            lease, [Move(lease.messages[0].id, ended)], ProviderSignal("good", accepted=True)
+        )
         client.zrem(keys.lanes[2], lease.messages[0].id)
     else:
         pytest.fail("it was not found")

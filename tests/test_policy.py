@@ -9,18 +9,19 @@ from hypothesis import given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
 
+from tests.workshop import changed
 from viber_courier.schemas.instants import SECOND
 from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.status import Reason, Status
-from viber_courier.store.records import Step, Waiting
+from viber_courier.store.records import Step, Waiting, step_fields
 from viber_courier.worker.outcome import (
     Accepted,
-    Again,
     Blocked,
     NotSent,
     Outcome,
     Refused,
-    Spoiled,
+    RequestRefused,
+    Retryable,
     Unsure,
 )
 from viber_courier.worker.policy import (
@@ -40,12 +41,14 @@ ID = 3158611117333282817
 
 def waiting(lane: str = "normal:0", left: float = 86400, **known: Any) -> Waiting:
     known.setdefault("content", {"subject": "Shop", "address": "79250000001"})
-    return Waiting(id="m", lane=lane, until=NOW + int(left * SECOND), **known)
+    name, _, flag = lane.partition(":")
+    until = NOW + int(left * SECOND)
+    return Waiting(id="m", lane=name, resend=flag == "1", until=until, **known)
 
 
 def written(step: Step) -> dict[str, Any]:
     """The record's fields as the step writes them."""
-    fields = step.fields
+    fields = step_fields(step)
     return dict(zip(fields[::2], fields[1::2], strict=True))
 
 
@@ -117,7 +120,7 @@ def test_a_message_in_time_is_sent() -> None:
     ],
 )
 def test_what_is_past_its_ttl_expires(left: float, ttl: bool, expired: bool) -> None:
-    step = triage(waiting(left=left, ttl=ttl), NOW, 1.0, SETTINGS)
+    step = triage(waiting(left=left, has_ttl=ttl), NOW, 1.0, SETTINGS)
     assert end(step) == ((Status.EXPIRED, Reason.TTL) if expired else None)
 
 
@@ -147,8 +150,7 @@ def test_what_is_left_is_rounded_up_to_a_second_then_down_to_two_digits(
 @profile(deadline=None, max_examples=80)
 @given(st.integers(0, 2592000 * SECOND))
 def test_what_is_sent_as_validity_is_at_most_what_is_left(micros: int) -> None:
-    message = waiting()
-    message.until = NOW + micros
+    message = waiting()._replace(until=NOW + micros)
     seconds = seconds_left(message, NOW)
     assert seconds * SECOND < micros + SECOND
     assert len(str(seconds).rstrip("0")) <= 2
@@ -205,9 +207,10 @@ def test_the_unsure_are_parked_or_sent_again(
     setting: str, own: str, lane: str, what: str, how: str
 ) -> None:
     made = Settings(on_unsure=setting)
-    message = waiting(lane, on_unsure=own, lapsed_inside=how == "lapsed", lapses=how == "lapsed")
-    if how == "answered":
-        message.attempts = 1  # the caller counts a request when it begins it
+    lapsed = how == "lapsed"
+    # Store.begin has counted the attempt, and so has the claim of a message that lapsed inside.
+    message = waiting(lane, on_unsure=own, lapsed_inside=lapsed, lapses=lapsed, attempts=1)
+    if not lapsed:
         step: Step | None = after_send(Unsure("ReadTimeout"), message, NOW, 1.0, made)
     else:
         step = triage(message, NOW, 1.0, made)
@@ -230,7 +233,7 @@ def test_a_lapse_too_many_inside_a_request_ends_it_unconfirmed_as_crashed() -> N
 def test_an_unsure_lapse_keeps_the_count_of_lapses_and_an_answer_clears_it() -> None:
     lapsed = triage(waiting("high:0", lapsed_inside=True, lapses=3), NOW, 1.0, SETTINGS)
     assert lapsed is not None and "lapses" not in written(lapsed)
-    assert written(after(Again("error-system"), waiting(lapses=3)))["lapses"] == 0
+    assert written(after(Retryable("error-system"), waiting(lapses=3)))["lapses"] == 0
 
 
 # After an answer.
@@ -271,7 +274,12 @@ def test_the_first_poll_is_never_later_than_the_end_of_tracking() -> None:
 
 @pytest.mark.parametrize("odd", range(4))
 def test_due_times_are_multiples_of_four_for_the_kind_is_beside_them(odd: int) -> None:
-    for outcome in (Accepted(ID), Again("error-system"), NotSent("x", 3.3), Blocked("error-auth")):
+    for outcome in (
+        Accepted(ID),
+        Retryable("error-system"),
+        NotSent("x", 3.3),
+        Blocked("error-auth"),
+    ):
         step = after_send(outcome, waiting(), NOW + odd, 0.7, SETTINGS)
         assert step.at % 4 == 0
 
@@ -297,14 +305,14 @@ def test_an_acceptance_after_an_unsure_attempt_says_so() -> None:
 def test_error_system_is_tried_again_until_the_attempts_are_used_up(
     failures: int, most: int, ended: bool
 ) -> None:
-    step = after(Again("error-system"), waiting(failures=failures), max_attempts=most)
+    step = after(Retryable("error-system"), waiting(failures=failures), max_attempts=most)
     assert end(step) == ((Status.FAILED, Reason.ATTEMPTS) if ended else None)
     assert written(step)["failures"] == failures + 1
     assert written(step)["providerCode"] == "error-system"
 
 
 def test_attempts_used_up_after_an_unsure_one_leave_it_unconfirmed() -> None:
-    step = after(Again("error-system"), waiting(failures=2, unsure=1), max_attempts=3)
+    step = after(Retryable("error-system"), waiting(failures=2, unsure=1), max_attempts=3)
     assert end(step) == (Status.UNCONFIRMED, Reason.ATTEMPTS)
     last = after(Unsure("x"), waiting("high:0", failures=2), max_attempts=3)
     assert end(last) == (Status.UNCONFIRMED, Reason.ATTEMPTS)
@@ -313,9 +321,9 @@ def test_attempts_used_up_after_an_unsure_one_leave_it_unconfirmed() -> None:
 def test_a_retry_ladder_of_six_hours_is_climbed_in_no_time() -> None:
     message, now, waits = waiting(left=6 * 3600), NOW, []
     while (step := triage(message, now, 1.0, SETTINGS)) is None:
-        step = after_send(Again("error-system"), message, now, 1.0, SETTINGS)
+        step = after_send(Retryable("error-system"), message, now, 1.0, SETTINGS)
         waits.append((step.at - now) // SECOND)
-        now = step.at
+        message, now = changed(message, step), step.at
     assert end(step) == (Status.EXPIRED, Reason.TTL)
     assert waits[:8] == [5, 10, 20, 40, 80, 160, 300, 300]
     assert sum(waits) == 6 * 3600  # the last one was clipped to the deadline
@@ -333,14 +341,17 @@ def test_what_nobody_could_take_keeps_its_place_and_uses_no_attempt(outcome: Out
 
 
 def test_a_retry_is_clipped_to_the_deadline_so_that_it_expires_in_time() -> None:
-    assert after(Again("error-system"), waiting(left=2)).at == NOW + 2 * SECOND
-    late = after(Again("error-system"), waiting(left=-2))  # it ran out during the request
+    assert after(Retryable("error-system"), waiting(left=2)).at == NOW + 2 * SECOND
+    late = after(Retryable("error-system"), waiting(left=-2))  # it ran out during the request
     assert late.at == NOW
 
 
 def test_a_message_refused_alone_is_rejected_unless_the_answer_is_about_us() -> None:
-    assert end(after(Spoiled("error-syntax"), waiting())) == (Status.REJECTED, "error-syntax")
-    step = after_send(Spoiled("error-syntax"), waiting(), NOW, 1.0, SETTINGS, about_us=True)
+    assert end(after(RequestRefused("error-syntax"), waiting())) == (
+        Status.REJECTED,
+        "error-syntax",
+    )
+    step = after_send(RequestRefused("error-syntax"), waiting(), NOW, 1.0, SETTINGS, about_us=True)
     assert (step.place, step.status, step.at) == ("stay", None, NOW + 300 * SECOND)
     assert "failures" not in written(step)
 
@@ -354,8 +365,8 @@ def test_giving_up_keeps_the_tally_and_says_why(status: Status) -> None:
 
 OUTCOMES = st.sampled_from(
     [
-        *(Accepted(ID), Refused("error-x"), Again("error-system"), Unsure("x"), NotSent("x")),
-        *(NotSent("x", 1e6), Blocked("error-auth"), Spoiled("error-syntax")),
+        *(Accepted(ID), Refused("error-x"), Retryable("error-system"), Unsure("x"), NotSent("x")),
+        *(NotSent("x", 1e6), Blocked("error-auth"), RequestRefused("error-syntax")),
     ]
 )
 
@@ -381,6 +392,7 @@ def test_no_history_ends_a_message_wrongly(
             assert step.status is None
             assert now - 4 < step.at <= max(message.until, now)
             now = max(now, step.at) + pause * SECOND
+            message = changed(message, step)
             continue
         assert step.status is not None
         if step.place == "end":

@@ -31,10 +31,10 @@ from viber_courier import (
 )
 from viber_courier.ops.redis_server import RedisServer
 from viber_courier.producers.client import CHUNK
-from viber_courier.producers.testing import SilentBells, memory_producer
+from viber_courier.producers.testing import memory_producer
 from viber_courier.schemas.settings import Settings
 from viber_courier.store.connection import connect
-from viber_courier.worker.intake import take
+from viber_courier.worker.intake import Rejections, enqueue_task_jobs
 
 BULK = common_job(priority="low")
 
@@ -204,7 +204,7 @@ def test_one_round_trip_for_a_single_and_one_for_each_chunk(
     redis_server: RedisServer, settings: Settings
 ) -> None:
     client = connect(redis_server.url)
-    producer = Producer(settings, client=client, bells=SilentBells())
+    producer = Producer(settings, client=client)
     producer.enqueue(text_job())
 
     def calls() -> int:
@@ -222,9 +222,7 @@ def test_one_round_trip_for_a_single_and_one_for_each_chunk(
 def test_max_queued_is_a_clear_error_and_nothing_is_stored(
     client: redis.Redis, namespace: str
 ) -> None:
-    limited = Producer(
-        Settings(namespace=namespace, max_queued=3), client=client, bells=SilentBells()
-    )
+    limited = Producer(Settings(namespace=namespace, max_queued=3), client=client)
     limited.enqueue(text_job(id="a"))
     with pytest.raises(QueueFull) as caught:
         limited.enqueue_many(rows(3), common=BULK)
@@ -306,7 +304,7 @@ def _in_child(producer: Producer) -> None:
 def test_redis_down_is_a_clear_error_within_seconds_and_a_retry_is_safe(tmp_path: Path) -> None:
     server = RedisServer(tmp_path, free_port())
     server.start()
-    producer = Producer(Settings(redis_url=server.url, broker_url=server.url), bells=SilentBells())
+    producer = Producer(Settings(redis_url=server.url, broker_url=server.url))
     producer.enqueue_many(rows(3), common=BULK)
     server.stop()
     started = time.monotonic()
@@ -324,22 +322,6 @@ def test_redis_down_is_a_clear_error_within_seconds_and_a_retry_is_safe(tmp_path
     assert producer.enqueue(text_job(id="a")) == "a"
     producer.close()
     server.stop()
-
-
-def test_a_bell_that_cannot_be_rung_is_logged_and_the_message_is_stored(
-    redis_server: RedisServer, namespace: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    nobody = f"redis://127.0.0.1:{free_port()}/0"
-    producer = Producer(
-        Settings(redis_url=redis_server.url, broker_url=nobody, namespace=namespace)
-    )
-    started = time.monotonic()
-    id = producer.enqueue(text_job())
-    assert time.monotonic() - started < 4
-    assert producer.get(id) is not None
-    assert "doorbell not rung" in caplog.text
-    assert "79250000001" not in caplog.text
-    producer.close()
 
 
 def test_the_memory_producer_is_a_producer_without_a_server() -> None:
@@ -362,13 +344,16 @@ def test_rejecting_is_done_once_under_the_own_or_a_fresh_id(
 ) -> None:
     wrong = InvalidMessage({"subject": ["must have 1 to 11 characters"]})
     for _ in range(2):
-        assert producer.reject({"id": "mine", "subject": "secret"}, "fresh-1", wrong) == "mine"
+        assert (
+            Rejections(producer).record({"id": "mine", "subject": "secret"}, "fresh-1", wrong)
+            == "mine"
+        )
     producer.enqueue(text_job(id="taken"))
     for _ in range(2):
-        assert producer.reject({"id": "taken"}, "fresh-2", wrong) == "fresh-2"
+        assert Rejections(producer).record({"id": "taken"}, "fresh-2", wrong) == "fresh-2"
     bad_id = InvalidMessage({"id": ["must be 1 to 64 of A-Za-z0-9_.:-"]})
-    assert producer.reject({"id": "a b"}, "fresh-3", bad_id) == "fresh-3"
-    assert producer.reject("no job", "fresh-4", wrong) == "fresh-4"
+    assert Rejections(producer).record({"id": "a b"}, "fresh-3", bad_id) == "fresh-3"
+    assert Rejections(producer).record("no job", "fresh-4", wrong) == "fresh-4"
     found = {event["subject"]: event["data"] for event in events_of(client, settings)}
     assert list(found) == ["mine", "fresh-2", "fresh-3", "fresh-4"]
     assert found["mine"]["errors"] == {"subject": ["must have 1 to 11 characters"]}
@@ -384,7 +369,7 @@ def test_a_rejected_event_can_be_read_whatever_id_was_asked_for(
     id: Any, producer: Producer, client: redis.Redis, settings: Settings
 ) -> None:
     wrong = InvalidMessage({"": ["must be a list of jobs"]})
-    assert producer.reject({"id": id}, "fresh", wrong) == "fresh"
+    assert Rejections(producer).record({"id": id}, "fresh", wrong) == "fresh"
     (event,) = list(producer.results("crm", "web-1", block=0))
     assert event.data["messageId"] == "fresh"
     assert event.data["requestedId"].isprintable()
@@ -450,7 +435,7 @@ def test_errors_survive_a_process_pool(error: Any) -> None:
 def test_a_redis_that_hangs_costs_one_timeout() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
-        producer = Producer(Settings(redis_url=url, broker_url=url), bells=SilentBells())
+        producer = Producer(Settings(redis_url=url, broker_url=url))
         for enqueue in (producer.enqueue, lambda job: producer.enqueue_many([job] * 1200)):
             started = time.monotonic()
             with pytest.raises(StoreUnavailable):
@@ -462,7 +447,7 @@ def test_a_redis_that_hangs_costs_one_timeout() -> None:
 def test_maxmemory_is_named_and_nothing_is_stored(tmp_path: Path) -> None:
     server = RedisServer(tmp_path, free_port())
     server.start()
-    producer = Producer(Settings(redis_url=server.url, broker_url=server.url), bells=SilentBells())
+    producer = Producer(Settings(redis_url=server.url, broker_url=server.url))
     try:
         producer.redis.config_set("maxmemory", "1")
         with pytest.raises(StoreUnavailable, match="maxmemory"):
@@ -518,7 +503,9 @@ def test_a_job_beyond_all_bounds_is_a_wrong_job_said_shortly(more: dict[str, Any
     assert producer.redis.dbsize() == 0
     # And for an app that can't see exceptions it is one short event, however often it is asked
     for _ in range(2):
-        assert take(producer, "a-task", [{**text_job(), **more}]).endswith("0 accepted, 1 rejected")
+        assert enqueue_task_jobs(producer, "a-task", [{**text_job(), **more}]).endswith(
+            "0 accepted, 1 rejected"
+        )
     ((_, fields),) = producer.redis.xrange("{courier}:results")
     assert len(fields["event"]) < 5000
 
@@ -535,7 +522,7 @@ def test_what_is_no_job_at_all_is_a_wrong_one_too(job: Any) -> None:
         with pytest.raises(InvalidMessage):
             enqueue()
     assert producer.redis.dbsize() == 0
-    assert take(producer, "a-task", job).endswith("0 accepted, 1 rejected")
+    assert enqueue_task_jobs(producer, "a-task", job).endswith("0 accepted, 1 rejected")
 
 
 def test_common_may_be_any_mapping_and_hold_any(producer: Producer) -> None:
@@ -544,13 +531,13 @@ def test_common_may_be_any_mapping_and_hold_any(producer: Producer) -> None:
     assert producer.get(id) is not None
 
 
-def test_a_chunk_is_stored_and_its_bell_rung_while_the_next_rows_are_slow_to_come(
-    redis_server: RedisServer, settings: Settings, bells: SilentBells
+def test_a_chunk_is_stored_and_its_word_left_while_the_next_rows_are_slow_to_come(
+    redis_server: RedisServer, settings: Settings
 ) -> None:
     # Given a Redis that knows no script, and rows that come slowly after a first chunk
     operator = redis.Redis.from_url(redis_server.url)
     operator.script_flush()
-    producer = Producer(settings, client=connect(redis_server.url), bells=bells)
+    producer = Producer(settings, client=connect(redis_server.url))
     seen: list[tuple[int, int]] = []
 
     def source() -> Iterator[dict[str, Any]]:
@@ -558,7 +545,7 @@ def test_a_chunk_is_stored_and_its_bell_rung_while_the_next_rows_are_slow_to_com
             if number >= CHUNK:
                 time.sleep(0.05)
                 lane = f"{{{settings.namespace}}}:lane:low:0"
-                seen.append((operator.zcard(lane), len(bells.rung)))
+                seen.append((operator.zcard(lane), operator.llen(f"{{{settings.namespace}}}:wake")))
             yield row
 
     # When they are stored

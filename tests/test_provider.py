@@ -29,27 +29,26 @@ from viber_courier.schemas import wire
 from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.wire import send_body
 from viber_courier.worker import provider as module
-from viber_courier.worker.outcome import (
-    Accepted,
-    Again,
-    Blocked,
-    NotSent,
-    Outcome,
-    Refused,
-    Spoiled,
-    Statuses,
-    Unsure,
-)
-from viber_courier.worker.provider import (
+from viber_courier.worker.answers import (
     Answer,
-    Provider,
-    canonical,
-    is_known,
     oddity,
     read_send_answer,
     read_status_answer,
     retry_after,
 )
+from viber_courier.worker.codes import canonical, is_known
+from viber_courier.worker.outcome import (
+    Accepted,
+    Blocked,
+    NotSent,
+    Outcome,
+    Refused,
+    RequestRefused,
+    Retryable,
+    Statuses,
+    Unsure,
+)
+from viber_courier.worker.provider import Provider
 
 ID = 3158611117333282817
 OK = {"code": "ok", "providerId": ID}
@@ -105,8 +104,8 @@ def test_another_count_of_entries_is_unsure_for_all(http: int, count: int, statu
 ENTRIES: list[tuple[Any, Outcome | type[Unsure]]] = [
     (OK, Accepted(ID)),
     ({"code": " OK ", "providerId": 1}, Accepted(1)),
-    ({"code": "error-system"}, Again("error-system")),
-    ({"code": "ERROR_SYSTEM"}, Again("error-system")),
+    ({"code": "error-system"}, Retryable("error-system")),
+    ({"code": "ERROR_SYSTEM"}, Retryable("error-system")),
     *[({"code": code}, Blocked(code)) for code in AUTH],
     *[({"code": code}, Refused(code)) for code in REQUEST_CODES + MESSAGE_CODES],
     ({"code": "error-Subject_Unknown"}, Refused("error-subject-unknown")),
@@ -153,14 +152,14 @@ WHOLE: list[tuple[Answer, Outcome | type[Unsure]]] = [
     # A string status other than ok decides, whatever the HTTP code.
     *[(answer({"status": code}, http), Blocked(code)) for code in AUTH for http in (200, 401, 500)],
     *[
-        (answer({"status": "error-system"}, http), Again("error-system"))
+        (answer({"status": "error-system"}, http), Retryable("error-system"))
         for http in (200, 400, 500, 503)
     ],
-    (answer({"status": "error-never-heard-of"}), Again("error-never-heard-of")),
-    (answer({"status": "error-never-heard-of"}, 401), Again("error-never-heard-of")),
-    *[(answer({"status": code}), Spoiled(code)) for code in REQUEST_CODES + MESSAGE_CODES],
-    (answer({"status": "error-syntax", "messages": []}, 400), Spoiled("error-syntax")),
-    (answer({"status": "Error_Syntax"}), Spoiled("error-syntax")),
+    (answer({"status": "error-never-heard-of"}), Retryable("error-never-heard-of")),
+    (answer({"status": "error-never-heard-of"}, 401), Retryable("error-never-heard-of")),
+    *[(answer({"status": code}), RequestRefused(code)) for code in REQUEST_CODES + MESSAGE_CODES],
+    (answer({"status": "error-syntax", "messages": []}, 400), RequestRefused("error-syntax")),
+    (answer({"status": "Error_Syntax"}), RequestRefused("error-syntax")),
     (answer({"status": "whatever"}), Unsure),
     (answer({"status": ""}), Unsure),
     (answer({"status": "error"}), Unsure),
@@ -179,7 +178,7 @@ WHOLE: list[tuple[Answer, Outcome | type[Unsure]]] = [
         for http in (301, 302, 307, 401, 402, 403, 404, 405, 409, 410, 418, 451)
         for body in (b"", {"status": http, **SPRING})
     ],
-    *[(answer(b"bad request", http), Spoiled(f"http-{http}")) for http in (400, 413, 422)],
+    *[(answer(b"bad request", http), RequestRefused(f"http-{http}")) for http in (400, 413, 422)],
     *[(answer(b"oops", http), Unsure) for http in (500, 501, 502, 504, 520, 599)],
     *[
         (answer(body), Unsure)
@@ -305,12 +304,12 @@ def test_entries_of_a_status_reply_count_whatever_stands_beside_them(given_: Ans
         (answer({"status": "ok", "messages": []}), Statuses({})),
         (said({"code": "ok"}, None, {"providerId": -1}), Statuses({})),
         *[(answer({"status": code}), Blocked(code)) for code in AUTH],
-        (answer({"status": "error-syntax"}), Spoiled("error-syntax")),
-        (answer({"status": "error-system"}), Again("error-system")),
-        (answer({"status": "error-new"}), Again("error-new")),
-        (answer({"status": "error-system", "messages": []}), Again("error-system")),
+        (answer({"status": "error-syntax"}), RequestRefused("error-syntax")),
+        (answer({"status": "error-system"}), Retryable("error-system")),
+        (answer({"status": "error-new"}), Retryable("error-new")),
+        (answer({"status": "error-system", "messages": []}), Retryable("error-system")),
         *[(answer(b"", http), Blocked(f"http-{http}")) for http in (302, 401, 403, 404, 405)],
-        *[(answer(b"", http), Spoiled(f"http-{http}")) for http in (400, 413, 422)],
+        *[(answer(b"", http), RequestRefused(f"http-{http}")) for http in (400, 413, 422)],
         *[(answer(b"", http), NotSent(f"http-{http}")) for http in (408, 429, 503)],
     ],
 )
@@ -336,7 +335,7 @@ def test_what_a_status_reply_says_in_two_ways_is_not_believed() -> None:
     ],
 )
 def test_what_a_status_answer_does_not_say_is_asked_again(given_: Answer) -> None:
-    assert isinstance(read_status_answer(given_), Again)
+    assert isinstance(read_status_answer(given_), Retryable)
 
 
 # Real connections.
@@ -639,14 +638,14 @@ def test_a_connection_broken_after_the_request_is_unsure(
     outcomes = provider.send(BODY, 2)
     assert len(outcomes) == 2 and all(isinstance(each, Unsure) for each in outcomes)
     assert len(server.requests) == 1  # and never repeated by itself
-    assert isinstance(provider.status([ID]), Again)
+    assert isinstance(provider.status([ID]), Retryable)
 
 
 def test_a_read_timeout_is_unsure(serve: Serve, connect: Connect) -> None:
     server = serve(hang)
     provider = connect(server.url, read_timeout=0.1)
     assert isinstance(only(provider.send(BODY, 1)), Unsure)
-    assert isinstance(provider.status([ID]), Again)
+    assert isinstance(provider.status([ID]), Retryable)
 
 
 def trickle_after(head: bytes) -> Handler:
@@ -880,7 +879,7 @@ def test_a_batch_has_an_outcome_for_each_of_its_messages(
     assert outcomes == [
         Accepted(ids[0]),
         Refused("error-address-unknown"),
-        Again("error-system"),
+        Retryable("error-system"),
         Accepted(ids[1]),
     ]
     statuses = provider.status([*ids, ids[0], 5])
@@ -906,8 +905,8 @@ def test_a_batch_has_an_outcome_for_each_of_its_messages(
         ({"kind": "http", "code": 503, "retry_after": 3}, NotSent, 0),
         ({"kind": "http", "code": 401}, Blocked, 0),
         ({"kind": "redirect"}, Blocked, 0),
-        ({"kind": "status", "code": "error-system"}, Again, 0),
-        ({"kind": "status", "code": "error-syntax"}, Spoiled, 0),
+        ({"kind": "status", "code": "error-system"}, Retryable, 0),
+        ({"kind": "status", "code": "error-syntax"}, RequestRefused, 0),
         ({"kind": "status", "code": "error-auth", "http": 401}, Blocked, 0),
         ({"kind": "entry", "code": "error-subject-unknown"}, Refused, 0),
     ],
@@ -938,7 +937,7 @@ def test_wrong_credentials_block_and_send_nothing(simulator: Simulator, connect:
         (
             "error-instant-message-colour-format",
             200,
-            Spoiled("error-instant-message-colour-format"),
+            RequestRefused("error-instant-message-colour-format"),
         ),
         ("Unauthorized", 401, Blocked("http-401")),
         ("try later", 503, NotSent("http-503")),

@@ -9,10 +9,9 @@ import redis
 
 from tests.conftest import Clock, common_job
 from viber_courier import Producer
-from viber_courier.producers.testing import SilentBells
 from viber_courier.schemas.settings import Settings
-from viber_courier.store.leases import Later, Lease, Store
-from viber_courier.worker.shift import leases
+from viber_courier.store.leases import Lease, RateLimited, Store
+from viber_courier.worker.shift import work_off
 
 
 class Stopped(Clock):
@@ -40,7 +39,7 @@ def fill(producer: Producer, count: int, priority: str = "low", **more: Any) -> 
     return producer.enqueue_many(rows, common=common_job(priority=priority, **more))
 
 
-def taken(lease: Lease[Any] | Later | None) -> int:
+def taken(lease: Lease[Any] | RateLimited | None) -> int:
     return len(lease.messages) if isinstance(lease, Lease) else 0
 
 
@@ -50,7 +49,7 @@ def test_a_burst_at_first_then_as_many_as_the_rate_gives(
     ours = store(client, settings, clock, rate_limit=40.0, rate_burst=25.0)
     fill(producer, 1000)
     first = ours.claim("low", answered=True)
-    assert isinstance(first, Lease) and first.dry and not first.ring
+    assert isinstance(first, Lease) and first.out_of_tokens
     assert taken(first) == 25
     sent = 0
     for _ in range(100):
@@ -78,7 +77,7 @@ def test_an_empty_bucket_says_when_to_come_back_and_to_one_only(
     fill(producer, 100)
     assert taken(ours.claim("low", answered=True)) == 10
     later = ours.claim("low", answered=False)
-    assert isinstance(later, Later) and later.seconds == pytest.approx(0.1, abs=0.02)
+    assert isinstance(later, RateLimited) and later.seconds == pytest.approx(0.1, abs=0.02)
     # Neither another worker nor a sweep comes meanwhile
     assert ours.claim("low", answered=False) is None
     assert ours.sweep() == []
@@ -155,12 +154,15 @@ def test_a_bell_is_answered_until_the_time_is_up_and_handed_on_if_tokens_are_out
     # Given a limit by the server's own clock
     ours = Store(client, Settings(namespace=settings.namespace, rate_limit=100.0, rate_burst=10.0))
     fill(producer, 200)
-    bells = SilentBells()
+    client.delete(ours.keys.wake)
+    sizes = list[int]()
     # When one doorbell is answered for half a second
-    sizes = [
-        len(lease.messages)
-        for lease in leases(lambda rung: ours.claim("low", rung), lambda: bells.ring(["low"]), 0.5)
-    ]
-    # Then it sent what the rate gives, some at a time, and rang for whoever goes on
+    work_off(
+        lambda answered: ours.claim("low", answered),
+        lambda lease: bool(sizes.append(len(lease.messages))),
+        lambda: ours.wake("low"),
+        0.5,
+    )
+    # Then it sent what the rate gives, some at a time, and woke whoever goes on
     assert sizes[0] == 10 and 30 <= sum(sizes) <= 75
-    assert bells.rung == ["low"]
+    assert client.lrange(ours.keys.wake, 0, -1) == ["low"]

@@ -14,7 +14,6 @@ from tests.conftest import free_port, text_job, wait_for
 from viber_courier import Producer, StoreUnavailable
 from viber_courier.ops.redis_server import RedisServer
 from viber_courier.producers import results as results_module
-from viber_courier.producers.testing import SilentBells
 from viber_courier.schemas.settings import Settings
 
 
@@ -100,7 +99,7 @@ def test_events_have_attributes(producer: Producer) -> None:
 def test_an_outage_shorter_than_block_is_sat_out_a_longer_one_raises(tmp_path: Path) -> None:
     server = RedisServer(tmp_path, free_port())
     server.start()
-    producer = Producer(Settings(redis_url=server.url, broker_url=server.url), bells=SilentBells())
+    producer = Producer(Settings(redis_url=server.url, broker_url=server.url))
     ids = cancelled(producer, 1)
     reader = producer.results("crm", "web-1", block=20)
     first = next(reader)
@@ -148,7 +147,7 @@ def test_an_acknowledgement_waits_a_second_at_most(
 def test_acknowledging_and_closing_during_an_outage_raise_nothing(tmp_path: Path) -> None:
     server = RedisServer(tmp_path, free_port())
     server.start()
-    producer = Producer(Settings(redis_url=server.url, broker_url=server.url), bells=SilentBells())
+    producer = Producer(Settings(redis_url=server.url, broker_url=server.url))
     cancelled(producer, 2)
     reader = producer.results("crm", "web-1", block=5)
     first = next(reader)

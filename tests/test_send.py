@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,13 +12,14 @@ import redis
 
 from tests.conftest import Clock, common_job, events_of, text_job
 from viber_courier import Producer
-from viber_courier.producers.testing import SilentBells
 from viber_courier.schemas.settings import Settings
 from viber_courier.store.leases import Lease, Store
 from viber_courier.store.records import Waiting
-from viber_courier.worker import send as send_module
-from viber_courier.worker.outcome import Accepted, Outcome, Spoiled
-from viber_courier.worker.send import Sender, budget, task_limit
+from viber_courier.worker import shift as shift_module
+from viber_courier.worker.decisions import Decider
+from viber_courier.worker.outcome import Accepted, Outcome, RequestRefused
+from viber_courier.worker.send import Sender
+from viber_courier.worker.shift import budget, task_limit
 
 
 class Post:
@@ -30,7 +32,7 @@ class Post:
     def send(self, body: bytes, count: int) -> list[Outcome]:
         self.bodies.append(json.loads(body))
         if self.bad and self.bad in body.decode():
-            return [Spoiled("error-syntax")] * count
+            return [RequestRefused("error-syntax")] * count
         return [Accepted(10**18 + 1000 * len(self.bodies) + n) for n in range(count)]
 
     @property
@@ -60,7 +62,7 @@ def store(client: redis.Redis, settings: Settings, clock: Clock) -> SlowStore:
 
 
 def sender(store: Store, settings: Settings, post: Post) -> Sender:
-    return Sender(settings, store, post, SilentBells())  # type: ignore[arg-type]
+    return Sender(settings, store, post, Decider(settings))  # type: ignore[arg-type]
 
 
 def test_what_expires_between_claim_and_request_is_not_sent(
@@ -109,8 +111,7 @@ def test_no_batch_is_sent_when_too_little_of_its_lease_is_left(
 
     def slow(*args: Any, **kwargs: Any) -> Lease[Waiting]:
         held = real(*args, **kwargs)
-        held.ends -= 90  # as if Redis had taken 90 s to say so
-        return held
+        return replace(held, ends=held.ends - 90)  # as if Redis had taken 90 s to say so
 
     monkeypatch.setattr(store, "begin", slow)
     post = Post()
@@ -151,7 +152,7 @@ def test_messages_whose_leases_keep_lapsing_go_alone_and_then_end(
 def test_a_task_that_has_used_up_its_time_puts_the_rest_back(
     producer: Producer, store: SlowStore, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(send_module, "BUDGET", 0.0)
+    monkeypatch.setattr(shift_module, "BUDGET", 0.0)
     rows: list[dict[str, Any]] = [{"address": f"79{n:07}99"} for n in range(8)]
     rows[0]["comment"] = "poison"
     ids = producer.enqueue_many(rows, common=common_job())

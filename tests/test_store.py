@@ -11,57 +11,26 @@ import pytest
 import redis
 
 from tests.conftest import Clock, common_job, events_of, iso_in, text_job
+from tests.workshop import Workshop
 from viber_courier import Producer
-from viber_courier.producers.testing import SilentBells
 from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.status import Status
-from viber_courier.store.leases import Lease, Move, Store, Write
+from viber_courier.store.leases import Lease, Move, Write
 from viber_courier.store.records import Waiting, merge
-from viber_courier.worker.outcome import Accepted, Again, NotSent, Outcome, Refused, Unsure
+from viber_courier.worker.outcome import Accepted, NotSent, Refused, Retryable, Unsure
 from viber_courier.worker.policy import triage
-from viber_courier.worker.send import Sender, Tally
+from viber_courier.worker.send import Tally
 
 SEND = "{{{}}}:lane:high:0"
 
 
-class Desk:
-    """A store with what a test does to it; settles through the real decisions."""
-
-    def __init__(self, store: Store, settings: Settings, clock: Clock) -> None:
-        self.store, self.settings, self.clock = store, settings, clock
-        # Only its event writing is used here: provider and bells are never called.
-        self.sender = Sender(settings, store, None, None)  # type: ignore[arg-type]
-
-    def claim(self, lane: str = "low", answered: bool = True) -> Lease[Waiting]:
-        lease = self.store.claim(lane, answered)
-        assert lease is not None
-        return lease
-
-    def ids(self, lane: str = "low") -> list[str]:
-        lease = self.store.claim(lane, answered=True)
-        return [message.id for message in lease.messages] if lease else []
-
-    def begin(self, lease: Lease[Waiting]) -> Lease[Waiting]:
-        held = self.store.begin(lease, lease.messages)
-        for message in held.messages:
-            message.attempts += 1
-        return held
-
-    def moves(self, lease: Lease[Waiting], outcome: Outcome, jitter: float = 1.0) -> list[Move]:
-        sender = replace(self.sender, chance=lambda: jitter)
-        return sender._decide(lease, [outcome] * len(lease.messages))
-
-    def settle(self, lease: Lease[Waiting], outcome: Outcome) -> list[Move]:
-        return self.store.settle(lease, self.moves(lease, outcome))[0]
-
-
 @pytest.fixture
-def desk(client: redis.Redis, settings: Settings, clock: Clock) -> Desk:
-    return Desk(Store(client, settings, clock), settings, clock)
+def desk(client: redis.Redis, settings: Settings, clock: Clock) -> Workshop:
+    return Workshop(client, settings, clock)
 
 
 def test_the_most_urgent_lane_is_served_first_and_only_at_or_above_the_one_asked(
-    producer: Producer, desk: Desk
+    producer: Producer, desk: Workshop
 ) -> None:
     low = producer.enqueue(text_job(priority="low"))
     normal = producer.enqueue(text_job(priority="normal"))
@@ -76,7 +45,7 @@ def test_the_most_urgent_lane_is_served_first_and_only_at_or_above_the_one_asked
 
 
 def test_a_lane_is_first_in_first_out_within_and_between_chunks(
-    producer: Producer, desk: Desk
+    producer: Producer, desk: Workshop
 ) -> None:
     rows = [{"address": f"7925{i:07}"} for i in range(120)]
     common = common_job()
@@ -86,7 +55,7 @@ def test_a_lane_is_first_in_first_out_within_and_between_chunks(
 
 
 def test_a_scheduled_message_waits_for_its_instant(
-    producer: Producer, desk: Desk, clock: Clock
+    producer: Producer, desk: Workshop, clock: Clock
 ) -> None:
     id = producer.enqueue(text_job(sendAt=iso_in(3600)))
     assert desk.ids() == []
@@ -96,7 +65,7 @@ def test_a_scheduled_message_waits_for_its_instant(
     assert desk.ids() == [id]
 
 
-def test_the_two_values_of_the_flag_never_share_a_claim(producer: Producer, desk: Desk) -> None:
+def test_the_two_values_of_the_flag_never_share_a_claim(producer: Producer, desk: Workshop) -> None:
     plain = [producer.enqueue(text_job()) for _ in range(3)]
     again = [producer.enqueue(text_job(resendSms=True)) for _ in range(3)]
     assert desk.ids() == plain
@@ -104,7 +73,7 @@ def test_the_two_values_of_the_flag_never_share_a_claim(producer: Producer, desk
 
 
 def test_a_claimed_message_is_nobody_elses_until_its_lease_is_over(
-    producer: Producer, desk: Desk, clock: Clock
+    producer: Producer, desk: Workshop, clock: Clock
 ) -> None:
     id = producer.enqueue(text_job())
     assert desk.ids() == [id]
@@ -116,7 +85,7 @@ def test_a_claimed_message_is_nobody_elses_until_its_lease_is_over(
 
 
 def test_a_lapse_inside_a_request_is_remembered_through_further_lapses(
-    producer: Producer, desk: Desk, clock: Clock
+    producer: Producer, desk: Workshop, clock: Clock
 ) -> None:
     id = producer.enqueue(text_job())
     desk.begin(desk.claim())
@@ -129,7 +98,7 @@ def test_a_lapse_inside_a_request_is_remembered_through_further_lapses(
 
 
 def test_a_claim_whose_answer_was_lost_gives_the_same_batch_again(
-    producer: Producer, desk: Desk, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    producer: Producer, desk: Workshop, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = [producer.enqueue(text_job()) for _ in range(3)]
     later: list[str] = []
@@ -150,7 +119,7 @@ def test_a_claim_whose_answer_was_lost_gives_the_same_batch_again(
 
 
 def test_begin_leaves_out_what_another_claim_has_taken(
-    producer: Producer, desk: Desk, clock: Clock
+    producer: Producer, desk: Workshop, clock: Clock
 ) -> None:
     ids = [producer.enqueue(text_job()) for _ in range(2)]
     stalled = desk.claim()
@@ -161,7 +130,7 @@ def test_begin_leaves_out_what_another_claim_has_taken(
     assert {m.id for m in desk.begin(other).messages} == set(ids)
 
 
-def test_begin_leaves_out_what_was_cancelled_meanwhile(producer: Producer, desk: Desk) -> None:
+def test_begin_leaves_out_what_was_cancelled_meanwhile(producer: Producer, desk: Workshop) -> None:
     gone, kept = producer.enqueue(text_job()), producer.enqueue(text_job())
     lease = desk.claim()
     assert producer.cancel(gone)
@@ -169,7 +138,7 @@ def test_begin_leaves_out_what_was_cancelled_meanwhile(producer: Producer, desk:
 
 
 def test_repeats_of_begin_and_settle_give_the_first_answer(
-    producer: Producer, desk: Desk, monkeypatch: pytest.MonkeyPatch, client: redis.Redis
+    producer: Producer, desk: Workshop, monkeypatch: pytest.MonkeyPatch, client: redis.Redis
 ) -> None:
     for name in ("begin", "settle"):
         real = desk.store._scripts[name]
@@ -188,7 +157,7 @@ def test_repeats_of_begin_and_settle_give_the_first_answer(
 
 
 def test_a_stalled_worker_cannot_settle_over_its_successor(
-    producer: Producer, desk: Desk, clock: Clock, client: redis.Redis
+    producer: Producer, desk: Workshop, clock: Clock, client: redis.Redis
 ) -> None:
     id = producer.enqueue(text_job(onUnsure="resend"))
     stalled = desk.begin(desk.claim())
@@ -206,7 +175,7 @@ def test_a_stalled_worker_cannot_settle_over_its_successor(
 
 
 def test_a_late_ok_is_recorded_unless_the_message_has_ended_or_is_inside_another_request(
-    producer: Producer, desk: Desk, clock: Clock, client: redis.Redis
+    producer: Producer, desk: Workshop, clock: Clock, client: redis.Redis
 ) -> None:
     back, ended, inside = (producer.enqueue(text_job(onUnsure="resend")) for _ in range(3))
     first = desk.begin(desk.claim())
@@ -216,9 +185,9 @@ def test_a_late_ok_is_recorded_unless_the_message_has_ended_or_is_inside_another
     desk.store.settle(second, again)
     clock.advance(10)
     third = desk.claim()
-    third.messages = [m for m in third.messages if m.id != back]
+    third = replace(third, messages=[m for m in third.messages if m.id != back])
     held = desk.begin(third)
-    held.messages = [m for m in held.messages if m.id == ended]
+    held = replace(held, messages=[m for m in held.messages if m.id == ended])
     desk.settle(held, Refused("error-address-unknown"))
     # When the first worker wakes with an answer in hand
     tally = Tally()
@@ -238,15 +207,15 @@ def test_a_late_ok_is_recorded_unless_the_message_has_ended_or_is_inside_another
     assert client.hget(desk.store.keys.counts, "late") == "2"
 
 
-def _step(desk: Desk, message: Waiting, lease: Lease[Waiting]) -> Any:
+def _step(desk: Workshop, message: Waiting, lease: Lease[Waiting]) -> Any:
     return triage(message, lease.at(), 0.0, desk.settings)
 
 
 def test_a_retry_waits_for_its_due_time_and_keeps_its_counters(
-    producer: Producer, desk: Desk, clock: Clock
+    producer: Producer, desk: Workshop, clock: Clock
 ) -> None:
     id = producer.enqueue(text_job())
-    desk.settle(desk.begin(desk.claim()), Again("error-system"))
+    desk.settle(desk.begin(desk.claim()), Retryable("error-system"))
     assert desk.ids() == []
     clock.advance(6)
     (message,) = desk.claim().messages
@@ -254,30 +223,32 @@ def test_a_retry_waits_for_its_due_time_and_keeps_its_counters(
 
 
 def test_bells_ring_once_until_somebody_answers(
-    producer: Producer, desk: Desk, bells: SilentBells, settings: Settings
+    producer: Producer, desk: Workshop, settings: Settings
 ) -> None:
     for _ in range(3):
         producer.enqueue(text_job(priority="low"))
-    assert bells.rung == ["low"]
+    assert desk.wakes() == ["low"]
     desk.claim("low")
     producer.enqueue(text_job(priority="low"))
-    assert bells.rung == ["low", "low"]
+    assert desk.wakes() == ["low"]
 
 
 def test_a_claim_rings_again_for_what_is_left_but_only_if_no_bell_is_on_its_way(
     client: redis.Redis, settings: Settings, clock: Clock, producer: Producer
 ) -> None:
-    one = Store(client, Settings(namespace=settings.namespace, batch_size=1), clock)
+    desk = Workshop(client, Settings(namespace=settings.namespace, batch_size=1), clock)
+    one = desk.store
     for _ in range(3):
         producer.enqueue(text_job())
-    first, second, third = (one.claim("high", answered=n == 0) for n in range(3))
-    assert first is not None and (first.more, first.ring) == (True, True)
-    assert second is not None and (second.more, second.ring) == (True, False)
-    assert third is not None and (third.more, third.ring) == (False, False)
+    assert desk.wakes() == ["high"]
+    for answered, more, words in ((True, True, ["high"]), (False, True, []), (False, False, [])):
+        lease = one.claim("high", answered)
+        assert isinstance(lease, Lease) and lease.more == more
+        assert desk.wakes() == words
 
 
 def test_the_sweep_rings_for_what_is_due_and_has_no_bell(
-    producer: Producer, desk: Desk, clock: Clock, client: redis.Redis
+    producer: Producer, desk: Workshop, clock: Clock, client: redis.Redis
 ) -> None:
     producer.enqueue(text_job(priority="low", sendAt=iso_in(60)))
     assert desk.store.sweep() == []
@@ -304,7 +275,7 @@ def test_the_sweep_rings_for_what_is_due_and_has_no_bell(
     ids=repr,
 )
 def test_an_answer_in_hand_is_settled_when_redis_takes_it(
-    error: Exception, producer: Producer, desk: Desk, monkeypatch: pytest.MonkeyPatch
+    error: Exception, producer: Producer, desk: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     id = producer.enqueue(text_job())
     held = desk.begin(desk.claim())
@@ -321,7 +292,7 @@ def test_an_answer_in_hand_is_settled_when_redis_takes_it(
 
 
 def test_a_fault_of_a_script_is_loud(
-    producer: Producer, desk: Desk, monkeypatch: pytest.MonkeyPatch
+    producer: Producer, desk: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     producer.enqueue(text_job())
     held = desk.begin(desk.claim())
@@ -335,7 +306,7 @@ def test_a_fault_of_a_script_is_loud(
 
 
 def test_the_sweep_forgets_events_past_their_retention(
-    producer: Producer, desk: Desk, clock: Clock, client: redis.Redis
+    producer: Producer, desk: Workshop, clock: Clock, client: redis.Redis
 ) -> None:
     for _ in range(250):
         producer.enqueue(text_job())
@@ -348,7 +319,7 @@ def test_the_sweep_forgets_events_past_their_retention(
 
 
 def test_an_ended_message_keeps_its_record_longer_than_its_content(
-    producer: Producer, desk: Desk, client: redis.Redis
+    producer: Producer, desk: Workshop, client: redis.Redis
 ) -> None:
     short = producer.enqueue_many(
         [{"address": "79250000001"}],
@@ -366,7 +337,7 @@ def test_an_ended_message_keeps_its_record_longer_than_its_content(
 
 
 def test_common_content_is_stored_once_and_its_expiry_never_comes_nearer(
-    producer: Producer, desk: Desk, client: redis.Redis
+    producer: Producer, desk: Workshop, client: redis.Redis
 ) -> None:
     common = common_job()
     producer.enqueue_many([{"address": "79250000001", "ttlSec": 100000}], common=common)
@@ -379,7 +350,7 @@ def test_common_content_is_stored_once_and_its_expiry_never_comes_nearer(
 
 
 def test_a_row_without_its_common_content_is_seen_as_such(
-    producer: Producer, desk: Desk, client: redis.Redis
+    producer: Producer, desk: Workshop, client: redis.Redis
 ) -> None:
     common = common_job()
     producer.enqueue_many([{"address": "79250000001"}], common=common)
@@ -390,7 +361,7 @@ def test_a_row_without_its_common_content_is_seen_as_such(
 
 
 def test_a_member_whose_record_was_deleted_by_hand_leaves_the_lane(
-    producer: Producer, desk: Desk, client: redis.Redis
+    producer: Producer, desk: Workshop, client: redis.Redis
 ) -> None:
     id = producer.enqueue(text_job())
     client.delete(desk.store.keys.record + id)
@@ -398,7 +369,9 @@ def test_a_member_whose_record_was_deleted_by_hand_leaves_the_lane(
     assert client.zcard(SEND.format(desk.settings.namespace)) == 0
 
 
-def test_contents_merge_common_and_own_and_nulls_take_away(producer: Producer, desk: Desk) -> None:
+def test_contents_merge_common_and_own_and_nulls_take_away(
+    producer: Producer, desk: Workshop
+) -> None:
     common = common_job(comment="c", smsText="s")
     producer.enqueue_many(
         [{"address": "79250000001", "comment": None, "subject": "Other"}], common=common
@@ -413,17 +386,19 @@ def test_not_sent_uses_no_attempt_against_the_limit(
     client: redis.Redis, settings: Settings, clock: Clock, producer: Producer
 ) -> None:
     limited = Settings(namespace=settings.namespace, max_attempts=1)
-    desk = Desk(Store(client, limited, clock), limited, clock)
+    desk = Workshop(client, limited, clock)
     id = producer.enqueue(text_job())
     for _ in range(3):
         desk.settle(desk.begin(desk.claim()), NotSent("http-503", 1.0))
         clock.advance(2)
-    desk.settle(desk.begin(desk.claim()), Again("error-system"))
+    desk.settle(desk.begin(desk.claim()), Retryable("error-system"))
     record = producer.get(id)
     assert record is not None and (record.status, record.reason) == (Status.FAILED, "attempts")
 
 
-def test_an_unsure_answer_parks_or_resends(producer: Producer, desk: Desk, clock: Clock) -> None:
+def test_an_unsure_answer_parks_or_resends(
+    producer: Producer, desk: Workshop, clock: Clock
+) -> None:
     park = producer.enqueue(text_job(onUnsure="park"))
     resend = producer.enqueue(text_job(onUnsure="resend"))
     lease = desk.begin(desk.claim())
@@ -440,7 +415,7 @@ def test_records_stay_small(redis_server: Any, settings: Settings) -> None:
     from viber_courier.store.connection import connect
 
     client = connect(redis_server.url)
-    producer = Producer(settings, client=client, bells=SilentBells())
+    producer = Producer(settings, client=client)
     common = common_job(content={"text": "я" * 1000})
     before = int(client.info("memory")["used_memory"])
     count = 5000
@@ -453,7 +428,7 @@ def test_records_stay_small(redis_server: Any, settings: Settings) -> None:
 
 
 def test_events_hold_what_only_python_can_write(
-    producer: Producer, desk: Desk, client: redis.Redis
+    producer: Producer, desk: Workshop, client: redis.Redis
 ) -> None:
     id = producer.enqueue(text_job(metadata={"order": 9007199254740993, "tags": None}))
     desk.settle(desk.begin(desk.claim()), Accepted(9223372036854775807))

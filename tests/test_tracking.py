@@ -12,14 +12,15 @@ from hypothesis import given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
 
+from tests.workshop import changed
 from viber_courier.schemas.event import SmsState
 from viber_courier.schemas.instants import SECOND
 from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.status import NEXT, Reason, Status, is_final
 from viber_courier.schemas.wire import STATES, StatusEntry
-from viber_courier.store.records import Step, Watched
+from viber_courier.store.records import Step, Watched, segments, step_fields
 from viber_courier.worker.policy import TRACKING_MOST
-from viber_courier.worker.tracking import after_failed_poll, after_poll, sms_states
+from viber_courier.worker.tracking import after_failed_poll, after_poll
 
 S = Status
 T0 = 1_795_430_400_000_000
@@ -70,8 +71,8 @@ class Life:
     def _take(self, step: Step, now: int) -> Life:
         assert not self.ended
         self.ended, self.next = step.place == "end", step.at
-        fields = dict(zip(step.fields[::2], step.fields[1::2], strict=True))
-        self.message.polls = int(fields.get("polls", self.message.polls))
+        self.message = changed(self.message, step)
+        self.message = self.message._replace(status=step.status or self.message.status)
         if step.status is not None:
             final = self.ended or is_final(step.status)
             self.events.append((str(step.status), final, step.reason))
@@ -213,7 +214,7 @@ def test_the_segments_decide_together(before: str, sms: str, story: str, reason:
 def test_of_both_legs_the_better_one_counts(word: str, sms: str, story: str) -> None:
     life = live([entry(word, sms)] * 3, watched(resend=True))
     assert life.story == story
-    assert len(sms_states(life.message)) == len(sms.split())
+    assert len(segments(life.message.sms)) == len(sms.split())
 
 
 @pytest.mark.parametrize(
@@ -328,17 +329,25 @@ def test_the_window_counts_from_when_we_first_saw_it() -> None:
         (S.DELIVERED, {"since": T0 + 25 * 3600 * SECOND}, ("delivered", True, None)),
         (
             S.SENT,
-            {"resend": True, "fault": "undelivered user-blocked", "since": T0 + 25 * 3600 * SECOND},
+            {
+                "resend": True,
+                "pending_failure": "undelivered user-blocked",
+                "since": T0 + 25 * 3600 * SECOND,
+            },
             ("undelivered", True, "user-blocked"),
         ),
         (
             S.SUBMITTED,
-            {"resend": True, "fault": "failed provider-failed", "since": T0 + 25 * 3600 * SECOND},
+            {
+                "resend": True,
+                "pending_failure": "failed provider-failed",
+                "since": T0 + 25 * 3600 * SECOND,
+            },
             ("failed", True, "provider-failed"),
         ),
         (
             S.SMS_SENT,
-            {"resend": True, "fault": "undelivered user-blocked", "since": T0},
+            {"resend": True, "pending_failure": "undelivered user-blocked", "since": T0},
             ("lost", True, Reason.TRACKING_ENDED),
         ),
     ],
@@ -407,25 +416,23 @@ def test_a_failed_poll_waits_no_longer_than_the_cap() -> None:
 def test_the_providers_own_words_are_kept_where_they_are_news() -> None:
     message = watched()
     first = after_poll(message, entry("sent"), T0 + SECOND, SETTINGS)
-    fields = dict(zip(first.fields[::2], first.fields[1::2], strict=True))
-    assert (fields["providerStatus"], fields["statusAt"], fields["providerCode"]) == (
-        *("sent", AT),
-        "ok",
-    )
+    message = changed(message, first)._replace(status=Status.SENT)
     assert (message.provider_status, message.status_at) == ("sent", AT)
+    assert message.provider_code == "ok"
     again = after_poll(message, entry("sent"), T0 + 2 * SECOND, SETTINGS)
-    assert again.fields == ("polls", 1)
-    after_poll(message, entry("teleported", at=None), T0 + 3 * SECOND, SETTINGS)
-    assert (message.provider_status, message.status_at) == ("teleported", None)
+    assert step_fields(again) == ["polls", 2]
+    odd = after_poll(message, entry("teleported", at=None), T0 + 3 * SECOND, SETTINGS)
+    message = changed(message, odd)
+    assert (message.provider_status, message.status_at) == ("teleported", "")
 
 
 def test_segments_are_kept_with_their_64_bit_ids() -> None:
     message = watched(resend=True)
-    segments = (SmsState(583465579822710785, "sent"), SmsState(None, "Enqueued"))
-    after_poll(message, replace(entry(), sms=segments), T0 + SECOND, SETTINGS)
-    assert sms_states(message) == [*segments]
-    after_poll(message, None, T0 + 2 * SECOND, SETTINGS)
-    assert sms_states(message) == [*segments]
+    states = (SmsState(583465579822710785, "sent"), SmsState(None, "Enqueued"))
+    step = after_poll(message, replace(entry(), sms=states), T0 + SECOND, SETTINGS)
+    message = changed(message, step)
+    assert segments(message.sms) == states
+    assert after_poll(message, None, T0 + 2 * SECOND, SETTINGS).changes.sms is None
 
 
 # Any history at all.

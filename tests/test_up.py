@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from viber_courier.ops.up import prepare, story
+from viber_courier.ops.up import instructions, prepare
 
 REAL = {
     "COURIER_REDIS_URL": "redis://store.example/0",
@@ -22,7 +22,7 @@ def test_without_settings_redis_and_provider_are_started_too(tmp_path: Path) -> 
     assert "[program:redis]" in config and "[program:simulator]" in config
     assert added["COURIER_REDIS_URL"].startswith("redis://127.0.0.1:")
     assert added["COURIER_API_URL"].startswith("http://127.0.0.1:")
-    assert added["COURIER_REDIS_URL"] in story(added, tmp_path, {})
+    assert added["COURIER_REDIS_URL"] in instructions(added, tmp_path, {})
 
 
 def test_with_settings_the_real_ones_are_used_and_nothing_of_the_simulators(tmp_path: Path) -> None:
@@ -35,10 +35,10 @@ def test_with_settings_the_real_ones_are_used_and_nothing_of_the_simulators(tmp_
         "COURIER_EXPORTER_PORT",
     }
     assert added["FLOWER_PORT"] == "5999"
-    said = story(added, tmp_path, {"COURIER_REDIS_URL": "redis://:geheim@there", "PATH": ""})
-    assert "really sent" in said
+    said = instructions(added, tmp_path, {"COURIER_REDIS_URL": "redis://:geheim@there", "PATH": ""})
+    assert "really sends" in said
     # And which variables the other terminal needs, but no value
-    assert "(set COURIER_REDIS_URL there as here)" in said and "geheim" not in said
+    assert "(also set COURIER_REDIS_URL there)" in said and "geheim" not in said
 
 
 @pytest.mark.parametrize("name", ["send-Bulk", "", "redis; true"])

@@ -4,8 +4,6 @@ Only fields that are present and equal in every message, and ``content`` only as
 about how the provider merges overrides is relied on (trap T8). ``expand(factor(b)) == b``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Any
@@ -43,7 +41,7 @@ def assemble(messages: Sequence[Waiting], now: int) -> tuple[Message, list[Messa
 
 def _only_address(message: Waiting, common: object) -> bool:
     """Whether it brings nothing to this campaign but its address, the one field none has."""
-    return message.common is common and len(message.content or ()) == 1 and not message.ttl
+    return message.common is common and len(message.content or ()) == 1 and not message.has_ttl
 
 
 def expand(common: Message, messages: Iterable[Message]) -> list[Message]:
@@ -57,10 +55,10 @@ def wire_message(message: Waiting, now: int) -> Message:
     The API's defaults are clipped too where they are longer than what is left.
     """
     wire: Message = {"type": "viber", **merge(message.content or {}, message.common)}
-    if message.ttl:
+    if message.has_ttl:
         left = seconds_left(message, now)
         _clip(wire, "validityPeriodSec", VALIDITY[1], left)
-        if message.lane.endswith(":1"):
+        if message.resend:
             _clip(wire, "smsValidityPeriodSec", SMS_VALIDITY_DEFAULT, left)
     return wire
 
@@ -88,14 +86,14 @@ def requests(messages: Sequence[Waiting]) -> tuple[list[list[Waiting]], list[Wai
     lapsing goes alone and last: if it takes its worker with it, no other one's lease lapses.
     """
     alone = [m for m in messages if m.lapses >= ALONE_AFTER]
-    free = [m for m in messages if m.lapses < ALONE_AFTER and not m.within]
-    tied = [m for m in messages if m.lapses < ALONE_AFTER and m.within]
+    free = [m for m in messages if m.lapses < ALONE_AFTER and not m.max_batch]
+    tied = [m for m in messages if m.lapses < ALONE_AFTER and m.max_batch]
     batches: list[list[Waiting]] = []
-    for within, group in groupby(sorted(tied, key=_within), key=_within):
+    for most, group in groupby(sorted(tied, key=_max_batch), key=_max_batch):
         same = list(group)
-        batches += [same[i : i + within] for i in range(0, len(same), within)]
+        batches += [same[i : i + most] for i in range(0, len(same), most)]
     return [batch for batch in (*batches, free, alone[:1]) if batch], alone[1:]
 
 
-def _within(message: Waiting) -> int:
-    return message.within
+def _max_batch(message: Waiting) -> int:
+    return message.max_batch

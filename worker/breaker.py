@@ -3,21 +3,19 @@
 Functions of values; the shared state and its arithmetic are the gate's (store/lua/lib/gate.lua).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.status import Reason
-from viber_courier.store.gate import Shown
+from viber_courier.store.gate import ProviderSignal
 from viber_courier.worker.outcome import (
     Accepted,
-    Again,
     Blocked,
     NotSent,
     Outcome,
     Refused,
-    Spoiled,
+    RequestRefused,
+    Retryable,
     Statuses,
     StatusOutcome,
     Unsure,
@@ -28,40 +26,42 @@ BLOCKED = 60.0
 """Seconds between tries where nothing can be sent: credentials, account or address are wrong."""
 
 
-def after_request(outcomes: Sequence[Outcome], jitter: float, settings: Settings) -> Shown:
+def after_request(outcomes: Sequence[Outcome], jitter: float, settings: Settings) -> ProviderSignal:
     """What an answered /send has shown."""
     blocked = [outcome for outcome in outcomes if isinstance(outcome, Blocked)]
     if blocked:
-        return Shown(pause=BLOCKED, reason=blocked[0].code, both=True)
+        return ProviderSignal(pause=BLOCKED, reason=blocked[0].code, both=True)
     if any(isinstance(outcome, Accepted | Refused) for outcome in outcomes):
-        return Shown("good", taken=any(isinstance(outcome, Accepted) for outcome in outcomes))
-    if all(isinstance(outcome, Again) and not outcome.whole for outcome in outcomes):
+        return ProviderSignal(
+            "good", accepted=any(isinstance(outcome, Accepted) for outcome in outcomes)
+        )
+    if all(isinstance(outcome, Retryable) and not outcome.whole for outcome in outcomes):
         # It answers, message by message: else probes so answered would keep the gate shut.
-        return Shown("good")
+        return ProviderSignal("good")
     bad = [_failure(outcome, jitter, settings) for outcome in outcomes]
-    return max(bad, key=lambda shown: shown.verdict)
+    return max(bad, key=lambda signal: signal.verdict)
 
 
-def after_statuses(outcome: StatusOutcome, jitter: float, settings: Settings) -> Shown:
+def after_statuses(outcome: StatusOutcome, jitter: float, settings: Settings) -> ProviderSignal:
     """What an answered /status has shown."""
     if isinstance(outcome, Statuses):
-        return Shown("good", taken=True)
+        return ProviderSignal("good", accepted=True)
     if isinstance(outcome, Blocked):
-        return Shown(pause=BLOCKED, reason=outcome.code, both=True)
-    if isinstance(outcome, Spoiled):
-        return Shown()
+        return ProviderSignal(pause=BLOCKED, reason=outcome.code, both=True)
+    if isinstance(outcome, RequestRefused):
+        return ProviderSignal()
     return _failure(outcome, jitter, settings)
 
 
-def _failure(outcome: Outcome, jitter: float, settings: Settings) -> Shown:
+def _failure(outcome: Outcome, jitter: float, settings: Settings) -> ProviderSignal:
     match outcome:
         case NotSent(why, seconds) if why.startswith("http-"):
             wait = backoff(1, jitter, settings) if seconds is None else seconds
-            return Shown("bad", pause=min(max(wait, 1.0), settings.retry_cap), reason=why)
+            return ProviderSignal("bad", pause=min(max(wait, 1.0), settings.retry_cap), reason=why)
         case NotSent(why) | Unsure(why):
-            return Shown("bad", reason=why)
-        case Again(code, whole=True):
-            return Shown("bad", reason=code)
-        case Spoiled():
-            return Shown("refused", pause=BLOCKED, reason=Reason.ALL_REFUSED)
-    return Shown()
+            return ProviderSignal("bad", reason=why)
+        case Retryable(code, whole=True):
+            return ProviderSignal("bad", reason=code)
+        case RequestRefused():
+            return ProviderSignal("refused", pause=BLOCKED, reason=Reason.ALL_REFUSED)
+    return ProviderSignal()

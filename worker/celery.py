@@ -3,17 +3,16 @@
 ``celery -A viber_courier.worker worker -B`` is the whole system.
 """
 
-from __future__ import annotations
-
 import logging
 import os
+import threading
 import time
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from celery import Celery
+from celery import bootsteps
 from celery.beat import Scheduler
 from celery.exceptions import Reject
 from celery.signals import after_setup_logger, after_setup_task_logger, worker_init
@@ -21,7 +20,6 @@ from celery.utils.log import get_multiprocessing_logger
 from kombu import Queue
 from redis import RedisError
 
-from viber_courier.producers.bells import EXPIRES, Bells
 from viber_courier.producers.client import Producer
 from viber_courier.schemas.errors import ConfigError
 from viber_courier.schemas.lanes import LANES, POLL, queue
@@ -29,19 +27,23 @@ from viber_courier.schemas.settings import Settings
 from viber_courier.store.connection import broker, connect
 from viber_courier.store.durability import dangers
 from viber_courier.store.leases import Store
-from viber_courier.worker.broker import install as install_transport
-from viber_courier.worker.flower_defaults import install as install_flower_defaults
-from viber_courier.worker.intake import take
+from viber_courier.worker.bells import Bells, Listener
+from viber_courier.worker.decisions import Decider
+from viber_courier.worker.intake import enqueue_task_jobs
 from viber_courier.worker.log import set_up
-from viber_courier.worker.messages import BellRequest, CheckRequest, HiddenRequest
 from viber_courier.worker.poll import Poller
-from viber_courier.worker.pool import install as install_pool
 from viber_courier.worker.provider import Provider
-from viber_courier.worker.send import Sender, task_limit
-from viber_courier.worker.watchdog import Watchdog
+from viber_courier.worker.runtime import flower
+from viber_courier.worker.runtime.app import App
+from viber_courier.worker.runtime.messages import BellTask, CheckTask, HiddenTask
+from viber_courier.worker.runtime.watchdog import Watchdog
+from viber_courier.worker.send import Sender
+from viber_courier.worker.shift import task_limit
 
 VISIBILITY = 60
 """Seconds after which Celery redelivers a ``courier.enqueue`` whose worker vanished."""
+EVENTS_KEPT = 60
+"""Seconds after which Celery's events that Flower did not read are dropped, and its queue."""
 BELL_LOGGERS = ("celery.worker.strategy", "celery.app.trace", "celery.beat")
 """Loggers that would write three lines for each doorbell."""
 
@@ -58,15 +60,10 @@ def _queue(name: str) -> Queue:
     return Queue(full, routing_key=full)
 
 
-# These would win over our own. So would broker_read_url, a setting, but its password shows in clear
-# on Flower's pages and in ``celery inspect conf``, while that of broker_url is masked.
-for _name in ("CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL"):
-    os.environ.pop(_name, None)
 broker_url, broker_options = broker(settings.broker_url)
-install_transport()
-install_pool()
-install_flower_defaults()
-app = Celery("viber_courier", broker=broker_url, set_as_current=True)
+flower.install()
+# Not broker_read_url: its password shows in clear on Flower's pages and in ``celery inspect conf``.
+app = App("viber_courier", broker=broker_url, set_as_current=True)
 app.conf.update(
     task_queues=[_queue(name) for name in (POLL, "enqueue", *LANES)],
     task_default_queue=queue(settings.namespace, POLL),
@@ -75,7 +72,8 @@ app.conf.update(
     accept_content=["json"],
     task_serializer="json",
     task_ignore_result=True,
-    worker_consumer="viber_courier.worker.messages:CarefulConsumer",
+    worker_consumer="viber_courier.worker.runtime.messages:CarefulConsumer",
+    worker_pool="viber_courier.worker.runtime.pool:TaskPool",
     # Bells ack early: losing one costs a sweep, and acks_late ends the worker when Redis restarts.
     task_acks_late=False,
     task_time_limit=task_limit(settings),
@@ -85,23 +83,21 @@ app.conf.update(
     broker_transport_options={**broker_options, "visibility_timeout": VISIBILITY},
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
-    event_queue_ttl=EXPIRES,
-    event_queue_expires=EXPIRES,
+    event_queue_ttl=EVENTS_KEPT,
+    event_queue_expires=EVENTS_KEPT,
     beat_scheduler="viber_courier.worker.celery:Sweeper",
 )
 app.steps["consumer"].add(Watchdog)
 
 
 class Sweeper(Scheduler):  # type: ignore[misc]
-    """Beat rings for what is due and has no doorbell on its way. Any number of them may run."""
-
-    _bells = Bells(settings, rest=0.0, sweeps=True)
+    """Beat sweeps: workers are woken for what is due. Any number of beats may run."""
 
     def tick(self, *_: Any, **__: Any) -> float:
         """One sweep; the seconds until the next."""
         started = time.monotonic()
         try:
-            self._bells.ring(system().store.sweep())
+            system().store.sweep()
         except RedisError as error:
             logger.warning("no sweep", extra={"error": type(error).__name__})
         return max(0.0, settings.sweep_interval - (time.monotonic() - started))
@@ -112,7 +108,6 @@ class System:
     """What a process's tasks work with. Its Redis client serves threads and survives forks."""
 
     store: Store
-    bells: Bells
     sender: Sender
     poller: Poller
     producer: Producer
@@ -121,34 +116,51 @@ class System:
 @cache
 def system() -> System:
     """The wiring, made when the first task of a process needs it."""
-    client, bells, provider = (
-        connect(settings.redis_url),
-        Bells(settings, rest=0.0),
-        Provider(settings),
-    )
-    store = Store(client, settings)
+    client, provider = connect(settings.redis_url), Provider(settings)
+    store, decider = Store(client, settings), Decider(settings)
     return System(
         store=store,
-        bells=bells,
-        sender=Sender(settings, store, provider, bells),
-        poller=Poller(settings, store, provider, bells),
-        producer=Producer(settings, client=client, bells=bells),
+        sender=Sender(settings, store, provider, decider),
+        poller=Poller(settings, store, provider, decider),
+        producer=Producer(settings, client=client),
     )
 
 
-@app.task(name="courier.send")
+class ListenerStep(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Runs a Listener in the worker's main process, from when its pool has started."""
+
+    requires = ("celery.worker.components:Pool",)
+    _listener: Listener | None = None
+
+    def start(self, worker: Any) -> None:
+        """Starts to listen."""
+        self._listener = Listener(system().store, Bells(settings), settings)
+        threading.Thread(target=self._listener.run, daemon=True, name="listener").start()
+
+    def close(self, worker: Any) -> None:
+        """The worker was told to end: words are for others now."""
+        if self._listener:
+            self._listener.stop()
+
+    stop = terminate = close
+
+
+app.steps["worker"].add(ListenerStep)
+
+
+@app.task(name="courier.send", base=BellTask)
 def send(lane: str) -> str:
     """Send what is due in this lane and those above it."""
     return system().sender.serve(lane)
 
 
-@app.task(name="courier.poll")
+@app.task(name="courier.poll", base=BellTask)
 def poll() -> str:
     """Ask for the statuses that are due."""
     return system().poller.serve()
 
 
-@app.task(name="courier.check", bind=True)
+@app.task(name="courier.check", base=CheckTask, bind=True)
 def check(self: Any, nonce: str) -> str:
     """Say where it was asked that this worker takes tasks and runs them."""
     store = system().store
@@ -158,6 +170,7 @@ def check(self: Any, nonce: str) -> str:
 
 @app.task(
     name="courier.enqueue",
+    base=HiddenTask,
     bind=True,
     acks_late=True,
     reject_on_worker_lost=True,
@@ -168,19 +181,13 @@ def enqueue(self: Any, *args: object, **kwargs: object) -> str:
     """Store jobs of apps that don't install the package (contract, DESIGN section 3)."""
     jobs = args[0] if len(args) == 1 and not kwargs else None
     try:
-        return take(system().producer, self.request.id, jobs)
+        return enqueue_task_jobs(system().producer, self.request.id, jobs)
     except Exception as error:
         # Its loss would be a message's loss: back on the queue, whatever it was. What is stored
         # already is the same message the next time.
         logger.exception("jobs not stored yet", extra={"task_id": self.request.id})
         time.sleep(1.0)
         raise Reject(type(error).__name__, requeue=True) from None
-
-
-enqueue.Request = HiddenRequest
-check.Request = CheckRequest
-for _bell in (send, poll):
-    _bell.Request = BellRequest
 
 
 @after_setup_logger.connect

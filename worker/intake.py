@@ -1,27 +1,35 @@
 """The ``courier.enqueue`` use case: jobs of apps that don't install the package."""
 
-from __future__ import annotations
-
+import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from viber_courier.producers.client import Producer
-from viber_courier.schemas.errors import EnqueueError, InvalidMessage
+from viber_courier.schemas.encoding import digest_of
+from viber_courier.schemas.errors import Conflict, EnqueueError, InvalidMessage
+from viber_courier.schemas.event import Change, render
+from viber_courier.schemas.fields import ID
+from viber_courier.schemas.message import BOUNDED, printable
+from viber_courier.schemas.status import Reason, Status
+from viber_courier.store.connection import store_errors
+from viber_courier.store.keys import Keys
+from viber_courier.store.records import end_fields
+from viber_courier.store.scripts import Script, shared
 
 
-def take(producer: Producer, task_id: str, jobs: object) -> str:
-    """Store the jobs of one task. A repeat of the task stores and rejects nothing again.
+def enqueue_task_jobs(producer: Producer, task_id: str, jobs: object) -> str:
+    """Stores the jobs of one task. A repeat of the task stores and rejects nothing again.
 
     A job without ``id`` gets one made of the task's id and its row; a wrong one becomes a
     ``rejected`` event. Raises QueueFull and StoreUnavailable: the task is to be repeated.
     """
-    task, did = _uuid(task_id), Counter[str]()
+    task, did, rejections = _uuid(task_id), Counter[str](), Rejections(producer)
 
     def refuse(row: int, raw: object, error: EnqueueError) -> None:
         # Its own namespace: the job's id may be the very one that is taken.
-        producer.reject(raw, str(uuid.uuid5(task, f"{row}:rejected")), error)
+        rejections.record(raw, str(uuid.uuid5(task, f"{row}:rejected")), error)
         did["rejected"] += 1
 
     if isinstance(jobs, list) and jobs:
@@ -30,6 +38,49 @@ def take(producer: Producer, task_id: str, jobs: object) -> str:
         accepted = 0
         refuse(0, jobs, InvalidMessage({"": ["must be a list of jobs, alone"]}))
     return f"enqueue: {accepted} accepted, {did['rejected']} rejected"
+
+
+class Rejections:
+    """Records jobs that were refused where their app can't see the exception."""
+
+    def __init__(self, producer: Producer, clock: Callable[[], float] = time.time) -> None:
+        self._settings, self._clock = producer.settings, clock
+        self._keys = Keys(producer.settings.namespace)
+        self._script = Script(producer.redis, "reject", shared(producer.settings))
+
+    def record(self, raw: object, fresh: str, error: EnqueueError) -> str:
+        """Records a refused job and returns the id of its event.
+
+        That is the job's own id, or ``fresh`` where it has none, an unusable or a taken one.
+        Repeating the call changes nothing.
+        """
+        conflict = isinstance(error, Conflict)
+        faults = error.errors if isinstance(error, InvalidMessage) else {"id": [str(error)]}
+        more: dict[str, Any] = {"errors": faults}
+        own = raw.get("id") if isinstance(raw, Mapping) else None
+        reason = Reason.CONFLICT if conflict else Reason.INVALID
+        digest = digest_of(BOUNDED.repr(raw))
+        if own is not None:
+            usable = isinstance(own, str) and ID.fullmatch(own)
+            if usable and self._reject(str(own), digest, reason, more):
+                return str(own)
+            more["requestedId"] = printable(own)
+        self._reject(fresh, digest, reason, more)
+        return fresh
+
+    def _reject(self, id: str, digest: str, reason: Reason, more: Mapping[str, Any]) -> bool:
+        change = Change(status=Status.REJECTED, final=True, reason=reason, more=more)
+        with store_errors():
+            recorded = self._script(
+                record=self._keys.record + id,
+                id=id,
+                digest=digest,
+                to=Status.REJECTED,
+                draft=render(change, self._settings.namespace, self._clock()),
+                count=f"{Status.REJECTED}:{reason}",
+                fields=end_fields(reason),
+            )
+        return bool(recorded)
 
 
 def _rows(task: uuid.UUID, jobs: list[Any]) -> Iterator[Any]:

@@ -4,8 +4,6 @@ Celery's formats print a line's text alone, which in ours is constant: what it i
 ``extra``, ids and figures only.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 from datetime import UTC, datetime

@@ -3,8 +3,6 @@
 Values, not exceptions: whoever calls must look at each. DESIGN section 5 is the table behind them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -26,7 +24,7 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
-class Again:
+class Retryable:
     """The provider did not take the message now (``error-system``): try again with backoff.
 
     ``whole``: it said so of the request, not of this message.
@@ -59,13 +57,13 @@ class Blocked:
 
 
 @dataclass(frozen=True, slots=True)
-class Spoiled:
+class RequestRefused:
     """The request was refused as a whole, perhaps for one message in it."""
 
     code: str
 
 
-Outcome = Accepted | Refused | Again | Unsure | NotSent | Blocked | Spoiled
+Outcome = Accepted | Refused | Retryable | Unsure | NotSent | Blocked | RequestRefused
 """What /send means for one message."""
 
 
@@ -76,4 +74,12 @@ class Statuses:
     entries: Mapping[int, StatusEntry]
 
 
-StatusOutcome = Statuses | Again | NotSent | Blocked | Spoiled
+StatusOutcome = Statuses | Retryable | NotSent | Blocked | RequestRefused
+
+
+def code_of(outcome: Outcome) -> str | None:
+    """Returns the provider's code for what was not accepted, where it gave one."""
+    match outcome:
+        case Refused(code) | Retryable(code) | Blocked(code) | RequestRefused(code):
+            return code
+    return None

@@ -4,47 +4,44 @@ Functions of values: ``now`` is microseconds by the Redis server's clock, ``jitt
 0 to 1. Durations in settings are seconds.
 """
 
-from __future__ import annotations
-
 from viber_courier.schemas.fields import VALIDITY
 from viber_courier.schemas.instants import SECOND
 from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.status import Reason, Status
-from viber_courier.store.records import Step, Waiting
+from viber_courier.store.records import Changes, Step, Waiting
 from viber_courier.worker.outcome import (
     Accepted,
-    Again,
     Blocked,
     NotSent,
     Outcome,
     Refused,
-    Spoiled,
+    RequestRefused,
+    Retryable,
     Unsure,
 )
 
 ALONE_AFTER = 5
 """Lapsed leases in a row after which a message is sent alone; one more ends it."""
 TRACKING_MOST = 5 * 86400
-"""Seconds after which an accepted message is followed no more, whatever /status says."""
+"""Longest time that an accepted message is followed, in seconds, whatever /status says."""
 SMS_VALIDITY_DEFAULT = 259200
-"""Seconds an SMS may take where the job sets none: the SMS centre decides."""
+"""How long an SMS may take where the job sets no limit, in seconds: the SMS centre decides."""
 
 
 def backoff(failures: int, jitter: float, settings: Settings) -> float:
-    """Seconds until the next try after ``failures`` counted ones: exponential, full jitter."""
+    """Returns seconds until the next try after counted failures: exponential, full jitter."""
     return jitter * min(settings.retry_cap, settings.retry_base * 2.0 ** min(failures - 1, 60))
 
 
 def triage(message: Waiting, now: int, jitter: float, settings: Settings) -> Step | None:
-    """What a claimed message needs instead of being sent; None if it can be sent."""
+    """Returns what a claimed message needs instead of being sent; None if it can be sent."""
     crashed = message.lapses > ALONE_AFTER
     if message.lapsed_inside:
-        message.attempts += 1
         if crashed:
-            message.unsure += 1
-            return give_up(message, Status.FAILED, Reason.CRASHED)
+            unsure = message._replace(unsure=message.unsure + 1)
+            return give_up(unsure, Status.FAILED, Reason.CRASHED)
         return _unsure(message, now, jitter, settings)
-    if message.until <= now or (message.ttl and seconds_left(message, now) < VALIDITY[0]):
+    if message.until <= now or (message.has_ttl and seconds_left(message, now) < VALIDITY[0]):
         return give_up(message, Status.EXPIRED, Reason.TTL)
     if crashed:
         return give_up(message, Status.FAILED, Reason.CRASHED)
@@ -54,7 +51,7 @@ def triage(message: Waiting, now: int, jitter: float, settings: Settings) -> Ste
 
 
 def seconds_left(message: Waiting, now: int) -> int:
-    """Validity left to a message with ``ttlSec``, in whole seconds of two significant digits.
+    """Returns the validity left to a message, in whole seconds of two significant digits.
 
     Rounded up to a second first, then down, so that the messages of a batch still share it.
     """
@@ -64,10 +61,15 @@ def seconds_left(message: Waiting, now: int) -> int:
 
 
 def give_up(message: Waiting, status: Status, reason: str, code: str | None = None) -> Step:
-    """End a message that was never accepted: ``unconfirmed`` if any attempt was unsure."""
+    """Ends a message that was never accepted: ``unconfirmed`` if any attempt was unsure."""
     status = Status.UNCONFIRMED if message.unsure else status
-    fields = (*_tally(message), "reason", reason, *_code(code))
-    return Step("end", status=status, reason=reason, fields=fields)
+    return Step("end", status=status, reason=reason, changes=_counted(message, code))
+
+
+def put_back(message: Waiting, now: int) -> Step:
+    """Leaves a message for the next claim, due now: nothing was tried, or it is to be halved."""
+    changes = Changes(attempts=message.attempts, max_batch=message.max_batch or None)
+    return Step("stay", now - now % 4, changes=changes)
 
 
 def after_send(
@@ -78,13 +80,13 @@ def after_send(
     settings: Settings,
     about_us: bool = False,
 ) -> Step:
-    """What becomes of a message whose request has been answered (DESIGN section 5).
+    """Returns what becomes of a message whose request was answered (docs/design.md, section 5).
 
     ``about_us``: so many were refused alone that one more refusal isn't about the message.
     """
     step = _after_send(outcome, message, now, jitter, settings, about_us)
     # Its lease held: those that lapsed before it count no more.
-    return step._replace(fields=(*step.fields, "lapses", 0)) if message.lapses else step
+    return step._replace(changes=step.changes._replace(lapses=0)) if message.lapses else step
 
 
 def _after_send(
@@ -95,15 +97,15 @@ def _after_send(
             return _submitted(message, now, settings)
         case Refused(code):
             return give_up(message, Status.REJECTED, code, code)
-        case Again(code):
+        case Retryable(code):
             return _retry(message, now, jitter, settings, code)
         case Unsure():
             return _unsure(message, now, jitter, settings)
-        case Spoiled(code) if not about_us:
+        case RequestRefused(code) if not about_us:
             return give_up(message, Status.REJECTED, code, code)
         case NotSent():
             return _stay(message, now, 0.0)
-        case Spoiled(code):
+        case RequestRefused(code):
             # Due later: were it the next probe too, it alone could keep the gate shut for all.
             return _stay(message, now, settings.retry_cap, code)
         case Blocked(code):
@@ -111,7 +113,7 @@ def _after_send(
 
 
 def accepted_alike(message: Waiting) -> tuple[object, ...]:
-    """What decides beside the instant and the lane: accepted messages alike come to the same."""
+    """Returns what decides beside instant and lane: accepted ones alike come to the same."""
     own = message.content or {}
     return (
         *(message.attempts, message.failures, message.unsure, message.lapses),
@@ -121,21 +123,26 @@ def accepted_alike(message: Waiting) -> tuple[object, ...]:
 
 
 def _submitted(message: Waiting, now: int, settings: Settings) -> Step:
-    wire = {**message.common, **(message.content or {})}  # None: taken away by the row
-    follow = int(str(wire.get("validityPeriodSec") or VALIDITY[1]))
-    if message.lane.endswith(":1"):
-        follow += int(str(wire.get("smsValidityPeriodSec") or SMS_VALIDITY_DEFAULT))
+    follow = _wire(message, "validityPeriodSec") or VALIDITY[1]
+    if message.resend:
+        follow += _wire(message, "smsValidityPeriodSec") or SMS_VALIDITY_DEFAULT
     follow = min(follow + int(settings.tracking_margin), TRACKING_MOST)
     end = now + follow * SECOND
     at = min(now + int(settings.poll_delays[0] * SECOND), end)
-    fields = (*_tally(message), *_code("ok"), "submitted", now, "tracked", end)
-    return Step("watch", at - at % 4, Status.SUBMITTED, fields=fields)
+    changes = _counted(message, "ok")._replace(submitted=now, tracked=end)
+    return Step("watch", at - at % 4, Status.SUBMITTED, changes=changes)
+
+
+def _wire(message: Waiting, name: str) -> int | None:
+    """Returns a number among the wire fields; None: not there, or taken away by the row."""
+    own = message.content or {}
+    value: int | None = own[name] if name in own else message.common.get(name)
+    return value
 
 
 def _unsure(message: Waiting, now: int, jitter: float, settings: Settings) -> Step:
-    message.unsure += 1
-    choice = message.on_unsure or settings.unsure_policy(message.lane.split(":")[0])
-    if choice == "park":
+    message = message._replace(unsure=message.unsure + 1)
+    if (message.on_unsure or settings.unsure_policy(message.lane)) == "park":
         return give_up(message, Status.UNCONFIRMED, Reason.UNSURE)
     return _retry(message, now, jitter, settings)
 
@@ -143,7 +150,7 @@ def _unsure(message: Waiting, now: int, jitter: float, settings: Settings) -> St
 def _retry(
     message: Waiting, now: int, jitter: float, settings: Settings, code: str | None = None
 ) -> Step:
-    message.failures += 1
+    message = message._replace(failures=message.failures + 1)
     if 0 < settings.max_attempts <= message.failures:
         return give_up(message, Status.FAILED, Reason.ATTEMPTS, code)
     return _stay(message, now, backoff(message.failures, jitter, settings), code)
@@ -151,17 +158,14 @@ def _retry(
 
 def _stay(message: Waiting, now: int, wait: float, code: str | None = None) -> Step:
     at = min(now + int(wait * SECOND), max(message.until, now))
-    return Step("stay", at - at % 4, fields=(*_tally(message), *_code(code)))
+    return Step("stay", at - at % 4, changes=_counted(message, code))
 
 
-def _tally(message: Waiting) -> list[str | int]:
-    fields: list[str | int] = ["attempts", message.attempts]
-    if message.failures:
-        fields += ["failures", message.failures]
-    if message.unsure:
-        fields += ["unsure", message.unsure]
-    return fields
-
-
-def _code(code: str | None) -> list[str | int]:
-    return ["providerCode", code] if code else []
+def _counted(message: Waiting, code: str | None) -> Changes:
+    """Returns the counts of a message, and the provider's code if there is one."""
+    return Changes(
+        attempts=message.attempts,
+        failures=message.failures or None,
+        unsure=message.unsure or None,
+        provider_code=code,
+    )

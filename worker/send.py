@@ -1,56 +1,28 @@
 """The send use case: claim, triage, mark, POST, decide, settle."""
 
-from __future__ import annotations
-
-import json
 import logging
-import random
 import re
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from viber_courier.producers.bells import Bells
-from viber_courier.schemas.event import Change, render, resent
-from viber_courier.schemas.metrics import observed
 from viber_courier.schemas.settings import Settings
-from viber_courier.schemas.status import Reason, Status, is_final
 from viber_courier.schemas.wire import send_body
-from viber_courier.store.gate import REFUSALS, Shown
-from viber_courier.store.leases import Figures, Lease, Move, Store, Write
-from viber_courier.store.records import Step, Waiting
+from viber_courier.store.counters import UNSURE, Oddity
+from viber_courier.store.gate import REFUSALS, ProviderSignal
+from viber_courier.store.leases import Figures, Lease, Move, Store
+from viber_courier.store.records import Waiting
 from viber_courier.worker.batching import assemble, requests
 from viber_courier.worker.breaker import after_request
-from viber_courier.worker.outcome import (
-    Accepted,
-    Again,
-    Blocked,
-    NotSent,
-    Outcome,
-    Refused,
-    Spoiled,
-    Unsure,
-)
-from viber_courier.worker.policy import accepted_alike, after_send, triage
-from viber_courier.worker.provider import OK, Provider, is_known
-from viber_courier.worker.shift import leases
+from viber_courier.worker.codes import is_known
+from viber_courier.worker.decisions import Decider, not_begun, send_figures
+from viber_courier.worker.outcome import Accepted, Outcome, RequestRefused, code_of
+from viber_courier.worker.provider import Provider
+from viber_courier.worker.shift import budget, work_off
 
 logger = logging.getLogger(__name__)
-
-BUDGET = 1.0
-"""Seconds after which a task takes no further batch: others may be waiting for its slot."""
-
-
-def task_limit(settings: Settings) -> float:
-    """Seconds after which a task is killed: before its lease is over and a successor comes."""
-    return settings.lease - min(1.0, settings.lease / 20)
-
-
-def budget(settings: Settings) -> float:
-    """Seconds after which a task begins no further request: the last one must end in time."""
-    return max(0.0, min(BUDGET, task_limit(settings) - settings.deadline))
 
 
 @dataclass
@@ -62,36 +34,38 @@ class Tally:
     did: Counter[str] = field(default_factory=Counter)
 
 
-Batch = tuple[Lease[Waiting], list[Waiting]]
+Batch = tuple[Lease[Waiting], Sequence[Waiting]]
 
 
 @dataclass(frozen=True)
 class Sender:
-    """Sends what is due. ``clock`` is the wall clock for events, ``chance`` gives 0 to 1."""
+    """Sends what is due."""
 
     settings: Settings
     store: Store
     provider: Provider
-    bells: Bells
-    clock: Callable[[], float] = time.time
-    chance: Callable[[], float] = random.random
+    decider: Decider
 
     def serve(self, lane: str) -> str:
-        """Answer a lane's doorbell: send until nothing is due or the time budget is used up."""
+        """Answers a lane's doorbell: sends until nothing is due or the time budget is used up."""
         started, tally, seconds = time.monotonic(), Tally(), budget(self.settings)
-        claim, ring = partial(self.store.claim, lane), partial(self.bells.ring, [lane])
-        for lease in leases(claim, ring, seconds):
+
+        def serve_lease(lease: Lease[Waiting]) -> bool:
             tally.claimed += len(lease.messages)
+            tally.gate = ""
             self._handle(lease, started + seconds, tally)
-            lease.more, tally.gate = lease.more or tally.gate == "opened", ""
+            return tally.gate == "opened"
+
+        claim, wake = partial(self.store.claim, lane), partial(self.store.wake, lane)
+        work_off(claim, serve_lease, wake, seconds)
         did = "".join(f", {n} {what}" for what, n in tally.did.most_common())
         return f"{lane}: {tally.claimed} claimed{did}, {time.monotonic() - started:.2f} s"
 
     def _handle(self, lease: Lease[Waiting], end: float, tally: Tally) -> None:
-        self._end_what_must(lease, tally)
+        lease = self._triage(lease, tally)
         together, others = requests(lease.messages)
         self._put_back(lease, others, tally)
-        batches = [(lease, batch) for batch in together]
+        batches: list[Batch] = [(lease, batch) for batch in together]
         while batches:
             batches[:0] = self._request(*batches.pop(0), tally)
             if tally.gate == "closed" or time.monotonic() >= end:
@@ -99,91 +73,72 @@ class Sender:
                     self._put_back(held, batch, tally)
                 return
 
-    def _request(self, lease: Lease[Waiting], batch: list[Waiting], tally: Tally) -> list[Batch]:
+    def _request(
+        self, lease: Lease[Waiting], batch: Sequence[Waiting], tally: Tally
+    ) -> list[Batch]:
         """One POST and its settling; the halves of the batch if one message spoiled it all."""
         held = self.store.begin(lease, batch)
+        if held.messages and held.left() <= self.settings.deadline:
+            unsent = [not_begun(message) for message in held.messages]
+            self._put_back(held, unsent, tally)  # Redis was slow: too late
+            return []
+        held = self._triage(held, tally, begun=True)
         if not held.messages:
             return []
-        if held.left() <= self.settings.deadline:
-            self._put_back(held, held.messages, tally)  # Redis was slow: too late for a request
-            return []
-        self._end_what_must(held, tally)
-        if not held.messages:
-            return []
-        now = held.at()
-        common, rest = assemble(held.messages, now)
-        body = send_body(common, rest, held.key.endswith(":1"))
-        for message in held.messages:
-            message.attempts += 1
+        common, rest = assemble(held.messages, held.at())
+        body = send_body(common, rest, held.messages[0].resend)
         started = time.monotonic()
         outcomes = self.provider.send(body, len(rest))
         seconds = time.monotonic() - started
-        figures = _figures(outcomes, size=len(rest), seconds=seconds, bytes=len(body))
-        said = {"bytes": len(body), "seconds": round(seconds, 4)}
-        if len(rest) > 1 and all(isinstance(outcome, Spoiled) for outcome in outcomes):
+        figures = send_figures(outcomes, size=len(rest), seconds=seconds, bytes=len(body))
+        measured = {"bytes": len(body), "seconds": round(seconds, 4)}
+        if len(rest) > 1 and all(isinstance(outcome, RequestRefused) for outcome in outcomes):
             self.store.count_request(figures)
-            self._log(outcomes, said)
+            self._log(outcomes, measured)
             return self._halve(held, tally)
-        moves = self._decide(held, outcomes, lease.refused >= REFUSALS)
-        shown = after_request(outcomes, self.chance(), self.settings)
-        late = {move.id for move in self._settle(held, moves, tally, shown, figures)}
+        about_us = lease.refused >= REFUSALS
+        moves = self.decider.sent(held.messages, outcomes, held.at(), about_us)
+        signal = after_request(outcomes, self.decider.chance(), self.settings)
+        late = {move.id for move in self._settle(held, moves, tally, signal, figures)}
         for message, outcome in zip(held.messages, outcomes, strict=True):
             if message.id in late:
                 self._too_late(held, message, outcome, tally)
-        self._log(outcomes, said)
+        self._log(outcomes, measured)
         return []
-
-    def _decide(
-        self, held: Lease[Waiting], outcomes: list[Outcome], about_us: bool = False
-    ) -> list[Move]:
-        """What becomes of each message. Accepted ones alike are decided, and written, as one."""
-        at, moves = held.at(), list[Move]()
-        writes = dict[tuple[object, ...], Write]()
-        for message, outcome in zip(held.messages, outcomes, strict=True):
-            accepted = type(outcome) is Accepted
-            alike = accepted_alike(message) if accepted else ()
-            write = writes.get(alike) if accepted else None
-            if write is None:
-                step = after_send(outcome, message, at, self.chance(), self.settings, about_us)
-                write = self._write(message, step, outcome)
-                if accepted:
-                    writes[alike] = write
-            moves.append(_moved(message, write, outcome))
-        return moves
 
     def _too_late(
         self, lease: Lease[Waiting], message: Waiting, outcome: Outcome, tally: Tally
     ) -> None:
         """Another had the message meanwhile. An id in hand is still recorded if it helps."""
         provider_id = outcome.provider_id if isinstance(outcome, Accepted) else None
-        while provider_id is not None and (seen := self.store.attempts(message.id)):
-            message.attempts, message.unsure = seen
-            (move,) = self._decide(replace(lease, messages=[message]), [outcome])
-            late = move.write._replace(late=str(message.attempts))
+        while provider_id is not None and (counts := self.store.attempts(message.id)):
+            attempts, unsure = counts
+            message = message._replace(attempts=attempts, unsure=unsure)
+            (move,) = self.decider.sent([message], [outcome], lease.at())
+            late = move.write._replace(late=str(attempts))
             if not self.store.settle(lease, [move._replace(write=late)])[0]:
                 tally.did["late"] += 1
                 return
-            if seen == self.store.attempts(message.id):
+            if counts == self.store.attempts(message.id):
                 break  # inside another request
         tally.did["overtaken"] += 1
         if provider_id is not None:
-            self.store.count("late")
+            self.store.count(Oddity.LATE)
         more = {"message_id": message.id, "provider_id": str(provider_id)}
-        logger.warning("the lease was another's by then", extra=more)
+        logger.warning("lease lost; answer not recorded", extra=more)
 
-    def _end_what_must(self, lease: Lease[Waiting], tally: Tally) -> None:
-        """Settle what isn't to be sent and leave the rest; time has passed since the last look."""
-        now, ready, moves = lease.at(), [], []
+    def _triage(self, lease: Lease[Waiting], tally: Tally, begun: bool = False) -> Lease[Waiting]:
+        """Settles what isn't to be sent; returns the lease of the rest.
+
+        ``begun``: a request has counted as an attempt, which it isn't for what is settled here.
+        """
         if lapsed := sum(message.lapsed_inside for message in lease.messages):
-            self.store.count("unsure", lapsed)
-        for message in lease.messages:
-            step = triage(message, now, self.chance(), self.settings)
-            if step is None:
-                ready.append(message)
-            else:
-                moves.append(self._move(message, step))
+            self.store.count(UNSURE, lapsed)
+        ready, moves = self.decider.claimed(lease.messages, lease.at(), begun)
+        if not moves:
+            return lease
         self._settle(lease, moves, tally)
-        lease.messages = ready
+        return replace(lease, messages=ready)
 
     def _halve(self, held: Lease[Waiting], tally: Tally) -> list[Batch]:
         """Nothing of the batch was accepted: it is out of the request, each half is begun anew."""
@@ -191,115 +146,47 @@ class Sender:
         lease = self.store.begin(held, held.messages, inside=False)
         middle = len(lease.messages) // 2
         halves = (lease.messages[:middle], lease.messages[middle:])
-        for half in halves:
-            for message in half:
-                message.within = len(half)  # whoever goes on with it doesn't begin again
-        return [(lease, half) for half in halves if half]
+        # Whoever goes on with a half doesn't begin again with the whole.
+        return [
+            (lease, [message._replace(max_batch=len(half)) for message in half])
+            for half in halves
+            if half
+        ]
 
-    def _put_back(self, lease: Lease[Waiting], messages: list[Waiting], tally: Tally) -> None:
-        now = lease.at()
-        moves = []
-        for message in messages:
-            fields: list[str | int] = ["attempts", message.attempts]
-            fields += ["within", message.within] if message.within else []
-            step = Step("stay", now - now % 4, fields=tuple(fields))
-            moves.append(Move(message.id, Write(Status.QUEUED, step)))
-        self._settle(lease, moves, tally)
+    def _put_back(self, lease: Lease[Waiting], messages: Sequence[Waiting], tally: Tally) -> None:
+        self._settle(lease, self.decider.put_back(messages, lease.at()), tally)
 
     def _settle(
         self,
         lease: Lease[Waiting],
-        moves: list[Move],
+        moves: Sequence[Move],
         tally: Tally,
-        shown: Shown | None = None,
+        signal: ProviderSignal | None = None,
         figures: Figures | None = None,
     ) -> list[Move]:
-        """Write them; those whose lease was another's by then."""
-        overtaken, gate = self.store.settle(lease, moves, shown, figures)
-        written = [move for move in moves if move not in overtaken] if overtaken else moves
+        """Writes them; returns those whose lease was lost."""
+        lost, gate = self.store.settle(lease, moves, signal, figures)
+        written = [move for move in moves if move not in lost] if lost else moves
         tally.did.update(move.write.step.status or "retry" for move in written)
-        if gate and shown:
+        if gate and signal:
             tally.gate = gate
-            tell("send", gate, shown)
-        return overtaken
+            log_gate("send", gate, signal)
+        return lost
 
-    def _move(self, message: Waiting, step: Step, outcome: Outcome | None = None) -> Move:
-        return _moved(message, self._write(message, step, outcome), outcome)
-
-    def _write(self, message: Waiting, step: Step, outcome: Outcome | None = None) -> Write:
-        if step.status is None:
-            return Write(Status.QUEUED, step)
-        change = Change(
-            status=step.status,
-            final=is_final(step.status),
-            reason=step.reason,
-            provider_code=_code(outcome),
-            attempts=message.attempts,
-            unsure=message.unsure,
-            metadata=json.loads(message.metadata) if message.metadata else None,
-            more=resent(message.resend_of),
-        )
-        draft = render(change, self.settings.namespace, self.clock())
-        return Write(Status.QUEUED, step, draft, count_name(step.status, step.reason))
-
-    def _log(self, outcomes: list[Outcome], figures: dict[str, float]) -> None:
+    def _log(self, outcomes: Sequence[Outcome], figures: dict[str, float]) -> None:
         """One line for each request; after its settling, which nothing may delay."""
         kinds = {kind.__name__.lower(): n for kind, n in Counter(map(type, outcomes)).items()}
         logger.info("request sent", extra={"messages": len(outcomes), **figures, **kinds})
-        codes = {_code(outcome) for outcome in outcomes if type(outcome) is not Accepted}
+        codes = {code_of(outcome) for outcome in outcomes if type(outcome) is not Accepted}
         for code in sorted(code for code in codes if code and not is_known(code)):
-            self.store.count("unknown-code")
+            self.store.count(Oddity.UNKNOWN_CODE)
             plain = code if re.fullmatch("[a-z-]+", code) else "(odd)"  # it may repeat what we sent
             logger.error("code not in the provider's document", extra={"code": plain})
 
 
-def tell(what: str, gate: str, shown: Shown) -> None:
-    """Say that all workers pause, or go on."""
+def log_gate(what: str, gate: str, signal: ProviderSignal) -> None:
+    """Logs that all workers pause, or go on."""
     if gate == "closed":
-        logger.error("paused", extra={"what": what, "reason": shown.reason})
+        logger.error("paused", extra={"what": what, "reason": signal.reason})
     else:
         logger.warning("going on", extra={"what": what})
-
-
-def count_name(status: Status, reason: str | None) -> str:
-    """The counter of a change: few names, whatever the provider says."""
-    if reason is None:
-        return status
-    return f"{status}:{reason if reason in set(Reason) else _few(reason)}"
-
-
-def _few(code: str) -> str:
-    """A provider's code as counters name it: there are few, whatever it says."""
-    return code if is_known(code) or re.fullmatch("http-[0-9]{3}", code) else "other"
-
-
-def _moved(message: Waiting, write: Write, outcome: Outcome | None) -> Move:
-    if not isinstance(outcome, Accepted):
-        return Move(message.id, write)
-    id = outcome.provider_id
-    return Move(message.id, write, id, ("provider", str(id)))
-
-
-def _figures(outcomes: list[Outcome], **measured: float) -> Figures:
-    """What a request adds to the counters: codes of what was not accepted, and its measures."""
-    counts = Counter[str]()
-    for outcome in outcomes:
-        match outcome:
-            case Accepted():
-                pass
-            case Unsure():
-                counts["unsure"] += 1
-            case NotSent():
-                counts["code:not-sent"] += 1
-            case Refused(code) | Again(code) | Blocked(code) | Spoiled(code):
-                counts[f"code:{_few(code)}"] += 1
-    return Figures(counts, observed("send", **measured))
-
-
-def _code(outcome: Outcome | None) -> str | None:
-    match outcome:
-        case Accepted():
-            return OK
-        case Refused(code) | Again(code) | Blocked(code) | Spoiled(code):
-            return code
-    return None

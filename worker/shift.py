@@ -1,37 +1,51 @@
 """What one doorbell leads to: lease after lease, until nothing is due or the time is used up."""
 
-from __future__ import annotations
-
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TypeVar
 
-from viber_courier.store.leases import Later, Lease
+from viber_courier.schemas.settings import Settings
+from viber_courier.store.leases import Lease, RateLimited
+from viber_courier.store.records import Waiting, Watched
 
-M = TypeVar("M")
+BUDGET = 1.0
+"""Seconds after which a task takes no further batch: others may be waiting for its slot."""
+
+M = TypeVar("M", Waiting, Watched)
 
 
-def leases(
-    claim: Callable[[bool], Lease[M] | Later | None], ring: Callable[[], None], seconds: float
-) -> Iterator[Lease[M]]:
-    """Leases to work off one after the other, for about so many ``seconds``.
+def task_limit(settings: Settings) -> float:
+    """Returns seconds after which a task is killed: before its lease is over."""
+    return settings.lease - min(1.0, settings.lease / 20)
 
-    Rings for idle slots before the first call of a lease, and at the end for what the rate limit
-    has left. Whoever works one off may set its ``more``.
+
+def budget(settings: Settings) -> float:
+    """Returns seconds after which a task begins no further request: the last must end in time."""
+    return max(0.0, min(BUDGET, task_limit(settings) - settings.deadline))
+
+
+def work_off(
+    claim: Callable[[bool], Lease[M] | RateLimited | None],
+    serve: Callable[[Lease[M]], bool],
+    wake: Callable[[], None],
+    seconds: float,
+) -> None:
+    """Claims and serves one lease after the other, for about so many ``seconds``.
+
+    ``serve`` returns whether to claim again though nothing else was due. At the end it wakes for
+    what the rate limit has left.
     """
     end, answered = time.monotonic() + seconds, True
     while (got := claim(answered)) is not None:
-        if isinstance(got, Later):
+        if isinstance(got, RateLimited):
             time.sleep(got.seconds)
-            answered, left = True, True
+            answered, is_left = True, True
         else:
-            if got.ring:
-                ring()
-            yield got
-            answered, left = False, got.dry
-            if not got.more:
+            again = serve(got)
+            answered, is_left = False, got.out_of_tokens
+            if not (got.more or again):
                 return
         if time.monotonic() >= end:
-            if left:
-                ring()
+            if is_left:
+                wake()
             return

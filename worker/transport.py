@@ -3,8 +3,6 @@
 A connection notes whether it was made: before that, nothing can have been sent.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import socket

@@ -1,4 +1,4 @@
-"""Speed and scale, measured beside what people would use instead.
+"""Measures speed and scale beside what people would use instead.
 
 ``python -m viber_courier.ops.bench``.
 

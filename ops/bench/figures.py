@@ -1,19 +1,19 @@
-"""Figures of the bench: values of some runs, what they are held against, and the goal."""
+"""Figures of the bench: the values of some runs, the peer they are compared with, and the goal."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any, Literal
 
 BATCH = 100
-"""Messages of a request, everybody's."""
+"""Messages per request, for every system."""
 
 
 @dataclass(frozen=True)
 class Values:
-    """One figure of one system, once for each run."""
+    """One figure of one system: a value per run."""
 
     of: str
     runs: list[float]
@@ -25,12 +25,13 @@ class Values:
 
 @dataclass(frozen=True)
 class Row:
-    """A goal of the table. With a ``peer`` the goal is a ratio of medians, else a value."""
+    """A row of the table of goals. With a ``peer`` the goal is a ratio of medians, without one a
+    value; None: there is none."""
 
     figure: str
     unit: str
     ours: Values
-    goal: float
+    goal: float | None
     sign: Literal[">=", "<="]
     peer: Values | None = None
 
@@ -40,8 +41,9 @@ class Row:
 
     @property
     def fraction(self) -> float:
-        """How much of the goal is reached: 1 and more is all of it."""
-        return self.score / self.goal if self.sign == ">=" else self.goal / self.score
+        """The share of the goal that is reached; 1 or more is all of it."""
+        goal = self.goal or self.score
+        return self.score / goal if self.sign == ">=" else goal / self.score
 
 
 Points = list[tuple[float, float]]
@@ -49,7 +51,7 @@ Points = list[tuple[float, float]]
 
 @dataclass
 class Found:
-    """What a measure brings: rows with a goal, values without one, curves for the plots."""
+    """What a measure returns: rows with a goal, values without one, curves for the plots."""
 
     rows: list[Row] = field(default_factory=list)
     others: list[tuple[str, str, Values]] = field(default_factory=list)
@@ -65,13 +67,13 @@ class Found:
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is measured: ``runs`` of everything, ``size`` 1.0 for runs of some seconds each."""
+    """How much is measured: the runs of each figure, and their length (1.0: some seconds)."""
 
     runs: int = 3
     size: float = 1.0
 
     def count(self, messages: int) -> int:
-        """So many messages at this scale; whole batches."""
+        """Messages of a run at this scale, in whole batches."""
         return max(200, int(messages * self.size) // 100 * 100)
 
     def seconds(self, seconds: float) -> float:
@@ -79,20 +81,18 @@ class Scale:
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    """The value that so much of them does not exceed."""
+    """The value that this share of them does not exceed."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
 
 
 def number(value: float) -> str:
-    """Three or four digits that count."""
-    if value >= 1000:
-        return f"{float(f'{value:.3g}'):,.0f}"
-    return f"{value:.3g}"
+    """Three significant digits."""
+    return f"{float(f'{value:.3g}'):,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def spread(values: Values) -> str:
-    """median (min - max)."""
+    """The median and, of several runs, (least - most)."""
     low, high = min(values.runs), max(values.runs)
     if len(values.runs) == 1:
         return number(low)
@@ -101,23 +101,6 @@ def spread(values: Values) -> str:
 
 def plain(found: Found) -> dict[str, Any]:
     """For JSON."""
-    return {
-        "rows": [
-            {
-                "figure": row.figure,
-                "unit": row.unit,
-                "goal": {"sign": row.sign, "value": row.goal, "ratio": row.peer is not None},
-                "ours": vars(row.ours),
-                "peer": vars(row.peer) if row.peer else None,
-                "score": row.score,
-                "reached": row.fraction >= 1,
-            }
-            for row in found.rows
-        ],
-        "others": [
-            {"figure": figure, "unit": unit, **vars(values)}
-            for figure, unit, values in found.others
-        ],
-        "curves": found.curves,
-        "notes": found.notes,
-    }
+    rows = [{**asdict(row), "score": row.score, "reached": row.fraction >= 1} for row in found.rows]
+    others = [{"figure": figure, "unit": unit, **vars(of)} for figure, unit, of in found.others]
+    return {**vars(found), "rows": rows, "others": others}

@@ -1,4 +1,4 @@
-"""The laboratory: private Redis servers, the provider's double, workers and loads as processes.
+"""Private Redis servers, the provider's double, workers and loads, each a process of its own.
 
 CPU times come from Linux's /proc.
 """
@@ -22,14 +22,18 @@ from urllib.request import urlopen
 
 import redis
 
+from viber_courier.ops.bench.load import SINGLE
 from viber_courier.ops.demo import end
 from viber_courier.ops.redis_server import RedisServer
 from viber_courier.store.keys import Keys
 
+Process = subprocess.Popen[bytes]
+
+APP = "viber_courier.worker"
 BENCH = "viber_courier.ops.bench"
 TICK = os.sysconf("SC_CLK_TCK")
-PATIENCE = 300.0
-"""Seconds in which whatever is waited for must have happened."""
+LONGEST_WAIT = 300.0
+"""Seconds after which a wait fails."""
 
 OURS = {
     "COURIER_API_LOGIN": "bench",
@@ -40,9 +44,23 @@ OURS = {
 
 
 @dataclass(frozen=True)
+class System:
+    """A way of sending that is measured: the load that queues messages, the Celery app that sends
+    them, its worker's options, messages per drain (0 ms, and with a slow provider), jobs' shape."""
+
+    name: str
+    load: str
+    app: str
+    options: tuple[str, ...]
+    fast: int
+    slow: int = 0
+    shape: str = "plain"
+
+
+@dataclass(frozen=True)
 class Drain:
-    """``rate`` in messages/s from the first request on; ``cpu`` in seconds per 1,000 messages, from
-    the producer on; ``server`` is Redis's part of it."""
+    """``rate`` in messages/s from the first request on; ``cpu`` in seconds per 1,000 messages, of
+    producer, worker and Redis; ``server`` is Redis's part of that."""
 
     rate: float
     cpu: float
@@ -50,7 +68,7 @@ class Drain:
 
 
 class Provider:
-    """The double, and what it has seen."""
+    """The double's address, and its /admin calls."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -64,13 +82,13 @@ class Provider:
 
 
 class Lab:
-    """Everything of one bench; what it starts ends with it."""
+    """What all measures share; whatever it starts ends with ``stack``."""
 
     def __init__(self, stack: ExitStack) -> None:
         self._stack = stack
         made = TemporaryDirectory(prefix="courier-bench-", ignore_cleanup_errors=True)
         self._folder = Path(stack.enter_context(made))
-        # Whatever is set up here for real is not for the bench.
+        # The bench must not use an installation that this shell is configured for.
         ours = re.compile("(?i)COURIER_|CELERY_|BENCH_|.*_PROXY").match
         self.env = {name: value for name, value in os.environ.items() if not ours(name)}
         said = self._folder / "provider.url"
@@ -82,12 +100,12 @@ class Lab:
         self._begun = machine_cpu()
 
     def noise(self) -> str:
-        """What else the machine did right before the latest run."""
+        """How busy the machine was right before the latest run."""
         load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
         return f"others use {self.others[-1]:.0%}, {self.stolen():.1%} stolen, load {load}"
 
     def stolen(self) -> float:
-        """The share of the machine's time that other guests of its host took since the start."""
+        """The share of the machine's time that other guests of its host have taken so far."""
         whole, _, stolen = (
             now - then for now, then in zip(machine_cpu(), self._begun, strict=True)
         )
@@ -95,7 +113,7 @@ class Lab:
 
     @contextmanager
     def bench(self, **env: str) -> Iterator[Bench]:
-        """A fresh Redis, as durable as everybody's: appendonly, fsync each second."""
+        """Starts an empty Redis, as durable for every system: appendonly, fsync each second."""
         self.others.append(busy(0.3))
         with ExitStack() as stack, TemporaryDirectory(dir=self._folder) as folder:
             with socket.create_server(("127.0.0.1", 0)) as probe:
@@ -106,9 +124,7 @@ class Lab:
             self.server_version = bench.redis.info("server")["redis_version"]
             yield bench
 
-    def start(
-        self, module: str, env: dict[str, str], *options: str, **files: Any
-    ) -> subprocess.Popen[bytes]:
+    def start(self, module: str, env: dict[str, str], *options: str, **files: Any) -> Process:
         return subprocess.Popen(  # noqa: S603
             [sys.executable, "-m", module, *options],
             env=env,
@@ -119,7 +135,7 @@ class Lab:
 
 
 class Bench:
-    """One Redis and what works on it."""
+    """One Redis, and the loads and workers that use it."""
 
     def __init__(
         self, lab: Lab, server: RedisServer, folder: Path, stack: ExitStack, env: dict[str, str]
@@ -129,30 +145,23 @@ class Bench:
             redis.Redis.from_url(server.url, decode_responses=True, protocol=2)
         )
         self.keys = Keys("courier")
-        self._env = {
-            **lab.env,
-            **OURS,
-            "COURIER_REDIS_URL": server.url,
-            "COURIER_API_URL": lab.provider.url,
-            "BENCH_REDIS_URL": server.url,
-            "BENCH_API_URL": lab.provider.url,
-            **env,
-        }
+        self._env = {**lab.env, **OURS, **env}
+        for who in ("COURIER", "BENCH"):
+            self._env[f"{who}_REDIS_URL"] = server.url
+            self._env[f"{who}_API_URL"] = lab.provider.url
 
-    def load(self, what: str, count: int, rate: float = 0.0) -> dict[str, Any]:
-        """Run a load to its end; what it says of itself."""
-        return finish(self.loading(what, count, rate))
+    def load(self, what: str, count: int, shape: str = "plain", rate: float = 0) -> dict[str, Any]:
+        """Runs a load to its end; returns what it measured."""
+        return finish(self.loading(what, count, shape, rate))
 
-    def loading(self, what: str, count: int, rate: float = 0.0) -> subprocess.Popen[bytes]:
-        """A load that runs beside; for ``finish``."""
-        options = [what, str(count), str(rate)]
-        return self.lab.start(
-            "viber_courier.ops.bench.load", self._env, *options, stdout=subprocess.PIPE
-        )
+    def loading(self, what: str, count: int, shape: str = "plain", rate: float = 0) -> Process:
+        """Starts a load that runs beside; for ``finish``."""
+        options = [what, str(count), shape, str(rate)]
+        return self.lab.start(f"{BENCH}.load", self._env, *options, stdout=subprocess.PIPE)
 
     @contextmanager
     def worker(self, app: str, *options: str) -> Iterator[int]:
-        """A Celery worker of ``app``, from when it takes tasks until it is ended; its id."""
+        """Runs a Celery worker of ``app``; yields its process id once it takes tasks."""
         path = self._folder / f"{time.monotonic_ns()}.log"
         flags = ("--without-gossip", "--without-mingle", *options)
         with path.open("wb") as log:
@@ -169,31 +178,28 @@ class Bench:
             end(process)
 
     def _takers(self) -> int:
-        """How many workers have asked for tasks by now."""
+        """How many workers wait for tasks."""
         return sum(client["cmd"] == "brpop" for client in self.redis.client_list())
 
-    def drain(
-        self, load: str, app: str, count: int, options: tuple[str, ...], delay: int = 0
-    ) -> Drain:
-        """Queue so many messages, then see how fast a worker gets rid of them."""
+    def drain(self, system: System, count: int, delay: int = 0) -> Drain:
+        """Queues so many messages, then measures how fast a worker sends them."""
         before = self.redis_cpu()
         self.lab.provider.reset(delay=delay)
-        cpu = self.load(load, count)["cpu"]
+        cpu = self.load(system.load, count, system.shape)["cpu"]
         redis = self.redis_cpu() - before
-        # Single loads send one more before they are timed.
-        count = count if load in ("campaign", "personal", "by_hand") else count + 1
-        with self.worker(app, *options) as pid:
+        count += system.load in SINGLE
+        with self.worker(system.app, *system.options) as pid:
             first = wait_for(lambda: self.lab.provider.get("counts")["first"])
             worker, server = tree_cpu(pid), self.redis_cpu()
-            last = self._until(app, count)
+            last = self._until(system.app, count)
             cpu += tree_cpu(pid) - worker
             redis += self.redis_cpu() - server
         each = 1000 / count
         return Drain(count / (last - first), (cpu + redis) * each, redis * each)
 
     def _until(self, app: str, count: int) -> float:
-        """When the last message had its answer and, of ours, its record and event."""
-        if app == "viber_courier.worker":
+        """Returns when the last message was answered and, if ours, recorded with its event."""
+        if app == APP:
             wait_for(lambda: self.count("submitted") >= count)
             return time.monotonic()
         counts = wait_for(
@@ -202,11 +208,11 @@ class Bench:
         return float(counts["last"])
 
     def count(self, name: str) -> int:
-        """Our own counter of a status."""
+        """Our counter of a status."""
         return int(self.redis.hget(self.keys.counts, name) or 0)
 
     def forget_repeats(self) -> None:
-        """Drop the answers that are kept for repeats: they expire within a lease."""
+        """Deletes the replies kept for repeated calls, which expire within a lease anyway."""
         for key in self.redis.scan_iter(self.keys.once("*"), count=10_000):
             self.redis.delete(key)
 
@@ -215,9 +221,9 @@ class Bench:
         return tree_cpu(self._server.process.pid) if self._server.process else 0.0
 
 
-def finish(process: subprocess.Popen[bytes]) -> dict[str, Any]:
-    """Wait for a load and read what it says."""
-    out = process.communicate(timeout=PATIENCE)[0]
+def finish(process: Process) -> dict[str, Any]:
+    """Waits for a load to end; returns what it measured."""
+    out = process.communicate(timeout=LONGEST_WAIT)[0]
     if process.returncode:
         raise RuntimeError(f"a load failed: {process.args!r}")
     said: dict[str, Any] = json.loads(out)
@@ -225,8 +231,8 @@ def finish(process: subprocess.Popen[bytes]) -> dict[str, Any]:
 
 
 def wait_for(condition: Callable[[], Any], pause: float = 0.02) -> Any:
-    """Wait until it holds and return what it gave; TimeoutError."""
-    deadline = time.monotonic() + PATIENCE
+    """Waits until the condition holds; returns its value. Raises TimeoutError."""
+    deadline = time.monotonic() + LONGEST_WAIT
     while not (value := condition()):
         if time.monotonic() > deadline:
             raise TimeoutError
@@ -235,12 +241,12 @@ def wait_for(condition: Callable[[], Any], pause: float = 0.02) -> Any:
 
 
 def tree_cpu(leader: int) -> float:
-    """CPU seconds, user and system, of a session's processes and the children they had."""
+    """CPU seconds, user and system, of a session's processes and their ended children."""
     total = 0
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = path.read_text().rpartition(")")[2].split()
-        except OSError:  # it has just ended
+        except OSError:  # the process has just ended
             continue
         if int(fields[3]) == leader:
             total += sum(map(int, fields[11:15]))
@@ -248,14 +254,14 @@ def tree_cpu(leader: int) -> float:
 
 
 def machine_cpu() -> tuple[float, float, float]:
-    """CPU seconds of the whole machine since its start: all, idle, stolen by other guests."""
+    """CPU seconds of the whole machine since its start: all, idle, taken by other guests."""
     first = Path("/proc/stat").read_text().splitlines()[0].split()[1:9]
     numbers = [int(number) / TICK for number in first]
     return sum(numbers), numbers[3] + numbers[4], numbers[7]
 
 
 def busy(seconds: float) -> float:
-    """The share of the machine that is in use now, by a look of so many seconds."""
+    """The share of the machine that is in use during the next ``seconds``."""
     before = machine_cpu()
     time.sleep(seconds)
     whole, idle, _ = (now - then for now, then in zip(machine_cpu(), before, strict=True))

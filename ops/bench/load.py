@@ -1,78 +1,54 @@
 """What puts load on: each a process of its own, so that its CPU time is known.
 
-``python -m viber_courier.ops.bench.load WHAT COUNT [RATE]`` prints, as JSON, the seconds it took
-and the CPU seconds (user and system) of that time; with a rate (per second) the instants of each
-call, too.
-Imports, connections and the first single call come before.
+``python -m viber_courier.ops.bench.load WHAT COUNT SHAPE RATE`` prints, as JSON, the seconds it
+took and the CPU seconds (user and system) of that time. With a rate (calls per second; 0: as fast
+as possible) it also prints when each call began, how long it took, and its CPU time.
+Imports, the jobs, connections and the first single call come before the clock starts.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import socket
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
 from viber_courier.ops.bench.figures import BATCH
+from viber_courier.ops.bench.shapes import SHAPES, Message, Shape
 
-Message = dict[str, Any]
 Emit = Callable[[Message], object]
-Work = Callable[[], object]
+Work = Callable[[], Any]
 
-TEXT = "Здравствуйте! Только до воскресенья скидка 20 % на всё: покажите это сообщение на кассе."
-COMMON = {"subject": "Shop", "priority": "low", "contentType": "text", "content": {"text": TEXT}}
-WIRE = {"type": "viber", **COMMON}
-CODE = {
-    **COMMON,
-    "priority": "realtime",
-    "content": {"text": "Ваш код 1234, никому его не говорите"},
-}
-FIRST, FIRST_CODE = 79_000_000_000, 78_000_000_000
+SINGLE = ("enqueue", "single", "batched")
+"""Loads of one call per message. They send one more message before the clock starts."""
 
 
-def rows(count: int, shared: Message | None = None, first: int = FIRST) -> Iterator[Message]:
-    """So many messages, each to another address."""
-    rest = shared or {}
-    return ({**rest, "address": str(address)} for address in range(first, first + count))
+def enqueue_many(count: int, shape: Shape) -> Work:
+    """Our ``enqueue_many``, with what the jobs share as ``common``."""
+    return partial(_producer().enqueue_many, shape.rows(count), shape.common)
 
 
-def campaign(count: int, text: str = TEXT) -> Work:
-    """``enqueue_many`` with ``common``."""
-    common = {**COMMON, "content": {"text": text}}
-    return partial(_producer().enqueue_many, rows(count), common)
-
-
-def personal(count: int) -> Work:
-    """``enqueue_many`` with a text of its own for each."""
-    texts = (
-        {**row, "content": {"text": f"{TEXT} {number}"}} for number, row in enumerate(rows(count))
-    )
-    return partial(_producer().enqueue_many, texts, COMMON)
-
-
-def by_hand(count: int) -> Work:
+def by_hand(count: int, shape: Shape) -> Work:
     """Celery tasks of 100 messages."""
     from viber_courier.ops.bench.peers import by_hand
 
-    made = list(rows(count, WIRE))
-
-    def work() -> None:
-        for place in range(0, count, BATCH):
-            by_hand.delay(made[place : place + BATCH])
-
-    return work
+    jobs = shape.wire(count)
+    batches = [jobs[place : place + BATCH] for place in range(0, count, BATCH)]
+    return partial(emit_all, by_hand.delay, batches)
 
 
-def session(count: int) -> Work:
-    """The bare limit: prebuilt batches through a requests.Session."""
+def session(count: int, shape: Shape) -> Work:
+    """The bare limit: posts prebuilt batches through a requests.Session."""
     import requests
 
-    made, url, body = requests.Session(), os.environ["BENCH_API_URL"] + "/send", _body()
+    made, url, body = requests.Session(), os.environ["BENCH_API_URL"] + "/send", _body(shape)
     made.trust_env = False
 
     def work() -> None:
@@ -82,9 +58,9 @@ def session(count: int) -> Work:
     return work
 
 
-def ceiling(count: int, connections: int = 8) -> Work:
-    """The double's own limit: prebuilt requests over some sockets, replies read and not parsed."""
-    url, body = urlsplit(os.environ["BENCH_API_URL"]), _body()
+def ceiling(count: int, shape: Shape, connections: int = 8) -> Work:
+    """The double's own limit: prebuilt requests over some sockets; replies are not parsed."""
+    url, body = urlsplit(os.environ["BENCH_API_URL"]), _body(shape)
     request = b"POST /send HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body
     address = (str(url.hostname), int(url.port or 80))
     sockets = [socket.create_connection(address) for _ in range(connections)]
@@ -101,17 +77,14 @@ def ceiling(count: int, connections: int = 8) -> Work:
     return work
 
 
-def _body() -> bytes:
-    whole = {
-        "resendSms": "false",
-        "commonData": WIRE,
-        "messages": list(rows(BATCH)),
-    }
+def _body(shape: Shape) -> bytes:
+    common = {"type": "viber", **shape.common}
+    whole = {"resendSms": "false", "commonData": common, "messages": shape.rows(BATCH)}
     return json.dumps(whole, ensure_ascii=False).encode()
 
 
-def results(count: int) -> Work:
-    """The reader of result events, in a group of its own: parsed and acknowledged."""
+def results(count: int, _: Shape) -> Work:
+    """Reads and acknowledges result events, in a consumer group of its own."""
     events = _producer().results(f"bench-{os.getpid()}", "one", block=2.0)
 
     def work() -> None:
@@ -134,53 +107,55 @@ def _task(name: str) -> Emit:
     from viber_courier.ops.bench import peers
 
     task = getattr(peers, name)
-    return lambda message: task.apply_async((message,))
+    return lambda job: task.apply_async((job,))
 
 
-def one_by_one(what: str, count: int) -> tuple[Emit, Iterator[Message]]:
-    """What stores or queues a single message, and the messages for it."""
-    if what in ("ours", "code"):
-        given = (CODE, FIRST_CODE) if what == "code" else (COMMON, FIRST)
-        return _producer().enqueue, rows(count, *given)
-    return _task(what), rows(count, WIRE)
+def single(what: str, count: int, shape: Shape, rate: float) -> Work:
+    """One call per message: our ``enqueue``, or ``apply_async`` of a peer's task."""
+    ours = what == "enqueue"
+    emit = _producer().enqueue if ours else _task(what)
+    first, *jobs = (shape.jobs if ours else shape.wire)(count + 1)
+    emit(first)
+    return partial(paced, emit, jobs, rate) if rate else partial(emit_all, emit, jobs)
 
 
-def paced(emit: Emit, messages: Iterator[Message], rate: float) -> dict[str, float]:
-    """Emit at a steady rate (0: as fast as it goes); the instant right before each, by address."""
-    begun, started = {}, time.monotonic()
-    for number, message in enumerate(messages):
-        if rate:
-            time.sleep(max(0.0, started + number / rate - time.monotonic()))
-            begun[message["address"]] = time.monotonic()
-        emit(message)
-    return begun
+def emit_all(emit: Callable[[Any], object], jobs: Iterable[Any]) -> None:
+    for job in jobs:
+        emit(job)
 
 
-WHOLE: dict[str, Callable[[int], Work]] = {
-    "campaign": campaign,
-    "long": partial(campaign, text="Ж" * 1000),
-    "personal": personal,
-    "by_hand": by_hand,
-    "session": session,
-    "ceiling": ceiling,
-    "results": results,
+def paced(emit: Emit, jobs: list[Message], rate: float) -> dict[str, Any]:
+    """Emits at a steady rate. The CPU time is the process's during the calls: waiting for the next
+    one takes some, too, and is not counted."""
+    begun, seconds, cpu, started = {}, list[float](), list[float](), time.monotonic()
+    for number, job in enumerate(jobs):
+        time.sleep(max(0.0, started + number / rate - time.monotonic()))
+        spent, now = time.process_time(), time.monotonic()
+        emit(job)
+        seconds.append(time.monotonic() - now)
+        cpu.append(time.process_time() - spent)
+        begun[job["address"]] = now
+    return {"begun": begun, "calls": seconds, "call_cpu": cpu}
+
+
+WHOLE: dict[str, Callable[[int, Shape], Work]] = {
+    load.__name__: load for load in (enqueue_many, by_hand, session, ceiling, results)
 }
 
 
-def main(what: str, count: int, rate: float = 0.0) -> dict[str, Any]:
-    """Do it, and say how long it took."""
-    work: Work
-    if what in WHOLE:
-        work = WHOLE[what](count)
-    else:
-        emit, messages = one_by_one(what, count + 1)
-        emit(next(messages))
-        work = partial(paced, emit, messages, rate)
+def main(what: str, count: int, shape: str, rate: float) -> dict[str, Any]:
+    """Runs one load and returns what it measured."""
+    form = SHAPES[shape]
+    work = single(what, count, form, rate) if what in SINGLE else WHOLE[what](count, form)
+    gc.freeze()  # the prepared jobs are not for the measured code's collections to walk through
     started, cpu = time.monotonic(), time.process_time()
-    begun = work()
+    measured = work()
+    if rate and threading.active_count() > 1:
+        raise RuntimeError("a thread works between the calls, and its CPU time is not counted")
     spent = {"seconds": time.monotonic() - started, "cpu": time.process_time() - cpu}
-    return {**spent, "begun": begun if rate else {}}
+    return {**spent, **(measured if rate else {})}
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(sys.argv[1], int(sys.argv[2]), *map(float, sys.argv[3:]))))
+    what, count, shape, rate = sys.argv[1:]
+    print(json.dumps(main(what, int(count), shape, float(rate))))

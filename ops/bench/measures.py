@@ -1,7 +1,7 @@
 """What is measured: one function for each figure or family of figures of the table.
 
-Systems that are held against each other are measured in turns, A B A B, so that what else the
-machine does meets all of them.
+Systems that are compared take turns, A B A B, so that whatever else the machine does slows all of
+them.
 """
 
 from __future__ import annotations
@@ -9,92 +9,91 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import replace
+from typing import Literal
 
-from viber_courier.ops.bench.figures import Found, Row, Scale, Values, quantile
-from viber_courier.ops.bench.lab import Bench, Drain, Lab, finish, wait_for
+from viber_courier.ops.bench.figures import Found, Points, Row, Scale, Values, quantile
+from viber_courier.ops.bench.lab import APP, BENCH, Bench, Drain, Lab, System, finish, wait_for
 
-APP = "viber_courier.worker"
-PEERS = "viber_courier.ops.bench.peers"
+PEERS = f"{BENCH}.peers"
 Options = tuple[str, ...]
 PROCESSES: Options = ("-B", "-c", "2")
 MORE: Options = ("-B", "-c", "12")
-"""The pool for a provider that takes its time. Measured with 50 ms on 2 cores: 24 threads drain as
-fast, but a code waits twice as long behind a campaign; 20 processes drain faster, and codes wait.
+"""The pool for a slow provider. Measured with 50 ms on 2 cores: 24 threads drain as fast, but a
+code waits twice as long behind a campaign; 20 processes drain faster, and codes wait longer.
 """
 THREADS: Options = ("-B", "-P", "threads", "-c", "24")
+PREFETCH: Options = ("-c", "2", "--prefetch-multiplier", "500")
 
 MS = 50
 """Milliseconds that the slower provider takes for each request."""
+RATE, CPU = "messages/s", "CPU seconds"
 
-
-@dataclass(frozen=True)
-class System:
-    """Who sends messages, and how it is run; messages for a run without and with MS."""
-
-    name: str
-    load: str
-    app: str
-    options: Options
-    fast: int
-    slow: int = 0
-
-
-OURS = System("viber-courier", "campaign", APP, PROCESSES, 50_000, 50_000)
-PERSONAL = System("viber-courier, texts differ", "personal", APP, PROCESSES, 30_000)
-MANY = System("viber-courier, 12 processes", "campaign", APP, MORE, 0, 50_000)
-THREADED = System("viber-courier, 24 threads", "campaign", APP, THREADS, 0, 50_000)
+OURS = System("viber-courier", "enqueue_many", APP, PROCESSES, 50_000, 50_000)
+ONE_BY_ONE = replace(OURS, load="enqueue")
+SMS = replace(OURS, shape="sms", fast=30_000)
+MANY = replace(OURS, name="viber-courier, 12 processes", options=MORE)
+THREADED = replace(OURS, name="viber-courier, 24 threads", options=THREADS)
 CELERY = System("Celery, a task per message", "single", PEERS, ("-c", "2"), 4_000, 250)
-BATCHES = System(
-    "celery-batches", "batched", PEERS, ("-c", "2", "--prefetch-multiplier", "500"), 8_000, 8_000
-)
+BATCHES = System("celery-batches", "batched", PEERS, PREFETCH, 8_000, 8_000)
+BATCHES_SMS = replace(BATCHES, shape="sms")
 BY_HAND = System("Celery, 100 by hand", "by_hand", PEERS, ("-c", "2"), 150_000, 25_000)
-EVERYBODY = (OURS, PERSONAL, CELERY, BATCHES, BY_HAND)
-EVERYBODY_SLOW = (OURS, MANY, THREADED, CELERY, BATCHES, BY_HAND)
+
+Systems = tuple[System, ...]
+Goals = dict[System, float]
+"""The ratios that ours is to reach, by peer."""
+RECOMMENDED = (MANY, OURS, THREADED, CELERY, BATCHES, BY_HAND)
 
 
-def drains(lab: Lab, scale: Scale, systems: tuple[System, ...] = EVERYBODY) -> Found:
-    """Drain without waiting for the provider, and CPU time for it."""
-    found = _drain(lab, scale, systems, 0)
-    rates = {name: Values(name, [drain.rate for drain in runs]) for name, runs in found.items()}
-    cpu = {name: Values(name, [drain.cpu for drain in runs]) for name, runs in found.items()}
-    ours, batches = OURS.name, BATCHES.name
-    figure, unit, what = "drain, 0 ms, two worker slots, batch 100", "messages/s", "CPU seconds"
-    rows = [Row(figure, unit, rates[ours], 15, ">=", rates[batches])]
-    if BY_HAND.name in rates:
-        rows.append(Row(figure, unit, rates[ours], 0.6, ">=", rates[BY_HAND.name]))
-    per = "per 1,000 messages, producer + worker + Redis"
-    rows.append(Row("CPU " + per, what, cpu[ours], 1 / 12, "<=", cpu[batches]))
-    server = {name: Values(name, [drain.server for drain in runs]) for name, runs in found.items()}
-    others = [(figure, unit, values) for values in rates.values()]
-    others += [("CPU " + per, what, values) for values in cpu.values()]
-    return Found(rows, others + [("of which Redis", what, values) for values in server.values()])
+def drains(lab: Lab, scale: Scale, systems: Systems = (OURS, CELERY, BATCHES, BY_HAND)) -> Found:
+    """A campaign of one text, sent without waiting for the provider."""
+    rate, cpu = {BATCHES: 22, BY_HAND: 0.6}, {BATCHES: 1 / 16}
+    return _drains(lab, scale, "one text", systems, rate, cpu)
 
 
-def slow_drains(lab: Lab, scale: Scale, systems: tuple[System, ...] = EVERYBODY_SLOW) -> Found:
-    """Drain where each request takes its time."""
-    found = _drain(lab, scale, systems, MS)
-    rates = {name: Values(name, [drain.rate for drain in runs]) for name, runs in found.items()}
-    figure, unit = f"drain, {MS} ms, the pool recommended for it", "messages/s"
-    row = Row(figure, unit, rates[MANY.name], 8, ">=", rates[BATCHES.name])
-    return Found([row], [(f"drain, {MS} ms", unit, values) for values in rates.values()])
+def sms_drains(lab: Lab, scale: Scale) -> Found:
+    """The same with a text of its own for each, and every second one may be resent as SMS."""
+    jobs = "texts differ, half of them with SMS"
+    return _drains(lab, scale, jobs, (SMS, BATCHES_SMS), {BATCHES_SMS: 20}, {})
 
 
-def _drain(
-    lab: Lab, scale: Scale, systems: tuple[System, ...], delay: int
-) -> dict[str, list[Drain]]:
-    found = defaultdict(list)
+def slow_drains(lab: Lab, scale: Scale, systems: Systems = RECOMMENDED) -> Found:
+    """A campaign of one text where the provider takes MS for each request."""
+    return _drains(lab, scale, "one text", systems, {BATCHES: 10}, {}, MS)
+
+
+def _drains(
+    lab: Lab, scale: Scale, jobs: str, systems: Systems, rate: Goals, cpu: Goals, delay: int = 0
+) -> Found:
+    """How fast each system sends what is queued, and without a delay the CPU time of that. The
+    goals are for the first system."""
+    runs, found = defaultdict(list), Found()
     for _ in range(scale.runs):
         for system in systems:
-            with lab.bench() as bench:
-                count = scale.count(system.slow if delay else system.fast)
-                drain = bench.drain(system.load, system.app, count, system.options, delay)
-                found[system.name].append(drain)
+            count = system.slow if delay else system.fast
+            runs[system].append(_drain(lab, scale, system, count, delay))
+    pool = "the pool recommended for it" if delay else "two worker slots, batch 100"
+    figures: list[tuple[str, str, str, Literal[">=", "<="], Goals]] = [
+        ("rate", f"drain, {delay} ms, {jobs}: {pool}", RATE, ">=", rate),
+        ("cpu", f"CPU per 1,000 messages, {jobs}: producer + worker + Redis", CPU, "<=", cpu),
+        ("server", f"of which Redis, {jobs}", CPU, "<=", {}),
+    ]
+    for what, figure, unit, sign, goals in figures[: 1 if delay else None]:
+        values = {s: Values(s.name, [getattr(drain, what) for drain in runs[s]]) for s in systems}
+        for peer in filter(values.get, goals):
+            ours, goal = values[systems[0]], goals[peer]
+            found.rows.append(Row(figure, unit, ours, goal, sign, values[peer]))
+        found.others += [(figure.partition(":")[0], unit, each) for each in values.values()]
     return found
 
 
+def _drain(lab: Lab, scale: Scale, system: System, count: int, delay: int, **env: str) -> Drain:
+    with lab.bench(**env) as bench:
+        return bench.drain(system, scale.count(count), delay)
+
+
 def limits(lab: Lab, scale: Scale) -> Found:
-    """What nobody can beat: the double itself, and two sessions that post prebuilt batches."""
+    """Upper limits: the provider's double alone, and two sessions that post prebuilt batches."""
     runs = defaultdict(list)
     for _ in range(scale.runs):
         with lab.bench() as bench:
@@ -108,61 +107,81 @@ def limits(lab: Lab, scale: Scale) -> Found:
                 loads = [bench.loading(what, count) for _ in range(clients)]
                 seconds = max(finish(load)["seconds"] for load in loads)
                 runs[name].append(clients * count / seconds)
-    return Found(others=[("limit", "messages/s", Values(*each)) for each in runs.items()])
+    return Found(others=[("limit", RATE, Values(*each)) for each in runs.items()])
 
 
-def enqueues(lab: Lab, scale: Scale) -> Found:
-    """How fast one process stores messages."""
-    names = {
-        "single": ("Celery's apply_async", 5_000),
-        "ours": ("enqueue", 10_000),
-        "campaign": ("enqueue_many with common", 100_000),
-        "personal": ("enqueue_many, texts differ", 50_000),
-    }
+ENQUEUES = {
+    "one-by-one": ("enqueue one by one, plain text", "enqueue", "plain", 10_000, 2.5),
+    "one-by-one-mixed": ("enqueue one by one, mixed kinds", "enqueue", "mixed", 10_000, 2.5),
+    "enqueue-many": ("enqueue_many with common", "enqueue_many", "plain", 100_000, 27),
+    "enqueue-many-own": ("enqueue_many, own text and comment", "enqueue_many", "own", 50_000, 20),
+}
+"""By name for ``--only``: the figure, our load, the jobs' shape, how many, the goal."""
+
+
+def enqueue(lab: Lab, scale: Scale, name: str) -> Found:
+    """How fast one process stores jobs, beside ``apply_async`` with jobs of the same shape."""
+    figure, load, shape, many, goal = ENQUEUES[name]
     runs = defaultdict(list)
     for _ in range(scale.runs):
-        for what, (name, each) in names.items():
+        for what, each in (("single", 5_000), (load, many)):
             with lab.bench() as bench:
                 count = scale.count(each)
-                runs[name].append(count / bench.load(what, count)["seconds"])
-    celery, one, many, own = (Values(name, runs[name]) for name, _ in names.values())
-    unit = "messages/s"
-    rows = [
-        Row("enqueue one by one, one process", unit, one, 2.5, ">=", celery),
-        Row("enqueue_many with common, one process", unit, many, 25, ">=", celery),
-    ]
-    return Found(rows, [("enqueue, one process", unit, own)])
+                runs[what].append(count / bench.load(what, count, shape)["seconds"])
+    ours, peer = Values(OURS.name, runs[load]), Values("Celery's apply_async", runs["single"])
+    return Found([Row(f"{figure}, one process", RATE, ours, goal, ">=", peer)])
+
+
+AT_REST = (
+    ("the app's call, median", "ms", 1 / 2),
+    ("the app's call, p99", "ms", None),
+    ("the app's CPU per call", "us", 1 / 4),
+    ("enqueue to provider, p50", "ms", 1.3),
+    ("enqueue to provider, p99", "ms", 1.3),
+)
+"""What ``_paced`` returns, the units, and the most of what Celery takes."""
+
+
+def at_rest(lab: Lab, scale: Scale) -> Found:
+    """One message every 20 ms and an idle worker: what a call costs, and when it arrives."""
+    runs, found = defaultdict(list), Found()
+    for _ in range(scale.runs):
+        for system in (CELERY, ONE_BY_ONE):
+            runs[system].append(_paced(lab, system, 50, scale.seconds(10)))
+    for place, (figure, unit, goal) in enumerate(AT_REST):
+        figure = f"at rest, a message every 20 ms: {figure}"
+        peer, ours = (Values(s.name, [run[place] for run in runs[s]]) for s in runs)
+        found.rows.append(Row(figure, unit, ours, goal, "<=", peer))
+    return found
 
 
 def latency(lab: Lab, scale: Scale) -> Found:
-    """From the call of ``enqueue`` until the provider has the request, and under more load."""
-    runs = defaultdict(list)
-    seconds = scale.seconds(10)
-    for _ in range(scale.runs):
-        for system in (CELERY, OURS):
-            for share, value in _latency(lab, system, 50, seconds).items():
-                runs[system.name, share].append(value)
-    rows, curves = list[Row](), defaultdict[str, list[tuple[float, float]]](list)
-    for share, name in ((0.5, "p50"), (0.99, "p99")):
-        ours, peer = (Values(s.name, runs[s.name, share]) for s in (OURS, CELERY))
-        figure = f"latency at 50 messages/s, enqueue to provider, {name}"
-        rows.append(Row(figure, "ms", ours, 1.5, "<=", peer))
+    """From the call of ``enqueue`` until the provider has the request, by rate."""
+    curves = defaultdict[str, Points](list)
     for rate in (50, 100, 200, 400):
-        for system in (CELERY, OURS):
-            for share, value in _latency(lab, system, rate, scale.seconds(6)).items():
-                curves[f"{system.name}, p{share * 100:.0f}"].append((rate, value))
-    return Found(rows, curves={"latency": dict(curves)})
+        for system in (CELERY, ONE_BY_ONE):
+            *_, p50, p99 = _paced(lab, system, rate, scale.seconds(6))
+            curves[f"{system.name}, p50"].append((rate, p50))
+            curves[f"{system.name}, p99"].append((rate, p99))
+    return Found(curves={"latency": curves})
 
 
-def _latency(lab: Lab, system: System, rate: int, seconds: float) -> dict[float, float]:
-    lab.provider.reset(record=1)
-    load = {"campaign": "ours"}.get(system.load, system.load)
+def _paced(lab: Lab, system: System, rate: int, seconds: float) -> tuple[float, ...]:
+    """The figures of AT_REST at so many messages per second."""
+    lab.provider.reset()
     with lab.bench() as bench, bench.worker(system.app, *system.options):
-        return _waits(lab, bench.load(load, int(rate * seconds), rate)["begun"])
+        bench.load(system.load, 20, system.shape)  # a worker's first requests take longer
+        wait_for(lambda: lab.provider.get("counts")["messages"] > 20)
+        lab.provider.reset(record=1)
+        load = bench.load(system.load, int(rate * seconds), system.shape, rate)
+        waits = _waits(lab, load["begun"])
+    calls = [1000 * each for each in load["calls"]]
+    cpu = 1e6 * sum(load["call_cpu"]) / len(calls)
+    return quantile(calls, 0.5), quantile(calls, 0.99), cpu, waits[0.5], waits[0.99]
 
 
 def _waits(lab: Lab, begun: dict[str, float]) -> dict[float, float]:
-    """Milliseconds from call to arrival that half of them, and 99 in 100, did not exceed."""
+    """Milliseconds from call to arrival: the median and the 99th percentile."""
 
     def arrivals() -> dict[str, float] | None:
         got: dict[str, float] = lab.provider.get("arrivals")
@@ -174,25 +193,24 @@ def _waits(lab: Lab, begun: dict[str, float]) -> dict[float, float]:
 
 
 def realtime(lab: Lab, scale: Scale) -> Found:
-    """A code that goes out while a campaign does."""
+    """How long a code waits while a campaign is being sent."""
     runs, notes = defaultdict(list), []
     urgent = ("-Q", "courier.send.realtime", "-c", "1")
     rest = ("courier.poll", "courier.enqueue", *(f"courier.send.{p}" for p in ("high", "normal")))
     bulk = (*MORE, "-Q", ",".join((*rest, "courier.send.low")))
-    alone: list[Options] = [MORE]
-    beside: list[Options] = [urgent, bulk]
-    shared, own = "realtime p99 behind 100,000 low, shared workers", "the same, with its own worker"
+    figure = "realtime behind 100,000 low, enqueue to provider, p99"
+    shared, own = f"{figure}: shared workers", f"{figure}: a worker of its own"
     for _ in range(scale.runs):
-        for name, workers in ((shared, alone), (own, beside)):
+        for name, workers in ((shared, [MORE]), (own, [urgent, bulk])):
             with lab.bench() as bench:
-                bench.load("campaign", scale.count(100_000))
+                bench.load("enqueue_many", scale.count(100_000))
                 lab.provider.reset(delay=MS, record=1)
                 runs[name].append(_codes(lab, bench, workers, scale.seconds(4)))
                 if not sum(map(bench.redis.zcard, bench.keys.lanes)):
                     notes.append(f"{name}: the campaign was over before the last code")
     rows = [
-        Row(figure, f"ms ({MS} ms a request)", Values(OURS.name, runs[figure]), most * MS, "<=")
-        for figure, most in ((shared, 3), (own, 2))
+        Row(name, f"ms ({MS} ms a request)", Values(OURS.name, runs[name]), most * MS, "<=")
+        for name, most in ((shared, 3), (own, 2))
     ]
     return Found(rows, notes=notes)
 
@@ -202,35 +220,33 @@ def _codes(lab: Lab, bench: Bench, workers: list[Options], seconds: float) -> fl
         for options in workers:
             stack.enter_context(bench.worker(APP, *options))
         wait_for(lambda: lab.provider.get("counts")["messages"] >= 3_000)  # at full speed by now
-        return _waits(lab, bench.load("code", int(60 * seconds), 60)["begun"])[0.99]
+        return _waits(lab, bench.load("enqueue", int(60 * seconds), "code", 60)["begun"])[0.99]
 
 
 def backlog(lab: Lab, scale: Scale) -> Found:
-    """Whether it matters how many wait: a million against ten thousand on average."""
+    """Whether the number that waits matters: a million against ten thousand on average."""
     few, some, many = scale.count(20_000), scale.count(100_000), scale.count(1_000_000)
     rates = defaultdict[int, list[float]](list)
     with lab.bench() as full:
         empty = full.redis.info("memory")["used_memory"]
-        full.load("campaign", many)
+        full.load("enqueue_many", many)
         used = full.redis.info("memory")["used_memory"]
         for _ in range(scale.runs):
             for size in (few, some):
                 with lab.bench() as bench:
-                    bench.load("campaign", size)
+                    bench.load("enqueue_many", size)
                     rates[size].append(_window(lab, bench, few))
             rates[many].append(_window(lab, full, few))
     few_, many_ = Values("10,000 waiting", rates[few]), Values("1,000,000 waiting", rates[many])
     points = [(float(size), Values("", runs).median) for size, runs in sorted(rates.items())]
     each = Values(OURS.name, [(used - empty) / many])
-    return Found(
-        [Row("drain rate with 1,000,000 waiting", "messages/s", many_, 0.9, ">=", few_)],
-        [("memory, 1,000,000 waiting", "bytes/message", each)],
-        {"backlog": {"drain, messages/s": points}},
-    )
+    row = Row("drain rate with 1,000,000 waiting", RATE, many_, 0.9, ">=", few_)
+    memory = ("memory, 1,000,000 waiting", "bytes/message", each)
+    return Found([row], [memory], {"backlog": {f"drain, {RATE}": points}})
 
 
 def _window(lab: Lab, bench: Bench, few: int) -> float:
-    """Messages/s while so many are sent, without the first tenth, in which workers warm up."""
+    """Messages/s while so many are sent; workers warm up in the first tenth, which is left out."""
     lab.provider.reset()
     start = bench.count("submitted")
 
@@ -248,19 +264,19 @@ def memory(lab: Lab, scale: Scale) -> Found:
     """What a waiting message of a campaign takes in Redis, with a short and with a long text."""
     runs = defaultdict(list)
     count = scale.count(100_000)
-    for what in ("campaign", "long") * scale.runs:
+    for shape in ("plain", "long") * scale.runs:
         with lab.bench() as bench:
             empty = bench.redis.info("memory")["used_memory"]
-            bench.load(what, count)
-            runs[what].append((bench.redis.info("memory")["used_memory"] - empty) / count)
+            bench.load("enqueue_many", count, shape)
+            runs[shape].append((bench.redis.info("memory")["used_memory"] - empty) / count)
     figure, unit = "Redis memory per waiting message of a campaign", "bytes"
     long = Values("text of 1,000 characters", runs["long"])
-    short = Values("text of 90 characters", runs["campaign"])
+    short = Values("text of 90 characters", runs["plain"])
     return Found([Row(figure, unit, long, 500, "<=")], [(figure, unit, short)])
 
 
 def stages(lab: Lab, scale: Scale) -> Found:
-    """What a message takes in Redis on its way and writes to the AOF, and its events."""
+    """What a message and its events take in Redis stage by stage, and what they add to the AOF."""
     count, found, written = scale.count(50_000), list[Values](), list[Values]()
     with lab.bench() as bench:
         bench.redis.config_set("auto-aof-rewrite-percentage", 0)
@@ -279,7 +295,7 @@ def stages(lab: Lab, scale: Scale) -> Found:
             ("ended", "read", "read"),
         ):
             if not word:
-                bench.load("campaign", count)
+                bench.load("enqueue_many", count)
             else:
                 lab.provider.reset(status=word)
                 bench.redis.zunionstore(bench.keys.watch, {bench.keys.watch: 0})  # all are due
@@ -295,11 +311,10 @@ def stages(lab: Lab, scale: Scale) -> Found:
 
 
 def statuses(lab: Lab, scale: Scale) -> Found:
-    """Polling with 100,000 due, each with news; then the events that this made, read."""
-    polled, read, count = list[float](), list[float](), scale.count(100_000)
-    server = list[float]()
+    """Polls 100,000 due messages whose status has changed, then reads the events of that."""
+    polled, read, server, count = list[float](), list[float](), list[float](), scale.count(100_000)
     with lab.bench() as bench:
-        bench.drain("campaign", APP, count, PROCESSES)
+        bench.drain(OURS, count)
         for word in ("sent", "delivered", "read")[: scale.runs]:
             lab.provider.reset(status=word)
             bench.redis.zunionstore(bench.keys.watch, {bench.keys.watch: 0})  # all are due now
@@ -311,43 +326,30 @@ def statuses(lab: Lab, scale: Scale) -> Found:
                 server.append((bench.redis_cpu() - cpu) / (count - first) * 1000)
         for _ in range(scale.runs):
             read.append(count / bench.load("results", count)["seconds"])
-    return Found(
-        [
-            Row(
-                "status polling, 100,000 due, settled, with events",
-                "statuses/s",
-                Values(OURS.name, polled),
-                10_000,
-                ">=",
-            ),
-            Row("results reader, one process", "events/s", Values(OURS.name, read), 20_000, ">="),
-        ],
-        [("CPU of Redis per 1,000 statuses", "CPU seconds", Values(OURS.name, server))],
-    )
+    figure = "status polling, 100,000 due, each recorded, with an event"
+    rows = [
+        Row(figure, "statuses/s", Values(OURS.name, polled), 10_000, ">="),
+        Row("results reader, one process", "events/s", Values(OURS.name, read), 20_000, ">="),
+    ]
+    return Found(rows, [("CPU of Redis per 1,000 statuses", CPU, Values(OURS.name, server))])
 
 
 def curves(lab: Lab, scale: Scale) -> Found:
     """Throughput by batch size, worker processes and the provider's time; one run each."""
-    by_size, by_delay, by_workers = defaultdict(list), defaultdict(list), defaultdict(list)
+    by_size, by_delay, by_workers = (defaultdict[str, Points](list) for _ in range(3))
     for processes in (1, 2, 4, 8, 12, 20):
         for delay in (0, MS):
-            with lab.bench() as bench:
-                options = ("-B", "-c", str(processes))
-                count = scale.count(min(30_000, 8_000 * processes))
-                drain = bench.drain("campaign", APP, count, options, delay)
-                by_workers[f"{OURS.name}, {delay} ms"].append((float(processes), drain.rate))
+            system = replace(OURS, options=("-B", "-c", str(processes)))
+            drain = _drain(lab, scale, system, min(30_000, 8_000 * processes), delay)
+            by_workers[f"{OURS.name}, {delay} ms"].append((processes, drain.rate))
     for size in (10, 30, 100, 300):
         for system, delay in ((OURS, 0), (MANY, MS)):
-            with lab.bench(COURIER_BATCH_SIZE=str(size)) as bench:
-                count = scale.count(200 * min(size, 150))
-                drain = bench.drain(system.load, APP, count, system.options, delay)
-                by_size[f"{system.name}, {delay} ms"].append((float(size), drain.rate))
+            count, env = 200 * min(size, 150), {"COURIER_BATCH_SIZE": str(size)}
+            drain = _drain(lab, scale, system, count, delay, **env)
+            by_size[f"{system.name}, {delay} ms"].append((size, drain.rate))
     for delay in (0, 20, 50, 100, 200):
         for system in (OURS, MANY, BATCHES, BY_HAND):
-            with lab.bench() as bench:
-                each = {OURS: 600_000, BY_HAND: 600_000}.get(system, system.slow * 50)
-                count = scale.count(min(system.slow, each // max(delay, 1)))
-                drain = bench.drain(system.load, system.app, count, system.options, delay)
-                by_delay[system.name].append((float(delay), drain.rate))
-    curves = {"batch size": by_size, "provider": by_delay, "workers": by_workers}
-    return Found(curves={name: dict(lines) for name, lines in curves.items()})
+            each = {OURS: 600_000, BY_HAND: 600_000}.get(system, system.slow * 50)
+            count = min(system.slow, each // max(delay, 1))
+            by_delay[system.name].append((delay, _drain(lab, scale, system, count, delay).rate))
+    return Found(curves={"batch size": by_size, "provider": by_delay, "workers": by_workers})

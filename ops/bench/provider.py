@@ -1,31 +1,32 @@
 """A fast double of the provider, one process: ``python -m viber_courier.ops.bench.provider``.
 
-The simulator is right in everything and too slow to be measured against. This one answers any
-/send with an id for each message, any /status with one state, both in the API's shape, after
-``delay`` ms. It counts messages by their "address" keys: a quote inside of a text is escaped.
+The simulator knows all of the API's rules and is too slow to measure against. This double answers
+any /send with an id for each message and any /status with one state, both in the API's form, after
+``delay`` ms. It counts messages by their "address" keys: a quote inside a text is escaped.
 
-GET /admin/reset?delay=50&status=delivered&record=1 forgets all and sets how to answer; ``record``
-keeps the instant (seconds of the monotonic clock, the same in all processes) at which each address
-arrived. GET /admin/counts and /admin/arrivals tell what came.
+GET /admin/reset?delay=50&status=delivered&record=1 clears the counts and sets how to answer;
+``record`` keeps the instant (seconds of the monotonic clock, the same in all processes) at which
+each address arrived. GET /admin/counts and /admin/arrivals return what arrived.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
 import time
-from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import uvloop
 
 FIRST_ID = 3158611117333282816
+LENGTH = re.compile(rb"(?im)^content-length: *(\d+)")
 
 
 class Book:
-    """What came so far, and how to answer."""
+    """What has arrived so far, and how to answer."""
 
     def __init__(self) -> None:
         self.next_id = FIRST_ID
@@ -35,10 +36,8 @@ class Book:
         self.delay = float(options.get("delay", 0)) / 1000
         self.state = options.get("status", "sent")
         self.record = options.get("record") == "1"
-        self.counts: dict[str, Any] = {
-            **{"requests": 0, "messages": 0, "statuses": 0},
-            **{"first": None, "last": None},
-        }
+        self.counts: dict[str, Any] = {"requests": 0, "messages": 0, "statuses": 0}
+        self.counts |= {"first": None, "last": None}
         self.arrivals: dict[str, float] = {}
 
     def send(self, body: bytes) -> bytes:
@@ -71,7 +70,7 @@ class Book:
 
 
 class Connection(asyncio.Protocol):
-    """HTTP/1.1 with keep-alive, one request after the other: what clients of this bench speak."""
+    """HTTP/1.1 with keep-alive, one request after the other: all that this bench's clients need."""
 
     def __init__(self, book: Book) -> None:
         self._book, self._got = book, bytearray()
@@ -83,18 +82,18 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._got += data
         while (head := self._got.find(b"\r\n\r\n")) >= 0:
-            lines = bytes(self._got[:head]).split(b"\r\n")
-            end = head + 4 + _length(lines)
+            line, _, fields = bytes(self._got[:head]).partition(b"\r\n")
+            length = LENGTH.search(fields)
+            end = head + 4 + (int(length[1]) if length else 0)
             if len(self._got) < end:
                 return
             body = bytes(self._got[head + 4 : end])
             del self._got[:end]
-            self._answer(lines[0].split()[1].decode(), body)
+            self._answer(line.split()[1].decode(), body)
 
     def _answer(self, target: str, body: bytes) -> None:
-        book, calls = self._book, dict[str, Callable[[bytes], bytes]]()
-        calls = {"/send": book.send, "/status": book.status}
-        call = calls.get(target)
+        book = self._book
+        call = {"/send": book.send, "/status": book.status}.get(target)
         reply = call(body) if call else book.admin(target)
         head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
         answer = head % len(reply) + reply
@@ -102,13 +101,6 @@ class Connection(asyncio.Protocol):
             asyncio.get_running_loop().call_later(book.delay, self._transport.write, answer)
         else:
             self._transport.write(answer)
-
-
-def _length(lines: list[bytes]) -> int:
-    for line in lines[1:]:
-        if line[:15].lower() == b"content-length:":
-            return int(line[15:])
-    return 0
 
 
 async def _serve() -> None:

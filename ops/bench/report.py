@@ -1,10 +1,11 @@
-"""What was found, as JSON and as a page with plots."""
+"""Writes what was found as JSON and as a page with plots."""
 
 from __future__ import annotations
 
 import json
 import os
 import platform
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -15,49 +16,23 @@ from viber_courier.ops.bench.figures import Found, Points, Row, Values, number, 
 
 PACKAGES = ("celery", "kombu", "celery-batches", "redis", "hiredis", "requests", "uvloop")
 
-HEAD = """# Benchmarks
-
-Made by `make bench` (`ops/bench/`), not by hand. All of it in one run on one machine, which also
-ran the provider's double and Redis (`appendonly yes`, `appendfsync everysec` for everybody).
-Systems that are compared took turns, and each run began with an empty Redis. Values are medians
-(least - most) of {runs} runs. Peers are told to do no more than post: they keep no record, no
-status and no events; viber-courier has every guarantee on. /status isn't asked during drains; it
-has a row of its own.
-
-{machine}
-
-## Goals
-
-A goal with an `x` is a ratio of medians.
-
-| figure | viber-courier | against | goal | found | reached |
-| --- | --- | --- | --- | --- | --- |
-{rows}
-"""
-
+PAGE = Path(__file__).with_name("page.md")
 PLOTS = {
-    "batch size": ("throughput-batch", "Throughput by batch size", "messages a request", "msg/s"),
-    "provider": ("throughput-provider", "Throughput by the provider's time", "ms", "msg/s"),
+    "batch size": ("throughput-batch", "Throughput by batch size", "messages per request", "msg/s"),
+    "provider": ("throughput-provider", "Throughput by response time", "ms", "msg/s"),
     "workers": ("throughput-workers", "Throughput by worker processes", "processes", "msg/s"),
     "latency": ("latency", "Latency under load", "messages/s enqueued", "ms to the provider"),
     "backlog": ("backlog", "Cost against backlog", "messages waiting", "drain, messages/s"),
 }
-"""By curve: the picture's name, its title and axes."""
+"""By curve: the picture's name, its title and its axes."""
 
 
 def machine(server: str, others: list[float], stolen: float) -> dict[str, Any]:
-    """What it ran on; ``others`` are shares of the machine used by others right before each run."""
-    cpu = next(
-        (
-            line.partition(":")[2].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        platform.machine(),
-    )
+    """What it ran on; ``others`` are the shares of the machine that were in use before each run."""
+    cpu = re.search(r"(?m)^model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
     return {
         "date": datetime.now(UTC).date().isoformat(),
-        "cpu": cpu,
+        "cpu": cpu[1].strip() if cpu else platform.machine(),
         "cores": len(os.sched_getaffinity(0)),
         "system": f"{platform.system()} {platform.release().split('-')[0]}",
         "versions": {
@@ -70,37 +45,39 @@ def machine(server: str, others: list[float], stolen: float) -> dict[str, Any]:
 
 
 def write(found: Found, on: Mapping[str, Any], runs: int, docs: Path) -> None:
-    """docs/benchmarks.json, docs/benchmarks.md and docs/img/bench-*.png."""
+    """Writes docs/benchmarks.json, docs/benchmarks.md and docs/img/bench-*.png."""
     (docs / "img").mkdir(parents=True, exist_ok=True)
     whole = {"machine": on, "runs": runs, **plain(found)}
     text = json.dumps(whole, ensure_ascii=False, indent=1) + "\n"
     (docs / "benchmarks.json").write_text(text, encoding="utf-8")
-    pictures = [
-        _plot(docs / "img", curve, found.curves[curve]) for curve in PLOTS if curve in found.curves
-    ]
-    page = HEAD.format(runs=runs, machine=_about(on), rows="\n".join(map(line, found.rows)))
-    if found.notes:
-        page += "\n" + "\n".join(f"- {note}" for note in found.notes) + "\n"
-    page += "\n## Everybody\n\n| figure | of | |\n| --- | --- | --- |\n"
-    page += "".join(
-        f"| {figure} | {values.of} | {spread(values)} {unit} |\n"
-        for figure, unit, values in found.others
+    others = found.others
+    page = PAGE.read_text(encoding="utf-8").format(
+        runs=runs,
+        machine=_about(on),
+        rows="\n".join(map(line, found.rows)),
+        notes="".join(f"\n- {note}\n" for note in found.notes),
+        others="".join(f"| {name} | {v.of} | {spread(v)} {unit} |\n" for name, unit, v in others),
+        pictures="\n".join(
+            _plot(docs / "img", curve, found.curves[curve])
+            for curve in PLOTS
+            if curve in found.curves
+        ),
     )
-    page += "\n## Curves\n\nOne run for each point.\n\n" + "\n".join(pictures) + "\n"
     (docs / "benchmarks.md").write_text(page, encoding="utf-8")
 
 
 def line(row: Row) -> str:
     """A row of the table of goals."""
     sign = "at least" if row.sign == ">=" else "at most"
+    reached = "yes" if row.fraction >= 1 else "**no**"
     return " | ".join(
         (
             f"| {row.figure}",
             f"{spread(row.ours)} {row.unit}",
             f"{row.peer.of}: {spread(row.peer)}" if row.peer else "",
-            f"{sign} {_times(row, row.goal)}",
+            f"{sign} {_times(row, row.goal)}" if row.goal else "",
             _times(row, row.score),
-            "yes |" if row.fraction >= 1 else "**no** |",
+            f"{reached} |" if row.goal else "|",
         )
     )
 
@@ -108,7 +85,7 @@ def line(row: Row) -> str:
 def _times(row: Row, value: float) -> str:
     if row.peer is None:
         return number(value)
-    return f"1/{number(1 / value)} x" if value < 0.5 else f"{number(value)} x"
+    return f"1/{number(1 / value)} x" if value <= 0.5 else f"{number(value)} x"
 
 
 def _about(on: Mapping[str, Any]) -> str:
@@ -116,14 +93,14 @@ def _about(on: Mapping[str, Any]) -> str:
     names = ", ".join(f"{name} {number}" for name, number in on["versions"].items())
     return (
         f"{on['date']}, {on['cores']} cores of {on['cpu']}, {on['system']}. {names}.\n"
-        f"Right before the runs others used {others.median:.0%} of the machine"
-        f" ({min(others.runs):.0%} - {max(others.runs):.0%}); its host stole"
-        f" {on['otherLoad']['stolen']:.1%} of its time."
+        f"Right before the runs other processes used {others.median:.0%} of the machine"
+        f" ({min(others.runs):.0%} - {max(others.runs):.0%}); during them other guests of its host"
+        f" took {on['otherLoad']['stolen']:.1%} of its time."
     )
 
 
 def _plot(folder: Path, curve: str, lines: Mapping[str, Points]) -> str:
-    """Draw the lines of one picture; the page's line that shows it."""
+    """Draws one picture; returns the line of the page that shows it."""
     import matplotlib
 
     matplotlib.use("Agg")

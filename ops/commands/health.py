@@ -1,4 +1,4 @@
-"""Commands that look whether all is well: ``doctor``, ``live``, ``ready``."""
+"""Health checks: ``doctor``, ``live``, ``ready``."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import click
-from celery import Celery
 from celery.utils.nodenames import worker_direct
 from kombu.exceptions import OperationalError
 from redis import Redis, RedisError
 
-from viber_courier import ConfigError, CourierError, Producer
+from viber_courier import ConfigError, CourierError
 from viber_courier.ops.commands import findings, terminal
 from viber_courier.ops.commands.findings import ERROR, Finding
 from viber_courier.ops.commands.terminal import (
@@ -28,51 +27,52 @@ from viber_courier.ops.commands.terminal import (
     emit,
     json_option,
 )
-from viber_courier.ops.commands.top import look
-from viber_courier.producers.bells import ONE_TRY
+from viber_courier.ops.look import take_look
 from viber_courier.schemas.lanes import LANES, POLL, queue
 from viber_courier.schemas.settings import Settings
 from viber_courier.store.connection import broker, connect, store_errors
 from viber_courier.store.keys import Keys
+from viber_courier.worker.bells import ONE_TRY
 from viber_courier.worker.provider import Provider
+from viber_courier.worker.runtime.app import App
 
-NOBODYS = 1
-"""A provider's id that no message has: theirs have 19 digits."""
-ANSWER = 2.0
-"""Seconds that workers have to say what they do."""
-
-RUN = 5.0
-"""Seconds that ``doctor`` gives them to run a task."""
+UNUSED_ID = 1
+"""A provider id that no message has: real ones have 19 digits."""
+ANSWER_SECONDS = 2.0
+"""How long workers have to name their queues."""
+TASK_SECONDS = 5.0
+"""How long ``doctor`` gives workers to run a task."""
 
 
 class BrokerUnavailable(CourierError):
-    """The broker did not take a task or didn't answer; the text holds no address."""
+    """The broker failed or did not answer. The text holds no address."""
 
-    do = "look at it and at COURIER_BROKER_URL"
+    do = "check it and COURIER_BROKER_URL"
 
 
 class Workers:
-    """The workers, as the broker lets one talk to them."""
+    """Talks to the workers through the broker."""
 
     def __init__(self, settings: Settings) -> None:
         url, options = broker(settings.broker_url)
-        self._app = Celery(broker=url, set_as_current=False)
-        # An app's own CELERY_BROKER_URL would win over the argument above, not over this.
-        self._app.conf.broker_write_url = url
+        self._app = App(broker=url, set_as_current=False)
         self._app.conf.broker_transport_options = {**options, **ONE_TRY}
 
     def serving(self, seconds: float) -> dict[str, set[str]]:
-        """The queues that each worker takes from, of those that answer in time."""
+        """Returns the queues of each worker that answers in time."""
         with _broker_errors(), self._app.connection_for_write() as connection:
             asking = self._app.control.inspect(timeout=seconds, connection=connection)
             found = asking.active_queues() or {}
         return {host: {each["name"] for each in queues} for host, queues in found.items()}
 
     def prove(self, client: Redis, keys: Keys, hosts: Collection[str], end: float) -> Iterator[str]:
-        """Those that have run a task of their own queue, as they do, until ``end`` (monotonic)."""
-        asked = {uuid.uuid4().hex: host for host in hosts}
+        """Sends each worker a task on its own queue and yields those that run it.
+
+        Ends when all have, or at ``end`` (monotonic).
+        """
+        waiting = {uuid.uuid4().hex: host for host in hosts}
         try:
-            for nonce, host in asked.items():
+            for nonce, host in waiting.items():
                 left = max(0.1, end - time.monotonic())
                 with _broker_errors():
                     self._app.send_task(
@@ -83,20 +83,20 @@ class Workers:
                         ignore_result=True,
                         retry=False,
                     )
-            while asked and time.monotonic() < end:
-                for nonce, host in list(asked.items()):
+            while waiting and time.monotonic() < end:
+                for nonce, host in list(waiting.items()):
                     with store_errors():
                         answered = client.getdel(keys.check(nonce))
                     if answered == host:
-                        del asked[nonce]
+                        del waiting[nonce]
                         yield host
                 time.sleep(0.05)
         finally:
-            for host in asked.values():
+            for host in waiting.values():
                 self._forget(host)
 
     def _forget(self, host: str) -> None:
-        """Empty the queue of a worker that doesn't take from it: nothing but checks is in there."""
+        """Empties the queue of a worker that runs no tasks. It holds nothing but checks."""
         with (
             suppress(BrokerUnavailable),
             _broker_errors(),
@@ -115,13 +115,13 @@ def _broker_errors() -> Iterator[None]:
 
 
 @command(done="all is well", partly="warnings", wrong="errors; wrong usage or settings", away="")
-@click.option("--no-provider", is_flag=True, help="Don't ask the provider anything.")
+@click.option("--no-provider", is_flag=True, help="Don't contact the provider.")
 @json_option
 def doctor(no_provider: bool, as_json: bool) -> None:
-    """Look at everything, and say what to do.
+    """Check everything and say what to do.
 
-    To see whether the provider takes login and password it is asked for the status of a message
-    that can't exist (/status, id 1): nothing is sent and nothing is charged.
+    To check login and password, doctor asks the provider for the status of a message that can't
+    exist (/status, id 1). It sends nothing and costs nothing.
     """
     found = list(_examine(no_provider))
     if as_json:
@@ -135,31 +135,31 @@ def doctor(no_provider: bool, as_json: bool) -> None:
 def _examine(no_provider: bool) -> Iterator[Finding]:
     settings = Settings.from_env(os.environ)
     with connect(settings.redis_url) as client:
-        up = True
+        redis_up = True
         try:
             yield from _store(client, settings)
         except (CourierError, RedisError) as error:
-            up = False
-            yield Finding(ERROR, "Redis", _short(error), "start it; look at COURIER_REDIS_URL")
+            redis_up = False
+            yield Finding(ERROR, "Redis", _short(error), "start it; check COURIER_REDIS_URL")
         try:
             workers, hangs = Workers(settings), set[str]()
-            serving, end = workers.serving(ANSWER), time.monotonic() + RUN
-            if up:  # it holds their answers
+            serving, end = workers.serving(ANSWER_SECONDS), time.monotonic() + TASK_SECONDS
+            if redis_up:  # it holds their answers
                 keys = Keys(settings.namespace)
                 hangs = set(serving).difference(workers.prove(client, keys, serving.keys(), end))
             yield from findings.workers(settings.namespace, serving, hangs)
         except BrokerUnavailable as error:
             yield Finding(ERROR, "broker", str(error), error.do)
         except (CourierError, RedisError) as error:
-            yield Finding(ERROR, "Redis", _short(error), "start it; look at COURIER_REDIS_URL")
+            yield Finding(ERROR, "Redis", _short(error), "start it; check COURIER_REDIS_URL")
     if not no_provider:
         try:
-            whole = Settings.from_env(os.environ, provider=True)
+            all_settings = Settings.from_env(os.environ, provider=True)
         except ConfigError as error:
             for name, fault in error.faults.items():
-                yield Finding(ERROR, name, fault, "set it, or look with --no-provider")
+                yield Finding(ERROR, name, fault, "set it, or use --no-provider")
         else:
-            yield findings.provider(Provider(whole).status([NOBODYS]))
+            yield findings.provider(Provider(all_settings).status([UNUSED_ID]))
 
 
 def _store(client: Redis, settings: Settings) -> Iterator[Finding]:
@@ -170,19 +170,20 @@ def _store(client: Redis, settings: Settings) -> Iterator[Finding]:
         skew = int(seconds) + int(micros) / 1e6 - (began + time.time()) / 2
         info: Any = client.info()
     yield from findings.redis(info, skew)
-    seen = look(Producer(settings, client=client))
-    yield findings.beat(seen["sweptSecondsAgo"], settings.sweep_interval)
-    yield from findings.held(seen)
+    with store_errors():
+        look = take_look(client, settings.namespace)
+    yield findings.beat(look.swept, settings.sweep_interval)
+    yield from findings.held(look.paused, look.gates)
     with store_errors():
         newest: Any = client.xrevrange(keys.results, count=1)
         groups: Any = client.xinfo_groups(keys.results) if client.exists(keys.results) else []
         for group in groups:
-            there: Any = client.xinfo_consumers(keys.results, group["name"])
-            group["idle"] = min([each["idle"] for each in there], default=1e12) / 1000
-            waits: Any = client.xpending_range(
+            readers: Any = client.xinfo_consumers(keys.results, group["name"])
+            group["idle"] = min([each["idle"] for each in readers], default=1e12) / 1000
+            pending: Any = client.xpending_range(
                 keys.results, group["name"], "-", "+", 1, idle=int(findings.IDLE * 1000)
             )
-            group["unacked"] = waits[0]["time_since_delivered"] / 1000 if waits else 0
+            group["unacked"] = pending[0]["time_since_delivered"] / 1000 if pending else 0
     yield from findings.consumers(newest[0][0] if newest else None, groups)
 
 
@@ -199,42 +200,44 @@ def _print(found: list[Finding]) -> None:
     terminal.console().print(terminal.grid(rows))
 
 
-timeout_option = click.option("--timeout", type=Duration(), default="10s", show_default=True)
+timeout_option = click.option(
+    "--timeout", type=Duration(), default="10s", help="Longest time to wait."
+)
 
 
 @command(partly="no answer in time", away="Redis or the broker can't be used")
-@click.option("--worker", help="As it calls itself. [default: celery@<this host>]")
+@click.option("--worker", help="The worker's name. [default: celery@<this host>]")
 @timeout_option
 @json_option
 def live(worker: str | None, timeout: float, as_json: bool) -> None:
-    """Prove that one worker takes work: it is sent a task, and must have run it.
+    """Prove that one worker runs tasks: send it one and wait until it has run.
 
-    A ping would be answered by a worker whose processes all hang; this isn't. Use as its health
-    check.
+    A worker whose processes all hang still answers Celery's ping, but fails this check. Use it as
+    the worker's health check.
     """
     host = worker or socket.gethostname()
     host = host if "@" in host else f"celery@{host}"
     began = time.monotonic()
     settings = Settings.from_env(os.environ)
     with connect(settings.redis_url) as client:
-        lives = any(_prove(client, settings, [host], began + timeout))
+        alive = any(_prove(client, settings, [host], began + timeout))
     seconds = round(time.monotonic() - began, 3)
     if as_json:
-        emit({"worker": host, "live": lives, "seconds": seconds})
-    elif lives:
-        click.echo(f"{host} took and ran a task in {seconds:.2f} s")
-    if not lives:
-        raise Failure(f"{host} ran no task in {timeout:g} s: restart it if it stays so")
+        emit({"worker": host, "live": alive, "seconds": seconds})
+    elif alive:
+        click.echo(f"{host} ran a task in {seconds:.2f} s")
+    if not alive:
+        raise Failure(f"{host} ran no task in {timeout:g} s: restart it if this goes on")
 
 
-@command(partly="some lane has no worker that takes work", away="Redis or the broker can't be used")
+@command(partly="some lane has no worker that runs tasks", away="Redis or the broker can't be used")
 @timeout_option
 @json_option
 def ready(timeout: float, as_json: bool) -> None:
-    """Prove that the system takes and sends messages.
+    """Prove that the system stores and sends messages.
 
-    Redis can be written to, and for each lane, and for polling, some worker that takes from its
-    queue has run a task. Paused lanes and a closed gate are ready, too: see `courier doctor`.
+    Writes to Redis, and for each lane and for polling makes a worker of its queue run a task.
+    Pauses and closed gates don't count against it: `courier doctor` reports those.
     """
     settings = Settings.from_env(os.environ)
     end, names = time.monotonic() + timeout, (*LANES, POLL)
@@ -242,7 +245,7 @@ def ready(timeout: float, as_json: bool) -> None:
         with store_errors():
             client.set(Keys(settings.namespace).check("ready"), "1", px=1000)
         with _unavailable():
-            serving = Workers(settings).serving(min(ANSWER, timeout / 2))
+            serving = Workers(settings).serving(min(ANSWER_SECONDS, timeout / 2))
         lanes = {
             host: {name for name in names if queue(settings.namespace, name) in queues}
             for host, queues in serving.items()
@@ -261,7 +264,7 @@ def ready(timeout: float, as_json: bool) -> None:
     elif not missing:
         click.echo("ready")
     if missing:
-        raise Failure(f"no worker takes work for: {', '.join(without)}")
+        raise Failure(f"no worker runs tasks for: {', '.join(without)}")
 
 
 def _prove(client: Redis, settings: Settings, hosts: list[str], end: float) -> Iterator[str]:

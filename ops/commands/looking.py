@@ -1,4 +1,4 @@
-"""Commands that look at messages and at their result events: ``show``, ``find``, ``results``."""
+"""Commands that show messages and result events: ``show``, ``find``, ``results``."""
 
 from __future__ import annotations
 
@@ -30,39 +30,39 @@ from viber_courier.store.connection import store_errors
 from viber_courier.store.keys import Keys
 from viber_courier.store.records import merge, unpack
 
-SCAN = 1000
-"""Keys that Redis passes over in one step of a scan."""
+SCAN_COUNT = 1000
+"""Keys that Redis examines in one step of a scan."""
 Json = dict[str, Any]
 
 
 def mask(address: str) -> str:
-    """A phone number as it may be shown to anybody: five digits are missing."""
+    """Returns a phone number with five digits hidden, fit for every reader."""
     return f"{address[: max(0, min(4, len(address) - 7))]}***{address[-2:]}"
 
 
-def told(record: Record) -> Json:
-    """A record in the events' names."""
+def event_fields(record: Record) -> Json:
+    """Returns a record under the names that events use."""
     values = asdict(record)
     values["provider_id"] = record.provider_id and str(record.provider_id)  # 64 bits
     return {re.sub("_(.)", lambda found: found[1].upper(), n): v for n, v in values.items()}
 
 
 def describe(producer: Producer, id: str, reveal: bool) -> Json | None:
-    """All that is known of a message, in the events' names; None if it is unknown."""
+    """Returns all that is known of a message, under events' names; None if it is unknown."""
     record = producer.get(id)
     if record is None:
         return None
-    seen, (job, place) = told(record), _stored(producer, id)
-    seen["address"] = job and (job["address"] if reveal else mask(job["address"]))
+    details, (job, lane_set) = event_fields(record), _stored(producer, id)
+    details["address"] = job and (job["address"] if reveal else mask(job["address"]))
     if reveal:
-        seen["job"] = job
-    if record.status in (Status.QUEUED, Status.SENDING) and place:
-        seen |= _waiting(producer, id, place)
-    return seen
+        details["job"] = job
+    if record.status in (Status.QUEUED, Status.SENDING) and lane_set:
+        details |= _waiting(producer, id, lane_set)
+    return details
 
 
 def _stored(producer: Producer, id: str) -> tuple[Json | None, int]:
-    """Its wire fields (None: erased) and the number of its lane set."""
+    """Returns its wire fields (None: erased) and the number of its lane set, from 1."""
     keys, client = Keys(producer.settings.namespace), producer.redis
     with store_errors():
         record: Any = client.hmget(keys.record + id, "row", "common", "set")
@@ -72,11 +72,11 @@ def _stored(producer: Producer, id: str) -> tuple[Json | None, int]:
     return job, int(record[2] or 0)
 
 
-def _waiting(producer: Producer, id: str, place: int) -> Json:
-    """Where a message waits, until when, and what else keeps it there."""
-    keys, lane = Keys(producer.settings.namespace), LANES[(place - 1) // 2]
+def _waiting(producer: Producer, id: str, lane_set: int) -> Json:
+    """Returns where a message waits, until when, and what else holds it there."""
+    keys, lane = Keys(producer.settings.namespace), LANES[(lane_set - 1) // 2]
     with store_errors(), producer.redis.pipeline(transaction=False) as pipe:
-        pipe.zscore(keys.lanes[place - 1], id)
+        pipe.zscore(keys.lanes[lane_set - 1], id)
         pipe.get(keys.paused(lane))
         pipe.hmget(keys.gate("send"), "until", "reason")
         score, paused, (until, reason) = pipe.execute()
@@ -86,9 +86,9 @@ def _waiting(producer: Producer, id: str, place: int) -> Json:
     return {"lane": lane, "due": due, "leased": bool(score and score % 4), "heldBy": held}
 
 
-def _print(seen: Json) -> None:
-    words = {name: value for name, value in seen.items() if value not in (None, [], {}, ())}
-    terminal.console().print(terminal.grid(words.items()))
+def _print(details: Json) -> None:
+    given = {name: value for name, value in details.items() if value not in (None, [], {}, ())}
+    terminal.console().print(terminal.grid(given.items()))
 
 
 @command(partly="no message has this id")
@@ -96,52 +96,53 @@ def _print(seen: Json) -> None:
 @reveal_option
 @json_option
 def show(id: str, reveal: bool, as_json: bool) -> None:
-    """Show one message: where it is, why, and what the provider said."""
-    seen = describe(Producer.from_env(), id, reveal)
-    if seen is None:
-        raise Failure("no message has this id, or none any more (COURIER_RETENTION)")
-    emit(seen) if as_json else _print(seen)
+    """Show one message: its status, what holds it, and what the provider said."""
+    details = describe(Producer.from_env(), id, reveal)
+    if details is None:
+        raise Failure("no message has this id, or its record has expired (COURIER_RETENTION)")
+    emit(details) if as_json else _print(details)
 
 
-@command(partly="none was found among those looked at")
+@command(partly="no message found among those examined")
 @click.argument("phone")
-@click.option("--most", type=click.IntRange(1), default=100_000, show_default=True)
+@click.option("--most", type=click.IntRange(1), default=100_000, help="Examine at most this many.")
 @reveal_option
 @json_option
 def find(phone: str, most: int, reveal: bool, as_json: bool) -> None:
     """Find messages by phone number ("-": read it from stdin).
 
-    No index of phone numbers is kept: this looks at --most messages, in no order, and says if there
-    were more. Erased content (COURIER_CONTENT_RETENTION) is not found any more.
+    There is no index of phone numbers: the command examines up to --most messages, in no particular
+    order, and says whether there are more. It can't find a message whose content was erased
+    (COURIER_CONTENT_RETENTION).
     """
     number = re.sub(r"[\s()+-]", "", sys.stdin.readline() if phone == "-" else phone)
     if not number.isdecimal():
         raise click.UsageError("PHONE must be a phone number")
     producer = Producer.from_env()
-    looked, found = 0, []
+    examined, found = 0, []
     scan = _contents(producer)
     for id, own in islice(scan, most):
-        looked += 1
+        examined += 1
         if number in own and unpack(own)["address"] == number:
-            found += [seen] if (seen := describe(producer, id, reveal)) else []
-    whole = next(scan, None) is None
+            found += [details] if (details := describe(producer, id, reveal)) else []
+    all_examined = next(scan, None) is None
     if as_json:
-        emit({"lookedAt": looked, "all": whole, "messages": found})
-    for seen in () if as_json else found:
-        _print(seen)
+        emit({"lookedAt": examined, "all": all_examined, "messages": found})
+    for details in () if as_json else found:
+        _print(details)
         click.echo()
-    rest = "all there are" if whole else "there are more (--most)"
-    click.echo(f"{len(found)} found, {looked:,} messages looked at: {rest}", err=True)
+    rest = "there are no others" if all_examined else "there are more (--most)"
+    click.echo(f"{len(found)} found, {examined:,} messages examined: {rest}", err=True)
     sys.exit(0 if found else PARTLY)
 
 
 def _contents(producer: Producer) -> Iterator[tuple[str, str]]:
-    """Each message's id and its own wire fields as stored ("": erased), in no order."""
+    """Yields each message's id and its own wire fields as stored ("": erased), in no order."""
     keys, client = Keys(producer.settings.namespace), producer.redis
     cursor: int | None = None
     while cursor != 0:
         with store_errors():
-            reply: Any = client.scan(cursor or 0, match=keys.record + "*", count=SCAN)
+            reply: Any = client.scan(cursor or 0, match=keys.record + "*", count=SCAN_COUNT)
             cursor, names = reply
             with client.pipeline(transaction=False) as pipe:
                 for name in names:
@@ -153,17 +154,17 @@ def _contents(producer: Producer) -> Iterator[tuple[str, str]]:
 
 
 @command()
-@click.option("--group", help="Read as this consumer group and acknowledge what is shown.")
-@click.option("--last", type=click.IntRange(0), default=20, show_default=True)
-@click.option("--follow", is_flag=True, help="Go on with new ones, until Ctrl-C.")
+@click.option("--group", help="Read as this consumer group and acknowledge each event.")
+@click.option("--last", type=click.IntRange(0), default=20, help="How many events to show.")
+@click.option("--follow", is_flag=True, help="Keep showing new events until Ctrl-C.")
 @json_option
 def results(group: str | None, last: int, follow: bool, as_json: bool) -> None:
-    """Show the --last result events, one a line, oldest first; nothing is taken from anybody.
+    """Show the --last result events, one on a line, oldest first. It takes none from a group.
 
-    With --group each event of the group is shown once and acknowledged: the group's other consumers
-    don't get it. JSON is one CloudEvents document a line.
+    With --group the command reads as a consumer of that group: it acknowledges what it shows, and
+    the group's other consumers don't get it. With --json each line is a CloudEvents document.
     """
-    if group == "":  # a shell's variable that is not set
+    if group == "":  # an unset shell variable
         raise click.UsageError("--group must not be empty")
     producer = Producer.from_env()
     events = _consumed(producer, group, follow) if group else _peeked(producer, last, follow)
@@ -193,13 +194,13 @@ def _consumed(producer: Producer, group: str, follow: bool) -> Iterator[Json]:
             head = {"specversion": "1.0", "id": event.id, "source": source, "type": event.type}
             more = {"subject": event.subject, "time": event.time}
             yield {**head, **more, "datacontenttype": "application/json", "data": event.data}
-            event.ack()  # it has been printed
+            event.ack()  # the caller has printed it
         if not follow:
             return
 
 
 def _print_event(event: Json) -> None:
     data = event["data"]
-    mark = "final" if data["final"] else ""
-    words = (event["time"], data["messageId"], data["status"], mark, data["reason"] or "")
-    click.echo("  ".join(str(terminal.plain(word)) for word in words if word))
+    final = "final" if data["final"] else ""
+    parts = (event["time"], data["messageId"], data["status"], final, data["reason"] or "")
+    click.echo("  ".join(str(terminal.plain(part)) for part in parts if part))

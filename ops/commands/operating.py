@@ -1,4 +1,4 @@
-"""Commands that change what happens: ``pause``, ``resume``, ``cancel``, ``dead``."""
+"""Commands that change what the system does: ``pause``, ``resume``, ``cancel``, ``dead``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 
 from viber_courier import DeadLetterError, InvalidMessage, Producer
 from viber_courier.ops.commands import terminal
-from viber_courier.ops.commands.looking import mask, told
+from viber_courier.ops.commands.looking import event_fields, mask
 from viber_courier.ops.commands.terminal import (
     PARTLY,
     Duration,
@@ -29,14 +29,14 @@ lanes_argument = click.argument("lanes", nargs=-1, type=click.Choice([*LANES, PO
 
 @command()
 @lanes_argument
-@click.option("--reason", default="by hand", show_default=True, help="What others are told.")
-@click.option("--for", "duration", type=Duration(), help="90s, 15m, 2h: goes on by itself.")
+@click.option("--reason", default="by hand", help="Other operators see it.")
+@click.option("--for", "duration", type=Duration(), help="90s, 15m, 2h: resume by itself then.")
 @json_option
 def pause(lanes: tuple[str, ...], reason: str, duration: float | None, as_json: bool) -> None:
-    """Stop sending what is in these lanes (all four, if none is named), or polling: poll.
+    """Pause sending in these lanes (in all four if you name none), or polling ("poll").
 
-    Requests that are on their way end as usual, apps may go on enqueueing, and what must end
-    (expired, for one) does.
+    Requests in progress finish as usual, apps can keep enqueueing, and messages that run out of
+    time still expire.
     """
     producer = Producer.from_env()
     keys, ms = Keys(producer.settings.namespace), round(duration * 1000) if duration else None
@@ -54,7 +54,7 @@ def pause(lanes: tuple[str, ...], reason: str, duration: float | None, as_json: 
 @lanes_argument
 @json_option
 def resume(lanes: tuple[str, ...], as_json: bool) -> None:
-    """Go on with these lanes or poll; with everything that is paused, if none is named."""
+    """Resume these lanes or poll; if you name none, everything that is paused."""
     producer = Producer.from_env()
     keys, names = Keys(producer.settings.namespace), lanes or (*LANES, POLL)
     with store_errors(), producer.redis.pipeline() as pipe:
@@ -63,76 +63,78 @@ def resume(lanes: tuple[str, ...], as_json: bool) -> None:
         resumed = [name for name, was in zip(names, pipe.execute(), strict=True) if was]
     if as_json:
         return emit({"resumed": resumed})
-    click.echo(f"Resumed: {', '.join(resumed)}" if resumed else "Nothing of it was paused.")
+    click.echo(f"Resumed: {', '.join(resumed)}" if resumed else "None of these was paused.")
 
 
-@command(partly="some have left already, may have, or are unknown (each is named)")
+@command(partly="some could not be cancelled (each is named)")
 @click.argument("ids", nargs=-1, required=True)
 @json_option
 def cancel(ids: tuple[str, ...], as_json: bool) -> None:
-    """Stop messages: each that never left now never will."""
+    """Cancel messages. A cancelled message was never sent and never will be."""
     producer = Producer.from_env()
-    ends = {id: _cancel(producer, id) for id in ids}
+    outcomes = {id: _cancel(producer, id) for id in ids}
     if as_json:
-        emit(ends)
-    for id, status in () if as_json else ends.items():
+        emit(outcomes)
+    for id, status in () if as_json else outcomes.items():
         click.echo(f"{id}  {status}" if status == "cancelled" else f"{id}  not cancelled: {status}")
-    sys.exit(0 if set(ends.values()) <= {"cancelled"} else PARTLY)
+    sys.exit(0 if set(outcomes.values()) <= {"cancelled"} else PARTLY)
 
 
 def _cancel(producer: Producer, id: str) -> str:
-    """``cancelled``, or what it is instead."""
+    """Returns ``cancelled``, or the status that the message has instead."""
     if producer.cancel(id):
         return "cancelled"
     record = producer.get(id)
     if record is None:
         return "unknown"
-    # The provider has such a status, too.
+    # The provider has a status of the same name.
     by_provider = record.status == Status.CANCELLED
     return "cancelled by the provider" if by_provider else str(record.status)
 
 
 @click.group()
 def dead() -> None:
-    """Dead letters: what ended failed, unconfirmed, rejected or lost. See docs/dead-letters.md."""
+    """Manage dead letters: messages that ended failed, unconfirmed, rejected or lost.
+
+    See docs/dead-letters.md.
+    """
 
 
 Filtered = Callable[..., None]
 
 
 def _filters(function: Filtered) -> Filtered:
-    function = click.option("--reason", help="Only those that ended for this reason.")(function)
-    return click.option("--status", type=click.Choice(sorted(map(str, DEAD))), help="Only those.")(
-        function
-    )
+    function = click.option("--reason", help="Only with this reason.")(function)
+    statuses = click.Choice(sorted(map(str, DEAD)))
+    return click.option("--status", type=statuses, help="Only with this status.")(function)
 
 
 def _chosen(ids: tuple[str, ...], everything: bool, status: str | None, reason: str | None) -> None:
     if bool(ids) == everything or (ids and (status or reason)):
-        raise click.UsageError("name IDS, or say --all (which --status and --reason narrow)")
+        raise click.UsageError("name IDS, or use --all (--status and --reason narrow it)")
 
 
 @command("list")
 @_filters
-@click.option("--most", type=click.IntRange(1), default=100, show_default=True)
+@click.option("--most", type=click.IntRange(1), default=100, help="List at most this many.")
 @json_option
 def list_(status: str | None, reason: str | None, most: int, as_json: bool) -> None:
-    """Dead letters in the order of their ends. JSON is one document a line."""
+    """List dead letters, the earliest end first. With --json: one document on each line."""
     letters = Producer.from_env().dead.list(status, reason)
-    for shown, letter in enumerate(letters):
-        if shown == most:
-            click.echo("there are more (--most)", err=True)
+    for number, letter in enumerate(letters):
+        if number == most:
+            click.echo("There are more (--most).", err=True)
             break
-        words = (f"{letter.ended[:19]}Z", letter.id, letter.status, letter.reason or "")
-        emit(told(letter)) if as_json else click.echo("  ".join(words))
+        parts = (f"{letter.ended[:19]}Z", letter.id, letter.status, letter.reason or "")
+        emit(event_fields(letter)) if as_json else click.echo("  ".join(parts))
 
 
-@command("show", partly="it is no dead letter, or its content was erased")
+@command("show", partly="not a dead letter, or its content was erased")
 @click.argument("id")
 @reveal_option
 @json_option
 def show_(id: str, reveal: bool, as_json: bool) -> None:
-    """The job of a dead letter as it was asked for; texts only with --reveal."""
+    """Show the job of a dead letter as the app enqueued it; texts only with --reveal."""
     job = Producer.from_env().dead.job(id)
     if not reveal:
         hidden: dict[str, Any] = {
@@ -145,26 +147,26 @@ def show_(id: str, reveal: bool, as_json: bool) -> None:
 
 
 @command(
-    partly="some were not sent again (each is named)",
-    away="Redis can't be used, or the queue is full: repeat it, nothing is sent twice",
+    partly="some were not resent (each is named)",
+    away="Redis can't be used, or the queue is full: repeat the command, it resends nothing twice",
 )
 @click.argument("ids", nargs=-1)
-@click.option("--all", "everything", is_flag=True, help="All on the list now.")
+@click.option("--all", "everything", is_flag=True, help="All that are on the list now.")
 @_filters
-@click.option("--rate", type=click.FloatRange(0.01), default=10.0, show_default=True)
-@click.option("--unconfirmed", is_flag=True, help="Also what may have been sent already.")
+@click.option("--rate", type=click.FloatRange(0.01), default=10.0, help="Messages a second.")
+@click.option("--unconfirmed", is_flag=True, help="Include messages that may have been sent.")
 @json_option
 def resend(
     ids: tuple[str, ...], everything: bool, rate: float, unconfirmed: bool, **more: Any
 ) -> None:
-    """Send dead letters again as new messages; with --all at --rate messages a second."""
+    """Resend dead letters as new messages; with --all at --rate messages a second."""
     as_json = more.pop("as_json")
     _chosen(ids, everything, **more)
     letters = Producer.from_env().dead
     sent, refused = dict[str, str](), dict[str, str]()
     if everything:
-        done = letters.resend_many(rate=rate, unconfirmed=unconfirmed, **more)
-        sent, refused = done.ids, {id: str(error) for id, error in done.refused.items()}
+        resent = letters.resend_many(rate=rate, unconfirmed=unconfirmed, **more)
+        sent, refused = resent.ids, {id: str(error) for id, error in resent.refused.items()}
     for id in ids:
         try:
             sent[id] = letters.resend(id, unconfirmed)
@@ -179,13 +181,13 @@ def resend(
     sys.exit(PARTLY if refused else 0)
 
 
-@command(partly="some are no dead letters (each is named)")
+@command(partly="some are not dead letters (each is named)")
 @click.argument("ids", nargs=-1)
-@click.option("--all", "everything", is_flag=True, help="All on the list now.")
+@click.option("--all", "everything", is_flag=True, help="All that are on the list now.")
 @_filters
 @json_option
 def drop(ids: tuple[str, ...], everything: bool, as_json: bool, **more: Any) -> None:
-    """Take dead letters off the list and erase phone number and texts; records stay."""
+    """Remove dead letters from the list and erase their phone numbers and texts. Records stay."""
     _chosen(ids, everything, **more)
     letters, refused = Producer.from_env().dead, dict[str, str]()
     dropped = letters.drop_many(**more) if everything else 0

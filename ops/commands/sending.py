@@ -1,4 +1,4 @@
-"""``courier send``: one message."""
+"""``courier send``: enqueues one message."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from viber_courier.ops.commands.terminal import Failure, command, emit, json_opt
 from viber_courier.schemas.lanes import LANES
 
 _TEXTS = {
-    "id": ("--id", str, "Your own id: repeated with it, nothing is sent twice."),
-    "address": ("--to", str, "Phone number, international. It shows in `ps`: or use stdin."),
-    "subject": ("--subject", str, "The sender that the provider registered."),
+    "id": ("--id", str, "Your own id: with it you can repeat the command and send once."),
+    "address": ("--to", str, "Phone number, international. `ps` shows it: or use stdin."),
+    "subject": ("--subject", str, "The sender name that the provider registered."),
     "priority": ("--priority", click.Choice(LANES), "The lane."),
     "text": ("--text", str, "The text."),
-    "imageUrl": ("--image", str, "URL of an image, alone or over text and button."),
-    "caption": ("--caption", str, "What stands on the button."),
+    "imageUrl": ("--image", str, "URL of an image, alone or above text and button."),
+    "caption": ("--caption", str, "Label of the button."),
     "action": ("--action", str, "URL that the button opens."),
-    "smsText": ("--sms-text", str, "Sent as SMS where Viber doesn't reach. Costs money."),
-    "smsSrcAddress": ("--sms-from", str, "The SMS's sender."),
+    "smsText": ("--sms-text", str, "Text of an SMS if Viber doesn't deliver. Costs money."),
+    "smsSrcAddress": ("--sms-from", str, "Sender of the SMS."),
     "sendAt": ("--at", str, "Not before: ISO 8601 with zone, 2026-11-23T10:00:00+03:00."),
-    "ttlSec": ("--ttl", int, "Seconds that it is tried for."),
-    "validityPeriodSec": ("--validity", int, "Seconds that the provider tries Viber for."),
-    "smsValidityPeriodSec": ("--sms-validity", int, "Seconds that it tries the SMS for."),
-    "comment": ("--comment", str, "For the provider's reports."),
-    "onUnsure": ("--on-unsure", click.Choice(["park", "resend"]), "If nobody knows it was sent."),
+    "ttlSec": ("--ttl", int, "Seconds after which it expires unsent."),
+    "validityPeriodSec": ("--validity", int, "Seconds that the provider may try Viber."),
+    "smsValidityPeriodSec": ("--sms-validity", int, "Seconds that the provider may try the SMS."),
+    "comment": ("--comment", str, "Shown in the provider's reports."),
+    "onUnsure": ("--on-unsure", click.Choice(["park", "resend"]), "If it may have been sent."),
 }
-"""A job's fields as options; the content's are gathered in ``content``."""
+"""Options by the field that they set; those of the content go to ``content``."""
 _CONTENT = ("text", "imageUrl", "caption", "action")
 
 
@@ -42,16 +42,16 @@ def _options(function: Callable[..., None]) -> Callable[..., None]:
 
 
 @command(
-    partly="the job is wrong, or its id was used for another one",
+    partly="the job is wrong, or its id belongs to another job",
     away="Redis can't be used, or the queue is full",
 )
 @_options
-@click.option("--metadata", multiple=True, metavar="NAME=VALUE", help="Comes back in its events.")
+@click.option("--metadata", multiple=True, metavar="NAME=VALUE", help="Returned in its events.")
 @json_option
 def send(as_json: bool, metadata: tuple[str, ...], **options: Any) -> None:
     """Store one message and print its id.
 
-    Without options the job is read from stdin, as JSON in the form of docs/guide.md.
+    Without options it reads the job from stdin, as JSON (docs/guide.md).
     """
     given = {name: value for name, value in options.items() if value is not None}
     id = Producer.from_env().enqueue(_job(given, metadata) if given or metadata else _read())
@@ -69,8 +69,8 @@ def _job(given: dict[str, Any], metadata: tuple[str, ...]) -> dict[str, Any]:
 
 def _read() -> Any:
     if sys.stdin is None or sys.stdin.isatty():
-        raise click.UsageError("say what to send: by options, or as JSON on stdin")
+        raise click.UsageError("say what to send, by options or as JSON on stdin")
     try:
         return json.loads(sys.stdin.buffer.read())
     except (ValueError, RecursionError):
-        raise Failure("stdin holds no JSON: nothing was stored") from None
+        raise Failure("stdin is not JSON: nothing was stored") from None

@@ -1,4 +1,4 @@
-"""What all commands share: how they print, fail and end."""
+"""What all commands share: output, errors and exit codes."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from rich.table import Table
 from rich.text import Text
 
 from viber_courier.schemas.errors import ConfigError, CourierError, InvalidMessage, QueueFull
-from viber_courier.store.connection import StoreUnavailable, passes
+from viber_courier.store.connection import StoreUnavailable, is_transient
 
 PARTLY, WRONG, UNAVAILABLE, INTERRUPTED = 1, 2, 3, 130
-"""Exit codes: some of it not done, wrong usage or settings, Redis away, Ctrl-C."""
+"""Exit codes: partly done, wrong usage or settings, Redis unavailable, Ctrl-C."""
 
 
 class Failure(click.ClickException):
-    """One line on stderr, and an exit code."""
+    """Ends the command with one line on stderr and an exit code."""
 
     def __init__(self, text: str, code: int = PARTLY) -> None:
         super().__init__(text)
@@ -31,7 +31,7 @@ class Failure(click.ClickException):
 
 
 class Command(click.Command):
-    """A command that names its exit codes, and whose errors are lines that say what to do."""
+    """A command that lists its exit codes in --help and reports each error in one line."""
 
     exits: Mapping[int, str]
 
@@ -48,12 +48,12 @@ class Command(click.Command):
         except (CourierError, redis.RedisError) as error:
             raise failure(error) from None
         except BrokenPipeError:
-            raise  # whoever read it has seen enough
+            raise  # the reader of our output has closed it, as `head` does
         except UnicodeEncodeError as error:
-            text = f"an argument is no UTF-8, or the output can't show all signs: {error.encoding}"
+            text = f"an argument is not UTF-8, or {error.encoding} can't encode the output"
             raise Failure(text, WRONG) from None
         except OSError as error:
-            raise Failure(f"what was asked may be done, but: {error.strerror}") from None
+            raise Failure(f"the command may have taken effect, but: {error.strerror}") from None
 
 
 def command(
@@ -64,11 +64,11 @@ def command(
     away: str = "Redis can't be used",
     stopped: str = "interrupted (Ctrl-C)",
 ) -> Callable[[Callable[..., Any]], Command]:
-    """A decorator: ``click.command`` with what each exit code means (``partly`` "": never)."""
+    """Returns ``click.command`` with the meaning of each exit code; "" for one it never has."""
     exits = {0: done, PARTLY: partly, WRONG: wrong, UNAVAILABLE: away, INTERRUPTED: stopped}
 
     def decorate(function: Callable[..., Any]) -> Command:
-        made = click.command(name, cls=Command)(function)
+        made = click.command(name, cls=Command, context_settings={"show_default": True})(function)
         made.exits = {code: text for code, text in exits.items() if text}
         return made
 
@@ -76,51 +76,55 @@ def command(
 
 
 def failure(error: CourierError | redis.RedisError) -> Failure:
-    """The error as a line for an operator: what is wrong, what to do, no secret, no traceback."""
+    """Returns the error as one line that says what is wrong and what to do, without secrets."""
     if isinstance(error, ConfigError):
         return Failure("; ".join(f"{name} {fault}" for name, fault in error.faults.items()), WRONG)
     if isinstance(error, InvalidMessage):
         faults = (f"{path or 'the job'} {' '.join(t)}" for path, t in sorted(error.errors.items()))
         return Failure("nothing was stored: " + "; ".join(faults))
     if isinstance(error, QueueFull):
-        return Failure(f"{error}. Wait until workers have sent some, or raise it.", UNAVAILABLE)
+        return Failure(
+            f"{error}. Wait until workers have sent some, or raise the limit.", UNAVAILABLE
+        )
     if not isinstance(error, redis.RedisError):
         return Failure(str(error))
-    away = isinstance(error, StoreUnavailable)
-    text = str(error) if away else f"Redis can't be used now: {type(error).__name__}"
-    cause = error.__cause__ if away else error
-    advice = "the server and COURIER_REDIS_URL" if passes(cause) else "what the server refuses"
-    return Failure(f"{text}. Look at {advice}; `courier doctor` may tell more.", UNAVAILABLE)
+    ours = isinstance(error, StoreUnavailable)
+    text = str(error) if ours else f"Redis can't be used now: {type(error).__name__}"
+    cause = error.__cause__ if ours else error
+    subject = (
+        "the server and COURIER_REDIS_URL" if is_transient(cause) else "why the server refuses it"
+    )
+    return Failure(f"{text}. Check {subject}; `courier doctor` may tell more.", UNAVAILABLE)
 
 
-json_option = click.option("--json", "as_json", is_flag=True, help="JSON on stdout, nothing else.")
-reveal_option = click.option("--reveal", is_flag=True, help="Show phone number and texts, too.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON only.")
+reveal_option = click.option("--reveal", is_flag=True, help="Also show the phone number and texts.")
 
 
 def emit(value: object) -> None:
-    """One JSON document, on one line."""
+    """Prints one JSON document on one line."""
     click.echo(json.dumps(value, ensure_ascii=False))
 
 
 def is_terminal(stream: TextIO | None) -> bool:
-    """Whether somebody looks; None: it was closed before we began."""
+    """Whether a person reads the stream. None: it was closed before the program started."""
     return stream is not None and stream.isatty()
 
 
 def console() -> Console:
-    """Stdout; where that is no terminal nothing is cut to a terminal's width."""
+    """Returns stdout for rich. Lines are cut to the terminal's width only in a terminal."""
     narrow = is_terminal(sys.stdout) or "COLUMNS" in os.environ
     return Console(highlight=False, width=None if narrow else 160)
 
 
 def plain(value: object, style: str = "") -> Text:
-    """Somebody else's words: no markup, and nothing that steers a terminal."""
+    """Returns a value that others wrote as text without markup and control characters."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return Text(text if text.isprintable() else ascii(text)[1:-1], style, overflow="fold")
 
 
 def grid(rows: Iterable[Sequence[object]], *header: str) -> Table:
-    """Rows in columns; a name that begins with ">" is that of figures."""
+    """Returns a table. A column whose name begins with ">" is aligned to the right."""
     table = Table(box=None, pad_edge=False, show_header=bool(header))
     for name in header:
         table.add_column(name.lstrip(">"), justify="right" if name[:1] == ">" else "left")
@@ -130,7 +134,7 @@ def grid(rows: Iterable[Sequence[object]], *header: str) -> Table:
 
 
 class Duration(click.ParamType):  # type: ignore[type-arg]
-    """Seconds, or with a unit: 90, 90s, 15m, 2h, 1d."""
+    """Seconds, or a number with a unit: 90, 90s, 15m, 2h, 1d."""
 
     name = "duration"
 
@@ -139,5 +143,5 @@ class Duration(click.ParamType):  # type: ignore[type-arg]
         units = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
         seconds = float(found[1]) * units[found[2]] if found else 0
         if not 0.001 <= seconds <= 366 * 86400:
-            self.fail("must be as 90, 90s, 15m, 2h or 1d, above 0 and at most 366d", param, ctx)
+            self.fail("must look like 90, 90s, 15m, 2h or 1d: above 0, at most 366d", param, ctx)
         return seconds

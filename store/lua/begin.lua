@@ -1,31 +1,39 @@
--- Renew the lease of messages still held, as inside a request (kind 2) or not any more (kind 1).
---
--- KEYS  1 once  2 fence  3 lane set
--- ARGV  1 now ('' = TIME)  2 lease held  3 lease us  4 kind  5 once ms  6 ... ids
+-- Renews the lease of messages right before a request with them, or after it.
+-- @include clock
+-- KEYS
+--   once      the answer to the first call, for its repeats
+--   fence     the latest lease given
+--   set       the lane set they were leased from
+-- ARGV
+--   time      '' for this server's
+--   held      the lease held
+--   lease     us
+--   kind      2 inside a request, 1 not (store/keys.py)
+--   once_ms   how long the answer is kept
+--   ids...
 -- Reply {new lease, now, one character for each id: '1' held, '0' not ours any more}.
 -- A repeat with the same once key returns the same.
-#include clock
-local at = now(ARGV[1])
-local before = redis.call('GET', KEYS[1])
+local at = now(time)
+local before = redis.call('GET', once)
 if before then
-  local given, seen, held = string.match(before, '^(%d+) (%d+) (%d*)$')
-  return {given, seen, held}
+  local given, answered, flags = string.match(before, '^(%d+) (%d+) (%d*)$')
+  return {given, answered, flags}
 end
-local lease = math.max(at + tonumber(ARGV[3]), tonumber(redis.call('GET', KEYS[2]) or 0) + 4)
-local held, leases, mine = {}, {}, tonumber(ARGV[2])
-local scores = redis.call('ZMSCORE', KEYS[3], unpack(ARGV, 6))
+local new = math.max(at + tonumber(lease), tonumber(redis.call('GET', fence) or 0) + 4)
+local flags, leases, mine = {}, {}, tonumber(held)
+local scores = redis.call('ZMSCORE', set, unpack(ARGV, ids))
 for i, score in ipairs(scores) do
   score = score and tonumber(score) or 0
   if score - score % 4 == mine then
-    held[i] = '1'
-    leases[#leases + 1] = text(lease + tonumber(ARGV[4]))
-    leases[#leases + 1] = ARGV[5 + i]
+    flags[i] = '1'
+    leases[#leases + 1] = text(new + tonumber(kind))
+    leases[#leases + 1] = ARGV[ids + i - 1]
   else
-    held[i] = '0'
+    flags[i] = '0'
   end
 end
-if #leases > 0 then redis.call('ZADD', KEYS[3], unpack(leases)) end
-redis.call('SET', KEYS[2], text(lease))
-local answer = {text(lease), text(at), table.concat(held)}
-redis.call('SET', KEYS[1], table.concat(answer, ' '), 'PX', ARGV[5])
+if #leases > 0 then redis.call('ZADD', set, unpack(leases)) end
+redis.call('SET', fence, text(new))
+local answer = {text(new), text(at), table.concat(flags)}
+redis.call('SET', once, table.concat(answer, ' '), 'PX', once_ms)
 return answer

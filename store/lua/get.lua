@@ -1,8 +1,11 @@
--- A record and its place in line, seen at one instant.
---
--- KEYS  1-8 lane sets   ARGV  1 record key  2 id
+-- Reads a record and its place in line at one instant.
+-- KEYS
+--   lanes[8]    the lane sets
+--   record
+-- ARGV
+--   id
 -- Reply {score or '', name, value, name, value ...}; {''} if unknown. Writes nothing.
-local record = redis.call('HGETALL', ARGV[1])
-local set = redis.call('HGET', ARGV[1], 'set')
-table.insert(record, 1, set and redis.call('ZSCORE', KEYS[tonumber(set)], ARGV[2]) or '')
-return record
+local found = redis.call('HGETALL', record)
+local set = redis.call('HGET', record, 'set')
+table.insert(found, 1, set and redis.call('ZSCORE', lanes[tonumber(set)], id) or '')
+return found

@@ -24,17 +24,17 @@ from viber_courier.schemas.fields import CONTENT, JobSchema
 from viber_courier.schemas.settings import Settings
 from viber_courier.store.records import Waiting, Watched
 from viber_courier.worker import outcome, tracking
-from viber_courier.worker.breaker import after_request, after_statuses
-from viber_courier.worker.intake import take
-from viber_courier.worker.outcome import Statuses
-from viber_courier.worker.policy import after_send
-from viber_courier.worker.provider import (
+from viber_courier.worker.answers import (
     Answer,
     oddity,
     read_send_answer,
     read_status_answer,
     retry_after,
 )
+from viber_courier.worker.breaker import after_request, after_statuses
+from viber_courier.worker.intake import enqueue_task_jobs
+from viber_courier.worker.outcome import Statuses
+from viber_courier.worker.policy import after_send
 from viber_courier.worker.tracking import after_poll
 
 IN_ALL = int(os.environ.get("FUZZ_EXAMPLES", "4000"))
@@ -232,14 +232,14 @@ def test_a_task_of_jobs_ends_with_each_stored_or_rejected_once(
     producer: Producer, task: str, sent: Any
 ) -> None:
     producer.redis.flushall()
-    said = take(producer, task, sent)
+    said = enqueue_task_jobs(producer, task, sent)
     accepted, rejected = int(said.split()[1]), int(said.split()[3])
     assert accepted + rejected == (len(sent) if isinstance(sent, list) and sent else 1)
     events = producer.redis.xlen("{courier}:results")
     assert events <= rejected and bool(events) == bool(rejected)
     held = size(producer)
     # A redelivery is the same messages
-    assert take(producer, task, sent) == said
+    assert enqueue_task_jobs(producer, task, sent) == said
     assert (producer.redis.xlen("{courier}:results"), size(producer)) == (events, held)
     for _, fields in producer.redis.xrange("{courier}:results"):
         event = json.loads(fields["event"])
@@ -309,7 +309,7 @@ HTTP = st.sampled_from((200, 201, 204, 301, 400, 401, 404, 408, 413, 422, 429, 4
 
 
 def waiting() -> Waiting:
-    return Waiting(id="m", lane="high:0", until=2 * 10**15, content={"text": "x"})
+    return Waiting("m", "high", False, 2 * 10**15, content={"text": "x"})
 
 
 @fuzz(0.25)

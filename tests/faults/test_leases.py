@@ -31,7 +31,7 @@ from viber_courier.ops.redis_server import RedisServer
 from viber_courier.schemas.settings import Settings
 from viber_courier.store.connection import connect
 from viber_courier.store.leases import Store
-from viber_courier.worker.pool import LocklessWorker
+from viber_courier.worker.runtime.pool import LocklessWorker
 
 SHORT = {
     "COURIER_LEASE": "3",
@@ -106,7 +106,7 @@ def test_a_stalled_worker_cannot_write_over_its_successor(
         assert (last["status"], last["providerId"]) == ("read", str(sent[1]["providerId"]))
     assert (last["unsure"], len(sent)) == (1, 1 if then == "ended" else 2)
     theirs = {"message_id": id, "provider_id": str(sent[0]["providerId"])}
-    assert log_lines(log, "the lease was another's by then", **theirs)
+    assert log_lines(log, "lease lost; answer not recorded", **theirs)
 
 
 def test_a_thawed_worker_and_its_successor_agree(
@@ -179,8 +179,9 @@ def test_a_process_that_ends_holds_nothing_that_its_killing_would_leave_locked(
         # Then it doesn't ask for the lock: killed with it in hand, it would hang the main process
         assert ended.wait(5)
     # And such are the processes of a worker
-    asked = "import worker.celery; from celery.concurrency.asynpool import AsynPool as Pool;"
-    asked += "print(Pool.Worker.__name__)"
+    asked = "from celery.concurrency import get_implementation as pool_class;"
+    asked += "from viber_courier.worker.celery import app;"
+    asked += "print(pool_class(app.conf.worker_pool).Pool.Worker.__name__)"
     said = subprocess.check_output([sys.executable, "-c", asked], env={**os.environ, **system_env})
     assert said.decode().strip() == LocklessWorker.__name__
 
@@ -188,7 +189,7 @@ def test_a_process_that_ends_holds_nothing_that_its_killing_would_leave_locked(
 # --- killed ---------------------------------------------------------------------------------------
 
 STALL = """
-import time; from worker.store import Store
+import time; from viber_courier.store.leases import Store
 Store.begin = lambda *args, **kwargs: time.sleep(3600)
 """
 
@@ -238,7 +239,7 @@ def test_a_worker_killed_inside_a_request_leaves_its_messages_unsure(
 
 
 CRASH = """
-import os; from worker.{module} import {owner}
+import os; from viber_courier.{module} import {owner}
 real = {owner}.{method}
 def deadly(self, *args, **kwargs):
     if {culprit}:
@@ -247,10 +248,13 @@ def deadly(self, *args, **kwargs):
 {owner}.{method} = deadly
 """
 BEFORE = CRASH.format(
-    module="store", owner="Store", method="begin", culprit="any(m.id == 'x' for m in args[1])"
+    module="store.leases",
+    owner="Store",
+    method="begin",
+    culprit="any(m.id == 'x' for m in args[1])",
 )
 INSIDE = CRASH.format(
-    module="provider", owner="Provider", method="send", culprit="b'79250000666' in args[0]"
+    module="worker.provider", owner="Provider", method="send", culprit="b'79250000666' in args[0]"
 )
 
 

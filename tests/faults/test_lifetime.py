@@ -137,7 +137,9 @@ def test_a_message_a_month_ahead_costs_nothing_while_it_waits(
                     seen[command] += seen["xtrim"] > 0 or command == "xtrim"
                     if seen["xtrim"] == 11:
                         break
-        return {name: number / 10 for name, number in seen.items() if name != "xtrim" and number}
+        # How often the listener looks when the latest sweep was is not a sweep's work.
+        others = {"xtrim", "time", "get"}
+        return {name: number / 10 for name, number in seen.items() if name not in others and number}
 
     empty = work()
     # When ten thousand messages wait for their day

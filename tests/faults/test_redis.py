@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -15,9 +16,9 @@ from tests.faults.installation import SHORT, Reader, running
 from tests.faults.parts import BEAT, WORKER, Proxy, supervised
 from viber_courier import Producer, StoreUnavailable
 from viber_courier.ops.redis_server import RedisServer
-from viber_courier.producers.testing import SilentBells
 from viber_courier.schemas.errors import Conflict
 from viber_courier.schemas.settings import Settings
+from viber_courier.worker.bells import Bells
 
 AWAY = 8.0
 """Seconds of an outage: more than the socket timeout, less than the lease."""
@@ -149,12 +150,11 @@ def test_memory_is_used_up(
     simulator.fault(kind="slow", seconds=0.5)
     with (
         running(tmp_path, simulator, namespace, server.url, broker.url) as system,
-        admin(broker) as bells,
         admin(server) as client,
     ):
         # When Redis has reached its maxmemory
         system.worker.freeze()
-        wait_for(lambda: bells.llen(f"{namespace}.send.high"))
+        wait_for(lambda: client.llen(f"{{{namespace}}}:wake"))
         client.config_set("maxmemory", "1")
         wait_for(lambda: system.load.refusals, 5)
         system.worker.thaw()
@@ -174,14 +174,15 @@ def test_memory_of_the_broker_is_used_up(
     servers: Servers, simulator: Simulator, namespace: str, tmp_path: Path
 ) -> None:
     # Given an installation whose broker has a Redis of its own
-    broker = servers()
+    store, broker = servers(), servers()
     with (
-        running(tmp_path, simulator, namespace, servers().url, broker.url) as system,
+        running(tmp_path, simulator, namespace, store.url, broker.url) as system,
         admin(broker) as client,
+        admin(store) as stored,
     ):
-        # When that one has reached its maxmemory while bells wait there
+        # When that one has reached its maxmemory while a bell is to be rung there
         system.worker.freeze()
-        wait_for(lambda: client.llen(f"{namespace}.send.high"))
+        wait_for(lambda: stored.llen(f"{{{namespace}}}:wake"))
         client.config_set("maxmemory", "1")
         system.worker.thaw()
         before = len(system.load.stored)
@@ -224,37 +225,43 @@ def test_the_broker_hangs(
 def test_beat_goes_on_whatever_happens_to_redis(
     servers: Servers, simulator: Simulator, namespace: str, tmp_path: Path
 ) -> None:
-    # Given a beat, whose store and broker are two servers, and a message whose doorbell is lost
-    store, broker = servers(), servers()
-    env = {
-        **SHORT,
-        "COURIER_REDIS_URL": store.url,
-        "COURIER_BROKER_URL": broker.url,
-        "COURIER_NAMESPACE": namespace,
-        "COURIER_API_URL": simulator.url,
-    }
-    app = Producer.from_env(env)
-    app.enqueue(text_job())
-    with admin(broker) as client, supervised(env, tmp_path, BEAT) as (beat,):
-        # When the broker is full, or the store away, for some sweeps
-        client.flushall()
-        client.config_set("maxmemory", "1")
-        wait_for(lambda: "doorbell not rung" in beat.log)
-        client.config_set("maxmemory", "0")
-        store.stop(kill=True)
-        wait_for(lambda: "no sweep" in beat.log)
-        store.start()
-        # Then the next sweep rings, by the same process
-        wait_for(lambda: client.llen(f"{namespace}.send.high"), 10)
-        assert beat.exits == []
-    app.close()
+    # Given a beat whose broker hangs, and a message whose word is lost
+    store = servers()
+    with socket.create_server(("127.0.0.1", 0)) as hangs:
+        env = {
+            **SHORT,
+            "COURIER_REDIS_URL": store.url,
+            "COURIER_BROKER_URL": f"redis://127.0.0.1:{hangs.getsockname()[1]}/0",
+            "COURIER_NAMESPACE": namespace,
+            "COURIER_API_URL": simulator.url,
+        }
+        app, wakes = Producer.from_env(env), f"{{{namespace}}}:wake"
+        app.enqueue(text_job())
+        app.redis.delete(wakes)
+        with admin(store) as client, supervised(env, tmp_path, BEAT) as (beat,):
+            # When beat sweeps, then the word is there again, also after the store was away
+            wait_for(lambda: client.lrange(wakes, 0, -1) == ["high"])
+            client.delete(wakes)
+            store.stop(kill=True)
+            wait_for(lambda: "no sweep" in beat.log)
+            store.start()
+            wait_for(lambda: _words(client, wakes) == ["high"], 10)
+            assert beat.exits == []
+        app.close()
+
+
+def _words(client: redis.Redis, wakes: str) -> list[str]:
+    try:
+        return client.lrange(wakes, 0, -1)  # type: ignore[return-value]
+    except redis.RedisError:
+        return []
 
 
 def test_a_reader_sits_a_failover_out(servers: Servers, namespace: str) -> None:
     # Given a reader, and a Redis that is no master for a while, as in a failover
     server = servers()
     settings = Settings(namespace=namespace, redis_url=server.url)
-    with admin(server) as client, closing(Producer(settings, bells=SilentBells())) as app:
+    with admin(server) as client, closing(Producer(settings)) as app:
         app.enqueue(text_job(id="before"))
         client.replicaof("127.0.0.1", "1")
         reader = Reader(app)
@@ -274,7 +281,7 @@ def test_a_full_redis_stores_all_of_a_call_or_nothing(servers: Servers, namespac
     server = servers()
     settings = Settings(namespace=namespace, redis_url=server.url)
     rows = [text_job(f"79{i:09}", id=f"m{i}") for i in range(2000)]
-    with admin(server) as client, closing(Producer(settings, bells=SilentBells())) as app:
+    with admin(server) as client, closing(Producer(settings)) as app:
         app.enqueue_many(rows[:500], common=common_job())
         before = contents(client)
         client.config_set("maxmemory", "1")
@@ -324,8 +331,8 @@ def test_the_broker_forgets_everything(
         client.flushdb()
         system.at_work()
         system.worker.freeze()
-        time.sleep(1.0)
-        assert client.dbsize()
+        Bells(Settings(namespace=namespace, broker_url=broker.url)).ring("high")
+        assert client.llen(f"{namespace}.send.high")
         client.flushdb()
         system.worker.thaw()
         # Then the sweep rings for what waits

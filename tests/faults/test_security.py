@@ -32,6 +32,8 @@ from viber_courier.ops.redis_server import RedisServer
 from viber_courier.schemas.message import parse_job
 from viber_courier.schemas.settings import Settings
 from viber_courier.store.leases import Store
+from viber_courier.worker.bells import Bells
+from viber_courier.worker.decisions import Decider
 from viber_courier.worker.poll import Poller
 from viber_courier.worker.provider import Provider
 from viber_courier.worker.send import Sender
@@ -47,8 +49,9 @@ PERSONAL = re.compile(rb"\{[a-z0-9]+\}:(m|c|common):|[a-z0-9]+\.enqueue|unacked$
 """Redis keys that may hold numbers and texts: records, contents, courier.enqueue on its way."""
 
 PROBE = """
-import logging, os, traceback, worker.celery
-worker.celery.enqueue.time_limit = 2
+import logging, os, traceback
+from viber_courier.worker.celery import enqueue
+enqueue.time_limit = 2
 handle = logging.Logger.handle
 def dump(self, record):
     handle(self, record)  # after the filters: what any handler, however it formats, can see
@@ -460,11 +463,11 @@ def test_neither_values_nor_errors_tell_a_secret_a_number_or_a_text(
     )
     app = Producer(settings)
     provider, store = Provider(settings), Store(app.redis, settings)
-    sender = Sender(settings, store, provider, app._bells)
-    poller = Poller(settings, store, provider, app._bells)
+    sender = Sender(settings, store, provider, Decider(settings))
+    poller = Poller(settings, store, provider, Decider(settings))
     job = text_job(f"{PHONE}0001", content={"text": TEXT})
     app.enqueue({**job, "id": "taken"})
-    shown = [settings, app, app.redis, app._bells, provider, store, sender, poller]
+    shown = [settings, app, app.redis, Bells(settings), provider, store, sender, poller]
     shown += [provider.send(b"{}", 1), provider.status([1]), provider._session()]
     shown += [app.get("taken"), parse_job(job, time.time()).digest]
     found = [leak for each in shown for leak in leaks(type(each).__name__, repr(each).encode())]

@@ -10,13 +10,12 @@ from pathlib import Path
 
 import pytest
 from celery import Celery
-from kombu import Connection
 
 from tests.conftest import text_job, wait_for
 from tests.faults.parts import BEAT, WORKER, Proxy, supervised
 from viber_courier import Producer
 from viber_courier.ops.redis_server import RedisServer
-from viber_courier.worker.broker import install
+from viber_courier.worker.runtime.broker import Connection
 
 
 @pytest.fixture
@@ -29,7 +28,6 @@ def proxy(redis_server: RedisServer) -> Iterator[Proxy]:
 def test_a_task_is_noted_though_the_connection_for_it_is_dead(
     redis_server: RedisServer, proxy: Proxy
 ) -> None:
-    install()
     name, options = f"q{uuid.uuid4().hex}", {"socket_timeout": 0.5, "unacked_key": "noted"}
     with Connection(redis_server.url) as app, app.SimpleQueue(name) as queue:
         queue.put({"a": 1})

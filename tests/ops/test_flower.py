@@ -8,7 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -27,14 +27,19 @@ ELSEWHERE = "192.0.2.1"
 """An address that no machine has (RFC 5737): to be open there can be asked for, and fails."""
 
 
-class Flower:
-    """``celery -A viber_courier.worker flower`` with these options; keeps its output."""
+CELERYS = (sys.executable, "-m", "celery", "-A", "viber_courier.worker", "flower")
+OURS = (sys.executable, "-c", "from viber_courier.ops.cli import main; main()", "flower")
 
-    def __init__(self, env: dict[str, str], folder: Path, *options: str) -> None:
+
+class Flower:
+    """Flower by this command with these options; keeps its output."""
+
+    def __init__(
+        self, env: dict[str, str], folder: Path, *options: str, command: Sequence[str] = CELERYS
+    ) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._path = folder / f"flower-{self.port}.log"
-        command = [sys.executable, "-m", "celery", "-A", "viber_courier.worker", "flower"]
         with self._path.open("wb") as log:
             self.process = subprocess.Popen(
                 [*command, f"--port={self.port}", *options],
@@ -75,8 +80,8 @@ class Flower:
 def flower(system_env: dict[str, str], tmp_path: Path) -> Iterator[Callable[..., Flower]]:
     started: list[Flower] = []
 
-    def start(*options: str, **more: str) -> Flower:
-        started.append(Flower({**system_env, **more}, tmp_path, *options))
+    def start(*options: str, command: Sequence[str] = CELERYS, **more: str) -> Flower:
+        started.append(Flower({**system_env, **more}, tmp_path, *options, command=command))
         return started[-1]
 
     yield start
@@ -99,11 +104,13 @@ def listens(port: int) -> set[str]:
 # --- who may look ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [(), (CONFIG,)])
+@pytest.mark.parametrize(
+    ("command", "options"), [(CELERYS, ()), (CELERYS, (CONFIG,)), (OURS, ())], ids=range(3)
+)
 def test_started_plainly_it_is_there_for_this_machine_only(
-    flower: Callable[..., Flower], options: tuple[str, ...]
+    flower: Callable[..., Flower], command: Sequence[str], options: tuple[str, ...]
 ) -> None:
-    made = flower(*options).ready()
+    made = flower(*options, command=command).ready()
     assert listens(made.port) == {"127.0.0.1"}
     assert requests.get(f"{made.url}/workers", timeout=5).status_code == 200
     # And changes nothing
@@ -114,8 +121,12 @@ def test_started_plainly_it_is_there_for_this_machine_only(
 @pytest.mark.parametrize(
     "how", [("--address=",), (f"--address={ELSEWHERE}",), ("--address=::", CONFIG), "environment"]
 )
-def test_it_refuses_to_be_open_without_a_login(flower: Callable[..., Flower], how: Any) -> None:
-    made = flower(FLOWER_ADDRESS="0.0.0.0") if how == "environment" else flower(*how)
+@pytest.mark.parametrize("command", [CELERYS, OURS], ids=["celery", "courier"])
+def test_it_refuses_to_be_open_without_a_login(
+    flower: Callable[..., Flower], command: Sequence[str], how: Any
+) -> None:
+    env = {"FLOWER_ADDRESS": "0.0.0.0"} if how == "environment" else {}
+    made = flower(*(() if env else how), command=command, **env)
     said = made.refused()
     assert "open to other machines, without a login" in said and "Traceback" not in said
 
@@ -130,7 +141,7 @@ def test_with_a_login_it_may_be_open(flower: Callable[..., Flower], tmp_path: Pa
     said = flower(CONFIG, f"--address={ELSEWHERE}", **login).refused()
     assert "without a login" not in said and "Cannot assign requested address" in said
     # And whoever wants to look has to know the password
-    made = flower(CONFIG, **login).ready()
+    made = flower(command=OURS, **login).ready()
     pages = ("workers", "tasks", "broker", "api/workers", "api/tasks")
     for page in pages:
         asked = requests.get(f"{made.url}/{page}", timeout=5)
@@ -296,3 +307,13 @@ def _names(api: requests.Session, url: str) -> list[str]:
 
 def _workers(api: requests.Session, url: str) -> int:
     return len(_names(api, url))
+
+
+# --- what it does by itself -----------------------------------------------------------------------
+
+
+def test_canary_flower_is_open_to_all_machines_and_may_stop_workers() -> None:
+    """It fails once Flower starts as worker/runtime/flower.py makes it start."""
+    asked = "from flower.options import options as o; print(repr(o.address), o.read_only)"
+    said = subprocess.check_output([sys.executable, "-c", asked], text=True)
+    assert said.split() == ["''", "False"]

@@ -129,7 +129,7 @@ def test_each_step_works(host: Host, simulator: Simulator, namespace: str) -> No
 def test_every_command_of_the_page_is_run_by_some_test() -> None:
     elsewhere = {  # or is one that installs packages or containers
         "make up",
-        "celery -A viber_courier.worker flower",
+        "courier flower",
         "python3 -m venv /opt/viber-courier",
         "/opt/viber-courier/bin/pip install -c ops/constraints.txt '.[worker,ops,run]'",
         "/opt/viber-courier/bin/pip install --upgrade -c ops/constraints.txt '.[worker,ops,run]'",

@@ -1,15 +1,15 @@
--- now(override): microseconds since 1970 by this server's clock, a multiple of four;
--- tests pass an instant of their own, everybody else ''.
-local function now(override)
+-- now(time): microseconds since 1970 by this server's clock, a multiple of four. Tests pass an
+-- instant of their own as time, everybody else ''.
+local function now(time)
   local micros
-  if override ~= '' then
-    micros = tonumber(override)
+  if time ~= '' then
+    micros = tonumber(time)
   else
-    local time = redis.call('TIME')
-    micros = tonumber(time[1]) * 1000000 + tonumber(time[2])
+    local clock = redis.call('TIME')
+    micros = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
   end
   return micros - micros % 4
 end
 
--- Numbers of 16 digits lose their end in Lua's own tostring.
+-- text(number): its digits; Lua's own tostring loses the end of numbers with 16 of them.
 local function text(number) return string.format('%.0f', number) end

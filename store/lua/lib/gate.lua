@@ -1,7 +1,8 @@
+-- @include clock
 -- A gate all workers share: closed until an instant, then ajar for one probe at a time, open again
 -- with the first success. A hash: until, opened (us), probe (us until which one is on its way),
--- row (failures in a row), step (closings in a row), reason, refused (lone refusals in a row),
--- window:<set> (how far the look for what must end has come). No field "until": open.
+-- row (consecutive failures), step (closings in a row), reason, refused (messages refused alone in
+-- a row), window:<set> (how far the look for what has expired has come). No field "until": open.
 
 -- report(gate, at, r): what a request begun at r.begun has shown. r.verdict:
 --   'good'    it was answered; r.taken: and something was accepted

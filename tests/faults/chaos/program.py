@@ -13,16 +13,17 @@ from dataclasses import replace
 from itertools import count
 from typing import Any
 
+from viber_courier.store import gate
 from viber_courier.worker import breaker
 
 breaker.BLOCKED = 2.0  # of 60 s: credentials, redirects, all refused
-breaker.LONGEST = 2.0  # of 60 s: the breaker's longest
+gate.LONGEST = 2.0  # of 60 s: the breaker's longest
 
 from celery.__main__ import main  # noqa: E402
 
-from viber_courier.store.leases import Lease, Move, Store  # noqa: E402
+from viber_courier.store.leases import Lease, Move, RateLimited, Store  # noqa: E402
+from viber_courier.store.records import Waiting  # noqa: E402
 from viber_courier.worker import batching, send  # noqa: E402
-from viber_courier.worker.policy import Waiting  # noqa: E402
 
 EVERY = 5
 """Every which time the planted fault shows."""
@@ -32,11 +33,11 @@ def lose_settles() -> None:
     """Once in a while an answer is thrown away, and the lease with it: nobody looks again."""
     settle, calls = Store.settle, count(1)
 
-    def lossy(self: Store, lease: Lease[Any], moves: Sequence[Move], shown: Any = None) -> Any:
+    def lossy(self: Store, lease: Lease[Any], moves: Sequence[Move], *more: Any) -> Any:
         if moves and ":lane:" in lease.key and next(calls) % EVERY == 0:
             self.redis.zrem(lease.key, *(move.id for move in moves))
             return [], ""
-        return settle(self, lease, moves, shown)
+        return settle(self, lease, moves, *more)
 
     Store.settle = lossy  # type: ignore[method-assign]
 
@@ -46,21 +47,20 @@ def double_claims() -> None:
     claim, begin, calls = Store.claim, Store.begin, count(1)
     again: list[Lease[Waiting]] = []
 
-    def doubling(self: Store, lane: str, answered: bool) -> Lease[Waiting] | None:
+    def doubling(self: Store, lane: str, answered: bool) -> Lease[Waiting] | RateLimited | None:
         if again:
             return again.pop()
         lease = claim(self, lane, answered)
-        if lease is not None and next(calls) % EVERY == 0:
-            messages = [replace(message) for message in lease.messages]
-            again.append(replace(lease, token="twice", messages=messages, more=True))
-            lease.more = True
+        if isinstance(lease, Lease) and next(calls) % EVERY == 0:
+            again.append(replace(lease, token="twice", more=True))
+            return replace(lease, more=True)
         return lease
 
     def believing(
         self: Store, lease: Lease[Waiting], messages: Sequence[Waiting], inside: bool = True
     ) -> Lease[Waiting]:
         if lease.token == "twice":
-            return replace(lease, messages=list(messages))
+            return replace(lease, messages=[m._replace(attempts=m.attempts + 1) for m in messages])
         return begin(self, lease, messages, inside)
 
     Store.claim, Store.begin = doubling, believing  # type: ignore[method-assign]

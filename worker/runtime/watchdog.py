@@ -1,7 +1,5 @@
 """A worker whose event loop stands still ends itself: a supervisor starts it again."""
 
-from __future__ import annotations
-
 import faulthandler
 import sys
 from typing import Any

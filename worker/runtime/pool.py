@@ -1,12 +1,10 @@
 """Celery's pool of processes, where a killed one would hang the worker."""
 
-from __future__ import annotations
-
 import time
 from typing import Any
 
 from billiard import pool
-from celery.concurrency import asynpool
+from celery.concurrency import asynpool, prefork
 
 
 class LocklessWorker(asynpool.Worker):  # type: ignore[misc]
@@ -30,6 +28,11 @@ class LocklessWorker(asynpool.Worker):  # type: ignore[misc]
         return False
 
 
-def install() -> None:
-    """For all pools of this process."""
-    asynpool.AsynPool.Worker = LocklessWorker
+class _Pool(asynpool.AsynPool):  # type: ignore[misc]
+    Worker = LocklessWorker
+
+
+class TaskPool(prefork.TaskPool):  # type: ignore[misc]
+    """The ``worker_pool`` of our app: ``-P`` on the command line chooses another."""
+
+    Pool = _Pool

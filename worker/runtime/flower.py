@@ -1,14 +1,9 @@
 """How Flower starts when nobody says otherwise: for this machine only, to look at, not to touch.
 
-``celery -A viber_courier.worker flower`` reads no configuration but ``flowerconfig.py`` of its
-working directory.
 Flower's own variables, its options and a ``--conf`` go before these defaults.
 """
 
-from __future__ import annotations
-
 import logging
-import os
 import sys
 from ipaddress import ip_address
 from itertools import count
@@ -18,20 +13,25 @@ from typing import Any
 from viber_courier.worker.log import set_up
 
 DEFAULTS = {
-    "FLOWER_ADDRESS": "127.0.0.1",
-    "FLOWER_READ_ONLY": "true",  # else its pages stop workers and send tasks
-    "FLOWER_TASKS_COLUMNS": "name,result,state,received,runtime,worker",
-    "FLOWER_MAX_TASKS": "10000",
+    "address": "127.0.0.1",
+    "read_only": True,  # else its pages stop workers and send tasks
+    "tasks_columns": "name,result,state,received,runtime,worker",
+    "max_tasks": 10_000,
 }
 
 
 def install() -> None:
-    """For a Flower that this process may become; Celery has loaded its options by now."""
+    """Change the defaults of Flower's options in a process that may become Flower.
+
+    Celery's command line has loaded them before it loads our app, and Flower reads its variables
+    and its command line afterwards. No environment is touched; other programs never read these.
+    """
+    if "flower.options" not in sys.modules:
+        return
+    options, passes = sys.modules["flower.options"].options, count(1)
     for name, value in DEFAULTS.items():
-        os.environ.setdefault(name, value)
-    if "flower.options" in sys.modules:
-        options, passes = sys.modules["flower.options"].options, count(1)
-        options.add_parse_callback(lambda: _parsed(options, next(passes)))
+        setattr(options, name, value)
+    options.add_parse_callback(lambda: _parsed(options, next(passes)))
 
 
 def _parsed(options: Any, times: int) -> None:
@@ -43,8 +43,8 @@ def _parsed(options: Any, times: int) -> None:
     if not (options.basic_auth or options.auth or options.unix_socket or near(options.address)):
         raise SystemExit(
             "Flower can't start: open to other machines, without a login."
-            " Set COURIER_FLOWER_LOGIN and COURIER_FLOWER_PASSWORD_FILE and give"
-            " --conf=ops/flowerconfig.py, or leave its address at 127.0.0.1"
+            " Set COURIER_FLOWER_LOGIN and COURIER_FLOWER_PASSWORD_FILE and start it with"
+            " `courier flower`, or leave its address at 127.0.0.1"
         )
 
 

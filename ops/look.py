@@ -1,0 +1,156 @@
+"""Takes one look at a namespace: backlogs, pauses and gates, counters, readers of events.
+
+One round trip reads counts, ranks and first members only, so a look costs the same however many
+messages wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import redis
+
+from viber_courier.ops.counters import Counters, read_counters
+from viber_courier.schemas.instants import SECOND
+from viber_courier.schemas.lanes import LANES, POLL
+from viber_courier.store.counters import GATES
+from viber_courier.store.keys import Keys
+from viber_courier.store.scripts import source
+
+PAUSABLE = (*LANES, POLL)
+"""What an operator can pause."""
+INSTANTS, GROUPS = 100, 50
+"""At most so many instants of a set are searched for leases, and so many groups are looked at."""
+
+
+class Backlog(NamedTuple):
+    """The messages of a lane or of the watch set.
+
+    ``overdue``: how long the oldest has been due, in seconds; 0 if none is. ``leased``: messages
+    held by a worker that are in no request, ``inside``: those in one; there may be more of both.
+    """
+
+    size: int
+    due: int
+    overdue: float
+    leased: int
+    inside: int
+
+    @property
+    def scheduled(self) -> int:
+        """Messages that are due later and that no worker holds."""
+        return self.size - self.due - self.leased - self.inside
+
+
+class Gate(NamedTuple):
+    """The state of a gate.
+
+    ``until``: when it lets one request try, in seconds since 1970; None if it is open.
+    ``failures``, ``closings``: how many in a row.
+    """
+
+    until: float | None
+    reason: str
+    failures: int
+    closings: int
+
+
+class Group(NamedTuple):
+    """A consumer group of the results stream.
+
+    ``lag``: events that it has not read, None where Redis can't tell. ``unacked``: events that it
+    has read and not acknowledged. ``..._seconds``: the age of the oldest of them, 0 if none.
+    """
+
+    name: str
+    lag: int | None
+    unacked: int
+    lag_seconds: float
+    unacked_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What Redis held at ``now``, in seconds since 1970 by its own clock.
+
+    ``paused``: reasons by what is paused. ``swept``: seconds since the latest sweep, None if there
+    was none. ``memory``: the section of INFO.
+    """
+
+    now: float
+    lanes: Mapping[str, Backlog]
+    watched: Backlog
+    paused: Mapping[str, str]
+    gates: Mapping[str, Gate]
+    swept: float | None
+    dead: int
+    events: int
+    groups: Sequence[Group]
+    counters: Counters
+    memory: Mapping[str, Any]
+
+
+def take_look(client: redis.Redis, namespace: str) -> Look:
+    """Reads everything in one round trip."""
+    keys = Keys(namespace)
+    sets = [key for lane in keys.lanes for key in (lane, keys.fence("send"))]
+    sets += (keys.watch, keys.fence(POLL))
+    look = source("look")
+    words, count = look.words(
+        {
+            "results": keys.results,
+            "swept": keys.swept,
+            "sets": sets,
+            "time": None,
+            "instants": INSTANTS,
+            "most": GROUPS,
+        }
+    )
+    pipe: Any = client.pipeline(transaction=False)
+    pipe.eval(look.text, count, *words)
+    pipe.hgetall(keys.counts).hgetall(keys.requests)
+    pipe.mget(map(keys.paused, PAUSABLE))
+    for gate in GATES:
+        pipe.hgetall(keys.gate(gate))
+    pipe.zcard(keys.dead).xlen(keys.results).info("memory")
+    (now, swept, sets, groups), counts, requests, paused, send, poll, *rest = pipe.execute()
+    now = int(now) / SECOND
+    dead, events, memory = rest
+    backlogs = [_backlog(now, *each) for each in sets]
+    return Look(
+        now=now,
+        lanes={lane: _both(*backlogs[2 * n : 2 * n + 2]) for n, lane in enumerate(LANES)},
+        watched=backlogs[-1],
+        paused={n: why for n, why in zip(PAUSABLE, paused, strict=True) if why is not None},
+        gates={name: _gate(held) for name, held in zip(GATES, (send, poll), strict=True)},
+        swept=now - int(swept) / 1000 if swept else None,
+        dead=dead,
+        events=events,
+        groups=[_group(now, *each) for each in groups],
+        counters=read_counters(counts, requests),
+        memory=memory,
+    )
+
+
+def _backlog(now: float, size: int, due: int, oldest: str, leased: int, inside: int) -> Backlog:
+    overdue = max(0.0, now - float(oldest) / SECOND) if oldest else 0.0
+    return Backlog(size, due, overdue, leased, inside)
+
+
+def _both(one: Backlog, two: Backlog) -> Backlog:
+    pairs: Any = zip(one, two, strict=True)
+    return Backlog(*map(sum, pairs))._replace(overdue=max(one.overdue, two.overdue))
+
+
+def _gate(held: Mapping[str, str]) -> Gate:
+    until = int(held["until"]) / SECOND if "until" in held else None
+    failures, closings = int(held.get("row", 0)), int(held.get("step", 0))
+    return Gate(until, held.get("reason", ""), failures, closings)
+
+
+def _group(now: float, name: str, unacked: int, lag: int | str, *oldest: str) -> Group:
+    millis = (int(id.partition("-")[0]) if id else now * 1000 for id in oldest)
+    ages = [max(0.0, now - each / 1000) for each in millis]
+    return Group(name, None if lag == "" else int(lag), unacked, *ages)

@@ -1,0 +1,178 @@
+"""worker/runtime/: our app among another Celery's settings, on each broker URL, in each pool."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from celery import Celery
+
+from tests.conftest import Start, ends, iso_in, text_job
+from tests.faults.parts import BEAT, supervised
+from viber_courier import Producer
+from viber_courier.store.connection import broker
+from viber_courier.worker.runtime.app import App
+from viber_courier.worker.runtime.broker import Connection, SentinelTransport, Transport
+
+# --- another Celery's settings --------------------------------------------------------------------
+
+NOWHERE = "redis://127.0.0.1:1/0"
+HOSTILE = """
+broker_url = broker_read_url = broker_write_url = "redis://127.0.0.1:1/0"
+task_always_eager = True
+task_routes = {"*": "nowhere"}
+imports = ["no.such.module"]
+beat_scheduler = "no.such:Scheduler"
+worker_pool = "solo"
+"""
+OTHERS = {
+    "CELERY_CONFIG_MODULE": "others_celeryconfig",
+    "CELERY_LOADER": "default",
+    **{f"CELERY_BROKER{kind}_URL": NOWHERE for kind in ("", "_READ", "_WRITE")},
+    "BROKER_URL": NOWHERE,
+    "CELERY_RESULT_BACKEND": "no-such-backend://",
+    "CELERY_WORKER_QUEUES": "celery",
+    "CELERY_WORKER_POOL": "solo",
+    "CELERY_WORKER_SCHEDULER": "no.such:Scheduler",
+    "CELERY_BEAT_SCHEDULER": "no.such:Scheduler",
+    "DJANGO_SETTINGS_MODULE": "no.such.settings",
+}
+"""What an app may have set for a Celery of its own."""
+
+
+@pytest.fixture
+def others(tmp_path: Path) -> dict[str, str]:
+    (tmp_path / "others_celeryconfig.py").write_text(HOSTILE)
+    (tmp_path / "celeryconfig.py").write_text(HOSTILE)
+    return {**OTHERS, "PYTHONPATH": str(tmp_path)}
+
+
+def test_another_celerys_settings_reach_no_worker_and_no_beat(
+    others: dict[str, str], system_env: dict[str, str], app: Producer, start_worker: Start
+) -> None:
+    # Given a worker with its beat in an environment made for another Celery
+    worker = start_worker(**others)
+    # When a message waits for its time, so that beat has to ring, and has to be polled
+    id = app.enqueue(text_job("79250000099", sendAt=iso_in(1.0)))
+    # Then it ends as ever, in a pool of processes
+    assert ends(app, 1)[id][-1]["status"] == "read"
+    assert worker.process.poll() is None
+    # And an operator's commands reach the worker from there, too
+    code = "from viber_courier.ops.cli import main; main()"
+    command = [sys.executable, "-c", code, "live"]
+    subprocess.run(command, env={**os.environ, **system_env, **others}, check=True)
+
+
+def test_beat_alone_is_as_deaf(
+    others: dict[str, str],
+    system_env: dict[str, str],
+    app: Producer,
+    start_worker: Start,
+    tmp_path: Path,
+) -> None:
+    start_worker(beat=False)
+    with supervised({**system_env, **others}, tmp_path, BEAT) as (beat,):
+        id = app.enqueue(text_job("79250000099", sendAt=iso_in(1.0)))
+        assert ends(app, 1)[id][-1]["status"] == "read"
+    assert beat.exits == []
+
+
+def test_our_app_changes_no_environment(system_env: dict[str, str]) -> None:
+    # Given a process that might become Flower, and one with a Celery of its own
+    code = "import os; before = dict(os.environ); import sys; sys.modules['flower.options'] = m;"
+    code = f"import types; m = types.ModuleType('m'); m.options = types.SimpleNamespace(); {code}"
+    code += "m.options.add_parse_callback = lambda call: None; import viber_courier.worker.celery;"
+    code += "assert dict(os.environ) == before; assert m.options.address == '127.0.0.1'"
+    env = {**os.environ, **system_env, "CELERY_BROKER_URL": NOWHERE}
+    subprocess.run([sys.executable, "-c", code], env=env, check=True)
+
+
+# --- the broker's URLs ----------------------------------------------------------------------------
+
+PASSWORD = "Zq7-br0ker"
+
+
+def made(url: str) -> tuple[App, Connection]:
+    """An app for that COURIER_BROKER_URL, and its connection."""
+    celerys, options = broker(url)
+    app = App(broker=celerys, set_as_current=False)
+    app.conf.broker_transport_options = options
+    return app, app.connection_for_read()
+
+
+@pytest.mark.parametrize(
+    ("url", "wanted"),
+    [
+        (f"redis://:{PASSWORD}@a:1/2", Transport),
+        (f"rediss://:{PASSWORD}@a:1/2?ssl_cert_reqs=required", Transport),
+        ("redis+socket:///tmp/redis.sock?virtual_host=2", Transport),
+        (f"sentinel://:{PASSWORD}@a:1,b:2,c:3/2?master=m", SentinelTransport),
+    ],
+    ids=["redis", "rediss", "socket", "sentinel"],
+)
+def test_every_url_has_our_transport_and_shows_no_password(
+    url: str, wanted: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CELERY_BROKER_URL", "memory://theirs")
+    app, connection = made(url)
+    for each in (connection, connection.clone(), app.connection(), app.connection_for_write()):
+        assert each.get_transport_cls() is wanted
+        assert bool(each.ssl) is url.startswith("rediss")
+    # Nor does what Celery's logs, `report`, `inspect` and Flower show of it tell the password
+    shown = {**connection.info(), "password": None}
+    for text in (connection.as_uri(), app.bugreport(), app.conf.table(), shown):
+        assert PASSWORD not in str(text)
+    assert connection.info()["password"] in (None, PASSWORD), "Celery takes that out itself"
+
+
+def test_a_failover_lists_next_url_has_our_transport_too() -> None:
+    _, connection = made(f"sentinel://:{PASSWORD}@a:1,b:2/2?master=m")
+    assert (connection.hostname, connection.port) == ("a", 1)
+    connection.maybe_switch_next()
+    assert (connection.hostname, connection.port) == ("b", 2)
+    assert connection.get_transport_cls() is SentinelTransport
+    assert connection.password == PASSWORD
+
+
+# --- pools ----------------------------------------------------------------------------------------
+
+
+OURS = "viber_courier.worker.runtime.pool:TaskPool"
+POOLS = {
+    "": OURS,
+    "prefork": OURS,
+    "threads": "celery.concurrency.thread:TaskPool",
+    "solo": "celery.concurrency.solo:TaskPool",
+    "gevent": "celery.concurrency.gevent:TaskPool",
+    "eventlet": "celery.concurrency.eventlet:TaskPool",
+}
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_a_worker_runs_in_each_pool_that_the_command_line_chooses(
+    pool: str, app: Producer, start_worker: Start, system_env: dict[str, str], tmp_path: Path
+) -> None:
+    if pool in ("gevent", "eventlet") and find_spec(pool) is None:
+        pytest.skip(f"{pool} is not installed")
+    # Given a worker with this pool, and a beat: -B and a green pool exclude each other
+    worker = start_worker(*(["-P", pool] if pool else []), beat=False)
+    # When messages come, one of them from a plain Celery client
+    app.enqueue(text_job("79250000099"))
+    with (
+        Celery(broker=system_env["COURIER_REDIS_URL"], set_as_current=False) as client,
+        supervised(system_env, tmp_path, BEAT),
+    ):
+        queue = f"{system_env['COURIER_NAMESPACE']}.enqueue"
+        client.send_task("courier.enqueue", args=[[text_job("79250000199")]], queue=queue)
+        seen = ends(app, 2)
+        # Then they end, and it is this pool
+        assert [events[-1]["status"] for events in seen.values()] == ["read", "read"]
+        (stats,) = (client.control.inspect(timeout=5, limit=1).stats() or {}).values()
+    assert stats["pool"].get("implementation", OURS) == POOLS[pool]
+    # And it ends when it is told to
+    worker.stop()
+    assert worker.process.returncode == 0, worker.log[-2000:]

@@ -1,0 +1,60 @@
+"""Scripts and their heads: names on both sides, includes, and what a call is told of a mistake."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import redis
+
+from viber_courier.store.scripts import Parameter, Script, Source, source
+
+LUA = Path(__file__).parents[1] / "store" / "lua"
+NAMES = sorted(path.stem for path in LUA.glob("*.lua"))
+ONE = Parameter("id", None)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_script_uses_names_only_and_every_name(name: str) -> None:
+    body = "\n".join(
+        line for line in (LUA / f"{name}.lua").read_text().splitlines() if line[:2] != "--"
+    )
+    assert not re.search(r"(KEYS|ARGV)\[\d", body)
+    for parameter in (*source(name).keys, *source(name).args):
+        assert re.search(rf"\b{parameter.name}\b", body), parameter.name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_fragment_comes_once_and_after_what_it_needs(name: str) -> None:
+    text = source(name).text
+    assert text.count("local function now(") <= 1
+    for fragment, need in (("bury", "text"), ("report", "text")):
+        if f"local function {fragment}(" in text:
+            assert text.index(f"local function {need}(") < text.index(f"local function {fragment}(")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_server_compiles_it(name: str, client: redis.Redis) -> None:
+    assert client.script_load(source(name).text) == source(name).digest
+
+
+def test_a_name_too_many_or_too_few_is_an_error_at_the_call(client: redis.Redis) -> None:
+    call = Script(client, "get", {"lanes": ["x"] * 8})
+    with pytest.raises(TypeError, match="script get: missing or unknown: id, record"):
+        call()
+    with pytest.raises(TypeError, match="script get: missing or unknown: ids"):
+        call(record="r", id="a", ids=["a"])
+    with pytest.raises(TypeError, match="script get: lanes has 7 values"):
+        call(record="r", id="a", lanes=["x"] * 7)
+
+
+def test_no_script_is_given_an_empty_key(client: redis.Redis) -> None:
+    with pytest.raises(TypeError, match="script get: a key is empty"):
+        Script(client, "get", {"lanes": ["x"] * 8})(record="", id="a")
+
+
+def test_values_go_over_as_text(client: redis.Redis) -> None:
+    tail = Parameter("rest", 0)
+    echo = Script(client, Source("echo", "return {ARGV[1], unpack(ARGV, 2)}", (), (ONE, tail)))
+    assert echo(id=None, rest=[True, False, 12, 0.5, "б"]) == ["", "1", "0", "12", "0.5", "б"]

@@ -1,0 +1,152 @@
+"""What the provider's answers mean (docs/design.md, section 5). Functions of values."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+from viber_courier.schemas import wire
+from viber_courier.schemas.wire import Malformed, Reply, SendEntry, StatusEntry
+from viber_courier.store.counters import Oddity
+from viber_courier.worker.codes import (
+    AUTH,
+    OK,
+    OUR_FAULTS,
+    REQUEST_REFUSALS,
+    SYSTEM,
+    canonical,
+    is_known,
+)
+from viber_courier.worker.outcome import (
+    Accepted,
+    Blocked,
+    NotSent,
+    Outcome,
+    Refused,
+    RequestRefused,
+    Retryable,
+    Statuses,
+    StatusOutcome,
+    Unsure,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An HTTP answer that was read whole."""
+
+    http: int
+    body: bytes
+    retry_after: str | None = None
+
+
+def read_send_answer(answer: Answer, count: int) -> list[Outcome]:
+    """What an answer to /send means for each of its messages; the first rule that fits wins."""
+    try:
+        reply: Reply[SendEntry] = wire.read_send(answer.body)
+    except Malformed:
+        reply = Reply(None, None)
+    if reply.entries and len(reply.entries) == count:
+        return _entries(reply.entries)
+    return [_whole_send(answer, reply)] * count
+
+
+def _whole_send(answer: Answer, reply: Reply[SendEntry]) -> Outcome:
+    if reply.entries:
+        return Unsure("wrong-count")
+    code = canonical(reply.status or "")
+    if code == OK:
+        return Unsure("no-entries")
+    return _by_code(code) if code.startswith("error-") else _by_http(answer)
+
+
+def _by_code(code: str) -> Blocked | RequestRefused | Retryable:
+    """What a code at request level says of the whole request."""
+    if code in AUTH:
+        return Blocked(code)
+    if code in REQUEST_REFUSALS or re.fullmatch("error-instant-message-.*-format", code):
+        return RequestRefused(code)
+    return Retryable(code, whole=True)
+
+
+def _entries(entries: Sequence[SendEntry]) -> list[Outcome]:
+    ids = [entry.provider_id for entry in entries]
+    twice = {id for id in ids if id is not None and ids.count(id) > 1} if _repeats(ids) else set()
+    return [_entry(entry, entry.provider_id in twice) for entry in entries]
+
+
+def _repeats(ids: Sequence[int | None]) -> bool:
+    given = [id for id in ids if id is not None]
+    return len(set(given)) < len(given)
+
+
+def _entry(entry: SendEntry, twice: bool) -> Outcome:
+    code = canonical(entry.code) if entry.code else ""
+    if code == OK and entry.provider_id is not None and not twice:
+        return Accepted(entry.provider_id)
+    if not code.startswith("error-") or entry.provider_id is not None:
+        return Unsure("entry")
+    if code == SYSTEM:
+        return Retryable(code)
+    return Blocked(code) if code in AUTH else Refused(code)
+
+
+def _by_http(answer: Answer) -> Retryable | NotSent | Blocked | RequestRefused | Unsure:
+    http = answer.http
+    code = f"http-{http}"
+    if http in (408, 429, 503):
+        return NotSent(code, retry_after(answer.retry_after))
+    if http in (400, 413, 422):
+        return RequestRefused(code)
+    if 300 <= http < 500:
+        return Blocked(code)
+    return Unsure(code)
+
+
+def read_status_answer(answer: Answer) -> StatusOutcome:
+    """What an answer to /status means; entries count, whatever stands beside them."""
+    try:
+        reply: Reply[StatusEntry] = wire.read_status(answer.body)
+    except Malformed:
+        reply = Reply(None, None)
+    code = canonical(reply.status or "")
+    if reply.entries or (reply.entries is not None and code == OK):
+        return Statuses(_by_id(reply.entries))
+    if code.startswith("error-"):
+        return _by_code(code)
+    outcome = Unsure("no-entries") if code == OK else _by_http(answer)
+    return Retryable(outcome.why, whole=True) if isinstance(outcome, Unsure) else outcome
+
+
+def _by_id(entries: Sequence[StatusEntry]) -> dict[int, StatusEntry]:
+    """Entries by their id. Of one that is told in two ways nothing is known: it may be another's,
+    and what an event has said is never taken back."""
+    told: dict[int, StatusEntry] = {}
+    unlike = {e.provider_id for e in entries if told.setdefault(e.provider_id, e) != e}
+    return {id: entry for id, entry in told.items() if id not in unlike}
+
+
+def oddity(entry: StatusEntry) -> str | None:
+    """What to count of an entry that nobody should see: an unknown state, a fault of ours."""
+    if entry.word is not None and entry.status is None:
+        return Oddity.UNKNOWN_STATE
+    code = canonical(entry.code) if entry.code else OK
+    if entry.status is None and (not is_known(code) or code in OUR_FAULTS):
+        return Oddity.STATUS_FAULT
+    return None
+
+
+def retry_after(value: str | None, now: datetime | None = None) -> float | None:
+    """Seconds that a Retry-After header asks for (RFC 9110 section 10.2.3); None if bad or none."""
+    if value is None:
+        return None
+    value = value.strip()
+    if value.isascii() and value.isdigit():
+        return float(value[:12])
+    try:
+        moment = parsedate_to_datetime(value)
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        return max(0.0, (moment - (now or datetime.now(UTC))).total_seconds())
+    except (ValueError, TypeError, OverflowError):
+        return None

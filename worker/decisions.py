@@ -1,0 +1,173 @@
+"""From a lease and its answers to what is written: steps, events, counters. No I/O."""
+
+import json
+import random
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from viber_courier.schemas.event import Change, Draft, render, resent
+from viber_courier.schemas.settings import Settings
+from viber_courier.schemas.status import Reason, Status, is_final
+from viber_courier.store.counters import NOT_SENT, OTHER, UNSURE, code_field, observed, status_field
+from viber_courier.store.leases import Figures, Move, Write
+from viber_courier.store.records import Step, Waiting, Watched, segments
+from viber_courier.worker.codes import is_known
+from viber_courier.worker.outcome import (
+    Accepted,
+    Blocked,
+    NotSent,
+    Outcome,
+    Refused,
+    RequestRefused,
+    Retryable,
+    Statuses,
+    StatusOutcome,
+    Unsure,
+)
+from viber_courier.worker.policy import accepted_alike, after_send, put_back, triage
+from viber_courier.worker.tracking import after_failed_poll, after_poll
+
+
+@dataclass(frozen=True)
+class Decider:
+    """Decides for the messages of a lease. ``clock`` is the wall clock, ``chance`` gives 0 to 1.
+
+    Instants called ``at`` are microseconds by the Redis server's clock.
+    """
+
+    settings: Settings
+    clock: Callable[[], float] = time.time
+    chance: Callable[[], float] = random.random
+
+    def claimed(
+        self, messages: Sequence[Waiting], at: int, begun: bool = False
+    ) -> tuple[list[Waiting], list[Move]]:
+        """Returns the messages that can be sent, and what becomes of the others.
+
+        ``begun``: a request has counted as an attempt, which it isn't for what ends here.
+        """
+        ready, moves = list[Waiting](), list[Move]()
+        for message in messages:
+            step = triage(message, at, self.chance(), self.settings)
+            if step is None:
+                ready.append(message)
+                continue
+            if begun:
+                message = not_begun(message)
+                step = step._replace(changes=step.changes._replace(attempts=message.attempts))
+            moves.append(Move(message.id, self._write(message, Status.QUEUED, step)))
+        return ready, moves
+
+    def sent(
+        self,
+        messages: Sequence[Waiting],
+        outcomes: Sequence[Outcome],
+        at: int,
+        about_us: bool = False,
+    ) -> list[Move]:
+        """Returns what becomes of each message of an answered /send.
+
+        Accepted ones alike are decided, and written, as one.
+        """
+        moves, writes = list[Move](), dict[tuple[object, ...], Write]()
+        for message, outcome in zip(messages, outcomes, strict=True):
+            provider_id = outcome.provider_id if isinstance(outcome, Accepted) else None
+            alike = accepted_alike(message) if provider_id is not None else (message.id,)
+            write = writes.get(alike)
+            if write is None:
+                step = after_send(outcome, message, at, self.chance(), self.settings, about_us)
+                write = writes[alike] = self._write(message, Status.QUEUED, step)
+            moves.append(Move(message.id, write, provider_id))
+        return moves
+
+    def put_back(self, messages: Sequence[Waiting], at: int) -> list[Move]:
+        """Returns moves that leave messages for the next claim."""
+        return [Move(m.id, Write(Status.QUEUED, put_back(m, at))) for m in messages]
+
+    def polled(self, messages: Sequence[Watched], outcome: StatusOutcome, at: int) -> list[Move]:
+        """Returns what becomes of each message of a /status request that was made at ``at``.
+
+        Those that come to the same share what is written.
+        """
+        moves, writes = list[Move](), dict[tuple[object, ...], Write]()
+        for message in messages:
+            step = self._polled(message, outcome, at)
+            alike = (step, message._replace(id="", provider_id=0, submitted=0, tracked=0))
+            write = writes.get(alike) or self._write(message, message.status, step)
+            writes[alike] = write
+            moves.append(Move(message.id, write, message.provider_id))
+        return moves
+
+    def _polled(self, message: Watched, outcome: StatusOutcome, at: int) -> Step:
+        if isinstance(outcome, Statuses):
+            entry = outcome.entries.get(message.provider_id)
+            return after_poll(message, entry, at, self.settings)
+        return after_failed_poll(message, at, self.chance(), self.settings)
+
+    def _write(self, message: Waiting | Watched, was: Status, step: Step) -> Write:
+        """Returns a step with its event and its counter, if the status changes."""
+        if step.status is None:
+            return Write(was, step)
+        draft = _draft(message, step, step.status, self.settings.namespace, self.clock())
+        # A message that is closed in the status it has was counted when it entered it.
+        counter = "" if step.status == was else count_name(step.status, step.reason)
+        return Write(was, step, draft, counter)
+
+
+def not_begun(message: Waiting) -> Waiting:
+    """Returns a message without the attempt that ``Store.begin`` has counted."""
+    return message._replace(attempts=message.attempts - 1)
+
+
+def _draft(
+    message: Waiting | Watched, step: Step, status: Status, namespace: str, now: float
+) -> Draft:
+    changes, known = step.changes, message if isinstance(message, Watched) else None
+    status_at = changes.status_at
+    if status_at is None and known:
+        status_at = known.status_at
+    change = Change(
+        status=status,
+        final=step.place == "end" or is_final(status),
+        reason=step.reason,
+        provider_status=changes.provider_status or (known and known.provider_status),
+        provider_code=changes.provider_code or (known and known.provider_code),
+        status_at=status_at or None,
+        attempts=message.attempts,
+        unsure=message.unsure if changes.unsure is None else changes.unsure,
+        sms=segments(changes.sms or (known.sms if known else "")),
+        metadata=json.loads(message.metadata) if message.metadata else None,
+        more=resent(message.resend_of),
+    )
+    return render(change, namespace, now)
+
+
+def count_name(status: Status, reason: str | None) -> str:
+    """Returns the counter of a change: there are few, whatever the provider says."""
+    if reason is not None and reason not in set(Reason):
+        reason = _code_label(reason)
+    return status_field(status, reason)
+
+
+def _code_label(code: str) -> str:
+    """Returns a provider's code as counters name it."""
+    return code if is_known(code) or re.fullmatch("http-[0-9]{3}", code) else OTHER
+
+
+def send_figures(outcomes: Sequence[Outcome], **measured: float) -> Figures:
+    """Returns what a /send adds to the counters: codes that did not accept, and its measures."""
+    counts = Counter[str]()
+    for outcome in outcomes:
+        match outcome:
+            case Accepted():
+                pass
+            case Unsure():
+                counts[UNSURE] += 1
+            case NotSent():
+                counts[code_field(NOT_SENT)] += 1
+            case Refused(code) | Retryable(code) | Blocked(code) | RequestRefused(code):
+                counts[code_field(_code_label(code))] += 1
+    return Figures(counts, observed("send", **measured))
