@@ -138,14 +138,17 @@ def _object(value: Any) -> dict[str, Any]:
     return dict(value)
 
 
-def _seconds(least: int, most: int) -> Rule:
-    def rule(value: Any) -> int:
-        whole = isinstance(value, Integral) and not isinstance(value, bool)
-        if not whole or not least <= int(value) <= most:
-            raise ValidationError(f"must be a whole number from {least} to {most}")
-        return int(value)
+class Seconds(Checked):
+    """A whole number from ``least`` to ``most``."""
 
-    return rule
+    def __init__(self, least: int, most: int) -> None:
+        def rule(value: Any) -> int:
+            whole = isinstance(value, Integral) and not isinstance(value, bool)
+            if not whole or not least <= int(value) <= most:
+                raise ValidationError(f"must be a whole number from {least} to {most}")
+            return int(value)
+
+        super().__init__(rule)
 
 
 def _one_of(*words: str) -> Rule:
@@ -193,7 +196,7 @@ class JobSchema(_Strict):
 
     id = Checked(_text(64, ID.pattern, "1 to 64 of A-Za-z0-9_.:-"))
     sendAt = Checked(_instant)
-    ttlSec = Checked(_seconds(15, 2592000))
+    ttlSec = Seconds(15, 2592000)
     onUnsure = Checked(_one_of("park", "resend"))
     metadata = Checked(_metadata, validate=metadata_json)
     resendSms = Checked(_boolean)
@@ -201,14 +204,14 @@ class JobSchema(_Strict):
     type = Checked(_one_of("viber"))
     subject = Checked(_text(11), required=True)
     priority = Checked(_one_of(*LANES), required=True)
-    validityPeriodSec = Checked(_seconds(*VALIDITY))
+    validityPeriodSec = Seconds(*VALIDITY)
     comment = Checked(_text(1024))
     contentType = Checked(_one_of(*CONTENT), required=True)
     content = Checked(_object, required=True)
     address = Checked(_address, required=True)
     smsText = Checked(_text(1600))
     smsSrcAddress = Checked(_text(11, "[A-Za-z0-9]+", "1 to 11 Latin letters or digits"))
-    smsValidityPeriodSec = Checked(_seconds(*VALIDITY))
+    smsValidityPeriodSec = Seconds(*VALIDITY)
 
     @validates_schema(skip_on_field_errors=False)
     def _content(self, job: dict[str, Any], **_: Any) -> None:

@@ -10,19 +10,9 @@ from typing import Any, NamedTuple
 
 from marshmallow import Schema, ValidationError
 
+from viber_courier.schemas import fields
 from viber_courier.schemas.encoding import digest_of, dumps, dumps_sorted, loads
 from viber_courier.schemas.errors import InvalidMessage
-from viber_courier.schemas.fields import (
-    CONTENT,
-    FIELDS_MOST,
-    JOB,
-    OPTIONS,
-    SMS_FIELDS,
-    TTL_DEFAULT,
-    Rule,
-    metadata_json,
-    rules,
-)
 
 FARTHEST = timedelta(days=366)
 """How far ahead ``sendAt`` may lie."""
@@ -120,11 +110,13 @@ _LOW_CARDINALITY = frozenset(
     | {"ttlSec", "validityPeriodSec", "smsValidityPeriodSec"}
 )
 """Low-cardinality fields with short values; validation results are cached."""
-_DEFAULTS: Mapping[str, Any] = {"type": "viber", "ttlSec": TTL_DEFAULT, "metadata": {}}
+_DEFAULTS: Mapping[str, Any] = {"type": "viber", "ttlSec": fields.TTL_DEFAULT, "metadata": {}}
 """A digest leaves these values out: a job that spells out our default is the same job."""
 
 
-def _measure(name: str, rule: Rule, to_json: Callable[[Any], str] = dumps_sorted) -> _Measure:
+def _measure(
+    name: str, rule: fields.Rule, to_json: Callable[[Any], str] = dumps_sorted
+) -> _Measure:
     """Returns the function that makes a part of this field's value; its rule may raise."""
     seed = blake2b(f"{name}=".encode(), digest_size=16)
     default, is_id = _DEFAULTS.get(name), name == "id"
@@ -151,9 +143,9 @@ def _present(schema: Schema, names: Collection[str], known: Collection[str]) -> 
 
     Raises ValidationError where a name is no field, or a required field isn't ``known``.
     """
-    fields = schema.fields
-    found = [name for name in fields if name in names]
-    if len(found) < len(names) or any(f.required and n not in known for n, f in fields.items()):
+    found = [name for name in schema.fields if name in names]
+    missing = [n for n, field in schema.fields.items() if field.required and n not in known]
+    if missing or len(found) < len(names):
         raise ValidationError("")
     return found
 
@@ -164,9 +156,9 @@ def _template(names: Iterable[str]) -> str:
 
 
 @lru_cache(256)
-def _content_rules(kind: str, names: tuple[str, ...]) -> tuple[list[tuple[str, Rule]], str]:
-    found = sorted(_present(CONTENT[kind], names, names))
-    known = rules(CONTENT[kind])
+def _content_rules(kind: str, names: tuple[str, ...]) -> tuple[list[tuple[str, fields.Rule]], str]:
+    found = sorted(_present(fields.CONTENT[kind], names, names))
+    known = fields.rules(fields.CONTENT[kind])
     return [(name, known[name]) for name in found], _template(found)
 
 
@@ -182,12 +174,14 @@ def _same(value: Any) -> Any:
     return value
 
 
-_TO_JSON: Mapping[str, Callable[[Any], str]] = {"sendAt": str, "metadata": metadata_json}
+_TO_JSON: Mapping[str, Callable[[Any], str]] = {"sendAt": str, "metadata": fields.metadata_json}
 _MEASURES = {
     name: _cached(name, _measure(name, rule, _TO_JSON.get(name, dumps_sorted)))
-    for name, rule in rules(JOB).items()
+    for name, rule in fields.rules(fields.JOB).items()
 }
-_CONTENT = {kind: _measure("content", _same, partial(_content_json, kind)) for kind in CONTENT}
+_CONTENT = {
+    kind: _measure("content", _same, partial(_content_json, kind)) for kind in fields.CONTENT
+}
 _ABSENT = dict.fromkeys(("id", "sendAt", "ttlSec", "onUnsure", "metadata"), (None, "", b""))
 _DIGEST = blake2b(digest_size=15)
 
@@ -203,18 +197,18 @@ class _Checks:
         self, common: Mapping[str, _Part], names: tuple[str, ...], kind: Any, resend: Any
     ) -> None:
         known = {*common, *names}
-        found = _present(JOB, names, known)
+        found = _present(fields.JOB, names, known)
         if "contentType" not in names:
             kind = common["contentType"][0]
         elif "content" not in names:
             raise ValidationError("")  # common's content was checked for its own type only
         given = _MEASURES["resendSms"](resend) if "resendSms" in names else common.get("resendSms")
         flag = _flag(given, "smsText" in known)
-        if kind == "image" if flag[0] else not known.isdisjoint(SMS_FIELDS):
+        if kind == "image" if flag[0] else not known.isdisjoint(fields.SMS_FIELDS):
             raise ValidationError("")  # no SMS in an image's place; SMS fields need resendSms
         measures = {**_MEASURES, "content": _CONTENT[kind]}
         self.measures = [(name, measures[name]) for name in found if name != "resendSms"]
-        self.wire = [name for name in found if name not in OPTIONS]
+        self.wire = [name for name in found if name not in fields.OPTIONS]
         self.template = _template(self.wire)
         self.parts = {**_ABSENT, **common, "resendSms": flag}
 
@@ -224,7 +218,7 @@ _checks_of = lru_cache(1024, typed=True)(partial(_Checks, {}))
 
 def _check(checks_of: Callable[..., _Checks], given: object, now: float) -> Job | None:
     """Returns the job if it is right. None: the schema takes a look and names every fault."""
-    if not isinstance(given, dict) or len(given) > FIELDS_MOST["job"]:
+    if not isinstance(given, dict) or len(given) > fields.FIELDS_MOST["job"]:
         return None
     get = given.get
     try:
@@ -257,11 +251,11 @@ def _load(job: object, now: float, *, partial: bool = False) -> dict[str, Any]:
     """Returns the valid values, by marshmallow's schema. Raises InvalidMessage with every fault."""
     faults: dict[str, list[str]] = {}
     loaded: dict[str, Any] = {}
-    if isinstance(job, Mapping) and len(job) > FIELDS_MOST["job"]:
-        raise InvalidMessage({"": [f"must have at most {FIELDS_MOST['job']} fields"]})
+    if isinstance(job, Mapping) and len(job) > fields.FIELDS_MOST["job"]:
+        raise InvalidMessage({"": [f"must have at most {fields.FIELDS_MOST['job']} fields"]})
     try:
         given: Any = job
-        loaded = JOB.load(given, partial=partial)
+        loaded = fields.JOB.load(given, partial=partial)
     except ValidationError as wrong:
         faults = dict(_paths(wrong.messages))
         valid = wrong.valid_data
@@ -284,7 +278,7 @@ def _paths(messages: Any, path: str = "") -> Any:
 
 
 def _wire(loaded: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in loaded.items() if name not in OPTIONS}
+    return {name: value for name, value in loaded.items() if name not in fields.OPTIONS}
 
 
 _OF_JOB = ("id", "priority", "resendSms", "sendAt", "ttlSec", "onUnsure")

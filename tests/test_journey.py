@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -108,7 +109,7 @@ def _sent(accepted: dict[str, Any]) -> Any:
 
 
 def _sorted(pairs: Any) -> list[str]:
-    return sorted(repr((flag, sorted(message.items()))) for flag, message in pairs)
+    return sorted(json.dumps(pair, sort_keys=True) for pair in pairs)
 
 
 def test_error_system_is_retried_for_the_request_and_for_the_message(

@@ -16,7 +16,6 @@ from typing import Any, TextIO, TypeVar
 from uuid import NAMESPACE_OID, uuid5
 
 import click
-from marshmallow.fields import Integer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -40,7 +39,7 @@ from viber_courier.ops.commands.terminal import (
 )
 from viber_courier.producers.client import CHUNK
 from viber_courier.schemas.encoding import digest_of
-from viber_courier.schemas.fields import CONTENT, JOB
+from viber_courier.schemas.fields import CONTENT, JOB, Seconds
 from viber_courier.store.connection import is_transient, store_errors
 from viber_courier.store.keys import Keys
 
@@ -100,7 +99,7 @@ class Table:
         for name, cell in zip(self.names, cells, strict=True):
             if cell and name != "-":
                 outer, dot, inner = name.partition(".")
-                digits = isinstance(FIELDS[outer], Integer) and cell.isascii() and cell.isdigit()
+                digits = isinstance(FIELDS[outer], Seconds) and cell.isascii() and cell.isdigit()
                 value = int(cell) if digits and len(cell) < 10 else cell
                 (job.setdefault(outer, {}) if dot else job)[inner or outer] = value
         return job
