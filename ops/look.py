@@ -98,7 +98,8 @@ def take_look(client: redis.Redis, namespace: str) -> Look:
     keys = Keys(namespace)
     sets = [key for lane in keys.lanes for key in (lane, keys.fence("send"))]
     sets += (keys.watch, keys.fence(POLL))
-    look = source("look", files("viber_courier.ops"))
+    here: Any = files("viber_courier.ops")
+    look = source("look", here)
     words, count = look.words(
         {
             "results": keys.results,
