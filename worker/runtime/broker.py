@@ -2,6 +2,8 @@
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import kombu
@@ -35,6 +37,27 @@ class PatientQoS(redis.QoS):
                     raise
                 logger.warning("task not noted yet", extra={"error": type(error).__name__})
                 time.sleep(0.2)
+
+    def ack(self, delivery_tag: str) -> None:
+        with self._freed(delivery_tag):
+            super().ack(delivery_tag)  # type: ignore[no-untyped-call]
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        with self._freed(delivery_tag):
+            super().reject(delivery_tag, requeue)  # type: ignore[no-untyped-call]
+
+    @contextmanager
+    def _freed(self, delivery_tag: str) -> Iterator[None]:
+        """Frees the task's place even if Redis did not hear of it.
+
+        Celery logs the error and goes on. Unless the place is free, the worker takes one task fewer
+        from then on, and in the end none. The task is delivered again after ``VISIBILITY``.
+        """
+        try:
+            yield
+        except BaseException:
+            self._dirty.add(delivery_tag)
+            raise
 
 
 class _OurChannel(redis.Channel):
