@@ -2,8 +2,6 @@
 
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import kombu
@@ -26,38 +24,27 @@ class PatientQoS(redis.QoS):
     Recording it twice is recording it once.
     """
 
-    def append(self, message: Any, delivery_tag: str) -> None:
+    def append(self, message: Any, delivery_tag: str) -> Any:
         end = time.monotonic() + PATIENCE
         while True:
             try:
-                super().append(message, delivery_tag)  # type: ignore[no-untyped-call]
-                return
+                return super().append(message, delivery_tag)  # type: ignore[no-untyped-call]
             except (RedisError, OSError) as error:
                 if time.monotonic() > end:
                     raise
                 logger.warning("task not noted yet", extra={"error": type(error).__name__})
                 time.sleep(0.2)
 
+    # Celery logs what these two raise and goes on. Unless the task's place is free then, the worker
+    # takes one task fewer from there on, and in the end none. It is delivered again in a minute.
+
     def ack(self, delivery_tag: str) -> None:
-        with self._freed(delivery_tag):
-            super().ack(delivery_tag)  # type: ignore[no-untyped-call]
+        self._dirty.add(delivery_tag)
+        super().ack(delivery_tag)  # type: ignore[no-untyped-call]
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
-        with self._freed(delivery_tag):
-            super().reject(delivery_tag, requeue)  # type: ignore[no-untyped-call]
-
-    @contextmanager
-    def _freed(self, delivery_tag: str) -> Iterator[None]:
-        """Frees the task's place even if Redis did not hear of it.
-
-        Celery logs the error and goes on. Unless the place is free, the worker takes one task fewer
-        from then on, and in the end none. The task is delivered again after ``VISIBILITY``.
-        """
-        try:
-            yield
-        except BaseException:
-            self._dirty.add(delivery_tag)
-            raise
+        self._dirty.add(delivery_tag)
+        super().reject(delivery_tag, requeue)  # type: ignore[no-untyped-call]
 
 
 class _OurChannel(redis.Channel):
