@@ -111,6 +111,7 @@ def test_a_word_whose_bell_cannot_be_rung_is_left_for_another_listener(
     queue = f"{listener_parts.namespace}.send.low"
     store = Store(server, dead)
     store.wake("no lane of ours")
+    server.rpush(store.keys.wakes, b"\xff")  # no text at all
     store.wake("low")
     one = Listener(store, Bells(dead), dead)
     thread = threading.Thread(target=one.run)

@@ -8,8 +8,6 @@ import logging
 import threading
 import time
 
-from redis import RedisError
-
 from viber_courier.schemas.lanes import LANES, POLL, queue
 from viber_courier.schemas.settings import Settings
 from viber_courier.store.connection import broker
@@ -71,7 +69,7 @@ class Listener:
         while not self._stop.is_set():
             try:
                 self._listen()
-            except RedisError as error:
+            except Exception as error:  # also what is no text: a listener that ended is missed
                 logger.warning("wakes not readable", extra={"error": type(error).__name__})
                 self._stop.wait(FAILURE_PAUSE)
 
