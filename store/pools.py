@@ -116,6 +116,14 @@ class _FollowingPool(WholePool, SentinelConnectionPool):
         return super().get_connection(*args, **options)
 
 
+_COMMAND = ("EVALSHA",) if tuple(map(int, redis.__version__.split(".")[:2])) < (5, 3) else ()
+
+
+def take(pool: Any) -> Any:
+    """Take a connection of any pool: before 5.3 redis-py wants a command's name, then it warns."""
+    return pool.get_connection(*_COMMAND)
+
+
 class Client(redis.Redis):
     """A client that owns its pool. (redis-py's ``from_pool`` does the same, from 5.0.1 on.)"""
 
