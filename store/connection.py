@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import redis
+from redis import exceptions as errors
 from redis.backoff import FullJitterBackoff
 from redis.retry import Retry
 
@@ -21,11 +22,7 @@ SOCKET_OPTIONS: dict[str, Any] = {
 }
 """For our own clients and, as transport options, for Celery's broker connection."""
 _NOT_NOW = ("OOM", "READONLY", "NOREPLICAS", "MISCONF", "LOADING", "BUSY", "MASTERDOWN")
-_NOT_NOW_ERRORS = (
-    redis.exceptions.OutOfMemoryError,
-    redis.exceptions.ReadOnlyError,
-    redis.exceptions.MasterDownError,
-)
+_NOT_NOW_ERRORS = (errors.OutOfMemoryError, errors.ReadOnlyError, errors.MasterDownError)
 """The same as redis-py's classes, whose text lacks the word: scripts' errors from Redis 7 on."""
 
 
@@ -81,7 +78,7 @@ def store_errors() -> Iterator[None]:
         yield
     except redis.RedisError as error:
         # Before Redis 7 that of a script is a plain ResponseError which quotes it.
-        if isinstance(error, redis.exceptions.OutOfMemoryError) or "OOM " in str(error):
+        if isinstance(error, errors.OutOfMemoryError) or "OOM " in str(error):
             raise StoreUnavailable("Redis has reached its maxmemory: nothing was stored") from error
         if "NOREPLICAS " in str(error):
             raise StoreUnavailable("Redis has too few replicas: nothing was stored") from error

@@ -47,5 +47,5 @@ def resent_by_default(settings: Settings, sets: int) -> str:
 
     Those make the better probe: if its answer is lost too, nothing is parked.
     """
-    flags = "".join("1" if settings.unsure_policy(lane) == "resend" else "0" for lane in LANES)
-    return "".join(flag * 2 for flag in flags)[:sets]
+    resent = [settings.unsure_policy(lane) == "resend" for lane in LANES]
+    return "".join("11" if each else "00" for each in resent)[:sets]

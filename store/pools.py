@@ -20,6 +20,9 @@ MASTER_CHECK_INTERVAL = 1.0
 SENTINEL_RETRY_DELAY = 10.0
 """Seconds until they are asked again after none has answered: the master may be well without."""
 
+PROBE_AFTER = 1.0
+"""Seconds after which an idle connection is looked at before use: the look is a system call."""
+
 
 class WholePool(redis.ConnectionPool):
     """Never reuses a connection whose last exchange was interrupted by anything but a Redis error.
@@ -34,7 +37,7 @@ class WholePool(redis.ConnectionPool):
 
     It overrides redis-py's public methods and uses no private name of redis-py 5.0 to 8. Two
     attributes it needs are public but not documented: ``pid`` (the pool's and, through
-    ``owns_connection``, the connection's), and on each connection it sets ``taken``, its own.
+    ``owns_connection``, the connection's). It sets two of its own on each connection.
     """
 
     _idle: deque[Any]
@@ -59,7 +62,8 @@ class WholePool(redis.ConnectionPool):
         except IndexError:
             return None
         with suppress(redis.RedisError, OSError):  # the server has closed it
-            if self.owns_connection(connection) and not connection.can_read():
+            used_just_now = time.monotonic() - connection.idle_since < PROBE_AFTER
+            if self.owns_connection(connection) and (used_just_now or not connection.can_read()):
                 return connection
         connection.disconnect()
         return None
@@ -77,10 +81,11 @@ class WholePool(redis.ConnectionPool):
         error = sys.exc_info()[1]
         if error is None or error is outer_exception or isinstance(error, redis.ResponseError):
             if idle is self._idle:
+                connection.idle_since = time.monotonic()
                 self._idle.append(connection)
                 return
-        elif isinstance(error, redis.TimeoutError):
-            self._close_idle()  # their peer is gone too: each would cost a timeout
+        elif isinstance(error, redis.TimeoutError | redis.ConnectionError):
+            self._close_idle()  # their peer is gone too: each would cost a timeout or a repeat
         connection.disconnect()
 
     def disconnect(self, inuse_connections: bool = True) -> None:
