@@ -24,6 +24,7 @@ from viber_courier.store.connection import is_transient
 from viber_courier.store.gate import ProviderSignal, resent_by_default, signal_values
 from viber_courier.store.keys import Keys
 from viber_courier.store.records import (
+    RESEND_OPTION,
     WAITING,
     WATCHED,
     Step,
@@ -158,7 +159,7 @@ class Store:
         texts = zip(shared[::2], shared[1::2], strict=True)
         commons = {digest: None if text is None else loads(text) for digest, text in texts}
         name, resend = LANES[(place - 1) // 2], place % 2 == 0
-        messages = [read_waiting(row, name, resend, commons) for row in _rows(got)]
+        messages = [read_waiting(row, name, resend, commons) for row in _rows(got, WAITING)]
         return _lease(got, sets[place - 1], taken, seconds, messages)
 
     def claim_watched(self, answered: bool) -> Lease[Watched] | RateLimited | None:
@@ -182,7 +183,7 @@ class Store:
         )
         if len(got) < 3:
             return _rate_limited(got)
-        watched = [read_watched(id, values[2:]) for id, _, values in _rows(got)]
+        watched = [read_watched(row) for row in _rows(got, WATCHED)]
         return _lease(got, keys.watch, taken, seconds, watched)
 
     def begin(
@@ -304,7 +305,8 @@ class Store:
             lease=micros(seconds),
             once_ms=millis(seconds),
             probe_us=micros(self._settings.deadline),
-            choice="resend",
+            option=RESEND_OPTION[0],
+            choice=RESEND_OPTION[1],
             **given,
         )
         return reply
@@ -333,10 +335,10 @@ def _rate_limited(reply: list[Any]) -> RateLimited | None:
     return RateLimited(int(reply[0]) / SECOND) if reply and reply[1] == "1" else None
 
 
-def _rows(reply: list[Any]) -> list[tuple[str, int, list[Any]]]:
-    """Returns id, kind and values of each message that a claim has brought."""
-    flat = reply[4]
-    return list(zip(flat[::3], flat[1::3], flat[2::3], strict=True))
+def _rows(reply: list[Any], fields: Sequence[str]) -> list[list[Any]]:
+    """Returns id, kind, own content, common digest and fields of each message of a claim."""
+    flat, width = reply[4], 4 + len(fields)
+    return [flat[start : start + width] for start in range(0, len(flat), width)]
 
 
 def _lease(

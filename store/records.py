@@ -120,6 +120,10 @@ def new_message(id: str, job: Job, resend_of: str) -> list[str | int]:
     return [*head, *fields]
 
 
+RESEND_OPTION = ("onUnsure", "resend")
+"""The field, and its value, of a message that is sent again where an answer is unsure."""
+
+
 class Waiting(NamedTuple):
     """A message leased from a lane, as far as decisions need it; instants in microseconds.
 
@@ -173,10 +177,10 @@ class Watched(NamedTuple):
 
 
 WAITING = (
-    *("until", "onUnsure", "attempts", "failures", "unsure", "lapses", "ttl", "within"),
-    *("metadata", "resendOf"),
+    *("until", "attempts", "failures", "unsure", "lapses", "within"),
+    *("onUnsure", "metadata", "resendOf", "ttl"),
 )
-"""Fields that a claim of waiting messages returns; claim.lua wants these two first."""
+"""Fields that a claim of waiting messages returns; claim.lua wants ``until`` first."""
 WATCHED = (
     *("provider", "status", "set", "submitted", "tracked", "polls", "since", "attempts", "unsure"),
     *("fault", "sms", "metadata", "resendOf", "providerStatus", "providerCode", "statusAt"),
@@ -185,38 +189,31 @@ WATCHED = (
 
 
 def read_waiting(
-    message: tuple[str, int, Sequence[Any]],
-    lane: str,
-    resend: bool,
-    commons: Mapping[str, dict[str, Any] | None],
+    row: list[Any], lane: str, resend: bool, commons: Mapping[str, dict[str, Any] | None]
 ) -> Waiting:
-    """Returns a message by its id, the kind of its score, and its values.
+    """Returns a message by its row of a claim.
 
-    The values are its own content, its campaign's digest and the fields of WAITING.
+    A row is its id, the kind of its score, its own content, its campaign's digest and the fields of
+    WAITING.
     """
-    id, kind, (own, digest, until, on_unsure, *numbers, ttl, max_batch, metadata, resend_of) = (
-        message
-    )
+    id, kind, own, digest, until, attempts, failures, unsure, lapses, most, *texts, ttl = row
     common = commons.get(digest) if digest else {}
-    attempts, failures, unsure, lapses = [int(each) if each else 0 for each in numbers]
+    on_unsure, metadata, resend_of = [each or "" for each in texts]
     inside = kind == INSIDE
-    return Waiting(
-        *(id, lane, resend, int(until), inside, lapses),
-        # A request was begun with a message that lapsed inside, though nothing was settled of it.
-        *(attempts + inside, failures, unsure, on_unsure or "", ttl is not None),
-        *(int(max_batch) if max_batch else 0, metadata or "", resend_of or ""),
-        None if own is None or common is None else unpack(own),
-        common or {},
-    )
+    # A request was begun with a message that lapsed inside, though nothing was settled of it.
+    counts = int(lapses or 0), int(attempts or 0) + inside, int(failures or 0), int(unsure or 0)
+    content = None if own is None or common is None else unpack(own)
+    options: Any = on_unsure, ttl is not None, int(most or 0), metadata, resend_of
+    return Waiting(id, lane, resend, int(until), inside, *counts, *options, content, common or {})
 
 
-def read_watched(id: str, values: Sequence[Any]) -> Watched:
-    """Returns a message by the fields of WATCHED."""
-    provider, status, index, submitted, tracked, *numbers = values[:9]
+def read_watched(row: list[Any]) -> Watched:
+    """Returns a message by its id and, from the fifth value on, the fields of WATCHED."""
+    provider, status, index, submitted, tracked, *numbers = row[4:13]
     polls, since, attempts, unsure = [int(each or 0) for each in numbers]
-    pending_failure, sms, metadata, resend_of, word, code, status_at = values[9:]
+    pending_failure, sms, metadata, resend_of, word, code, status_at = row[13:]
     return Watched(
-        id,
+        row[0],
         int(provider),
         Status(status),
         _resends(index),

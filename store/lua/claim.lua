@@ -30,13 +30,15 @@
 --   burst          most tokens in the bucket
 --   each           '1' if each member costs a token, '0' if the whole claim costs one
 --   wanted         tokens worth waiting for
---   fields...      record fields to return: one that every record has (where contents are wanted the
---                  instant until which it may be sent), the option of choice, others
+--   option         the record field of choice
+--   fields...      record fields to return; the first is one that every record has: where contents are
+--                  wanted the instant until which it may be sent
 -- Reply {}, {us until there are tokens again, '1' if it is for the caller to come back then}
 --   or {set's place among the sets, lease, now, more, members, shared, refused in a row}
 --   more: '0' nothing else is due, '1' there is and its bell is on the way, '3' this is a probe,
 --         '4' there is but there are no tokens for it
---   members: id, kind as found, {own content, common digest, fields ...} of one after the other
+--   members: id, kind as found, own content, common digest, fields ... of one after the other: each
+--     table of a reply is a write to the socket of its own (Redis 6.2)
 --   shared: digest, content, digest, content ...; what is missing is false
 -- A repeat with the same once key returns the same members.
 -- Kinds (store/keys.py): 0 becomes 1; 1 and 2 lapsed, they stay what they are and are counted.
@@ -94,11 +96,10 @@ local function probe()
   for i = 1, #sets do
     local members = halted(i) and {} or first(i, 0, 20)
     for k = 1, #members, 2 do
-      local record = redis.call('HMGET', records .. members[k], ARGV[fields], ARGV[fields + 1])
+      local record = redis.call('HMGET', records .. members[k], ARGV[fields], option)
       local score = tonumber(members[k + 1])
       if not has_contents or (score % 4 ~= 2 and tonumber(record[1] or 0) > at) then
-        local option = record[2] or ''
-        local chosen = option == choice or (option == '' or not has_contents)
+        local chosen = record[2] == choice or (not record[2] or not has_contents)
           and string.sub(resent, i, i) == '1'
         if chosen or not place then place, found = i, {members[k], members[k + 1]} end
         if chosen then return place, found end
@@ -176,7 +177,7 @@ for i = 1, #members, 2 do
     end
     rows[#rows + 1] = id
     rows[#rows + 1] = kind
-    rows[#rows + 1] = values
+    for v = 1, #ARGV - fields + 3 do rows[#rows + 1] = values[v] end
   end
 end
 if not before and #leases > 0 then redis.call('ZADD', sets[place], unpack(leases)) end
