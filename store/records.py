@@ -203,8 +203,9 @@ def read_waiting(
     # A request was begun with a message that lapsed inside, though nothing was settled of it.
     counts = int(lapses or 0), int(attempts or 0) + inside, int(failures or 0), int(unsure or 0)
     content = None if own is None or common is None else unpack(own)
-    options: Any = on_unsure, ttl is not None, int(most or 0), metadata, resend_of
-    return Waiting(id, lane, resend, int(until), inside, *counts, *options, content, common or {})
+    options = on_unsure, ttl is not None, int(most or 0), metadata, resend_of
+    lease = id, lane, resend, int(until), inside
+    return Waiting._make((*lease, *counts, *options, content, common or {}))
 
 
 def read_watched(row: list[Any]) -> Watched:
