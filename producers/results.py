@@ -63,7 +63,7 @@ class _Acks:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A CloudEvents 1.0 event; ``data`` as in DESIGN section 3. Dedupe by ``id``."""
+    """A CloudEvents 1.0 event; docs/events.md describes ``data``. Dedupe by ``id``."""
 
     id: str
     type: str

@@ -18,7 +18,7 @@ from viber_courier.schemas.lanes import LANES
 TTL_DEFAULT = 86400
 """Seconds that a message is tried where the job sets no ``ttlSec``."""
 VALIDITY = (15, 86400)
-"""Least and most seconds of both validity periods (document, "validityPeriodSec")."""
+"""Least and most seconds of both validity periods (docs/provider-api.md#t13)."""
 ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 """What an app may use as an idempotency key."""
 FIELDS_MOST = {"job": 32, "content": 16}
@@ -79,12 +79,12 @@ _digits = _text(
 
 
 def _address(value: Any) -> str:
-    """E.164 digits; one leading "+" is taken off (trap T12)."""
+    """Returns E.164 digits, without one leading "+" (docs/provider-api.md#t12)."""
     return _digits(value).removeprefix("+")
 
 
 def _boolean(value: Any) -> bool:
-    """A boolean, or the strings that the document's examples write."""
+    """Returns a boolean; also takes "true" and "false" (docs/provider-api.md#t4)."""
     if value is True or value is False:
         return bool(value)
     if isinstance(value, str) and value in ("true", "false"):
@@ -175,7 +175,7 @@ class TextContent(_Strict):
 
 
 class ImageContent(_Strict):
-    """``contentType`` image. The document's table says ``image``, its example ``imageUrl``."""
+    """``contentType`` image (docs/provider-api.md#t9)."""
 
     imageUrl = Checked(_link, required=True)
 

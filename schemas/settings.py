@@ -159,7 +159,7 @@ def _set(default: object, parse: Callable[[str], object], *, secret: bool = Fals
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """DESIGN section 6, one attribute for each variable: its name in lower case without prefix."""
+    """Every setting (README, "Settings"): a variable's name in lower case, without its prefix."""
 
     redis_url: str = _set("redis://localhost:6379/0", _redis_url, secret=True)
     broker_url: str = _set("", _broker_url, secret=True)

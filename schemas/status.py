@@ -58,7 +58,7 @@ NEXT: dict[Status, frozenset[Status]] = {
         for end in (S.READ, S.SMS_DELIVERED, S.REJECTED, S.EXPIRED, S.UNCONFIRMED, S.LOST, *_ENDS)
     },
 }
-"""Who may follow whom (DESIGN section 4). A status with no followers is final."""
+"""The statuses that may follow each (docs/design.md, section 4). One without any is final."""
 
 
 def is_final(status: Status, closed: bool = False) -> bool:

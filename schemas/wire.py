@@ -22,13 +22,13 @@ STATES = {
     "sent": Status.SENT,
     "delivered": Status.DELIVERED,
     "read": Status.READ,
-    "visited": Status.READ,  # not in the document, seen in the wild
+    "visited": Status.READ,  # not in the provider's document, seen in the wild
     "undelivered": Status.UNDELIVERED,
-    "vp_expired": Status.UNDELIVERED,  # not in the document, seen in the wild
+    "vp_expired": Status.UNDELIVERED,  # likewise
     "failed": Status.FAILED,
     "cancelled": Status.CANCELLED,
 }
-"""The provider's Viber states (document, table of /status) as ours."""
+"""The provider's Viber states as ours (docs/provider-api.md, "Delivery states")."""
 
 _SMS_FINISHED = {"delivered": True, "undelivered": False}
 """SMS states after which a segment changes no more; the value says whether it arrived."""
@@ -54,7 +54,8 @@ class SendEntry:
 class StatusEntry:
     """One entry of a /status reply. ``status`` is None where the state is missing or unknown.
 
-    ``raw_at`` keeps a ``statusAt`` that isn't a date (trap T36), cut to a sane length.
+    ``raw_at`` keeps a ``statusAt`` that isn't a date, cut to 64 characters
+    (docs/provider-api.md#t36).
     """
 
     provider_id: int
@@ -81,7 +82,7 @@ class Reply(Generic[Entry]):
 def send_body(
     common: Mapping[str, Any], messages: Sequence[Mapping[str, Any]], resend: bool
 ) -> bytes:
-    """A /send request. The flag has the form of the document's examples (traps T1 to T4, T7)."""
+    """Returns the body of a /send request (docs/provider-api.md#t1 to #t4, #t7)."""
     body: dict[str, Any] = {"resendSms": "true" if resend else "false"}
     if common:
         body["commonData"] = common
@@ -90,7 +91,7 @@ def send_body(
 
 
 def status_body(provider_ids: Collection[int]) -> bytes:
-    """A /status request: integers, each once (trap T25)."""
+    """Returns the body of a /status request: integers, each once (docs/provider-api.md#t25)."""
     return dumps({"messages": list(dict.fromkeys(provider_ids))}).encode()
 
 
@@ -111,12 +112,12 @@ def read_status(body: bytes) -> Reply[StatusEntry]:
 
 
 def fold(word: str) -> str:
-    """A provider's word without the differences seen in the wild: case, "_" for "-" (T33, T35)."""
+    """Returns a provider's word in lower case, "_" as "-" (docs/provider-api.md#t33, #t35)."""
     return word.strip().lower().replace("_", "-")
 
 
 def sms_leg(states: Sequence[SmsState]) -> Status | None:
-    """What the segments together say; None where there are none (trap T28)."""
+    """Returns the status of all segments together; None without any (docs/provider-api.md#t28)."""
     if not states:
         return None
     ends = [_SMS_FINISHED.get(s.state.strip().lower()) for s in states]
@@ -135,7 +136,8 @@ def _read(body: bytes) -> tuple[str | None, list[dict[str, Any]] | None]:
     rows = reply.get("messages")
     if not isinstance(rows, list):
         return _word(reply.get("status")), None
-    # An entry that is no object keeps its place: /send replies match by position (trap T10).
+    # An entry that is no object keeps its place: /send replies match by position
+    # (docs/provider-api.md#t10).
     return _word(reply.get("status")), [row if isinstance(row, dict) else {} for row in rows]
 
 
@@ -206,7 +208,7 @@ def _segments(value: object) -> tuple[SmsState, ...]:
 
 
 def _instant(value: object) -> str | None:
-    """``statusAt`` (document: UTC) as ISO 8601; None where it isn't a date (trap T36)."""
+    """Returns ``statusAt`` as ISO 8601 in UTC; None if no date (docs/provider-api.md#t36)."""
     return _utc(value) if isinstance(value, str) and _DATE.fullmatch(value) else None
 
 

@@ -1,4 +1,4 @@
-"""Finality (DESIGN section 4), whole: what each poll means, and what the clock closes."""
+"""Finality (docs/design.md, section 4), whole: what each poll means, and what the clock closes."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""What a request has shown of the provider, and so whether all workers go on (DESIGN section 5).
+"""What a request shows of the provider, and so whether all workers go on.
 
-Functions of values; the shared state and its arithmetic are the gate's (store/lua/lib/gate.lua).
+The rules are those of docs/design.md, section 5, "The gate". These are functions of values;
+store/lua/lib/gate.lua keeps the shared state and does its arithmetic.
 """
 
 from collections.abc import Sequence

@@ -174,7 +174,7 @@ def check(self: Any, nonce: str) -> str:
     time_limit=3600,
 )
 def enqueue(self: Any, *args: object, **kwargs: object) -> str:
-    """Store jobs of apps that don't install the package (contract, DESIGN section 3)."""
+    """Stores jobs of apps that don't install the package (docs/design.md, section 3)."""
     jobs = args[0] if len(args) == 1 and not kwargs else None
     try:
         return enqueue_task_jobs(system().producer, self.request.id, jobs)

@@ -1,6 +1,7 @@
 """What one answer of the provider means for one message, or for a whole request.
 
-Values, not exceptions: whoever calls must look at each. DESIGN section 5 is the table behind them.
+These are values, not exceptions, so that the caller handles each one. The table behind them is in
+docs/design.md, section 5.
 """
 
 from collections.abc import Mapping

@@ -19,7 +19,7 @@ from viber_courier.worker.transport import Session, deadline
 IDLE_MOST = 5.0
 """Seconds after which an idle connection isn't used for /send: it may be closing just then."""
 REPLY_MOST = 4 * 1024 * 1024
-"""Bytes of a reply that are read; the document's replies are some 100 bytes an entry."""
+"""Most bytes read of a reply; an entry has some 100 (docs/provider-api.md#t41)."""
 
 
 class Provider:
