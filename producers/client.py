@@ -19,10 +19,10 @@ from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.status import DEAD, Reason, Status
 from viber_courier.store.connection import StoreUnavailable, connect, require_name, store_errors
 from viber_courier.store.keys import Keys
-from viber_courier.store.records import Record, end_fields, new_message, record_values, seen_counts
+from viber_courier.store.records import Record, end_fields, new_message, record_values, version_of
 from viber_courier.store.scripts import Script, shared
 
-CHUNK = 500
+CHUNK_ROWS = 500
 """Rows of ``enqueue_many`` that go to Redis in one round trip, and stand or fall together."""
 
 COLLECT_AFTER = 0.02
@@ -99,7 +99,7 @@ class Producer:
         campaign = None if common is None else Campaign(common, self._clock())
         stream = _Stream(self, campaign, on_invalid)
         # More than may wait at all could never be stored, however often it is tried.
-        size = min(CHUNK, self.settings.max_queued or CHUNK)
+        size = min(CHUNK_ROWS, self.settings.max_queued or CHUNK_ROWS)
         try:
             try:
                 numbered = stream.numbered(rows)
@@ -182,7 +182,7 @@ class Producer:
         tail = [value for each in messages for value in (*each, *[""] * (width - len(each)))]
         digest = campaign.digest if campaign else ""
         with store_errors():
-            fetch = self._scripts["enqueue"].begin(
+            fetch_reply = self._scripts["enqueue"].begin(
                 common=self._keys.commons + digest,
                 status=Status.QUEUED,
                 common_digest=digest,
@@ -194,7 +194,7 @@ class Producer:
 
         def fetch_clashes() -> set[str]:
             with store_errors():
-                state, *conflicts = fetch()
+                state, *conflicts = fetch_reply()
             if state == "full":
                 raise QueueFull(self.settings.max_queued)
             return {rows[int(place)].id for places in conflicts for place in places}
@@ -221,7 +221,7 @@ class Producer:
             metadata=record.metadata,
             more=resent(record.resend_of),
         )
-        n, attempts = seen_counts(fields)
+        n, attempts = version_of(fields)
         with store_errors():
             answer: str = self._scripts["cancel"](
                 record=self._keys.records + record.id,

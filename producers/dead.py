@@ -16,7 +16,7 @@ from viber_courier.schemas.errors import (
     Unconfirmed,
 )
 from viber_courier.schemas.instants import iso
-from viber_courier.schemas.message import FARTHEST, Job, parse_job
+from viber_courier.schemas.message import MAX_AHEAD, Job, parse_job
 from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.status import DEAD, Status
 from viber_courier.store.connection import require_name, store_errors
@@ -31,7 +31,7 @@ from viber_courier.store.records import (
 )
 from viber_courier.store.scripts import Script, shared
 
-CHUNK = 500
+CHUNK_LETTERS = 500
 """Letters that one round trip looks at, sends again or drops."""
 Letter = tuple[str, str, Job]
 """A letter to send again: its id, and the new message's id and job."""
@@ -86,7 +86,7 @@ class DeadLetters:
     ) -> None:
         self._redis, self._clock, self._store = client, clock, store
         self._keys = Keys(settings.namespace)
-        self._size = min(CHUNK, settings.max_queued or CHUNK)
+        self._size = min(CHUNK_LETTERS, settings.max_queued or CHUNK_LETTERS)
         self._scripts = {name: Script(client, name, shared(settings)) for name in ("dead", "drop")}
 
     def list(self, status: str | None = None, reason: str | None = None) -> Iterator[DeadLetter]:
@@ -108,7 +108,7 @@ class DeadLetters:
         """Send one again, at once; the id of the new message, also when repeated.
 
         One that ended ``unconfirmed`` may have been sent already: only with ``unconfirmed``. Raises
-        NotDead, Unconfirmed, ContentGone, or as ``enqueue`` does; then nothing was done.
+        NotDead, Unconfirmed, ContentGone, or as ``enqueue`` does; then nothing was resent.
         """
         found = self._look(id)
         if "resentAs" in found.fields:
@@ -133,21 +133,21 @@ class DeadLetters:
         """
         with store_errors():
             listed = self._redis.zcard(self._keys.dead)
-        if not (rate > 0 and max(1, listed) / rate <= FARTHEST.total_seconds()):
-            least = max(1, listed) / FARTHEST.total_seconds()
+        if not (rate > 0 and max(1, listed) / rate <= MAX_AHEAD.total_seconds()):
+            least = max(1, listed) / MAX_AHEAD.total_seconds()
             raise ValueError(f"rate must be at least {least:.2g}: none is sent in over a year")
-        done = Resent()
+        resent = Resent()
         for chunk in self._chunks(status, reason, "GET"):
             letters = []
             for found in chunk:
                 try:
                     letters.append(self._letter(found, unconfirmed))
                 except (DeadLetterError, InvalidMessage) as error:
-                    done.refused[found.id] = error
+                    resent.refused[found.id] = error
             while gone := self._store(letters, round(1e6 / rate)):  # others work here, too
                 letters = [letter for letter in letters if letter[1] not in gone]
-            done.ids.update((old, new) for old, new, _ in letters)
-        return done
+            resent.ids.update((old, new) for old, new, _ in letters)
+        return resent
 
     def drop(self, id: str) -> None:
         """Take one off the list and erase its phone number and texts; the record stays.
@@ -155,8 +155,8 @@ class DeadLetters:
         Raises NotDead, but not for one that was dropped already.
         """
         found = self._look(id)
-        if not _dropped(found):
-            self._drop([_on_list(found)])
+        if not _is_dropped(found):
+            self._drop([_require_listed(found)])
 
     def drop_many(self, status: str | None = None, reason: str | None = None) -> int:
         """Drop what is on the list now; how many that were."""
@@ -168,7 +168,7 @@ class DeadLetters:
         return dropped
 
     def _letter(self, found: _Found, unconfirmed: bool) -> Letter:
-        if _on_list(found).fields["status"] == Status.UNCONFIRMED and not unconfirmed:
+        if _require_listed(found).fields["status"] == Status.UNCONFIRMED and not unconfirmed:
             raise Unconfirmed(found.id)
         # Its end is part of the new id: after COURIER_RETENTION an app may use an id again.
         new = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{found.id}@{found.score}"))
@@ -216,16 +216,16 @@ class DeadLetters:
         return int(end), int(last), found
 
 
-def _on_list(found: _Found) -> _Found:
+def _require_listed(found: _Found) -> _Found:
     if found.score:
         return found
     if new := found.fields.get("resentAs"):
         raise NotDead(found.id, f"was sent again as {new!r}")
-    was = "was dropped, it had ended as" if _dropped(found) else "is no dead letter but"
+    was = "was dropped, it had ended as" if _is_dropped(found) else "is no dead letter but"
     raise NotDead(found.id, f"{was} {found.fields['status']}")
 
 
-def _dropped(found: _Found) -> bool:
+def _is_dropped(found: _Found) -> bool:
     dead = found.fields["status"] in DEAD and "resentAs" not in found.fields
     return dead and not found.score
 
@@ -235,7 +235,7 @@ def _has_content(found: _Found) -> bool:
 
 
 def _job(found: _Found) -> dict[str, Any]:
-    if not _has_content(_on_list(found)):
+    if not _has_content(_require_listed(found)):
         raise ContentGone(found.id)
     common = json.loads(str(found.common)) if found.common else {}
     return {**merge(unpack(str(found.own)), common), **job_options(found.fields)}

@@ -14,13 +14,13 @@ from viber_courier.store.connection import StoreUnavailable, is_transient, store
 
 logger = logging.getLogger(__name__)
 
-TAKE_OVER = 60.0
+STALE_AFTER = 60.0
 """Seconds after which an unacknowledged event of another consumer is taken over."""
-LOOK_OVER = 5.0
+STALE_CHECK_INTERVAL = 5.0
 """Seconds between looks for such events."""
-READ = 100
+READ_COUNT = 100
 """Events that one read fetches, and acknowledgements that one flush sends at most."""
-FLUSH = 1.0
+FLUSH_AFTER = 1.0
 """Seconds that an acknowledgement waits for others at most."""
 
 
@@ -40,9 +40,9 @@ class _Acks:
     def add(self, entry: str) -> None:
         with self._lock:
             self._waiting.append(entry)
-            now = not self.open or len(self._waiting) >= READ
+            now = not self.open or len(self._waiting) >= READ_COUNT
             if not now and self._timer is None:
-                self._timer = threading.Timer(FLUSH, self.flush)
+                self._timer = threading.Timer(FLUSH_AFTER, self.flush)
                 self._timer.daemon = True
                 self._timer.start()
         if now:
@@ -159,9 +159,9 @@ class _Reader:
             self._own = entries[-1][0] if entries else ">"
             if entries:
                 return entries
-        if time.monotonic() - self._looked >= LOOK_OVER:
+        if time.monotonic() - self._looked >= STALE_CHECK_INTERVAL:
             reply: Any = self._client.xautoclaim(
-                self._stream, self._group, self._consumer, int(TAKE_OVER * 1000), count=READ
+                self._stream, self._group, self._consumer, int(STALE_AFTER * 1000), count=READ_COUNT
             )
             stale: Entries = [tuple(entry) for entry in reply[1] if entry[0] is not None]
             if stale:
@@ -171,7 +171,7 @@ class _Reader:
 
     def _group_read(self, start: str, block: int | None = None) -> Entries:
         reply: Any = self._client.xreadgroup(
-            self._group, self._consumer, {self._stream: start}, count=READ, block=block
+            self._group, self._consumer, {self._stream: start}, count=READ_COUNT, block=block
         )
         return [tuple(entry) for entry in reply[0][1]] if reply else []
 

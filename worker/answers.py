@@ -109,11 +109,11 @@ def read_status_answer(answer: Answer) -> StatusOutcome:
 
 
 def _by_id(entries: Sequence[StatusEntry]) -> dict[int, StatusEntry]:
-    """Entries by their id. Of one that is told in two ways nothing is known: it may be another's,
+    """Entries by their id. Of one that is found in two ways nothing is known: it may be another's,
     and what an event has said is never taken back."""
-    told: dict[int, StatusEntry] = {}
-    unlike = {e.provider_id for e in entries if told.setdefault(e.provider_id, e) != e}
-    return {id: entry for id, entry in told.items() if id not in unlike}
+    found: dict[int, StatusEntry] = {}
+    contradicted = {e.provider_id for e in entries if found.setdefault(e.provider_id, e) != e}
+    return {id: entry for id, entry in found.items() if id not in contradicted}
 
 
 def oddity(entry: StatusEntry) -> str | None:

@@ -24,7 +24,7 @@ def factor(messages: Sequence[Message]) -> tuple[Message, list[Message]]:
     common = {
         name: value
         for name, value in first.items()
-        if name != ADDRESS and all(name in m and _same(m[name], value) for m in others)
+        if name != ADDRESS and all(name in m and _is_same(m[name], value) for m in others)
     }
     if not common:
         return {}, list(messages)
@@ -34,12 +34,12 @@ def factor(messages: Sequence[Message]) -> tuple[Message, list[Message]]:
 def assemble(messages: Sequence[Waiting], now: int) -> tuple[Message, list[Message]]:
     """A request's common part and messages, as they are sent now."""
     first = messages[0].common
-    if len(messages) > 1 and all(_only_address(message, first) for message in messages):
+    if len(messages) > 1 and all(_brings_only_address(message, first) for message in messages):
         return {"type": "viber", **first}, [message.content or {} for message in messages]
     return factor([wire_message(message, now) for message in messages])
 
 
-def _only_address(message: Waiting, common: object) -> bool:
+def _brings_only_address(message: Waiting, common: object) -> bool:
     """Whether it brings nothing to this campaign but its address, the one field none has."""
     return message.common is common and len(message.content or ()) == 1 and not message.has_ttl
 
@@ -58,13 +58,13 @@ def wire_message(message: Waiting, now: int) -> Message:
     return wire
 
 
-def _same(one: object, other: object) -> bool:
+def _is_same(one: object, other: object) -> bool:
     if one is other:  # a campaign's content, mostly
         return True
     if type(one) is not type(other) or one != other:
         return False
     if isinstance(one, dict) and isinstance(other, dict):  # True == 1 inside of them, too
-        return all(_same(value, other[name]) for name, value in one.items())
+        return all(_is_same(value, other[name]) for name, value in one.items())
     return True
 
 

@@ -18,15 +18,15 @@ from viber_courier.worker.runtime.app import App
 
 logger = logging.getLogger(__name__)
 
-ENOUGH = 10
+MAX_WAITING_BELLS = 10
 """Doorbells that may wait in a lane's queue before none is rung there: no worker may serve it."""
 FAILURE_PAUSE = 1.0
 """Seconds between tries while the store or the broker can't be used."""
-LISTEN = 1.0
+MAX_LISTEN = 1.0
 """Longest wait for a word before the listener looks at the sweeps, in seconds."""
 STALE_SWEEPS = 3
 """Sweep intervals without a sweep after which the listener sweeps: no beat may be there."""
-ONE_TRY = {"socket_timeout": 2, "max_retries": 1, "interval_start": 0, "interval_step": 0}
+RING_OPTIONS = {"socket_timeout": 2, "max_retries": 1, "interval_start": 0, "interval_step": 0}
 """Transport options of the client that rings: what it tries again is younger."""
 
 
@@ -42,7 +42,7 @@ class Bells:
         self._namespace = settings.namespace
         url, options = broker(settings.broker_url)
         self._app = App(broker=url, set_as_current=False)
-        self._app.conf.broker_transport_options = {**options, **ONE_TRY}
+        self._app.conf.broker_transport_options = {**options, **RING_OPTIONS}
 
     def ring(self, word: str) -> None:
         """Puts a doorbell on the queue of a lane (or ``poll``); raises what the transport raises.
@@ -52,7 +52,7 @@ class Bells:
         name, args = task(word)
         to = queue(self._namespace, word)
         with self._app.producer_pool.acquire(block=True) as producer:
-            if producer.channel.client.llen(to) < ENOUGH:
+            if producer.channel.client.llen(to) < MAX_WAITING_BELLS:
                 self._app.send_task(
                     name, args=args, queue=to, ignore_result=True, retry=False, producer=producer
                 )
@@ -84,7 +84,7 @@ class Listener:
         if time.monotonic() - self._swept >= interval:
             self._swept = time.monotonic()
             self._store.sweep(unless_within=STALE_SWEEPS * interval)
-        word = self._store.next_wake(min(LISTEN, interval))
+        word = self._store.next_wake(min(MAX_LISTEN, interval))
         if word not in (*LANES, POLL):
             return
         try:

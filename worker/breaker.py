@@ -23,7 +23,7 @@ from viber_courier.worker.outcome import (
 )
 from viber_courier.worker.policy import backoff
 
-BLOCKED = 60.0
+BLOCKED_PAUSE = 60.0
 """Seconds between tries where nothing can be sent: credentials, account or address are wrong."""
 
 
@@ -31,7 +31,7 @@ def after_request(outcomes: Sequence[Outcome], jitter: float, settings: Settings
     """What an answered /send has shown."""
     blocked = [outcome for outcome in outcomes if isinstance(outcome, Blocked)]
     if blocked:
-        return ProviderSignal(pause=BLOCKED, reason=blocked[0].code, both=True)
+        return ProviderSignal(pause=BLOCKED_PAUSE, reason=blocked[0].code, both=True)
     if any(isinstance(outcome, Accepted | Refused) for outcome in outcomes):
         return ProviderSignal(
             "good", accepted=any(isinstance(outcome, Accepted) for outcome in outcomes)
@@ -48,7 +48,7 @@ def after_statuses(outcome: StatusOutcome, jitter: float, settings: Settings) ->
     if isinstance(outcome, Statuses):
         return ProviderSignal("good", accepted=True)
     if isinstance(outcome, Blocked):
-        return ProviderSignal(pause=BLOCKED, reason=outcome.code, both=True)
+        return ProviderSignal(pause=BLOCKED_PAUSE, reason=outcome.code, both=True)
     if isinstance(outcome, RequestRefused):
         return ProviderSignal()
     return _failure(outcome, jitter, settings)
@@ -64,5 +64,5 @@ def _failure(outcome: Outcome, jitter: float, settings: Settings) -> ProviderSig
         case Retryable(code, whole=True):
             return ProviderSignal("bad", reason=code)
         case RequestRefused():
-            return ProviderSignal("refused", pause=BLOCKED, reason=Reason.ALL_REFUSED)
+            return ProviderSignal("refused", pause=BLOCKED_PAUSE, reason=Reason.ALL_REFUSED)
     return ProviderSignal()

@@ -40,9 +40,9 @@ from viber_courier.worker.runtime.watchdog import Watchdog
 from viber_courier.worker.send import Sender
 from viber_courier.worker.shift import task_limit
 
-VISIBILITY = 60
+VISIBILITY_TIMEOUT = 60
 """Seconds after which Celery redelivers a ``courier.enqueue`` whose worker vanished."""
-EVENTS_KEPT = 60
+EVENTS_TTL = 60
 """Seconds after which Celery's events that Flower did not read are dropped, and its queue."""
 BELL_LOGGERS = ("celery.worker.strategy", "celery.app.trace", "celery.beat")
 """Loggers that would write three lines for each doorbell."""
@@ -76,11 +76,11 @@ app.conf.update(
     worker_prefetch_multiplier=1,
     worker_max_tasks_per_child=10_000,
     worker_send_task_events=False,
-    broker_transport_options={**broker_options, "visibility_timeout": VISIBILITY},
+    broker_transport_options={**broker_options, "visibility_timeout": VISIBILITY_TIMEOUT},
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
-    event_queue_ttl=EVENTS_KEPT,
-    event_queue_expires=EVENTS_KEPT,
+    event_queue_ttl=EVENTS_TTL,
+    event_queue_expires=EVENTS_TTL,
     beat_scheduler="viber_courier.worker.celery:Sweeper",
 )
 app.steps["consumer"].add(Watchdog)
@@ -160,7 +160,7 @@ def poll() -> str:
 def check(self: Any, nonce: str) -> str:
     """Say where it was asked that this worker takes tasks and runs them."""
     store = system().store
-    store.redis.set(store.keys.check(nonce), self.request.hostname, px=1000 * VISIBILITY)
+    store.redis.set(store.keys.check(nonce), self.request.hostname, px=1000 * VISIBILITY_TIMEOUT)
     return "check: answered"
 
 

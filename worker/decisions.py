@@ -24,7 +24,7 @@ from viber_courier.worker.outcome import (
     Unsure,
     code_of,
 )
-from viber_courier.worker.policy import accepted_alike, after_send, put_back, triage
+from viber_courier.worker.policy import acceptance_key, after_send, put_back, triage
 from viber_courier.worker.tracking import after_failed_poll, after_poll
 
 
@@ -53,7 +53,7 @@ class Decider:
                 ready.append(message)
                 continue
             if begun:
-                message = not_begun(message)
+                message = without_attempt(message)
                 step = step._replace(changes=step.changes._replace(attempts=message.attempts))
             moves.append(Move(message.id, self._write(message, Status.QUEUED, step)))
         return ready, moves
@@ -72,7 +72,7 @@ class Decider:
         moves, writes = list[Move](), dict[tuple[object, ...], Write]()
         for message, outcome in zip(messages, outcomes, strict=True):
             provider_id = outcome.provider_id if isinstance(outcome, Accepted) else None
-            alike = accepted_alike(message) if provider_id is not None else (message.id,)
+            alike = acceptance_key(message) if provider_id is not None else (message.id,)
             write = writes.get(alike)
             if write is None:
                 step = after_send(outcome, message, at, self.chance(), self.settings, about_us)
@@ -114,7 +114,7 @@ class Decider:
         return Write(was, step, draft, counter)
 
 
-def not_begun(message: Waiting) -> Waiting:
+def without_attempt(message: Waiting) -> Waiting:
     """Returns a message without the attempt that ``Store.begin`` has counted."""
     return message._replace(attempts=message.attempts - 1)
 

@@ -25,7 +25,7 @@ def enqueue_task_jobs(producer: Producer, task_id: str, jobs: object) -> str:
     A job without ``id`` gets one made of the task's id and its row; a wrong one becomes a
     ``rejected`` event. Raises QueueFull and StoreUnavailable: the task is to be repeated.
     """
-    task, did, rejections = _uuid(task_id), Counter[str](), Rejections(producer)
+    task, did, rejections = _uuid(task_id), Counter[str](), RejectionRecorder(producer)
 
     def refuse(row: int, raw: object, error: EnqueueError) -> None:
         # Its own namespace: the job's id may be the very one that is taken.
@@ -40,7 +40,7 @@ def enqueue_task_jobs(producer: Producer, task_id: str, jobs: object) -> str:
     return f"enqueue: {accepted} accepted, {did['rejected']} rejected"
 
 
-class Rejections:
+class RejectionRecorder:
     """Records jobs that were refused where their app can't see the exception."""
 
     def __init__(self, producer: Producer, clock: Callable[[], float] = time.time) -> None:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 OURS = "viber_courier"
-"""The logger whose ``extra`` is shown. Celery's has the arguments of tasks in it: jobs."""
+"""The logger whose ``extra`` is texts. Celery's has the arguments of tasks in it: jobs."""
 _USUAL = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime"})
 
 
@@ -35,8 +35,8 @@ class ForPeople(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         """The text and the data; what can't be printed keeps to its line."""
-        shown = {name: str(value) for name, value in data(record).items()}
-        plain = {name: v if v.isprintable() else ascii(v) for name, v in shown.items()}
+        texts = {name: str(value) for name, value in data(record).items()}
+        plain = {name: v if v.isprintable() else ascii(v) for name, v in texts.items()}
         return self._message(record) + "".join(f" {name}={v}" for name, v in plain.items())
 
 

@@ -22,7 +22,7 @@ from viber_courier.worker.outcome import (
 
 ALONE_AFTER = 5
 """Lapsed leases in a row after which a message is sent alone; one more ends it."""
-TRACKING_MOST = 5 * 86400
+MAX_TRACKING = 5 * 86400
 """Longest time that an accepted message is followed, in seconds, whatever /status says."""
 SMS_VALIDITY_DEFAULT = 259200
 """How long an SMS may take where the job sets no limit, in seconds: the SMS centre decides."""
@@ -112,7 +112,7 @@ def _after_send(
             return _stay(message, now, 0.0, code)
 
 
-def accepted_alike(message: Waiting) -> tuple[object, ...]:
+def acceptance_key(message: Waiting) -> tuple[object, ...]:
     """Returns what decides beside instant and lane: accepted ones alike come to the same."""
     own = message.content or {}
     return (
@@ -126,7 +126,7 @@ def _submitted(message: Waiting, now: int, settings: Settings) -> Step:
     follow = _wire(message, "validityPeriodSec") or VALIDITY[1]
     if message.resend:
         follow += _wire(message, "smsValidityPeriodSec") or SMS_VALIDITY_DEFAULT
-    follow = min(follow + int(settings.tracking_margin), TRACKING_MOST)
+    follow = min(follow + int(settings.tracking_margin), MAX_TRACKING)
     end = now + follow * SECOND
     at = min(now + int(settings.poll_delays[0] * SECOND), end)
     changes = _counted(message, "ok")._replace(submitted=now, tracked=end)

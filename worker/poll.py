@@ -49,7 +49,7 @@ class Poller:
         """One request and its settling, or two halves; what has changed at the gate."""
         if not messages:
             return ""
-        now, started = lease.at(), time.monotonic()
+        now, started = lease.server_now(), time.monotonic()
         outcome = self.provider.status([message.provider_id for message in messages])
         seconds = time.monotonic() - started
         figures = Figures({}, observed(POLL, size=len(messages), seconds=seconds))
@@ -57,7 +57,7 @@ class Poller:
         logger.info("statuses asked", extra=more)
         if isinstance(outcome, RequestRefused) and len(messages) > 1:
             middle = len(messages) // 2
-            if lease.left() > self.settings.deadline:
+            if lease.seconds_left() > self.settings.deadline:
                 self.store.count(figures.counts, figures.histograms)
                 self._ask(lease, messages[:middle], did)
                 return self._ask(lease, messages[middle:], did)

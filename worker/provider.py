@@ -16,9 +16,9 @@ from viber_courier.worker.answers import Answer, read_send_answer, read_status_a
 from viber_courier.worker.outcome import NotSent, Outcome, Retryable, StatusOutcome, Unsure
 from viber_courier.worker.transport import Session, deadline
 
-IDLE_MOST = 5.0
+MAX_IDLE = 5.0
 """Seconds after which an idle connection isn't used for /send: it may be closing just then."""
-REPLY_MOST = 4 * 1024 * 1024
+MAX_REPLY_BYTES = 4 * 1024 * 1024
 """Most bytes read of a reply; an entry has some 100 (docs/provider-api.md#t41)."""
 
 
@@ -61,9 +61,9 @@ class Provider:
                     text = bytearray()
                     for piece in response.iter_content(65536):
                         text += piece
-                        if len(text) > REPLY_MOST:
+                        if len(text) > MAX_REPLY_BYTES:
                             return Unsure("reply-too-large")
-                    if time.monotonic() > call.end and not _whole(response.raw):
+                    if time.monotonic() > call.end and not _is_whole(response.raw):
                         return Unsure("deadline")
                     retry_after = response.headers.get("Retry-After")
                     return Answer(response.status_code, bytes(text), retry_after)
@@ -93,13 +93,13 @@ class Provider:
         if getattr(local, "pid", None) != os.getpid():
             session = Session(self._settings.ca_file, self._settings.proxy)
             local.pid, local.used, local.session = os.getpid(), 0.0, session
-        elif time.monotonic() - local.used > IDLE_MOST:
+        elif time.monotonic() - local.used > MAX_IDLE:
             local.session.close()
         kept: Session = local.session
         return kept
 
 
-def _whole(raw: Any) -> bool:
+def _is_whole(raw: Any) -> bool:
     """Whether the reply's framing says that nothing is missing: else its end may be our cut.
 
     A process stalled past the deadline may find a whole answer waiting: one in hand is not dropped.

@@ -17,7 +17,7 @@ from viber_courier.store.records import Waiting
 from viber_courier.worker.batching import assemble, requests
 from viber_courier.worker.breaker import after_request
 from viber_courier.worker.codes import is_known
-from viber_courier.worker.decisions import Decider, not_begun, send_figures
+from viber_courier.worker.decisions import Decider, send_figures, without_attempt
 from viber_courier.worker.outcome import Accepted, Outcome, RequestRefused, code_of
 from viber_courier.worker.provider import Provider
 from viber_courier.worker.shift import budget, work_off
@@ -78,14 +78,14 @@ class Sender:
     ) -> list[Batch]:
         """One POST and its settling; the halves of the batch if one message spoiled it all."""
         held = self.store.begin(lease, batch)
-        if held.messages and held.left() <= self.settings.deadline:
-            unsent = [not_begun(message) for message in held.messages]
+        if held.messages and held.seconds_left() <= self.settings.deadline:
+            unsent = [without_attempt(message) for message in held.messages]
             self._put_back(held, unsent, tally)  # Redis was slow: too late
             return []
         held = self._triage(held, tally, begun=True)
         if not held.messages:
             return []
-        common, rest = assemble(held.messages, held.at())
+        common, rest = assemble(held.messages, held.server_now())
         body = send_body(common, rest, held.messages[0].resend)
         started = time.monotonic()
         outcomes = self.provider.send(body, len(rest))
@@ -97,7 +97,7 @@ class Sender:
             self._log(outcomes, measured)
             return self._halve(held, tally)
         about_us = lease.refused >= REFUSALS
-        moves = self.decider.sent(held.messages, outcomes, held.at(), about_us)
+        moves = self.decider.sent(held.messages, outcomes, held.server_now(), about_us)
         signal = after_request(outcomes, self.decider.chance(), self.settings)
         late = {move.id for move in self._settle(held, moves, tally, signal, figures)}
         for message, outcome in zip(held.messages, outcomes, strict=True):
@@ -114,7 +114,7 @@ class Sender:
         while provider_id is not None and (counts := self.store.attempts(message.id)):
             attempts, unsure = counts
             message = message._replace(attempts=attempts, unsure=unsure)
-            (move,) = self.decider.sent([message], [outcome], lease.at())
+            (move,) = self.decider.sent([message], [outcome], lease.server_now())
             late = move.write._replace(late=str(attempts))
             if not self.store.settle(lease, [move._replace(write=late)])[0]:
                 tally.did["late"] += 1
@@ -134,7 +134,7 @@ class Sender:
         """
         if lapsed := sum(message.lapsed_inside for message in lease.messages):
             self.store.count({UNSURE: lapsed})
-        ready, moves = self.decider.claimed(lease.messages, lease.at(), begun)
+        ready, moves = self.decider.claimed(lease.messages, lease.server_now(), begun)
         if not moves:
             return lease
         self._settle(lease, moves, tally)
@@ -154,7 +154,7 @@ class Sender:
         ]
 
     def _put_back(self, lease: Lease[Waiting], messages: Sequence[Waiting], tally: Tally) -> None:
-        self._settle(lease, self.decider.put_back(messages, lease.at()), tally)
+        self._settle(lease, self.decider.put_back(messages, lease.server_now()), tally)
 
     def _settle(
         self,

@@ -10,7 +10,7 @@ from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.status import NEXT, Reason, Status
 from viber_courier.schemas.wire import StatusEntry, sms_leg
 from viber_courier.store.records import Changes, Step, Watched, stored_segments
-from viber_courier.worker.policy import TRACKING_MOST
+from viber_courier.worker.policy import MAX_TRACKING
 
 _BEFORE_DELIVERY = (Status.SUBMITTED, Status.SENT)
 
@@ -61,7 +61,7 @@ def after_poll(message: Watched, entry: StatusEntry | None, now: int, settings: 
 
 def after_failed_poll(message: Watched, now: int, jitter: float, settings: Settings) -> Step:
     """Polls again without using a step of the schedule; ends what was followed for too long."""
-    if now >= message.submitted + TRACKING_MOST * SECOND:
+    if now >= message.submitted + MAX_TRACKING * SECOND:
         status, reason = _last_word(message)
         return Step("end", status=status, reason=reason)
     delay = settings.poll_delays[min(message.polls, len(settings.poll_delays) - 1)]
@@ -120,7 +120,7 @@ def _last_word(message: Watched) -> tuple[Status, str | None]:
 def _next_poll(message: Watched, now: int, delay: float, settings: Settings) -> int:
     at = now + int(delay * SECOND)
     soon = now + int(settings.poll_delays[0] * SECOND)
-    for end in (_closes(message, settings), message.submitted + TRACKING_MOST * SECOND):
+    for end in (_closes(message, settings), message.submitted + MAX_TRACKING * SECOND):
         # What is past its end only waits for one more answer.
         at = min(at, end if end > now else soon)
     return at - at % 4 + 4

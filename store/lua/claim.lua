@@ -114,7 +114,7 @@ local open, free = not state[1], tonumber(state[3] or 0) <= at
 local ajar = not open and tonumber(state[1]) <= at and free
 local wary = open and not has_contents and state[4]
 cost, burst, each = tonumber(cost), tonumber(burst), each == '1'
-local left, wait = tokens(bucket, at, cost, burst, tonumber(wanted))
+local left, wait_us = tokens(bucket, at, cost, burst, tonumber(wanted))
 local before = redis.call('GET', once)
 if before then
   local set, given, more = string.match(before, '^(%d+) (%d+) (%d)$')
@@ -142,9 +142,9 @@ else
   end
   if not place and open and not wary and left < 1 and oldest() then
     -- One comes back for all, who need not come before; after a long wait the sweep rings.
-    local ms, short = math.ceil(wait / 1000), wait <= 1000000
+    local ms, short = math.ceil(wait_us / 1000), wait_us <= 1000000
     local rung = redis.call('SET', bell, '1', 'NX', 'PX', short and ms + bell_ms or ms)
-    return {text(wait), short and rung and '1' or '0'}
+    return {text(wait_us), short and rung and '1' or '0'}
   end
   redis.call('HINCRBY', counts, place and 'claims' or 'claims:empty', 1)
   if not place then return {} end
@@ -153,7 +153,7 @@ else
   redis.call('SET', once, place .. ' ' .. text(new) .. (ajar and ' 3' or ' 0'), 'PX', once_ms)
 end
 
-local rows, shared, known, leases = {}, {}, {}, {}
+local claimed, shared, known, leases = {}, {}, {}, {}
 for i = 1, #members, 2 do
   local id, kind = members[i], tonumber(members[i + 1]) % 4
   local record = records .. id
@@ -174,9 +174,9 @@ for i = 1, #members, 2 do
         shared[#shared + 1] = redis.call('GET', commons .. digest)
       end
     end
-    rows[#rows + 1] = id
-    rows[#rows + 1] = kind
-    rows[#rows + 1] = values
+    claimed[#claimed + 1] = id
+    claimed[#claimed + 1] = kind
+    claimed[#claimed + 1] = values
   end
 end
 if not before and #leases > 0 then redis.call('ZADD', sets[place], unpack(leases)) end
@@ -186,4 +186,4 @@ if open and not wary and oldest() then
   more = left < 1 and '4' or '1'
   if more == '1' and ring(bell, wakes, word, bell_ms) then redis.call('HINCRBY', counts, 'bells', 1) end
 end
-return {place, text(new), due, more, rows, shared, tonumber(state[2] or 0)}
+return {place, text(new), due, more, claimed, shared, tonumber(state[2] or 0)}

@@ -42,7 +42,7 @@ if before then
 end
 local at, mine = now(time), tonumber(held)
 total = tonumber(total)
-local ids, done, added = {unpack(ARGV, tail, tail + total - 1)}, {}, {}
+local ids, written_flags, added = {unpack(ARGV, tail, tail + total - 1)}, {}, {}
 local scores = redis.call('ZMSCORE', set, unpack(ids))
 local stay, followed, gone, buried = {}, {}, {}, {}
 
@@ -61,7 +61,7 @@ local function settle(g)
     keep_content = keep_content, content = '', fields = {unpack(ARGV, g + 14, g + 13 + shared)},
     size = shared + own}
   local fields, i = change.fields, g + 14 + shared
-  for k = #done + 1, #done + ARGV[g] do
+  for k = #written_flags + 1, #written_flags + ARGV[g] do
     local id = ids[k]
     change.id, change.provider = id, ARGV[i]
     for field = 1, own do fields[shared + field] = ARGV[i + field] end
@@ -73,9 +73,9 @@ local function settle(g)
       end
       if place ~= 'stay' then gone[#gone + 1] = id end
       if place == 'dead' then buried[#buried + 1] = id end
-      done[k], written = '1', written + 1
+      written_flags[k], written = '1', written + 1
     else
-      done[k] = '0'
+      written_flags[k] = '0'
     end
     i = i + 1 + own
   end
@@ -89,16 +89,16 @@ if #gone > 0 then redis.call('ZREM', set, unpack(gone)) end
 if #stay > 0 then redis.call('ZADD', set, unpack(stay)) end
 if #followed > 0 then redis.call('ZADD', watch, unpack(followed)) end
 if #buried > 0 then bury(dead, at, buried) end
-local turned = ''
+local gate_change = ''
 if signal ~= '' then
-  local shown = cjson.decode(signal)
-  turned = report(gate, at, shown)
-  if turned == 'closed' then added[turned .. ':' .. shown.name] = 1 end
-  if shown.both then report(other_gate, at, shown) end
-  for field, n in pairs(shown.counts) do added[field] = (added[field] or 0) + n end
-  for field, n in pairs(shown.histograms) do redis.call('HINCRBY', requests, field, n) end
+  local request = cjson.decode(signal)
+  gate_change = report(gate, at, request)
+  if gate_change == 'closed' then added[gate_change .. ':' .. request.name] = 1 end
+  if request.both then report(other_gate, at, request) end
+  for field, n in pairs(request.counts) do added[field] = (added[field] or 0) + n end
+  for field, n in pairs(request.histograms) do redis.call('HINCRBY', requests, field, n) end
 end
 for count, n in pairs(added) do redis.call('HINCRBY', counts, count, n) end
-local answer = {table.concat(done), turned}
+local answer = {table.concat(written_flags), gate_change}
 redis.call('SET', once, table.concat(answer, ' '), 'PX', once_ms)
 return answer

@@ -12,7 +12,7 @@ from redis import RedisError
 
 logger = logging.getLogger(__name__)
 
-PATIENCE = 30.0
+RECORD_TIMEOUT = 30.0
 """How long to keep trying to record a popped task as unacknowledged, in seconds."""
 
 
@@ -25,7 +25,7 @@ class PatientQoS(redis.QoS):
     """
 
     def append(self, message: Any, delivery_tag: str) -> None:
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + RECORD_TIMEOUT
         while True:
             try:
                 super().append(message, delivery_tag)  # type: ignore[no-untyped-call]
@@ -89,8 +89,8 @@ class Connection(kombu.Connection):
 
     def info(self) -> dict[str, Any]:
         """What ``inspect stats`` and Flower show of it; kombu masks no password of a list."""
-        shown: dict[str, Any] = super().info()  # type: ignore[no-untyped-call]
-        return {**shown, "alternates": [maybe_sanitize_url(url) for url in self.alt]}
+        info: dict[str, Any] = super().info()  # type: ignore[no-untyped-call]
+        return {**info, "alternates": [maybe_sanitize_url(url) for url in self.alt]}
 
     def get_transport_cls(self) -> Any:
         """The class for this connection's scheme."""

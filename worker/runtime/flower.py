@@ -40,7 +40,7 @@ def _parsed(options: Any, times: int) -> None:
     options.format_task = options.format_task or summary
     if times == 1 and Path(options.conf).is_file():
         return
-    if not (options.basic_auth or options.auth or options.unix_socket or near(options.address)):
+    if not (options.basic_auth or options.auth or options.unix_socket or is_near(options.address)):
         raise SystemExit(
             "Flower can't start: open to other machines, without a login."
             " Set COURIER_FLOWER_LOGIN and COURIER_FLOWER_PASSWORD_FILE and start it with"
@@ -54,7 +54,7 @@ def summary(task: Any) -> Any:
     return task
 
 
-def near(address: str) -> bool:
+def is_near(address: str) -> bool:
     """Whether only this machine reaches it. Empty means all addresses."""
     try:
         return address == "localhost" or ip_address(address).is_loopback

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 HEADERS = ("id", "task", "eta", "expires")
 """Headers that a client may set. Any other would be shown, or change how the task is run."""
 HIDDEN = "(hidden)"
-_ID_MOST = 255
+_MAX_ID = 255
 
 
 class HiddenRequest(Request):  # type: ignore[misc]
@@ -42,7 +42,7 @@ class HiddenRequest(Request):  # type: ignore[misc]
                 self._eta.astimezone()  # what Celery does next: some instants are beyond it
         except Exception as error:
             raise InvalidTaskError(type(error).__name__) from None
-        if not good or not isinstance(self.id, str) or not 0 < len(self.id) <= _ID_MOST:
+        if not good or not isinstance(self.id, str) or not 0 < len(self.id) <= _MAX_ID:
             raise InvalidTaskError("malformed")
         self._check()
         # The task gets its arguments from the body. Here they would only be copied to the pool,
@@ -54,8 +54,8 @@ class HiddenRequest(Request):  # type: ignore[misc]
 
     def info(self, safe: bool = False) -> dict[str, Any]:
         """What ``inspect`` and Flower get."""
-        shown: dict[str, Any] = super().info(safe=True)
-        return shown
+        info: dict[str, Any] = super().info(safe=True)
+        return info
 
 
 class BellRequest(HiddenRequest):

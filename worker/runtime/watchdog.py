@@ -7,9 +7,9 @@ from typing import Any
 from celery import bootsteps
 from celery.concurrency import solo
 
-PULSE = 5.0
+HEARTBEAT_INTERVAL = 5.0
 """Seconds between two signs of life."""
-HUNG = 120.0
+HUNG_AFTER = 120.0
 """Seconds without one after which the worker has hung: many times what a dead Redis costs it."""
 
 
@@ -30,7 +30,7 @@ class Watchdog(bootsteps.StartStopStep):  # type: ignore[misc]
     def start(self, consumer: Any) -> None:
         """The broker is there: the event loop is about to run."""
         _alive()
-        self._pulse = consumer.timer.call_repeatedly(PULSE, _alive)
+        self._pulse = consumer.timer.call_repeatedly(HEARTBEAT_INTERVAL, _alive)
 
     def stop(self, consumer: Any) -> None:
         """The broker is lost, or the worker ends."""
@@ -40,4 +40,4 @@ class Watchdog(bootsteps.StartStopStep):  # type: ignore[misc]
 
 
 def _alive() -> None:
-    faulthandler.dump_traceback_later(HUNG, exit=True, file=sys.__stderr__ or sys.stderr)
+    faulthandler.dump_traceback_later(HUNG_AFTER, exit=True, file=sys.__stderr__ or sys.stderr)
