@@ -1,4 +1,4 @@
-"""Reading result events: a Redis stream with consumer groups, at least once."""
+"""Reads result events from a Redis stream with consumer groups, at least once."""
 
 import json
 import logging
@@ -15,19 +15,19 @@ from viber_courier.store.connection import StoreUnavailable, is_transient, store
 logger = logging.getLogger(__name__)
 
 STALE_AFTER = 60.0
-"""Seconds after which an unacknowledged event of another consumer is taken over."""
+"""Seconds after which a consumer takes over another's unacknowledged event."""
 STALE_CHECK_INTERVAL = 5.0
-"""Seconds between looks for such events."""
+"""Seconds between searches for such events."""
 READ_COUNT = 100
-"""Events that one read fetches, and acknowledgements that one flush sends at most."""
+"""Most events in one read, and most acknowledgements in one flush."""
 FLUSH_AFTER = 1.0
-"""Seconds that an acknowledgement waits for others at most."""
+"""Longest time that an acknowledgement waits for others, in seconds."""
 
 
 class _Acks:
-    """Acknowledgements on their way to Redis; after the reader's end each goes at once.
+    """Sends acknowledgements to Redis, many at once; after the reader has ended, each at once.
 
-    One that can't be sent is kept and tried again with the next; at least once is the promise.
+    If Redis does not answer they are kept and sent with the next. Events may then come twice.
     """
 
     def __init__(self, client: redis.Redis, stream: str, group: str) -> None:
@@ -74,14 +74,14 @@ class Event:
     _acks: _Acks = field(repr=False, compare=False)
 
     def ack(self) -> None:
-        """Say that this event is done with; not sent again to this group."""
+        """Acknowledges the event: its group does not get it again."""
         self._acks.add(self._entry)
 
 
 def read_results(
     client: redis.Redis, stream: str, group: str, consumer: str, block: float
 ) -> Generator[Event, None, None]:
-    """See Producer.results. Outages shorter than ``block`` are sat out, longer ones raise."""
+    """Yields events as Producer.results does. Waits out outages shorter than ``block``."""
     acks = _Acks(client, stream, group)
     reader = _Reader(client, stream, group, consumer)
     heard = time.monotonic()
@@ -115,7 +115,7 @@ def read_results(
 
 
 def _event(entry: str, fields: dict[str, str] | None, acks: _Acks) -> Event | None:
-    """None for an entry trimmed since, and for one that nobody of ours wrote."""
+    """Returns the event of an entry; None if it was trimmed or isn't an event of ours."""
     if not fields:
         return None
     try:
@@ -124,7 +124,7 @@ def _event(entry: str, fields: dict[str, str] | None, acks: _Acks) -> Event | No
             body["id"], body["type"], body["subject"], body["time"], body["data"], entry, acks
         )
     except (ValueError, KeyError, TypeError):
-        logger.error("no event", extra={"entry": entry})
+        logger.error("entry is not an event", extra={"entry": entry})
         return None
 
 
@@ -132,7 +132,7 @@ Entries = list[tuple[str, dict[str, str] | None]]
 
 
 class _Reader:
-    """Where this consumer is: its own pending events, others' stale ones, then new ones."""
+    """Reads a consumer's own pending events, then others' stale ones, then new ones."""
 
     def __init__(self, client: redis.Redis, stream: str, group: str, consumer: str) -> None:
         self._client, self._stream = client, stream
@@ -148,7 +148,7 @@ class _Reader:
         except redis.ResponseError as error:
             if not str(error).startswith("NOGROUP"):
                 raise
-            self.start_over()  # Redis came back without the stream
+            self.start_over()  # Redis restarted without the stream
             return []
 
     def _read(self, block: float) -> Entries:
