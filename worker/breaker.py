@@ -24,11 +24,11 @@ from viber_courier.worker.outcome import (
 from viber_courier.worker.policy import backoff
 
 BLOCKED_PAUSE = 60.0
-"""Seconds between tries where nothing can be sent: credentials, account or address are wrong."""
+"""Seconds between tries while credentials, account or address are wrong."""
 
 
 def after_request(outcomes: Sequence[Outcome], jitter: float, settings: Settings) -> ProviderSignal:
-    """What an answered /send has shown."""
+    """Returns what an answered /send shows of the provider."""
     blocked = [outcome for outcome in outcomes if isinstance(outcome, Blocked)]
     if blocked:
         return ProviderSignal(pause=BLOCKED_PAUSE, reason=blocked[0].code, both=True)
@@ -37,14 +37,14 @@ def after_request(outcomes: Sequence[Outcome], jitter: float, settings: Settings
             "good", accepted=any(isinstance(outcome, Accepted) for outcome in outcomes)
         )
     if all(isinstance(outcome, Retryable) and not outcome.whole for outcome in outcomes):
-        # It answers, message by message: else probes so answered would keep the gate shut.
+        # An answer for each message. Taken as a failure, it would keep the gate shut at a probe.
         return ProviderSignal("good")
     bad = [_failure(outcome, jitter, settings) for outcome in outcomes]
     return max(bad, key=lambda signal: signal.verdict)
 
 
 def after_statuses(outcome: StatusOutcome, jitter: float, settings: Settings) -> ProviderSignal:
-    """What an answered /status has shown."""
+    """Returns what an answered /status shows of the provider."""
     if isinstance(outcome, Statuses):
         return ProviderSignal("good", accepted=True)
     if isinstance(outcome, Blocked):
