@@ -5,12 +5,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import redis
-from redis.backoff import ExponentialWithJitterBackoff
+from redis import exceptions as errors
+from redis.backoff import FullJitterBackoff
 from redis.retry import Retry
 
 from viber_courier.schemas import sentinel
 from viber_courier.schemas.errors import CourierError
-from viber_courier.store.pools import WholePool, follow
+from viber_courier.store.pools import Client, WholePool, follow
 
 SOCKET_OPTIONS: dict[str, Any] = {
     # Without these options a half-open connection hangs for ever (measured).
@@ -21,11 +22,7 @@ SOCKET_OPTIONS: dict[str, Any] = {
 }
 """Options of our own clients, and transport options of Celery's broker connection."""
 _NOT_NOW = ("OOM", "READONLY", "NOREPLICAS", "MISCONF", "LOADING", "BUSY", "MASTERDOWN")
-_NOT_NOW_ERRORS = (
-    redis.exceptions.OutOfMemoryError,
-    redis.exceptions.ReadOnlyError,
-    redis.exceptions.MasterDownError,
-)
+_NOT_NOW_ERRORS = (errors.OutOfMemoryError, errors.ReadOnlyError, errors.MasterDownError)
 """The same as classes of redis-py: from Redis 7 on, a script's error lacks the word."""
 
 
@@ -44,13 +41,12 @@ def connect(url: str) -> redis.Redis:
         **SOCKET_OPTIONS,
         "decode_responses": True,
         "protocol": 2,
-        # Each thread uses one; redis-py's default limit would refuse the 101st.
-        "max_connections": 2**31,
         # A timeout is not repeated: a caller waits for a hung server only once.
-        "retry": Retry(ExponentialWithJitterBackoff(0.5, 0.05), 3, (redis.ConnectionError,)),
+        "retry": Retry(FullJitterBackoff(0.5, 0.05), 3, (redis.ConnectionError,)),
+        "retry_on_error": [redis.ConnectionError],  # redis-py 5 repeats no command without it
     }
     if not url.startswith(sentinel.SCHEME):
-        return redis.Redis.from_pool(WholePool.from_url(url, **options))
+        return Client(connection_pool=WholePool.from_url(url, **options))
     return follow(sentinel.parse(url), options)
 
 
@@ -82,7 +78,7 @@ def store_errors() -> Iterator[None]:
         yield
     except redis.RedisError as error:
         # Before Redis 7 a script's error is a plain ResponseError that quotes the original.
-        if isinstance(error, redis.exceptions.OutOfMemoryError) or "OOM " in str(error):
+        if isinstance(error, errors.OutOfMemoryError) or "OOM " in str(error):
             raise StoreUnavailable("Redis has reached its maxmemory: nothing was stored") from error
         if "NOREPLICAS " in str(error):
             raise StoreUnavailable("Redis has too few replicas: nothing was stored") from error

@@ -47,5 +47,5 @@ def resent_by_default(settings: Settings, sets: int) -> str:
 
     Messages of such a set are preferred as probes: if the answer is lost, none is parked.
     """
-    flags = "".join("1" if settings.unsure_policy(lane) == "resend" else "0" for lane in LANES)
-    return "".join(flag * 2 for flag in flags)[:sets]
+    resent = [settings.unsure_policy(lane) == "resend" for lane in LANES]
+    return "".join("11" if each else "00" for each in resent)[:sets]

@@ -184,8 +184,8 @@ class Store:
         )
         if len(got) < 3:
             return _rate_limited(got)
-        messages = [read_watched(id, values[2:]) for id, _, values in _members(got)]
-        return _lease(got, keys.watch, started, seconds, messages)
+        watched = [read_watched(id, values[2:]) for id, _, values in _members(got)]
+        return _lease(got, keys.watch, started, seconds, watched)
 
     def begin(
         self, lease: Lease[Waiting], messages: Sequence[Waiting], inside: bool = True

@@ -57,35 +57,21 @@ class Source:
     ) -> None:
         self.name, self.text, self.keys, self.args = name, text, keys, args
         self.digest = sha1(text.encode(), usedforsecurity=False).hexdigest()
-        self.names = frozenset(parameter.name for parameter in (*keys, *args))
+        self.sizes = dict((*keys, *args))
 
-    def words(self, given: dict[str, Any]) -> tuple[list[str], int]:
-        """Returns a call's keys and arguments in order, as text, and the number of keys.
+    def words(self, given: Mapping[str, Any]) -> dict[str, list[str]]:
+        """Returns values as text, by name: True and False become "1" and "0", None becomes "".
 
-        True and False become "1" and "0", None becomes "". Raises TypeError for missing or unknown
-        names, for wrong sizes and for an empty key.
+        Raises TypeError for a name that the head doesn't have, and for a wrong number of values.
         """
-        if given.keys() != self.names:
-            wrong = sorted(given.keys() ^ self.names)
-            raise TypeError(f"script {self.name}: missing or unknown: {', '.join(wrong)}")
-        words: list[str] = []
-        for parameter in self.keys:
-            self._add(words, parameter, given)
-        if not all(words):
-            raise TypeError(f"script {self.name}: a key is empty")
-        count = len(words)
-        for parameter in self.args:
-            self._add(words, parameter, given)
-        return words, count
-
-    def _add(self, words: list[str], parameter: Parameter, given: dict[str, Any]) -> None:
-        value = given[parameter.name]
-        if parameter.size is None:
-            words.append(_text(value))
-            return
-        if parameter.size and len(value) != parameter.size:
-            raise TypeError(f"script {self.name}: {parameter.name} has {len(value)} values")
-        words.extend(map(_text, value))
+        words = {}
+        for name, value in given.items():
+            size = self.sizes.get(name, -1)
+            words[name] = [_text(value)] if size is None else [_text(each) for each in value]
+            if size == -1 or (size and len(words[name]) != size):
+                wrong = "is unknown" if size == -1 else f"has {len(words[name])} values"
+                raise TypeError(f"script {self.name}: {name} {wrong}")
+        return words
 
 
 def _text(value: object) -> str:
@@ -171,16 +157,25 @@ class Script:
     ) -> None:
         self._client = client
         self._source = source(script) if isinstance(script, str) else script
-        names = self._source.names
-        self._given = {name: each for name, each in (given or {}).items() if name in names}
+        known = {n: each for n, each in (given or {}).items() if n in self._source.sizes}
+        self._given = self._source.words(known)
 
     def __call__(self, **given: Any) -> Any:
         """Returns the script's reply."""
         return self.begin(**given)()
 
     def words(self, **given: Any) -> tuple[list[str], int]:
-        """Returns a call's keys and arguments in order, as text, and the number of keys."""
-        return self._source.words({**self._given, **given})
+        """Returns a call's keys and arguments in order, as text, and the number of keys.
+
+        Raises TypeError where a name is missing, unknown or of a wrong size, or a key is empty.
+        """
+        source, words = self._source, {**self._given, **self._source.words(given)}
+        if missing := source.sizes.keys() - words.keys():
+            raise TypeError(f"script {source.name}: missing: {', '.join(sorted(missing))}")
+        keys = [word for parameter in source.keys for word in words[parameter.name]]
+        if not all(keys):
+            raise TypeError(f"script {source.name}: a key is empty")
+        return keys + [word for name, _ in source.args for word in words[name]], len(keys)
 
     def begin(self, **given: Any) -> Callable[[], Any]:
         """Sends the call; returns a function that fetches the reply, to be called exactly once.
