@@ -1,6 +1,6 @@
 """``sentinel://[user:password@]host[:port][,host[:port]...][/database]?master=NAME``.
 
-The user and password are the master's and its replicas'; sentinels themselves are asked without.
+The user and password are those of the master and its replicas. Sentinels are asked without any.
 """
 
 import re
@@ -19,27 +19,27 @@ _URL = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Sentinels:
-    """Who knows where the master is, its name there, and how to log in to it."""
+    """The sentinels' addresses, the master's name, and how to log in to the master."""
 
     hosts: tuple[tuple[str, int], ...]
     master: str
     database: int
     login: str
-    """``user:password`` as it stands in the URL, quoted; "" for none."""
+    """``user:password``, quoted as in the URL; "" for none."""
 
     @property
     def username(self) -> str | None:
-        """The user's name; None where the URL has none."""
+        """Returns the user's name; None if the URL has none."""
         return unquote(self.login.partition(":")[0]) or None
 
     @property
     def password(self) -> str | None:
-        """The password; None where the URL has none."""
+        """Returns the password; None if the URL has none."""
         return unquote(self.login.partition(":")[2]) or None
 
 
 def parse(url: str) -> Sentinels:
-    """Read such a URL. Raises ValueError, whose text repeats nothing of it."""
+    """Returns the parts of a URL. Raises ValueError, whose text holds nothing of the URL."""
     # Not by urlsplit: from Python 3.14 on it refuses a bracketed host beside others.
     parts = _URL.fullmatch(url)
     if not parts:

@@ -1,4 +1,4 @@
-"""Where clients get their connections: from one server, or from the master that Sentinel names."""
+"""Connection pools: for one server, and for the master that Sentinel names."""
 
 import os
 import sys
@@ -16,12 +16,12 @@ from redis.sentinel import Sentinel, SentinelConnectionPool
 from viber_courier.schemas.sentinel import Sentinels
 
 MASTER_CHECK_INTERVAL = 1.0
-"""Seconds between two questions to the sentinels who the master is."""
+"""Seconds between two requests to the sentinels for the master's address."""
 SENTINEL_RETRY_DELAY = 10.0
-"""Seconds until they are asked again after none has answered: the master may be well without."""
+"""Seconds until the next request after none has answered: the master may still be reachable."""
 
 PROBE_AFTER = 1.0
-"""Seconds after which an idle connection is looked at before use: the look is a system call."""
+"""Idle seconds after which a connection is checked before use: a check is a system call."""
 
 
 class WholePool(redis.ConnectionPool):
@@ -43,7 +43,7 @@ class WholePool(redis.ConnectionPool):
     _idle: deque[Any]
 
     def reset(self) -> None:
-        """Forget all connections: when the pool is made, and in a forked process."""
+        """Drops all connections: when the pool is made, and in a forked process."""
         self._idle = deque()
         super().reset()
 
@@ -56,7 +56,7 @@ class WholePool(redis.ConnectionPool):
         return connection
 
     def _usable(self) -> Any:
-        """An idle connection that is open and has nothing to read, or None."""
+        """Returns an idle connection that is open and has nothing to read, or None."""
         try:
             connection = self._idle.pop()
         except IndexError:
@@ -76,7 +76,7 @@ class WholePool(redis.ConnectionPool):
     def release(self, connection: Any) -> None:
         taker, idle, outer_exception = getattr(connection, "taken", None) or (None, None, None)
         if taker != threading.get_ident():
-            return  # given back before, by an interrupted call; another thread may have it by now
+            return  # an interrupted call has released it before; another thread may use it
         connection.taken = None
         error = sys.exc_info()[1]
         if error is None or error is outer_exception or isinstance(error, redis.ResponseError):
@@ -85,14 +85,14 @@ class WholePool(redis.ConnectionPool):
                 self._idle.append(connection)
                 return
         elif isinstance(error, redis.TimeoutError | redis.ConnectionError):
-            self._close_idle()  # their peer is gone too: each would cost a timeout or a repeat
+            self._close_idle()  # their peer may be gone too: each would cost a timeout or a repeat
         connection.disconnect()
 
     def disconnect(self, inuse_connections: bool = True) -> None:
-        """Close idle connections now, those in use (unless excepted) when they are given back."""
+        """Closes idle connections now, and those in use (by default) when they are released."""
         self._close_idle()
         if inuse_connections:
-            self._idle = deque()  # release() knows by it that the pool was closed meanwhile
+            self._idle = deque()  # tells release() that the pool was closed
 
     def _close_idle(self) -> None:
         while self._idle:
@@ -120,7 +120,7 @@ class _FollowingPool(WholePool, SentinelConnectionPool):
 
 
 class Client(redis.Redis):
-    """A client that owns its pool. (redis-py's ``from_pool`` does the same, from 5.0.1 on.)"""
+    """A client that closes its pool, as redis-py's ``from_pool`` makes it from 5.0.1 on."""
 
     def close(self) -> None:
         super().close()
@@ -128,7 +128,7 @@ class Client(redis.Redis):
 
 
 def follow(given: Sentinels, options: dict[str, Any]) -> redis.Redis:
-    """A client of the current master; ``options`` are those of its connections."""
+    """Returns a client of the current master; ``options`` are its connections'."""
     asking = {name: options[name] for name in ("socket_keepalive", "health_check_interval")} | {
         "socket_timeout": 1,
         "socket_connect_timeout": 1,

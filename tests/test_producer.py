@@ -30,7 +30,7 @@ from viber_courier import (
     StoreUnavailable,
 )
 from viber_courier.ops.redis_server import RedisServer
-from viber_courier.producers.client import CHUNK
+from viber_courier.producers.client import CHUNK_ROWS
 from viber_courier.producers.testing import memory_producer
 from viber_courier.schemas.settings import Settings
 from viber_courier.store.connection import connect
@@ -109,12 +109,12 @@ def test_a_wrong_job_names_every_fault_and_stores_nothing(
 
 
 def test_a_wrong_row_leaves_earlier_chunks_and_nothing_of_its_own(producer: Producer) -> None:
-    good = list(rows(CHUNK + 10))
-    good[CHUNK + 5] = {"address": "none"}
+    good = list(rows(CHUNK_ROWS + 10))
+    good[CHUNK_ROWS + 5] = {"address": "none"}
     with pytest.raises(InvalidMessage) as caught:
         producer.enqueue_many(good, common=BULK)
-    assert caught.value.row == CHUNK + 5
-    assert len(caught.value.accepted) == CHUNK
+    assert caught.value.row == CHUNK_ROWS + 5
+    assert len(caught.value.accepted) == CHUNK_ROWS
     assert all(producer.get(id) for id in caught.value.accepted)
 
 
@@ -140,7 +140,7 @@ def test_rows_that_raise_leave_full_chunks_and_what_was_to_be_told_of_them(
 ) -> None:
     # Given rows that break off after a full chunk, with a wrong row in it
     def source(error: Exception) -> Iterator[dict[str, Any]]:
-        for number, row in enumerate(rows(CHUNK + 200)):
+        for number, row in enumerate(rows(CHUNK_ROWS + 200)):
             yield {"address": "wrong"} if number == 3 else {**row, "id": f"m{number}"}
         raise error
 
@@ -160,8 +160,8 @@ def test_rows_that_raise_leave_full_chunks_and_what_was_to_be_told_of_them(
 
     # Then the wrong row was told, and ``accepted`` is what is stored
     assert told == [3]
-    stored = [f"m{number}" for number in range(CHUNK + 200) if producer.get(f"m{number}")]
-    assert len(stored) == CHUNK - 1
+    stored = [f"m{number}" for number in range(CHUNK_ROWS + 200) if producer.get(f"m{number}")]
+    assert len(stored) == CHUNK_ROWS - 1
     assert raised.value.accepted == stored
 
 
@@ -204,9 +204,9 @@ def test_rows_are_streamed_and_not_kept(producer: Producer) -> None:
             nonlocal alive
             alive -= 1
 
-    ids = producer.enqueue_many((Row(i) for i in range(12 * CHUNK)), common=BULK)
-    assert len(ids) == 12 * CHUNK
-    assert most <= 4 * CHUNK  # of twelve
+    ids = producer.enqueue_many((Row(i) for i in range(12 * CHUNK_ROWS)), common=BULK)
+    assert len(ids) == 12 * CHUNK_ROWS
+    assert most <= 4 * CHUNK_ROWS  # of twelve
 
 
 def test_one_round_trip_for_a_single_and_one_for_each_chunk(
@@ -223,7 +223,7 @@ def test_one_round_trip_for_a_single_and_one_for_each_chunk(
     before = calls()
     producer.enqueue(text_job())
     assert calls() - before == 1
-    producer.enqueue_many(rows(3 * CHUNK), common=BULK)
+    producer.enqueue_many(rows(3 * CHUNK_ROWS), common=BULK)
     assert calls() - before == 4
     client.close()
 
@@ -510,8 +510,8 @@ def test_a_chunk_is_stored_and_its_word_left_while_the_next_rows_are_slow_to_com
     seen: list[tuple[int, int]] = []
 
     def source() -> Iterator[dict[str, Any]]:
-        for number, row in enumerate(rows(CHUNK + 10)):
-            if number >= CHUNK:
+        for number, row in enumerate(rows(CHUNK_ROWS + 10)):
+            if number >= CHUNK_ROWS:
                 time.sleep(0.05)
                 lane = f"{{{settings.namespace}}}:lane:low:0"
                 seen.append((operator.zcard(lane), operator.llen(f"{{{settings.namespace}}}:wake")))
@@ -520,7 +520,7 @@ def test_a_chunk_is_stored_and_its_word_left_while_the_next_rows_are_slow_to_com
     # When they are stored
     producer.enqueue_many(source(), common=BULK)
     # Then the first chunk's messages didn't wait for the second's rows
-    assert seen[1] == (CHUNK, 1)
+    assert seen[1] == (CHUNK_ROWS, 1)
     producer.close()
     operator.close()
 

@@ -1,33 +1,33 @@
--- Stores messages, each once, and wakes whoever sends what is due now.
+-- Stores messages, each once, and wakes workers for those that are due now.
 -- @include clock
 -- @include bell
 -- KEYS
 --   counts
---   common          the campaign's content; not touched where common_digest is ''
+--   common          the campaign's content; not touched if common_digest is ''
 --   lanes[8]        the lane sets
---   bells[4]        by lane
---   wakes           the list at which workers' listeners wait
+--   bells[4]        the lanes' bells
+--   wakes           the wake list, which workers' listeners read
 --   dead            dead letters
---   pace            the latest due time given to a letter sent again
+--   pace            the latest due time given to a dead letter sent again
 -- ARGV
---   time            '' for this server's
---   records         prefix of the records
---   contents        prefix of the contents
---   max_queued      messages that may wait (0: no limit)
---   bell_ms         how long a bell is set
---   words[4]        what the bells' wakes say
---   status          to write
+--   time            '' for this server's clock
+--   records         prefix of the records' keys
+--   contents        prefix of the contents' keys
+--   max_queued      most messages that may wait (0: no limit)
+--   bell_ms         how long a bell is set, in ms
+--   words[4]        the lanes' names, for the wake list
+--   status          the status to write
 --   common_digest   '' without a campaign
 --   common_json     the campaign's content
---   keep_content    how much longer than its last message's deadline it is kept, in ms
---   gap             '' or, of dead letters sent again, us between one and the next (0: all at once)
---   width           of each message's part of the tail
---   tail...         messages (store/records.py): id, digest, lane set 1-8, due ('' = now), ttl in
---                   us, own content, pairs of fields, name, value ...; padded to width with ''. Of a
---                   dead letter sent again the first pair's value is its id: it leaves the list, its
---                   record names the new
--- Reply {'ok'}, {'conflict', rows} (of letters: not on the list any more) or {'full'}; only 'ok'
--- has written anything. Ids stored before with the same digest are passed over. Events: none.
+--   keep_content    how long it is kept after its last message's deadline, in ms
+--   gap             '' or, for dead letters sent again, us from one to the next (0: all at once)
+--   width           values of each message in the tail
+--   tail...         messages (store/records.py): id, digest, lane set (1 to 8), due time ('': now),
+--                   ttl in us, own content, number of fields, then name, value, name, value ...,
+--                   padded to width with ''. The first value of a dead letter sent again is its id:
+--                   it leaves the list, and its record names the new message
+-- Reply {'ok'}, {'conflict', indexes from 0} (for letters: no longer on the list) or {'full'}. Only
+-- 'ok' has written anything. Skips ids that are stored with the same digest. Events: none.
 local at = now(time)
 gap, width = tonumber(gap), tonumber(width)
 local fresh, conflicts, latest = {}, {}, at
@@ -62,7 +62,7 @@ for k, i in ipairs(fresh) do
   if due and due > at then
     due = due - due % 4
   else
-    -- Distinct scores keep a lane first in, first out; none lies ahead of now.
+    -- Distinct scores keep a lane first in, first out. None is later than now.
     due = at - 4 * (#fresh - k)
     due_now[math.ceil(set / 2)] = true
   end
