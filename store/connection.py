@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import redis
-from redis.backoff import ExponentialWithJitterBackoff
+from redis.backoff import FullJitterBackoff
 from redis.retry import Retry
 
 from viber_courier.schemas import sentinel
 from viber_courier.schemas.errors import CourierError
-from viber_courier.store.pools import WholePool, follow
+from viber_courier.store.pools import Client, WholePool, follow
 
 SOCKET_OPTIONS: dict[str, Any] = {
     # Without these a half-open connection hangs for ever (measured with default options).
@@ -46,17 +46,14 @@ def connect(url: str) -> redis.Redis:
         **SOCKET_OPTIONS,
         "decode_responses": True,
         "protocol": 2,
-        # Each thread has one: redis-py's own bound would refuse the 101st.
-        "max_connections": 2**31,
         # A server that hangs is not asked again: one timeout is what a caller should wait.
         "retry": Retry(
-            ExponentialWithJitterBackoff(cap=0.5, base=0.05),
-            3,
-            supported_errors=(redis.ConnectionError,),
+            FullJitterBackoff(cap=0.5, base=0.05), 3, supported_errors=(redis.ConnectionError,)
         ),
+        "retry_on_error": [redis.ConnectionError],  # redis-py 5 repeats no command without it
     }
     if not url.startswith(sentinel.SCHEME):
-        return redis.Redis.from_pool(WholePool.from_url(url, **options))
+        return Client(connection_pool=WholePool.from_url(url, **options))
     return follow(sentinel.parse(url), options)
 
 
