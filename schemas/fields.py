@@ -70,7 +70,10 @@ class _Address(_Text):
         return super()._deserialize(value, attr, data, **kwargs).removeprefix("+")
 
 
-class _Flag(fields.Field[bool]):
+# marshmallow 3 has no generic fields: where this module runs, none is written as one.
+
+
+class _Flag(fields.Field):  # type: ignore[type-arg]
     """A boolean, or the strings that the document's examples write."""
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> bool:
@@ -81,7 +84,7 @@ class _Flag(fields.Field[bool]):
         raise ValidationError("must be true or false")
 
 
-class _Instant(fields.Field[int]):
+class _Instant(fields.Field):  # type: ignore[type-arg]
     """ISO 8601 with a zone, as microseconds since 1970."""
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> int:
@@ -97,7 +100,7 @@ class _Instant(fields.Field[int]):
             raise ValidationError("must be in the years 1 to 9999") from None
 
 
-class _Metadata(fields.Field[dict[str, Any]]):
+class _Metadata(fields.Field):  # type: ignore[type-arg]
     """At most 16 scalars under string keys, together at most 1 KiB as JSON."""
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> dict[str, Any]:
@@ -117,7 +120,7 @@ class _Metadata(fields.Field[dict[str, Any]]):
         return dict(value)
 
 
-class _Content(fields.Field[dict[str, Any]]):
+class _Content(fields.Field):  # type: ignore[type-arg]
     """An object; what is in it is a matter of ``contentType``."""
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> dict[str, Any]:

@@ -110,7 +110,7 @@ class Campaign:
         return _job(loaded, _asked(loaded), own)
 
 
-_Fields = Mapping[str, Field[Any]]
+_Fields = Mapping[str, "Field[Any]"]  # quoted: not generic in marshmallow 3
 _Checks = Mapping[str, Callable[[Any], Any]]
 
 _REPEATED = frozenset({"type", "subject", "priority", "contentType", "onUnsure"})
