@@ -45,5 +45,5 @@ _DELIVERY = ("user-blocked", "not-viber-user")
 
 
 def is_known(code: str) -> bool:
-    """Whether docs/provider-api.md lists this code; others share one counter and raise an alert."""
+    """Returns whether docs/provider-api.md has this code; others share an alerting counter."""
     return code in REQUEST_REFUSALS or code in AUTH or code in _DELIVERY or code in (OK, SYSTEM)

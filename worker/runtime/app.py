@@ -43,9 +43,9 @@ class App(Celery):  # type: ignore[misc]
         return super().connection(hostname or self.conf["broker_url"], *args, **options)
 
     def connection_for_read(self, url: Any = None, **options: Any) -> Any:
-        """As ``connection``."""
+        """Connects for reading, as ``connection`` does."""
         return super().connection_for_read(url or self.conf["broker_url"], **options)
 
     def connection_for_write(self, url: Any = None, **options: Any) -> Any:
-        """As ``connection``."""
+        """Connects for writing, as ``connection`` does."""
         return super().connection_for_write(url or self.conf["broker_url"], **options)
