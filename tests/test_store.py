@@ -305,6 +305,21 @@ def test_a_fault_of_a_script_is_loud(
         desk.settle(held, Accepted(7))
 
 
+@pytest.mark.parametrize("unless_within", [0.0, 3.0], ids=["beat", "listener"])
+def test_the_sweep_does_not_wait_for_a_clock_that_was_set_back(
+    unless_within: float, producer: Producer, desk: Workshop, clock: Clock, client: redis.Redis
+) -> None:
+    # A failover to a replica whose clock is behind, or a host's clock that is put right
+    clock.advance(3600)
+    desk.store.sweep()
+    clock.advance(-3600)
+    producer.enqueue(text_job(priority="low"))
+    client.delete(desk.store.keys.bell("low"))
+    assert desk.store.sweep(unless_within) == ["low"]
+    client.delete(desk.store.keys.bell("low"))
+    assert desk.store.sweep(3.0) == []
+
+
 def test_the_sweep_forgets_events_past_their_retention(
     producer: Producer, desk: Workshop, clock: Clock, client: redis.Redis
 ) -> None:

@@ -22,7 +22,7 @@
 -- Reply the words that were left on the wake list.
 local at = now(time)
 local ago = math.floor(at / 1000) - tonumber(redis.call('GET', swept) or 0)
-if ago < tonumber(unless_ms) then return {} end
+if ago >= 0 and ago < tonumber(unless_ms) then return {} end  -- below 0: the clock was set back
 local function due(set) return #redis.call('ZRANGEBYSCORE', set, '-inf', text(at), 'LIMIT', 0, 1) > 0 end
 local left = {}
 if due(watch) and ring(watch_bell, wakes, watch_word, bell_ms) then left[1] = watch_word end

@@ -24,17 +24,27 @@ class PatientQoS(redis.QoS):
     Recording it twice changes nothing.
     """
 
-    def append(self, message: Any, delivery_tag: str) -> None:
+    def append(self, message: Any, delivery_tag: str) -> Any:
         end = time.monotonic() + RECORD_TIMEOUT
         while True:
             try:
-                super().append(message, delivery_tag)  # type: ignore[no-untyped-call]
-                return
+                return super().append(message, delivery_tag)  # type: ignore[no-untyped-call]
             except (RedisError, OSError) as error:
                 if time.monotonic() > end:
                     raise
                 logger.warning("task not recorded yet", extra={"error": type(error).__name__})
                 time.sleep(0.2)
+
+    # Celery logs what these two raise and goes on. If the task's place were not free then, the worker
+    # would take one task fewer from there on, and in the end none. Redis delivers it again later.
+
+    def ack(self, delivery_tag: str) -> None:
+        self._dirty.add(delivery_tag)
+        super().ack(delivery_tag)  # type: ignore[no-untyped-call]
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        self._dirty.add(delivery_tag)
+        super().reject(delivery_tag, requeue)  # type: ignore[no-untyped-call]
 
 
 class _OurChannel(redis.Channel):
