@@ -35,8 +35,8 @@ class PatientQoS(redis.QoS):
                 logger.warning("task not recorded yet", extra={"error": type(error).__name__})
                 time.sleep(0.2)
 
-    # Celery logs what these two raise and goes on. If the task's place were not free then, the worker
-    # would take one task fewer from there on, and in the end none. Redis delivers it again later.
+    # Celery logs what these two raise and goes on. Unless the task's place is free by then, the
+    # worker takes one task fewer from there on, and in the end none. The task is delivered again.
 
     def ack(self, delivery_tag: str) -> None:
         self._dirty.add(delivery_tag)
