@@ -85,8 +85,7 @@ def _entry(entry: SendEntry, twice: bool) -> Outcome:
 
 
 def _by_http(answer: Answer) -> Retryable | NotSent | Blocked | RequestRefused | Unsure:
-    http = answer.http
-    code = f"http-{http}"
+    http, code = answer.http, f"http-{answer.http}"
     if http in (408, 429, 503):
         return NotSent(code, retry_after(answer.retry_after))
     if http in (400, 413, 422):

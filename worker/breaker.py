@@ -39,8 +39,8 @@ def after_request(outcomes: Sequence[Outcome], jitter: float, settings: Settings
     if all(isinstance(outcome, Retryable) and not outcome.whole for outcome in outcomes):
         # An answer for each message. Taken as a failure, it would keep the gate shut at a probe.
         return ProviderSignal("good")
-    bad = [_failure(outcome, jitter, settings) for outcome in outcomes]
-    return max(bad, key=lambda signal: signal.verdict)
+    failures = (_failure(outcome, jitter, settings) for outcome in outcomes)
+    return max(failures, key=lambda signal: signal.verdict)
 
 
 def after_statuses(outcome: StatusOutcome, jitter: float, settings: Settings) -> ProviderSignal:

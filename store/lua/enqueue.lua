@@ -50,8 +50,11 @@ if most > 0 and #fresh > 0 then
   if waiting > most then return {'full'} end
 end
 
-local places, due_now = {}, {}
-local next_due = gap and gap > 0 and tonumber(redis.call('GET', pace) or 0)
+local places, due_now, call = {}, {}, redis.call
+local next_due = gap and gap > 0 and tonumber(call('GET', pace) or 0)
+-- One table serves all messages; what is behind a message's own size is another's.
+local fields = {'status', status, 'job', '', 'set', '', 'until', '', 'common', common_digest}
+local shared = common_digest ~= '' and 10 or 8
 for k, i in ipairs(fresh) do
   local id, set = ARGV[i], tonumber(ARGV[i + 2])
   local due = tonumber(ARGV[i + 3])
@@ -68,27 +71,25 @@ for k, i in ipairs(fresh) do
   end
   local till = math.max(due, at) + tonumber(ARGV[i + 4])
   if till > latest then latest = till end
-  local fields = {'status', status, 'job', ARGV[i + 1], 'set', ARGV[i + 2], 'until', text(till)}
-  if common_digest ~= '' then
-    fields[9] = 'common'
-    fields[10] = common_digest
-  end
-  local own_content = ARGV[i + 5]
+  fields[4], fields[6], fields[8] = ARGV[i + 1], ARGV[i + 2], text(till)
+  local size, own_content = shared, ARGV[i + 5]
   if #own_content <= 64 then
-    fields[#fields + 1] = 'row'
-    fields[#fields + 1] = own_content
+    fields[size + 1], fields[size + 2] = 'row', own_content
+    size = size + 2
   else
-    redis.call('SET', contents .. id, own_content)
+    call('SET', contents .. id, own_content)
   end
-  for f = i + 7, i + 6 + 2 * tonumber(ARGV[i + 6]) do fields[#fields + 1] = ARGV[f] end
-  redis.call('HSET', records .. id, unpack(fields))
+  local own = 2 * ARGV[i + 6]
+  for f = 1, own do fields[size + f] = ARGV[i + 6 + f] end
+  call('HSET', records .. id, unpack(fields, 1, size + own))
   if gap then
-    redis.call('ZREM', dead, ARGV[i + 8])
-    redis.call('HSET', records .. ARGV[i + 8], 'resentAs', id)
+    call('ZREM', dead, ARGV[i + 8])
+    call('HSET', records .. ARGV[i + 8], 'resentAs', id)
   end
-  places[set] = places[set] or {}
-  table.insert(places[set], text(due))
-  table.insert(places[set], id)
+  local members = places[set] or {}
+  places[set] = members
+  members[#members + 1] = text(due)
+  members[#members + 1] = id
 end
 for set, members in pairs(places) do redis.call('ZADD', lanes[set], unpack(members)) end
 if #fresh > 0 then redis.call('HINCRBY', counts, status, #fresh) end
