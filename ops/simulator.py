@@ -148,7 +148,7 @@ class Simulator:
     def __init__(self, login: str, password: str, step: float, seed: int, record: bool) -> None:
         self.auth = f"Basic {base64.b64encode(f'{login}:{password}'.encode()).decode()}"
         self.step, self.seed = step, seed  # seconds
-        # Above 2^53 like the document's, and different from those of an earlier process.
+        # Above 2^53 like the provider's, and different from those of an earlier process.
         self._forget(Memory(3158611117333282816 + time.time_ns(), record))
 
     def _forget(self, memory: Memory) -> None:

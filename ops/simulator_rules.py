@@ -1,16 +1,16 @@
 """The simulator's own reading of the provider's document: pure rules, no I/O, no clock.
 
-Imports nothing of the courier, so that the two readings of the document can disagree. Where the
-document is silent, the simulator is strict, so that a client which passes here is careful enough:
+Imports nothing of the courier, so that the two readings of that document can disagree. Where it
+is silent, the simulator is strict, so that a client which passes here is careful enough:
 
 - It reports one fault: the address's, otherwise the first in the order of the table of codes.
 - A missing, null or empty mandatory field is "not specified"; null in an optional one is a wrong
   format. `priority`, `contentType` and the fields of `content` have only `...-format` codes.
-- An address is a string of 7 to 15 digits without a leading 0 (the document's own have 10).
+- An address is a string of 7 to 15 digits without a leading 0 (the provider's examples have 10).
 - The limit of 1000 characters of a button's text holds for a plain text too. URLs are absolute.
 - An image with the resend flag on is `error-content-type-format`: an SMS can't carry it.
 - A wrong `smsText` or `smsSrcAddress` is `error-resend-sms-error`, the only code about them.
-- `resendSms`, `commonData` and `imageUrl` are the names in the document's examples. It ignores
+- `resendSms`, `commonData` and `imageUrl` are the names in the provider's examples. It ignores
   unknown fields, and with them the names in its prose: `resentSMS`, `messageCommonData`, `image`.
 - A string without a UTF-8 form (a lone surrogate) is a wrong format of its field.
 """
@@ -63,9 +63,9 @@ ENDINGS = {  # by the last two digits of the address; others: Ending()
     62: Ending("enqueued sent read", hidden=2),
     70: Ending("enqueued sent"),
     71: Ending("enqueued"),
-    80: Ending("enqueued sent vp_expired"),  # not in the document, seen in the wild
+    80: Ending("enqueued sent vp_expired"),  # not in the provider's document, seen in the wild
     81: Ending("enqueued sent delivered", sms="delivered", both=True),
-    82: Ending("enqueued sent delivered visited"),  # not in the document
+    82: Ending("enqueued sent delivered visited"),  # not in the provider's document
 }
 
 
@@ -81,7 +81,7 @@ def endings() -> dict[str, str]:
 class Send(NamedTuple):
     """A body of /send that could be read."""
 
-    resend: bool  # on if omitted: the document's default
+    resend: bool  # on if omitted: the provider's default
     common: Json
     rows: list[Json]
 
@@ -236,7 +236,7 @@ def status_entry(
         if ending.error and stage == len(states) - 1:
             entry["error"] = ending.error
     if sms:
-        first = 583465579822710784 + provider_id % 10**15 * 4  # over 2^53, like the document's
+        first = 583465579822710784 + provider_id % 10**15 * 4  # over 2^53, like the provider's
         segments = enumerate(sms[int(min(since_sms, len(sms) - 1))].split())
         entry["smsStates"] = [{"id": first + n, "state": state} for n, state in segments]
     return entry
@@ -352,6 +352,6 @@ def spoil(rule: Json, answer: Json) -> tuple[int, bytes]:
     elif kind in _SPOILED and entries:
         answer = answer | {"messages": _SPOILED[kind](entries)}
     text = json.dumps(answer)
-    if kind == "garbled":  # the comma that the document's own example lacks
+    if kind == "garbled":  # the comma that the provider's own example lacks
         text = text.replace(', "messages"', ' "messages"')
     return rule["http"], text.encode().ljust(rule["bytes"])

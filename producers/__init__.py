@@ -1,6 +1,6 @@
-"""What an app imports: enqueue messages, look them up, cancel them, read what became of them."""
+"""What an app uses: enqueue messages, look them up, cancel them, read their events."""
 
-if __name__ == "producers":  # the name before viber_courier; only a checkout has it
+if __name__ == "producers":  # the import name before viber_courier; only a checkout has it
     from viber_courier import *  # noqa: F403
 
-    __path__ = []  # its modules would be loaded a second time
+    __path__ = []  # otherwise its modules would be loaded twice

@@ -1,4 +1,4 @@
-"""The Producer: an app's whole view of viber-courier."""
+"""The Producer, through which apps use viber-courier."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.status import DEAD, Reason, Status
 from viber_courier.store.connection import StoreUnavailable, connect, require_name, store_errors
 from viber_courier.store.keys import Keys
-from viber_courier.store.records import Record, end_fields, new_message, record_values, seen_counts
+from viber_courier.store.records import Record, end_fields, new_message, record_values, version_of
 from viber_courier.store.scripts import Script, shared
 
-CHUNK = 500
-"""Rows of ``enqueue_many`` that go to Redis in one round trip, and stand or fall together."""
+CHUNK_ROWS = 500
+"""Rows of ``enqueue_many`` in one round trip; they are stored together or not at all."""
 
 COLLECT_AFTER = 0.02
 """Longest wait for the next row before collecting the previous chunk's reply, in seconds."""
@@ -42,10 +42,10 @@ class _Row(NamedTuple):
 
 
 class Producer:
-    """Enqueues jobs, looks messages up, cancels them, reads result events; ``dead``: DeadLetters.
+    """Enqueues jobs, looks messages up, cancels them and reads result events.
 
-    One instance serves many threads, and processes forked after it was made. Methods raise
-    StoreUnavailable when Redis can't be used; repeating them with the same ids is safe.
+    ``dead`` holds the dead letters. Threads, and processes forked later, can share one instance.
+    Methods raise StoreUnavailable if Redis can't be used; repeat them with the same ids.
     """
 
     def __init__(
@@ -65,18 +65,18 @@ class Producer:
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> Producer:
-        """A Producer by the COURIER_* variables; the provider's are not needed. ConfigError."""
+        """Returns a Producer with the settings of the COURIER_* variables. Raises ConfigError."""
         return cls(Settings.from_env(env))
 
     def close(self) -> None:
-        """Give the connections back; the Producer may still be used and opens new ones."""
+        """Closes the connections. A later call opens new ones."""
         self.redis.close()
 
     def enqueue(self, job: Mapping[str, Any]) -> str:
-        """Store one job and return its id, in one round trip.
+        """Stores one job in one round trip, and returns its id.
 
-        Raises InvalidMessage, Conflict, QueueFull or StoreUnavailable; then nothing is stored
-        (after StoreUnavailable it may be: repeat with the same id).
+        Raises InvalidMessage, Conflict or QueueFull: then nothing is stored. After StoreUnavailable
+        it may be stored: repeat the call with the same id.
         """
         parsed = parse_job(job, self._clock())
         id = parsed.id or _fresh_id()
@@ -90,38 +90,39 @@ class Producer:
         common: Mapping[str, Any] | None = None,
         on_invalid: OnInvalid | None = None,
     ) -> list[str]:
-        """Store a job for each row merged over ``common``; ids in row order.
+        """Stores a job for each row, merged over ``common``; returns their ids in row order.
 
-        Any iterable is streamed in chunks, one round trip each. A wrong row raises its error with
-        ``.row`` and ``.accepted`` and nothing of its chunk is stored, earlier chunks are; with
-        ``on_invalid(row number, row, error)`` it is left out instead.
+        Streams any iterable in chunks, one round trip each. A wrong row raises its error with
+        ``.row`` and ``.accepted``: nothing of its chunk is stored, but earlier chunks are. With
+        ``on_invalid(row number, row, error)`` a wrong row is left out instead.
         """
         campaign = None if common is None else Campaign(common, self._clock())
         stream = _Stream(self, campaign, on_invalid)
-        # More than may wait at all could never be stored, however often it is tried.
-        size = min(CHUNK, self.settings.max_queued or CHUNK)
+        # A chunk larger than max_queued could never be stored.
+        size = min(CHUNK_ROWS, self.settings.max_queued or CHUNK_ROWS)
         try:
             try:
                 numbered = stream.numbered(rows)
                 while chunk := list(islice(numbered, size)):
                     stream.send(*self._parse(chunk, campaign))
             finally:
-                stream.collect()  # also where the rows raise: what is stored by then is accepted
+                stream.collect()  # also if the rows raise: their error names what is stored
         except (EnqueueError, StoreUnavailable) as error:
             error.accepted = stream.accepted
             raise
         return stream.accepted
 
     def get(self, id: str) -> Record | None:
-        """The message with this id; None if there is none (any more)."""
+        """Returns the message with this id; None if there is none, or its record has expired."""
         state = self._state(id)
         return None if state is None else Record(**record_values(id, *state))
 
     def cancel(self, id: str) -> bool:
-        """Stop a message. True only if it never left and now never will, also the second time.
+        """Stops a message; returns True if it was never sent and never will be.
 
-        A message that may have left in an earlier attempt ends ``unconfirmed``, and the answer is
-        False. One that is inside a request right now is left alone: False, ask again.
+        A message that may have been sent ends ``unconfirmed``, and the result is False. A message
+        inside a request stays as it is, and the result is False: call again. Repeated calls return
+        the same.
         """
         while (state := self._state(id)) is not None:
             record = Record(**record_values(id, *state))
@@ -135,10 +136,10 @@ class Producer:
         return False
 
     def results(self, group: str, consumer: str, block: float = 5.0) -> EventStream:
-        """Result events for this consumer of a group, until ``block`` seconds of silence.
+        """Yields result events for a consumer of a group, until none comes for ``block`` seconds.
 
-        A new group starts at the oldest kept event. First come the consumer's own unacknowledged
-        events, then others' that nobody acknowledged for 60 s, then new ones.
+        A new group starts at the oldest event that is kept. The consumer first gets its own
+        unacknowledged events, then those that others have not acknowledged for 60 s, then new ones.
         """
         names = require_name("group", group), require_name("consumer", consumer)
         return read_results(self.redis, self._keys.results, *names, block)
@@ -165,16 +166,16 @@ class Producer:
     def _store(
         self, rows: list[_Row], campaign: Campaign | None, gap: int | None = None
     ) -> set[str]:
-        """Stores rows; returns the ids that conflict, and then nothing was written.
+        """Stores rows; returns the ids that conflict, if any: then nothing is stored.
 
-        ``gap``: of dead letters sent again, microseconds between one and the next.
+        ``gap``: for dead letters sent again, microseconds from one due time to the next.
         """
         return self._begin_store(rows, campaign, gap)()
 
     def _begin_store(
         self, rows: list[_Row], campaign: Campaign | None, gap: int | None = None
     ) -> Callable[[], set[str]]:
-        """As ``_store``; what is returned fetches the reply."""
+        """Begins to store rows; returns a function that waits and returns what ``_store`` does."""
         if not rows:
             return set
         messages = [new_message(row.id, row.job, row.resend_of) for row in rows]
@@ -182,7 +183,7 @@ class Producer:
         tail = [value for each in messages for value in (*each, *[""] * (width - len(each)))]
         digest = campaign.digest if campaign else ""
         with store_errors():
-            fetch = self._scripts["enqueue"].begin(
+            fetch_reply = self._scripts["enqueue"].begin(
                 common=self._keys.commons + digest,
                 status=Status.QUEUED,
                 common_digest=digest,
@@ -194,7 +195,7 @@ class Producer:
 
         def fetch_clashes() -> set[str]:
             with store_errors():
-                state, *conflicts = fetch()
+                state, *conflicts = fetch_reply()
             if state == "full":
                 raise QueueFull(self.settings.max_queued)
             return {rows[int(place)].id for places in conflicts for place in places}
@@ -202,7 +203,7 @@ class Producer:
         return fetch_clashes
 
     def _state(self, id: str) -> tuple[dict[str, str], float] | None:
-        """Returns the record's fields and its score (0: in no lane)."""
+        """Returns a record's fields and its score (0: in no lane); None if there is no record."""
         require_name("id", id)
         with store_errors():
             score, *pairs = self._scripts["get"](record=self._keys.records + id, id=id)
@@ -210,7 +211,7 @@ class Producer:
         return (fields, float(score or 0)) if fields else None
 
     def _cancel(self, record: Record, fields: Mapping[str, str]) -> str:
-        """Returns what cancel.lua answers about the record as it was seen."""
+        """Cancels the message if its record is unchanged; returns cancel.lua's reply."""
         to = Status.UNCONFIRMED if record.unsure else Status.CANCELLED
         change = Change(
             status=to,
@@ -221,7 +222,7 @@ class Producer:
             metadata=record.metadata,
             more=resent(record.resend_of),
         )
-        n, attempts = seen_counts(fields)
+        n, attempts = version_of(fields)
         with store_errors():
             answer: str = self._scripts["cancel"](
                 record=self._keys.records + record.id,
@@ -240,7 +241,7 @@ class Producer:
 
 
 class _Stream:
-    """Rows of one ``enqueue_many``: while Redis stores a chunk, the next is read and checked."""
+    """Stores the rows of one ``enqueue_many``: Redis stores a chunk while the next is checked."""
 
     def __init__(
         self, producer: Producer, campaign: Campaign | None, on_invalid: OnInvalid | None
@@ -252,14 +253,14 @@ class _Stream:
         self.accepted: list[str] = []
 
     def numbered(self, rows: Iterable[Any]) -> Iterator[tuple[int, Any]]:
-        """Numbers the rows; collects the chunk before where they are slow to come."""
+        """Yields the rows with their numbers; collects the previous chunk if rows come slowly."""
         for numbered in enumerate(rows):
             if self._fetch_clashes and time.monotonic() - self._sent_at > COLLECT_AFTER:
                 self.collect()
             yield numbered
 
     def send(self, rows: list[_Row], faults: list[_Fault]) -> None:
-        """Collects the chunk before, then sends what is right of this one to Redis."""
+        """Collects the previous chunk, then sends the valid rows of this one to Redis."""
         self.collect()
         self._raise_first(faults)
         self._rows, self._faults = rows, faults
@@ -267,7 +268,7 @@ class _Stream:
         self._sent_at = time.monotonic()
 
     def collect(self) -> None:
-        """Waits until the chunk is stored; adds its ids, and tells of its faults in row order."""
+        """Waits until the chunk is stored; adds its ids and reports its faults in row order."""
         if self._fetch_clashes is None:
             return
         fetch_clashes, self._fetch_clashes = self._fetch_clashes, None
@@ -278,7 +279,7 @@ class _Stream:
             rows = [row for row in rows if row.id not in clashes]
             clashes = self._producer._store(_distinct(rows), self._campaign)
         self.accepted += [row.id for row in rows]
-        for fault in sorted(faults, key=lambda fault: fault[0]):  # good rows have their ids by then
+        for fault in sorted(faults, key=lambda fault: fault[0]):  # valid rows have their ids by now
             if self._on_invalid:
                 self._on_invalid(*fault)
 
@@ -288,7 +289,7 @@ class _Stream:
 
 
 def _fresh_id() -> str:
-    """Returns a random UUID (RFC 9562, version 4), in a sixth of the time of uuid.uuid4."""
+    """Returns a random UUID (RFC 9562, version 4) in a sixth of uuid.uuid4's time."""
     raw = os.urandom(16)
     digits, variant = raw.hex(), "89ab"[raw[8] >> 6]
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"

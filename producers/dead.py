@@ -1,4 +1,4 @@
-"""Dead letters: messages that ended badly, to be listed, looked into, sent again or dropped."""
+"""Dead letters: messages that ended badly, which you can list, read, send again or drop."""
 
 import json
 import uuid
@@ -16,7 +16,7 @@ from viber_courier.schemas.errors import (
     Unconfirmed,
 )
 from viber_courier.schemas.instants import iso
-from viber_courier.schemas.message import FARTHEST, Job, parse_job
+from viber_courier.schemas.message import MAX_AHEAD, Job, parse_job
 from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.status import DEAD, Status
 from viber_courier.store.connection import require_name, store_errors
@@ -31,18 +31,18 @@ from viber_courier.store.records import (
 )
 from viber_courier.store.scripts import Script, shared
 
-CHUNK = 500
-"""Letters that one round trip looks at, sends again or drops."""
+CHUNK_LETTERS = 500
+"""Letters that one round trip reads, sends again or drops."""
 Letter = tuple[str, str, Job]
-"""A letter to send again: its id, and the new message's id and job."""
+"""A letter to send again: its id, the new message's id, and the job."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetter(Record):
-    """The record of a message that ended badly; texts and phone number are not part of it.
+    """The record of a message that ended badly, without its texts and phone number.
 
-    ``ended`` is ISO 8601 by the Redis server's clock. ``has_content``: it can be looked into and
-    sent again.
+    ``ended`` is ISO 8601 by the Redis server's clock. ``has_content``: it can be read and sent
+    again.
     """
 
     ended: str
@@ -51,14 +51,14 @@ class DeadLetter(Record):
 
 @dataclass(frozen=True, slots=True)
 class Resent:
-    """What ``resend_many`` did: new ids by old ones, and the errors of those it left alone."""
+    """What ``resend_many`` did: the new ids by the old ones, and the error of each it refused."""
 
     ids: dict[str, str] = field(default_factory=dict)
     refused: dict[str, DeadLetterError | InvalidMessage] = field(default_factory=dict)
 
 
 class _Found(NamedTuple):
-    """``score`` 0: not on the list. ``own`` and ``common`` are contents, or whether they exist."""
+    """A letter as read. ``score`` 0: not on the list. ``own``, ``common``: contents, or flags."""
 
     id: str
     score: int
@@ -70,11 +70,11 @@ class _Found(NamedTuple):
 class DeadLetters:
     """The list of messages that ended ``failed``, ``unconfirmed``, ``rejected`` or ``lost``.
 
-    They stay on it until they are sent again, dropped, or COURIER_RETENTION is over. Every call can
-    be repeated after a StoreUnavailable, and any number of operators may work at once.
+    They stay on it until you send them again or drop them, or COURIER_RETENTION is over. You can
+    repeat every call after a StoreUnavailable, and several operators may work at once.
 
-    ``store`` stores letters as new messages, the given microseconds apart, and takes them off the
-    list in the same step; it returns the new ids of those not on the list, and then did nothing.
+    ``store`` stores letters as new messages, so many microseconds apart, and removes them from the
+    list in the same step. If some are not on the list it returns their new ids and does nothing.
     """
 
     def __init__(
@@ -86,13 +86,13 @@ class DeadLetters:
     ) -> None:
         self._redis, self._clock, self._store = client, clock, store
         self._keys = Keys(settings.namespace)
-        self._size = min(CHUNK, settings.max_queued or CHUNK)
+        self._size = min(CHUNK_LETTERS, settings.max_queued or CHUNK_LETTERS)
         self._scripts = {name: Script(client, name, shared(settings)) for name in ("dead", "drop")}
 
     def list(self, status: str | None = None, reason: str | None = None) -> Iterator[DeadLetter]:
-        """Letters on the list as it is now, in the order in which they ended, read in chunks.
+        """Yields the letters that are on the list now, in the order in which they ended.
 
-        ValueError for a status that no dead letter has.
+        Raises ValueError for a status that no dead letter has.
         """
         for chunk in self._chunks(status, reason):
             for found in chunk:
@@ -101,14 +101,14 @@ class DeadLetters:
                 yield DeadLetter(**values, ended=ended, has_content=has_content)
 
     def job(self, id: str) -> dict[str, Any]:
-        """What was asked for, without ``id`` and ``sendAt``. NotDead, ContentGone."""
+        """Returns a letter's job, without ``id`` and ``sendAt``. Raises NotDead, ContentGone."""
         return _job(self._look(id))
 
     def resend(self, id: str, unconfirmed: bool = False) -> str:
-        """Send one again, at once; the id of the new message, also when repeated.
+        """Sends a letter again, at once; returns the new message's id, also when repeated.
 
-        One that ended ``unconfirmed`` may have been sent already: only with ``unconfirmed``. Raises
-        NotDead, Unconfirmed, ContentGone, or as ``enqueue`` does; then nothing was done.
+        A letter that ended ``unconfirmed`` may have been sent already, so it needs ``unconfirmed``.
+        Raises NotDead, Unconfirmed, ContentGone, or what ``enqueue`` raises; then nothing is done.
         """
         found = self._look(id)
         if "resentAs" in found.fields:
@@ -125,41 +125,41 @@ class DeadLetters:
         rate: float = 10.0,
         unconfirmed: bool = False,
     ) -> Resent:
-        """Send again what is on the list now, ``rate`` messages a second.
+        """Sends the letters that are on the list now again, ``rate`` a second.
 
-        Their due times are spread, going on where anybody's last call ends, so this returns at
-        once. Letters that can't be sent again are left alone. After QueueFull or StoreUnavailable
-        the next call goes on with what is left.
+        Returns at once: the due times are spread, after those of all earlier calls. Letters that
+        can't be sent again stay on the list. After QueueFull or StoreUnavailable, call again for
+        the rest.
         """
         with store_errors():
             listed = self._redis.zcard(self._keys.dead)
-        if not (rate > 0 and max(1, listed) / rate <= FARTHEST.total_seconds()):
-            least = max(1, listed) / FARTHEST.total_seconds()
+        if not (rate > 0 and max(1, listed) / rate <= MAX_AHEAD.total_seconds()):
+            least = max(1, listed) / MAX_AHEAD.total_seconds()
             raise ValueError(f"rate must be at least {least:.2g}: none is sent in over a year")
-        done = Resent()
+        resent = Resent()
         for chunk in self._chunks(status, reason, "GET"):
             letters = []
             for found in chunk:
                 try:
                     letters.append(self._letter(found, unconfirmed))
                 except (DeadLetterError, InvalidMessage) as error:
-                    done.refused[found.id] = error
-            while gone := self._store(letters, round(1e6 / rate)):  # others work here, too
+                    resent.refused[found.id] = error
+            while gone := self._store(letters, round(1e6 / rate)):  # other operators may take some
                 letters = [letter for letter in letters if letter[1] not in gone]
-            done.ids.update((old, new) for old, new, _ in letters)
-        return done
+            resent.ids.update((old, new) for old, new, _ in letters)
+        return resent
 
     def drop(self, id: str) -> None:
-        """Take one off the list and erase its phone number and texts; the record stays.
+        """Removes a letter from the list and erases its phone number and texts; keeps its record.
 
-        Raises NotDead, but not for one that was dropped already.
+        Raises NotDead, but not for a letter that was dropped before.
         """
         found = self._look(id)
-        if not _dropped(found):
-            self._drop([_on_list(found)])
+        if not _is_dropped(found):
+            self._drop([_require_listed(found)])
 
     def drop_many(self, status: str | None = None, reason: str | None = None) -> int:
-        """Drop what is on the list now; how many that were."""
+        """Drops the letters that are on the list now; returns how many."""
         return sum(self._drop(chunk) for chunk in self._chunks(status, reason))
 
     def _drop(self, chunk: Sequence[_Found]) -> int:
@@ -168,9 +168,9 @@ class DeadLetters:
         return dropped
 
     def _letter(self, found: _Found, unconfirmed: bool) -> Letter:
-        if _on_list(found).fields["status"] == Status.UNCONFIRMED and not unconfirmed:
+        if _require_listed(found).fields["status"] == Status.UNCONFIRMED and not unconfirmed:
             raise Unconfirmed(found.id)
-        # Its end is part of the new id: after COURIER_RETENTION an app may use an id again.
+        # The new id includes the score: an app may use the same id again after COURIER_RETENTION.
         new = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{found.id}@{found.score}"))
         return found.id, new, parse_job(_job(found), self._clock())
 
@@ -188,7 +188,7 @@ class DeadLetters:
         after, end = 0, None
         while end is None or after < end:
             last, after, found = self._call("", after, status or "", reason or "", contents)
-            end = last if end is None else end  # what ends meanwhile is left for the next call
+            end = last if end is None else end  # letters added meanwhile are left for the next call
             if chunk := [each for each in found if 0 < each.score <= end]:
                 yield chunk
             after = after or end
@@ -210,22 +210,22 @@ class DeadLetters:
         shared = {None: "", **dict(zip(commons[::2], commons[1::2], strict=True))}
         for id, score, own, (common, *values) in members:
             fields = {k: v for k, v in zip(DEAD_LETTER, values, strict=True) if v is not None}
-            # One still listed whose record has expired may be another message by now.
+            # The id of a listed letter whose record has expired may be a newer message's.
             listed = int(score) if fields["status"] in DEAD else 0
             found.append(_Found(id, listed, fields, own, shared[common]))
         return int(end), int(last), found
 
 
-def _on_list(found: _Found) -> _Found:
+def _require_listed(found: _Found) -> _Found:
     if found.score:
         return found
     if new := found.fields.get("resentAs"):
         raise NotDead(found.id, f"was sent again as {new!r}")
-    was = "was dropped, it had ended as" if _dropped(found) else "is no dead letter but"
+    was = "was dropped, it had ended as" if _is_dropped(found) else "is no dead letter but"
     raise NotDead(found.id, f"{was} {found.fields['status']}")
 
 
-def _dropped(found: _Found) -> bool:
+def _is_dropped(found: _Found) -> bool:
     dead = found.fields["status"] in DEAD and "resentAs" not in found.fields
     return dead and not found.score
 
@@ -235,7 +235,7 @@ def _has_content(found: _Found) -> bool:
 
 
 def _job(found: _Found) -> dict[str, Any]:
-    if not _has_content(_on_list(found)):
+    if not _has_content(_require_listed(found)):
         raise ContentGone(found.id)
     common = json.loads(str(found.common)) if found.common else {}
     return {**merge(unpack(str(found.own)), common), **job_options(found.fields)}

@@ -1,4 +1,4 @@
-"""Reading result events: a Redis stream with consumer groups, at least once."""
+"""Reads result events from a Redis stream with consumer groups, at least once."""
 
 import json
 import logging
@@ -14,20 +14,20 @@ from viber_courier.store.connection import StoreUnavailable, is_transient, store
 
 logger = logging.getLogger(__name__)
 
-TAKE_OVER = 60.0
-"""Seconds after which an unacknowledged event of another consumer is taken over."""
-LOOK_OVER = 5.0
-"""Seconds between looks for such events."""
-READ = 100
-"""Events that one read fetches, and acknowledgements that one flush sends at most."""
-FLUSH = 1.0
-"""Seconds that an acknowledgement waits for others at most."""
+STALE_AFTER = 60.0
+"""Seconds after which a consumer takes over another's unacknowledged event."""
+STALE_CHECK_INTERVAL = 5.0
+"""Seconds between searches for such events."""
+READ_COUNT = 100
+"""Most events in one read, and most acknowledgements in one flush."""
+FLUSH_AFTER = 1.0
+"""Longest time that an acknowledgement waits for others, in seconds."""
 
 
 class _Acks:
-    """Acknowledgements on their way to Redis; after the reader's end each goes at once.
+    """Sends acknowledgements to Redis, many at once; after the reader has ended, each at once.
 
-    One that can't be sent is kept and tried again with the next; at least once is the promise.
+    If Redis does not answer they are kept and sent with the next. Events may then come twice.
     """
 
     def __init__(self, client: redis.Redis, stream: str, group: str) -> None:
@@ -40,9 +40,9 @@ class _Acks:
     def add(self, entry: str) -> None:
         with self._lock:
             self._waiting.append(entry)
-            now = not self.open or len(self._waiting) >= READ
+            now = not self.open or len(self._waiting) >= READ_COUNT
             if not now and self._timer is None:
-                self._timer = threading.Timer(FLUSH, self.flush)
+                self._timer = threading.Timer(FLUSH_AFTER, self.flush)
                 self._timer.daemon = True
                 self._timer.start()
         if now:
@@ -63,7 +63,7 @@ class _Acks:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A CloudEvents 1.0 event; ``data`` as in DESIGN section 3. Dedupe by ``id``."""
+    """A CloudEvents 1.0 event; docs/events.md describes ``data``. Dedupe by ``id``."""
 
     id: str
     type: str
@@ -74,14 +74,14 @@ class Event:
     _acks: _Acks = field(repr=False, compare=False)
 
     def ack(self) -> None:
-        """Say that this event is done with; not sent again to this group."""
+        """Acknowledges the event: its group does not get it again."""
         self._acks.add(self._entry)
 
 
 def read_results(
     client: redis.Redis, stream: str, group: str, consumer: str, block: float
 ) -> Generator[Event, None, None]:
-    """See Producer.results. Outages shorter than ``block`` are sat out, longer ones raise."""
+    """Yields events as Producer.results does. Waits out outages shorter than ``block``."""
     acks = _Acks(client, stream, group)
     reader = _Reader(client, stream, group, consumer)
     heard = time.monotonic()
@@ -115,7 +115,7 @@ def read_results(
 
 
 def _event(entry: str, fields: dict[str, str] | None, acks: _Acks) -> Event | None:
-    """None for an entry trimmed since, and for one that nobody of ours wrote."""
+    """Returns the event of an entry; None if it was trimmed or isn't an event of ours."""
     if not fields:
         return None
     try:
@@ -124,7 +124,7 @@ def _event(entry: str, fields: dict[str, str] | None, acks: _Acks) -> Event | No
             body["id"], body["type"], body["subject"], body["time"], body["data"], entry, acks
         )
     except (ValueError, KeyError, TypeError):
-        logger.error("no event", extra={"entry": entry})
+        logger.error("entry is not an event", extra={"entry": entry})
         return None
 
 
@@ -132,7 +132,7 @@ Entries = list[tuple[str, dict[str, str] | None]]
 
 
 class _Reader:
-    """Where this consumer is: its own pending events, others' stale ones, then new ones."""
+    """Reads a consumer's own pending events, then others' stale ones, then new ones."""
 
     def __init__(self, client: redis.Redis, stream: str, group: str, consumer: str) -> None:
         self._client, self._stream = client, stream
@@ -148,7 +148,7 @@ class _Reader:
         except redis.ResponseError as error:
             if not str(error).startswith("NOGROUP"):
                 raise
-            self.start_over()  # Redis came back without the stream
+            self.start_over()  # Redis restarted without the stream
             return []
 
     def _read(self, block: float) -> Entries:
@@ -159,9 +159,9 @@ class _Reader:
             self._own = entries[-1][0] if entries else ">"
             if entries:
                 return entries
-        if time.monotonic() - self._looked >= LOOK_OVER:
+        if time.monotonic() - self._looked >= STALE_CHECK_INTERVAL:
             reply: Any = self._client.xautoclaim(
-                self._stream, self._group, self._consumer, int(TAKE_OVER * 1000), count=READ
+                self._stream, self._group, self._consumer, int(STALE_AFTER * 1000), count=READ_COUNT
             )
             stale: Entries = [tuple(entry) for entry in reply[1] if entry[0] is not None]
             if stale:
@@ -171,7 +171,7 @@ class _Reader:
 
     def _group_read(self, start: str, block: int | None = None) -> Entries:
         reply: Any = self._client.xreadgroup(
-            self._group, self._consumer, {self._stream: start}, count=READ, block=block
+            self._group, self._consumer, {self._stream: start}, count=READ_COUNT, block=block
         )
         return [tuple(entry) for entry in reply[0][1]] if reply else []
 

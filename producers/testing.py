@@ -1,4 +1,4 @@
-"""A Producer in memory, for apps' own tests. Needs the extra ``testing``."""
+"""A Producer in memory for your app's tests. Needs the extra ``testing``."""
 
 import fakeredis
 
@@ -7,9 +7,9 @@ from viber_courier.schemas.settings import Settings
 
 
 def memory_producer(settings: Settings | None = None) -> Producer:
-    """Returns a Producer whose Redis is a fresh one in this process: same checks, same scripts.
+    """Returns a Producer with an empty Redis in this process: the same checks, the same scripts.
 
-    Nothing takes its messages away; ``get``, ``cancel`` and ``results`` work on what it stored.
+    Nothing sends its messages; ``get``, ``cancel`` and ``results`` work on them.
     """
     client = fakeredis.FakeRedis(server=fakeredis.FakeServer(), decode_responses=True)
     return Producer(settings or Settings(), client=client)

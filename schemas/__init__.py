@@ -1,1 +1,4 @@
-"""Values and words: what a message, a status, an event and the wire are. No I/O, no clock."""
+"""Values and words: jobs, statuses, events, requests and replies, settings. No clock.
+
+Only schemas/settings.py reads anything: the environment, and the files that it names.
+"""

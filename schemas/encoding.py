@@ -8,11 +8,11 @@ dumps = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", "
 dumps_sorted = json.JSONEncoder(
     ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True
 ).encode
-"""Compact JSON as UTF-8 text. Both raise ValueError for what JSON can't say (NaN, infinity)."""
+"""Both return a value as compact JSON. Raise ValueError for NaN and infinity."""
 loads = json.JSONDecoder().decode
-"""A JSON text of our own as a value; json.loads takes the time of a short one to look at it."""
+"""Returns the value of our own JSON; json.loads' checks would double the time of a short one."""
 
 
 def digest_of(value: object) -> str:
-    """A digest of any JSON value: names a campaign's content, and a job that isn't valid."""
+    """Returns a digest of any JSON value: it names a campaign's content or an invalid job."""
     return b64encode(blake2b(dumps_sorted(value).encode(), digest_size=15).digest()).decode()

@@ -1,16 +1,16 @@
-"""Every exception that this project raises on purpose."""
+"""The exceptions that this project raises on purpose, except store/connection.py's."""
 
 from collections.abc import Mapping, Sequence
 
 Faults = Mapping[str, Sequence[str]]
-"""Field path (``content.text``) to what is wrong there; never the value itself."""
+"""Maps a field path (``content.text``) to what is wrong there; never holds the value."""
 
 
 class CourierError(Exception):
-    """Base of all errors of viber-courier. They survive pickling, as process pools need it."""
+    """The base of all errors of viber-courier. They can be pickled, as process pools require."""
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Exception's own would call the class with the text, which isn't its argument.
+        # Exception's own method would call the class with the text, which isn't its argument.
         return _rebuild, (type(self), self.args, dict(self.__dict__))
 
 
@@ -22,7 +22,7 @@ def _rebuild(cls: type[CourierError], args: tuple[object, ...], state: dict[str,
 
 
 class ConfigError(CourierError):
-    """The environment is wrong. ``faults`` maps each setting's name to what is allowed there."""
+    """Settings are missing or wrong. ``faults`` maps each one's name to what is allowed there."""
 
     def __init__(self, faults: Mapping[str, str]) -> None:
         self.faults = dict(faults)
@@ -32,8 +32,8 @@ class ConfigError(CourierError):
 class EnqueueError(CourierError):
     """A job was not accepted.
 
-    ``row`` is its place in ``enqueue_many`` (from 0; None for a single job or for ``common``),
-    ``accepted`` the ids that ``enqueue_many`` had stored by then, in row order.
+    ``row`` is its row's number in ``enqueue_many``, from 0; None for a single job or for
+    ``common``. ``accepted`` holds the ids that ``enqueue_many`` had stored by then, in row order.
     """
 
     row: int | None = None
@@ -41,7 +41,7 @@ class EnqueueError(CourierError):
 
 
 class InvalidMessage(EnqueueError):
-    """A job breaks rules. ``errors`` holds every fault by field path; no value is repeated."""
+    """A job breaks rules. ``errors`` holds every fault by field path, and no value of the job."""
 
     def __init__(self, errors: Faults) -> None:
         self.errors = {path: list(texts) for path, texts in errors.items()}
@@ -49,7 +49,7 @@ class InvalidMessage(EnqueueError):
 
 
 class Conflict(EnqueueError):
-    """The id was already used for another job. ``id`` names it."""
+    """Another job was stored under the same id. ``id`` is that id."""
 
     def __init__(self, id: str) -> None:
         self.id = id
@@ -57,7 +57,7 @@ class Conflict(EnqueueError):
 
 
 class QueueFull(EnqueueError):
-    """More than ``COURIER_MAX_QUEUED`` messages would wait; nothing of this call's chunk stored."""
+    """More than ``COURIER_MAX_QUEUED`` messages would wait. Nothing of the chunk was stored."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -65,7 +65,7 @@ class QueueFull(EnqueueError):
 
 
 class DeadLetterError(CourierError):
-    """A dead letter can't be looked into, sent again or dropped. ``id`` names it."""
+    """A dead letter can't be read, sent again or dropped. ``id`` is its id."""
 
     why = ""
 
@@ -75,17 +75,17 @@ class DeadLetterError(CourierError):
 
 
 class NotDead(DeadLetterError):
-    """The message is not on the list of dead letters; the text says what it is."""
+    """The message is not on the list of dead letters. The text says what it is instead."""
 
 
 class ContentGone(DeadLetterError):
-    """Phone number and texts were erased, or never stored (of a job that was not valid)."""
+    """The message's content was erased, or was never stored because its job was invalid."""
 
     reason = "content-gone"
     why = f"has no content any more: {reason}"
 
 
 class Unconfirmed(DeadLetterError):
-    """The message may have been sent already, and nobody said that it may be sent twice."""
+    """The message may have been sent already; pass ``unconfirmed=True`` to send it again."""
 
     why = "may have been sent already: say unconfirmed=True to send it again"

@@ -1,4 +1,4 @@
-"""The result event: CloudEvents 1.0, JSON, one for each change of a message's status."""
+"""Result events: CloudEvents 1.0 in JSON, one for each change of a message's status."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,9 +11,11 @@ from viber_courier.schemas.status import Status
 SOURCE = "viber-courier"
 
 Draft = tuple[str, str, str, str, str]
-"""An event's JSON without what differs between the messages of a batch. The script that writes the
-status puts the id and the number (``<id>:<n>``), the id, the id and the provider's id between its
-parts: so a batch shares one, and numbers have no gaps."""
+"""An event's JSON in five parts, without what differs between the messages of a batch.
+
+The script that writes the status joins the parts with the event's id (``<id>:<n>``), the message's
+id twice, and the provider's id. So a batch shares one draft, and the numbers have no gaps.
+"""
 
 _TO_ID = '{"specversion":"1.0","id":"'
 _TO_SUBJECT = '","source":%s,"type":"viber.message.%s","subject":"'
@@ -28,7 +30,7 @@ _ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 @dataclass(frozen=True, slots=True)
 class SmsState:
-    """One SMS segment: the SMS centre's id and its state as the provider spelled it."""
+    """One SMS segment: the SMS centre's id, and its state as the provider spells it."""
 
     id: int | None
     state: str
@@ -36,7 +38,7 @@ class SmsState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """What an event tells beside the ids; ``status_at`` is ISO 8601, or the provider's raw text."""
+    """The data of an event, without its ids. ``status_at`` is ISO 8601."""
 
     status: Status
     final: bool
@@ -52,9 +54,9 @@ class Change:
 
 
 def render(change: Change, namespace: str, now: float) -> Draft:
-    """The event of one message, or of several that have come to the same; ids are its writer's.
+    """Returns the draft of a change's event, for every message that has the same change.
 
-    ``now`` is the wall clock in seconds.
+    ``now`` is the wall clock, in seconds since 1970.
     """
     sms = [{"id": _text(s.id), "state": s.state} for s in change.sms]
     return (
@@ -73,12 +75,12 @@ def render(change: Change, namespace: str, now: float) -> Draft:
 
 
 def provider_text(id: int | None) -> str:
-    """A provider's id as events have it: a string, for it exceeds 2^53, JavaScript's integers."""
+    """Returns a provider's id as JSON: a string, because JavaScript's integers end at 2^53."""
     return "null" if id is None else f'"{id}"'
 
 
 def resent(of: str | None) -> dict[str, str] | None:
-    """What every event tells of a message that is another one sent again (Change.more)."""
+    """Returns what the events of a dead letter sent again name beside the rest (Change.more)."""
     return {"resendOf": of} if of else None
 
 

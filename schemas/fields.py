@@ -1,7 +1,6 @@
-"""What each field of a job may be: plain functions, and the marshmallow schemas made of them.
+"""The rules for each field of a job: plain functions, and the marshmallow schemas that use them.
 
-Limits are those of docs/provider-api.md, which says where one is ours. Lengths count Unicode code
-points.
+docs/provider-api.md lists the limits and says which are ours. Lengths count Unicode code points.
 """
 
 import re
@@ -16,20 +15,20 @@ from viber_courier.schemas.encoding import dumps_sorted
 from viber_courier.schemas.lanes import LANES
 
 TTL_DEFAULT = 86400
-"""Seconds that a message is tried where the job sets no ``ttlSec``."""
+"""Seconds to keep trying a message whose job sets no ``ttlSec``."""
 VALIDITY = (15, 86400)
-"""Least and most seconds of both validity periods (document, "validityPeriodSec")."""
+"""Least and most seconds of both validity periods (docs/provider-api.md#t13)."""
 ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 """What an app may use as an idempotency key."""
-FIELDS_MOST = {"job": 32, "content": 16}
-"""How many fields are looked at: each wrong one is named, and nobody reads a million names."""
+MAX_FIELDS = {"job": 32, "content": 16}
+"""Most fields of a job and of its content. An error names each wrong one, so they are bounded."""
 SMS_FIELDS = ("smsText", "smsSrcAddress", "smsValidityPeriodSec")
 OPTIONS = frozenset({"id", "sendAt", "ttlSec", "onUnsure", "metadata", "resendSms", "type"})
-"""Fields of a job that are not sent with its message (``type`` has one value and is added)."""
+"""Fields of a job that are not stored with its message; ``type`` is added when it is sent."""
 
 
-def _unclean(text: str) -> bool:
-    """Whether a text can't travel as UTF-8 JSON unharmed: lone surrogates, NUL."""
+def _is_unclean(text: str) -> bool:
+    """Returns whether a text has lone surrogates or NUL (docs/provider-api.md#t40)."""
     if text.isascii():
         return "\0" in text
     try:
@@ -40,11 +39,11 @@ def _unclean(text: str) -> bool:
 
 
 Rule = Callable[[Any], Any]
-"""Returns a value as it is kept, or raises ValidationError."""
+"""Returns a value in the form that is stored, or raises ValidationError."""
 
 
 class Checked(fields.Raw):
-    """A field whose rule is a plain function, so that message.py can call it by itself."""
+    """A marshmallow field with a plain function as its rule, which message.py also calls."""
 
     def __init__(self, rule: Rule, **kwargs: Any) -> None:
         messages: dict[str, Any] = {"required": "is required", "null": "must not be null"}
@@ -56,7 +55,10 @@ class Checked(fields.Raw):
 
 
 def _text(most: int, pattern: str = "", allowed: str = "") -> Callable[[Any], str]:
-    """A string of 1 to ``most`` code points; ``pattern`` narrows it, ``allowed`` says how."""
+    """Returns the rule for a text of 1 to ``most`` code points that matches ``pattern``.
+
+    ``allowed`` describes the pattern in the error.
+    """
     fits = re.compile(pattern).fullmatch
 
     def rule(value: Any) -> str:
@@ -64,7 +66,7 @@ def _text(most: int, pattern: str = "", allowed: str = "") -> Callable[[Any], st
             raise ValidationError("must be a string")
         if not 1 <= len(value) <= most:
             raise ValidationError(f"must have 1 to {most} characters")
-        if _unclean(value):
+        if _is_unclean(value):
             raise ValidationError("must be without NUL and lone surrogates")
         if allowed and not fits(value):
             raise ValidationError(f"must be {allowed}")
@@ -79,12 +81,12 @@ _digits = _text(
 
 
 def _address(value: Any) -> str:
-    """E.164 digits; one leading "+" is taken off (trap T12)."""
+    """Returns E.164 digits, without one leading "+" (docs/provider-api.md#t12)."""
     return _digits(value).removeprefix("+")
 
 
 def _boolean(value: Any) -> bool:
-    """A boolean, or the strings that the document's examples write."""
+    """Returns a boolean; also takes "true" and "false" (docs/provider-api.md#t4)."""
     if value is True or value is False:
         return bool(value)
     if isinstance(value, str) and value in ("true", "false"):
@@ -93,7 +95,7 @@ def _boolean(value: Any) -> bool:
 
 
 def _instant(value: Any) -> int:
-    """ISO 8601 with a zone, as microseconds since 1970."""
+    """Returns ISO 8601 with a zone as microseconds since 1970."""
     try:
         moment = datetime.fromisoformat(value) if isinstance(value, str) else None
     except ValueError:
@@ -107,19 +109,19 @@ def _instant(value: Any) -> int:
 
 
 def _metadata(value: Any) -> dict[str, Any]:
-    """At most 16 scalars under string keys; ``metadata_json`` limits their size."""
+    """Returns at most 16 scalars under string keys; ``metadata_json`` limits their size."""
     scalar = (str, int, float, bool, type(None))
     if not isinstance(value, Mapping) or len(value) > 16:
         raise ValidationError("must be an object with at most 16 members")
     if not all(isinstance(k, str) and isinstance(v, scalar) for k, v in value.items()):
         raise ValidationError("must hold strings, numbers, true, false and null only")
-    if any(isinstance(each, str) and _unclean(each) for pair in value.items() for each in pair):
+    if any(isinstance(each, str) and _is_unclean(each) for pair in value.items() for each in pair):
         raise ValidationError("must be without NUL and lone surrogates")
     return dict(value)
 
 
 def metadata_json(value: dict[str, Any]) -> str:
-    """JSON with sorted keys. Raises ValidationError where it is too long, or isn't JSON."""
+    """Returns metadata as JSON with sorted keys. Raises ValidationError if it is too long."""
     try:
         text = dumps_sorted(value)
     except ValueError:
@@ -130,16 +132,16 @@ def metadata_json(value: dict[str, Any]) -> str:
 
 
 def _object(value: Any) -> dict[str, Any]:
-    """An object; ``contentType`` decides what is in it."""
+    """Returns an object as a dict; its fields depend on ``contentType``."""
     if not isinstance(value, Mapping):
         raise ValidationError("must be an object")
-    if len(value) > FIELDS_MOST["content"]:
-        raise ValidationError(f"must have at most {FIELDS_MOST['content']} fields")
+    if len(value) > MAX_FIELDS["content"]:
+        raise ValidationError(f"must have at most {MAX_FIELDS['content']} fields")
     return dict(value)
 
 
 class Seconds(Checked):
-    """A whole number from ``least`` to ``most``."""
+    """A field for a whole number from ``least`` to ``most``."""
 
     def __init__(self, least: int, most: int) -> None:
         def rule(value: Any) -> int:
@@ -169,19 +171,19 @@ class _Strict(Schema):
 
 
 class TextContent(_Strict):
-    """``contentType`` text."""
+    """The content of ``contentType`` text."""
 
     text = Checked(_text(1000), required=True)
 
 
 class ImageContent(_Strict):
-    """``contentType`` image. The document's table says ``image``, its example ``imageUrl``."""
+    """The content of ``contentType`` image (docs/provider-api.md#t9)."""
 
     imageUrl = Checked(_link, required=True)
 
 
 class ButtonContent(TextContent):
-    """``contentType`` button, with or without an image."""
+    """The content of ``contentType`` button, with or without an image."""
 
     caption = Checked(_text(19), required=True)
     action = Checked(_link, required=True)
@@ -192,7 +194,7 @@ CONTENT = {"text": TextContent(), "image": ImageContent(), "button": ButtonConte
 
 
 class JobSchema(_Strict):
-    """Every field that a job may have."""
+    """All fields of a job."""
 
     id = Checked(_text(64, ID.pattern, "1 to 64 of A-Za-z0-9_.:-"))
     sendAt = Checked(_instant)
@@ -226,7 +228,7 @@ class JobSchema(_Strict):
     def _sms(self, job: dict[str, Any], original: Any, *, partial: Any = None, **_: Any) -> None:
         given = [name for name in SMS_FIELDS if name in job]
         asked = set(original) if isinstance(original, Mapping) else set()
-        # What is wrong itself has its own fault; of a campaign's common a row may still decide.
+        # A wrong resendSms has its own fault. In a campaign's common part, rows may still set it.
         default = bool(partial or asked & {"resendSms", "smsText"})
         if job.get("contentType") == "image":
             wrong = [*given, *(["resendSms"] if job.get("resendSms") else [])]
@@ -242,10 +244,10 @@ JOB = JobSchema()
 
 
 def rules(schema: Schema) -> dict[str, Rule]:
-    """Returns each field's rule; those across fields are the schema's own."""
+    """Returns each field's rule by its name; rules across fields stay with the schema."""
     return {n: field.rule for n, field in schema.fields.items() if isinstance(field, Checked)}
 
 
 def micros(moment: datetime) -> int:
-    """Microseconds since 1970, exactly. Raises OverflowError outside of the years 1 to 9999."""
+    """Returns exact microseconds since 1970. Raises OverflowError outside the years 1 to 9999."""
     return (moment.astimezone(UTC) - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)

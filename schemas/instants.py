@@ -1,9 +1,9 @@
-"""Units of time: Redis keeps microseconds, its commands take milliseconds, settings are seconds."""
+"""Units of time: scores are microseconds, Redis commands take milliseconds, settings seconds."""
 
 from datetime import UTC, datetime
 
 SECOND = 1_000_000
-"""Microseconds."""
+"""A second in microseconds."""
 
 
 def micros(seconds: float) -> int:

@@ -1,4 +1,4 @@
-"""What an app may ask for: one element of the API's ``messages``, ``resendSms`` and our options."""
+"""Checks jobs: one element of the API's ``messages``, ``resendSms`` and our options."""
 
 from base64 import b64encode
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -14,15 +14,15 @@ from viber_courier.schemas import fields
 from viber_courier.schemas.encoding import digest_of, dumps, dumps_sorted, loads
 from viber_courier.schemas.errors import InvalidMessage
 
-FARTHEST = timedelta(days=366)
-"""How far ahead ``sendAt`` may lie."""
+MAX_AHEAD = timedelta(days=366)
+"""How far ahead ``sendAt`` may be."""
 
 
 class _Bounded(Repr):
-    """``repr`` of anything: nested too deep, or with too many digits, is still only a wrong job."""
+    """Returns a bounded ``repr`` of any value, however deep, long or recursive it is."""
 
     def repr_int(self, x: int, level: int) -> str:
-        return str(x) if abs(x) < 2**64 else hex(x)  # str() refuses more than some thousand digits
+        return str(x) if abs(x) < 2**64 else hex(x)  # str() refuses over 4300 digits
 
 
 BOUNDED = _Bounded()
@@ -31,12 +31,12 @@ BOUNDED.maxstring = BOUNDED.maxother = 100_000
 
 
 class Job(NamedTuple):
-    """A valid job as the store takes it.
+    """A valid job, ready to be stored.
 
-    ``own`` is the JSON of the wire fields that the job brought itself: all of them, or what differs
-    from its campaign's ``common`` (null: taken away). ``send_at`` is in microseconds, ``ttl`` in
-    seconds (None: not set by the app), ``metadata`` JSON or empty. ``digest`` identifies what was
-    asked, however it was spelled.
+    ``own`` is the JSON of the job's wire fields: all of them, or those that differ from its
+    campaign's ``common`` (null removes one). ``send_at`` is in microseconds; ``ttl`` is in seconds,
+    None if the app set none. ``metadata`` is JSON, or empty. ``digest`` is the same for all
+    spellings of the same job.
     """
 
     id: str | None
@@ -51,7 +51,10 @@ class Job(NamedTuple):
 
 
 def parse_job(job: object, now: float) -> Job:
-    """Check a single job; ``now`` is seconds since 1970. Raises InvalidMessage with every fault."""
+    """Returns a checked job; ``now`` is in seconds since 1970.
+
+    Raises InvalidMessage with every fault.
+    """
     if found := _check(_checks_of, job, now):
         return found
     loaded = _load(job, now)
@@ -61,7 +64,7 @@ def parse_job(job: object, now: float) -> Job:
 
 
 class Campaign:
-    """Jobs that share fields: ``common`` is checked once, a row only for what it brings."""
+    """Checks jobs that share fields: ``common`` once, and of each row only its own fields."""
 
     def __init__(self, common: Mapping[str, Any], now: float) -> None:
         if not isinstance(common, Mapping):
@@ -69,8 +72,8 @@ class Campaign:
         own = {name: ["belongs to a row"] for name in ("id", "address") if name in common}
         if own:
             raise InvalidMessage({f"common.{name}": texts for name, texts in own.items()})
-        # A copy: the app may change its own while rows are still streamed. What is valid in there
-        # has no more levels than these.
+        # Copied, because the app may change its own while rows are streamed. Valid values have no
+        # more levels than these two.
         self.common = {
             name: dict(value) if isinstance(value, Mapping) else value
             for name, value in common.items()
@@ -82,13 +85,16 @@ class Campaign:
             faults = {f"common.{path}": texts for path, texts in wrong.errors.items()}
             raise InvalidMessage(faults) from None
         if "contentType" not in loaded:
-            loaded.pop("content", None)  # unchecked as yet: each row brings it as its own
+            loaded.pop("content", None)  # not checked without a type: each row's job includes it
         self.wire = _wire(loaded)
         self.json, self.digest = dumps(self.wire), digest_of(self.wire)
         self._checks_of = lru_cache(128, typed=True)(partial(_Checks, _parts(loaded)))
 
     def parse_row(self, row: object, now: float) -> Job:
-        """Check one row merged over ``common``. Raises InvalidMessage with every fault."""
+        """Returns the checked job of a row merged over ``common``.
+
+        Raises InvalidMessage with every fault.
+        """
         if found := _check(self._checks_of, row, now):
             return found
         if not isinstance(row, Mapping):
@@ -102,7 +108,7 @@ class Campaign:
 
 
 _Part = tuple[Any, str, bytes]
-"""A field's value as it is kept, its JSON, and its hash (empty: the digest leaves it out)."""
+"""A field's stored value, its JSON, and its hash; an empty hash is left out of the digest."""
 _Measure = Callable[[Any], _Part]
 
 _LOW_CARDINALITY = frozenset(
@@ -111,13 +117,13 @@ _LOW_CARDINALITY = frozenset(
 )
 """Low-cardinality fields with short values; validation results are cached."""
 _DEFAULTS: Mapping[str, Any] = {"type": "viber", "ttlSec": fields.TTL_DEFAULT, "metadata": {}}
-"""A digest leaves these values out: a job that spells out our default is the same job."""
+"""Values that the digest leaves out: a job that states a default is the same job without it."""
 
 
 def _measure(
     name: str, rule: fields.Rule, to_json: Callable[[Any], str] = dumps_sorted
 ) -> _Measure:
-    """Returns the function that makes a part of this field's value; its rule may raise."""
+    """Returns a function that checks a value of this field and returns its part."""
     seed = blake2b(f"{name}=".encode(), digest_size=16)
     default, is_id = _DEFAULTS.get(name), name == "id"
 
@@ -126,7 +132,7 @@ def _measure(
         text = to_json(value)
         if is_id or value == default:
             return value, text, b""
-        state = seed.copy()  # half the time of a new one
+        state = seed.copy()  # takes half the time of a new hash
         state.update(text.encode())
         return value, text, state.digest()
 
@@ -134,14 +140,14 @@ def _measure(
 
 
 def _cached(name: str, measure: _Measure) -> _Measure:
-    # Typed: a member of an app's StrEnum must not come back for another caller's string.
+    # Typed, so that a member of one app's StrEnum is not returned for another's plain string.
     return lru_cache(1024, typed=True)(measure) if name in _LOW_CARDINALITY else measure
 
 
 def _present(schema: Schema, names: Collection[str], known: Collection[str]) -> list[str]:
     """Returns the schema's fields among ``names``.
 
-    Raises ValidationError where a name is no field, or a required field isn't ``known``.
+    Raises ValidationError if a name is no field, or a required field isn't ``known``.
     """
     found = [name for name in schema.fields if name in names]
     missing = [n for n, field in schema.fields.items() if field.required and n not in known]
@@ -151,7 +157,7 @@ def _present(schema: Schema, names: Collection[str], known: Collection[str]) -> 
 
 
 def _template(names: Iterable[str]) -> str:
-    """Returns a JSON object in which the value of each name is yet to be filled in."""
+    """Returns the ``%`` template of a JSON object with these names."""
     return "{" + ",".join(f'"{name}":%s' for name in names) + "}"
 
 
@@ -163,14 +169,14 @@ def _content_rules(kind: str, names: tuple[str, ...]) -> tuple[list[tuple[str, f
 
 
 def _content_json(kind: str, content: Any) -> str:
-    """Returns content of this kind as JSON with sorted keys. Raises ValidationError."""
+    """Returns content of this ``contentType`` as JSON with sorted keys. Raises ValidationError."""
     if not isinstance(content, dict):
         raise ValidationError("")
     found, template = _content_rules(kind, tuple(content))
     return template % tuple([dumps(rule(content.get(name))) for name, rule in found])
 
 
-def _same(value: Any) -> Any:
+def _unchanged(value: Any) -> Any:
     return value
 
 
@@ -180,17 +186,17 @@ _MEASURES = {
     for name, rule in fields.rules(fields.JOB).items()
 }
 _CONTENT = {
-    kind: _measure("content", _same, partial(_content_json, kind)) for kind in fields.CONTENT
+    kind: _measure("content", _unchanged, partial(_content_json, kind)) for kind in fields.CONTENT
 }
 _ABSENT = dict.fromkeys(("id", "sendAt", "ttlSec", "onUnsure", "metadata"), (None, "", b""))
 _DIGEST = blake2b(digest_size=15)
 
 
 class _Checks:
-    """The checks of jobs that bring the same fields over the same ``common``, composed once.
+    """The checks for jobs with the same fields over the same ``common``, composed once.
 
-    The fields' names, contentType and resendSms decide which checks these are, and whether the
-    rules across fields hold. Raises ValidationError, TypeError or KeyError where they don't.
+    The names of the fields, contentType and resendSms decide which checks are needed and whether
+    the rules across fields hold. Raises ValidationError, TypeError or KeyError if they don't.
     """
 
     def __init__(
@@ -201,11 +207,11 @@ class _Checks:
         if "contentType" not in names:
             kind = common["contentType"][0]
         elif "content" not in names:
-            raise ValidationError("")  # common's content was checked for its own type only
+            raise ValidationError("")  # common's content was checked for another type
         given = _MEASURES["resendSms"](resend) if "resendSms" in names else common.get("resendSms")
         flag = _flag(given, "smsText" in known)
         if kind == "image" if flag[0] else not known.isdisjoint(fields.SMS_FIELDS):
-            raise ValidationError("")  # no SMS in an image's place; SMS fields need resendSms
+            raise ValidationError("")  # an image has no SMS; SMS fields need resendSms
         measures = {**_MEASURES, "content": _CONTENT[kind]}
         self.measures = [(name, measures[name]) for name in found if name != "resendSms"]
         self.wire = [name for name in found if name not in fields.OPTIONS]
@@ -217,8 +223,8 @@ _checks_of = lru_cache(1024, typed=True)(partial(_Checks, {}))
 
 
 def _check(checks_of: Callable[..., _Checks], given: object, now: float) -> Job | None:
-    """Returns the job if it is right. None: the schema takes a look and names every fault."""
-    if not isinstance(given, dict) or len(given) > fields.FIELDS_MOST["job"]:
+    """Returns the job if it is valid. None: the schema must look at it and name every fault."""
+    if not isinstance(given, dict) or len(given) > fields.MAX_FIELDS["job"]:
         return None
     get = given.get
     try:
@@ -233,26 +239,26 @@ def _check(checks_of: Callable[..., _Checks], given: object, now: float) -> Job 
 
 
 def _flag(given: _Part | None, default: bool) -> _Part:
-    """Returns the part of resendSms, which is on by default exactly with an smsText."""
+    """Returns the part of resendSms; ``default`` is whether the job has an smsText."""
     return (default, "", b"") if given is None or given[0] == default else given
 
 
 def _parts(loaded: Mapping[str, Any]) -> dict[str, _Part]:
     """Returns the parts of values that the schema has validated."""
-    return {name: _measure(name, _same)(value) for name, value in loaded.items()}
+    return {name: _measure(name, _unchanged)(value) for name, value in loaded.items()}
 
 
 def _latest(now: float) -> float:
-    """Returns the last instant that ``sendAt`` may be, in microseconds."""
-    return (now + FARTHEST.total_seconds()) * 1e6
+    """Returns the latest ``sendAt`` allowed, in microseconds since 1970."""
+    return (now + MAX_AHEAD.total_seconds()) * 1e6
 
 
 def _load(job: object, now: float, *, partial: bool = False) -> dict[str, Any]:
-    """Returns the valid values, by marshmallow's schema. Raises InvalidMessage with every fault."""
+    """Returns the values that the schema accepts. Raises InvalidMessage with every fault."""
     faults: dict[str, list[str]] = {}
     loaded: dict[str, Any] = {}
-    if isinstance(job, Mapping) and len(job) > fields.FIELDS_MOST["job"]:
-        raise InvalidMessage({"": [f"must have at most {fields.FIELDS_MOST['job']} fields"]})
+    if isinstance(job, Mapping) and len(job) > fields.MAX_FIELDS["job"]:
+        raise InvalidMessage({"": [f"must have at most {fields.MAX_FIELDS['job']} fields"]})
     try:
         given: Any = job
         loaded = fields.JOB.load(given, partial=partial)
@@ -261,14 +267,14 @@ def _load(job: object, now: float, *, partial: bool = False) -> dict[str, Any]:
         valid = wrong.valid_data
         loaded = valid if isinstance(valid, dict) else {}
     if loaded.get("sendAt", 0) > _latest(now):
-        faults["sendAt"] = [f"must be at most {FARTHEST.days} days ahead"]
+        faults["sendAt"] = [f"must be at most {MAX_AHEAD.days} days ahead"]
     if faults:
         raise InvalidMessage(faults)
     return loaded
 
 
 def _paths(messages: Any, path: str = "") -> Any:
-    """Marshmallow's nested messages as (field path, texts); a fault of the whole has path ""."""
+    """Yields marshmallow's nested messages as (field path, texts); "" is the whole job."""
     if isinstance(messages, Mapping):
         for name, inner in messages.items():
             step = "" if name == "_schema" else printable(name)
@@ -298,7 +304,7 @@ def _digest(hashes: Iterable[bytes]) -> str:
 
 
 def printable(name: object) -> str:
-    """Returns a name from outside as text for a message: short, with only printable characters."""
+    """Returns a name from outside, shortened and printable, for use in an error."""
     name = name if isinstance(name, str) else BOUNDED.repr(name)
     name = name if len(name) <= 64 else name[:61] + "..."
     return name if name.isprintable() else ascii(name)[1:-1]

@@ -1,49 +1,53 @@
 """``sentinel://[user:password@]host[:port][,host[:port]...][/database]?master=NAME``.
 
-The user and password are the master's and its replicas'; sentinels themselves are asked without.
+The user and password are those of the master and its replicas. Sentinels are asked without any.
 """
 
 import re
 from dataclasses import dataclass
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, unquote
 
 PORT = 26379
 """Sentinel's default port (Redis documentation, "High availability with Redis Sentinel")."""
 SCHEME = "sentinel://"
+_LOGIN = r"[^][/?#\s\x7f-\U0010ffff]*"
+_URL = re.compile(
+    rf"{SCHEME}((?P<login>{_LOGIN})@)?(?P<hosts>[^@/?#]*)(?P<path>(/[^?#]*)?)"
+    r"(\?(?P<query>[^#]*))?"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Sentinels:
-    """Who knows where the master is, its name there, and how to log in to it."""
+    """The sentinels' addresses, the master's name, and how to log in to the master."""
 
     hosts: tuple[tuple[str, int], ...]
     master: str
     database: int
     login: str
-    """``user:password`` as it stands in the URL, quoted; "" for none."""
+    """``user:password``, quoted as in the URL; "" for none."""
 
     @property
     def username(self) -> str | None:
-        """The user's name; None where the URL has none."""
+        """Returns the user's name; None if the URL has none."""
         return unquote(self.login.partition(":")[0]) or None
 
     @property
     def password(self) -> str | None:
-        """The password; None where the URL has none."""
+        """Returns the password; None if the URL has none."""
         return unquote(self.login.partition(":")[2]) or None
 
 
 def parse(url: str) -> Sentinels:
-    """Read such a URL. Raises ValueError, whose text repeats nothing of it."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:  # its text repeats part of the password, or all of it
+    """Returns the parts of a URL. Raises ValueError, whose text holds nothing of the URL."""
+    # Not by urlsplit: from Python 3.14 on it refuses a bracketed host beside others.
+    parts = _URL.fullmatch(url)
+    if not parts:
         raise ValueError("must be a URL, with [, ] and the like quoted in a password") from None
-    login, _, hosts = parts.netloc.rpartition("@")
-    options = parse_qs(parts.query, keep_blank_values=True)
+    hosts, options = parts["hosts"], parse_qs(parts["query"] or "", keep_blank_values=True)
     if set(options) != {"master"} or not options["master"][-1]:
         raise ValueError("must say ?master=NAME and no other option")
-    if not re.fullmatch("(/[0-9]*)?", parts.path):
+    if not re.fullmatch("(/[0-9]*)?", parts["path"]):
         raise ValueError("must end with the number of a database, as /0")
     found = [
         re.fullmatch(r"(\[[^\]]+\]|[^:\s\[\]]+)(?::([0-9]{1,5}))?", h) for h in hosts.split(",")
@@ -51,4 +55,5 @@ def parse(url: str) -> Sentinels:
     places = [(host[1].strip("[]"), int(host[2] or PORT)) for host in found if host]
     if len(places) < len(found) or not all(0 < port < 65536 for _, port in places):
         raise ValueError("must name hosts as host:port with commas between")
-    return Sentinels(tuple(places), options["master"][-1], int(parts.path[1:] or 0), login)
+    login, database = parts["login"] or "", int(parts["path"][1:] or 0)
+    return Sentinels(tuple(places), options["master"][-1], database, login)

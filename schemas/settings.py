@@ -1,7 +1,7 @@
 """All settings as one frozen value, read once from a mapping such as ``os.environ``.
 
-Durations are seconds and may have fractions. Faults are reported together, by the variable's name,
-and never repeat a value: it may be a secret.
+Durations are seconds and may have fractions. An error names every wrong variable, and holds no
+value: it may be a secret.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from viber_courier.schemas.errors import ConfigError
 
 PREFIX = "COURIER_"
 FROM_FILE = ("redis_url", "broker_url", "api_url", "api_login", "api_password")
-"""Settings that ``..._FILE`` may give instead, naming a file that holds the value."""
+"""Settings that may also be read from the file that ``..._FILE`` names."""
 
 
 OF_PROVIDER = ("api_url", "api_login", "api_password", "ca_file", "proxy")
-"""Settings that only workers read: an app may not even be allowed to see their files."""
+"""Settings that only workers read; an app may have no right to read their files."""
 
 
 DANGERS = ("plain-http", "volatile-redis")
-"""Words of ``COURIER_ALLOW``: what is refused unless it is named there."""
+"""Words of ``COURIER_ALLOW``: each accepts a danger that is refused otherwise."""
 
 
 class _WrongError(ValueError):
-    """What a setting allows; its text goes into the ConfigError."""
+    """A setting is wrong; the text says what is allowed and goes into the ConfigError."""
 
 
 def _number(least: float, *, above: bool = False, most: float = 1e10) -> Callable[[str], float]:
@@ -93,7 +93,7 @@ def _delays(text: str) -> tuple[float, ...]:
 
 def _api_url(text: str) -> str:
     url = _url("https", "http")(text).rstrip("/")
-    if "@" in urlsplit(url).netloc:  # it would show in logs, and take the place of API_LOGIN
+    if "@" in urlsplit(url).netloc:  # it would appear in logs and override API_LOGIN
         raise _WrongError("must be without user name and password")
     if "?" in url or "#" in url:  # paths are appended
         raise _WrongError("must be without ? and #")
@@ -115,12 +115,12 @@ def _broker_url(text: str) -> str:
 
 
 def _is_plain(url: str, proxy: str) -> bool:
-    """Whether requests travel in the clear, and further than this machine's loopback."""
-    far = not _is_near(url) or bool(proxy and not _is_near(proxy))
+    """Returns whether requests leave this machine unencrypted."""
+    far = not _is_loopback(url) or bool(proxy and not _is_loopback(proxy))
     return urlsplit(url).scheme == "http" and far
 
 
-def _is_near(url: str) -> bool:
+def _is_loopback(url: str) -> bool:
     host = urlsplit(url).hostname or ""
     try:
         return host == "localhost" or ip_address(host).is_loopback
@@ -159,7 +159,7 @@ def _set(default: object, parse: Callable[[str], object], *, secret: bool = Fals
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """DESIGN section 6, one attribute for each variable: its name in lower case without prefix."""
+    """Every setting (README, "Settings"): a variable's name in lower case, without its prefix."""
 
     redis_url: str = _set("redis://localhost:6379/0", _redis_url, secret=True)
     broker_url: str = _set("", _broker_url, secret=True)
@@ -195,18 +195,18 @@ class Settings:
 
     @property
     def deadline(self) -> float:
-        """Seconds that one request to the provider may take in all."""
+        """Returns how long one request to the provider may take in all, in seconds."""
         return self.connect_timeout + self.read_timeout
 
     def unsure_policy(self, lane: str) -> str:
-        """``park`` or ``resend``, for a lane's messages that don't say themselves."""
+        """Returns ``park`` or ``resend``, for a lane's messages without ``onUnsure``."""
         if self.on_unsure != "auto":
             return self.on_unsure
         return "resend" if lane in ("realtime", "high") else "park"
 
     @property
     def bell_ttl(self) -> float:
-        """Seconds after which a doorbell that nobody answered may be rung again."""
+        """Returns how long a bell is set, in seconds; after that it may be rung again."""
         return max(1.0, 2 * self.sweep_interval)
 
     @classmethod
@@ -217,11 +217,10 @@ class Settings:
         provider: bool = False,
         read: Callable[[str], str] = lambda path: Path(path).read_text(encoding="utf-8"),
     ) -> Settings:
-        """Read every ``COURIER_*`` variable; an empty one counts as unset.
+        """Returns the settings of the ``COURIER_*`` variables; an empty one counts as unset.
 
-        ``provider`` says that the provider's settings are read and login and password needed
-        (workers, not producers).
-        Raises ConfigError with every fault.
+        ``provider``: also read the provider's settings, and require login and password (workers,
+        not producers). Raises ConfigError with every fault.
         """
         values: dict[str, Any] = {}
         faults: dict[str, str] = {}
@@ -248,7 +247,7 @@ class Settings:
         return cls(**values)
 
     def _together(self, wrong: Collection[str]) -> Iterator[tuple[str, str]]:
-        """Faults that only settings together show; those that are ``wrong`` alone are left out."""
+        """Yields faults of settings that contradict each other, but none for those in ``wrong``."""
         timing = {f"{PREFIX}{name}" for name in ("LEASE", "CONNECT_TIMEOUT", "READ_TIMEOUT")}
         if timing.isdisjoint(wrong) and self.lease <= self.deadline:
             both = "COURIER_CONNECT_TIMEOUT and COURIER_READ_TIMEOUT"

@@ -1,10 +1,10 @@
-"""The status vocabulary. Everything that is known about an order of statuses comes from NEXT."""
+"""The statuses of a message, and which may follow which. All rules of order come from NEXT."""
 
 from enum import StrEnum
 
 
 class Status(StrEnum):
-    """Where a message is. The names are a contract: events and records carry them."""
+    """A message's status. Events and records hold these names, so they never change."""
 
     QUEUED = "queued"
     SENDING = "sending"
@@ -24,7 +24,7 @@ class Status(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why a message ended so, where it isn't a provider's code or ``http-<code>``."""
+    """Why a message ended as it did. Other reasons are a provider's code or ``http-<code>``."""
 
     ATTEMPTS = "attempts"
     TTL = "ttl"
@@ -58,13 +58,13 @@ NEXT: dict[Status, frozenset[Status]] = {
         for end in (S.READ, S.SMS_DELIVERED, S.REJECTED, S.EXPIRED, S.UNCONFIRMED, S.LOST, *_ENDS)
     },
 }
-"""Who may follow whom (DESIGN section 4). A status with no followers is final."""
+"""The statuses that may follow each (docs/design.md, section 4). One without any is final."""
 
 
 def is_final(status: Status, closed: bool = False) -> bool:
-    """Whether nothing follows: no status can, or tracking has closed the message in this one."""
+    """Returns whether a status is final; ``closed``: tracking has closed the message in it."""
     return closed or not NEXT[status]
 
 
 DEAD = frozenset({S.FAILED, S.UNCONFIRMED, S.REJECTED, S.LOST})
-"""Ends that an operator may want to look into: such messages go to the list of dead letters."""
+"""Statuses of dead letters: messages that end in one go to the list of dead letters."""

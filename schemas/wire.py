@@ -1,6 +1,6 @@
-"""The provider's requests and replies: strict out, tolerant in.
+"""The provider's requests and replies: strict in what is sent, tolerant in what is read.
 
-The provider's words for delivery states are translated here, once, and the originals kept.
+This module alone translates the provider's delivery states; it keeps the original words.
 """
 
 import json
@@ -22,29 +22,31 @@ STATES = {
     "sent": Status.SENT,
     "delivered": Status.DELIVERED,
     "read": Status.READ,
-    "visited": Status.READ,  # not in the document, seen in the wild
+    "visited": Status.READ,  # not in the provider's document, seen in the wild
     "undelivered": Status.UNDELIVERED,
-    "vp_expired": Status.UNDELIVERED,  # not in the document, seen in the wild
+    "vp_expired": Status.UNDELIVERED,  # likewise
     "failed": Status.FAILED,
     "cancelled": Status.CANCELLED,
 }
-"""The provider's Viber states (document, table of /status) as ours."""
+"""The provider's Viber states as ours (docs/provider-api.md, "Delivery states")."""
 
 _SMS_FINISHED = {"delivered": True, "undelivered": False}
-"""SMS states after which a segment changes no more; the value says whether it arrived."""
+"""SMS states after which a segment no longer changes, and whether it was delivered."""
 
 
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}")
 
 
 _NUMBER = re.compile(r"[0-9]{5,}")
-_WORD_MOST = 64
-_SEGMENTS_MOST = 100
+_MAX_WORD = 64
+_MAX_SEGMENTS = 100
 
 
 @dataclass(frozen=True, slots=True)
 class SendEntry:
-    """One entry of a /send reply. ``provider_id`` is None unless a positive 64-bit integer."""
+    """One entry of a /send reply. ``provider_id`` is None unless it is usable
+    (docs/provider-api.md#t22).
+    """
 
     code: str | None
     provider_id: int | None
@@ -52,9 +54,10 @@ class SendEntry:
 
 @dataclass(frozen=True, slots=True)
 class StatusEntry:
-    """One entry of a /status reply. ``status`` is None where the state is missing or unknown.
+    """One entry of a /status reply. ``status`` is None if the state is missing or unknown.
 
-    ``raw_at`` keeps a ``statusAt`` that isn't a date (trap T36), cut to a sane length.
+    ``raw_at`` keeps a ``statusAt`` that isn't a date, cut to 64 characters
+    (docs/provider-api.md#t36).
     """
 
     provider_id: int
@@ -72,7 +75,7 @@ Entry = TypeVar("Entry")
 
 @dataclass(frozen=True, slots=True)
 class Reply(Generic[Entry]):
-    """A reply: the request's own code (None unless a string) and its entries (None: no list)."""
+    """A reply: the code of the whole request, and its entries; each is None if unreadable."""
 
     status: str | None
     entries: Sequence[Entry] | None
@@ -81,7 +84,7 @@ class Reply(Generic[Entry]):
 def send_body(
     common: Mapping[str, Any], messages: Sequence[Mapping[str, Any]], resend: bool
 ) -> bytes:
-    """A /send request. The flag has the form of the document's examples (traps T1 to T4, T7)."""
+    """Returns the body of a /send request (docs/provider-api.md#t1 to #t4, #t7)."""
     body: dict[str, Any] = {"resendSms": "true" if resend else "false"}
     if common:
         body["commonData"] = common
@@ -90,33 +93,33 @@ def send_body(
 
 
 def status_body(provider_ids: Collection[int]) -> bytes:
-    """A /status request: integers, each once (trap T25)."""
+    """Returns the body of a /status request: integers, each once (docs/provider-api.md#t25)."""
     return dumps({"messages": list(dict.fromkeys(provider_ids))}).encode()
 
 
 def read_send(body: bytes) -> Reply[SendEntry]:
-    """Reads a /send reply; what isn't the API's JSON has neither code nor entries."""
-    status, rows = _read(body)
-    if rows is None:
+    """Returns a /send reply; a body that isn't the API's JSON has neither code nor entries."""
+    status, items = _read(body)
+    if items is None:
         return Reply(status, None)
-    return Reply(status, [SendEntry(_word(r.get("code")), _id(r.get("providerId"))) for r in rows])
+    return Reply(status, [SendEntry(_word(e.get("code")), _id(e.get("providerId"))) for e in items])
 
 
 def read_status(body: bytes) -> Reply[StatusEntry]:
-    """Reads a /status reply, as ``read_send``; entries without a usable id are left out."""
-    status, rows = _read(body)
-    if rows is None:
+    """Returns a /status reply, as ``read_send`` does, without entries that have no usable id."""
+    status, items = _read(body)
+    if items is None:
         return Reply(status, None)
-    return Reply(status, [e for r in rows if (e := _status_entry(r)) is not None])
+    return Reply(status, [e for each in items if (e := _status_entry(each)) is not None])
 
 
 def fold(word: str) -> str:
-    """A provider's word without the differences seen in the wild: case, "_" for "-" (T33, T35)."""
+    """Returns a provider's word in lower case, "_" as "-" (docs/provider-api.md#t33, #t35)."""
     return word.strip().lower().replace("_", "-")
 
 
 def sms_leg(states: Sequence[SmsState]) -> Status | None:
-    """What the segments together say; None where there are none (trap T28)."""
+    """Returns the status of all segments together; None without any (docs/provider-api.md#t28)."""
     if not states:
         return None
     ends = [_SMS_FINISHED.get(s.state.strip().lower()) for s in states]
@@ -132,11 +135,12 @@ def _read(body: bytes) -> tuple[str | None, list[dict[str, Any]] | None]:
         return None, None
     if not isinstance(reply, dict):
         return None, None
-    rows = reply.get("messages")
-    if not isinstance(rows, list):
+    items = reply.get("messages")
+    if not isinstance(items, list):
         return _word(reply.get("status")), None
-    # An entry that is no object keeps its place: /send replies match by position (trap T10).
-    return _word(reply.get("status")), [row if isinstance(row, dict) else {} for row in rows]
+    # An entry that is no object keeps its place: /send replies match by position
+    # (docs/provider-api.md#t10).
+    return _word(reply.get("status")), [item if isinstance(item, dict) else {} for item in items]
 
 
 def _refuse(constant: str) -> None:
@@ -144,12 +148,12 @@ def _refuse(constant: str) -> None:
 
 
 def _word(value: object) -> str | None:
-    return _folded(value[: 4 * _WORD_MOST]) if isinstance(value, str) else None
+    return _folded(value[: 4 * _MAX_WORD]) if isinstance(value, str) else None
 
 
 @lru_cache(256)
 def _folded(value: str) -> str:
-    """Replies repeat few words over and over."""
+    """Returns a word folded; cached, because replies repeat few words."""
     return fold(_brief(value))
 
 
@@ -159,34 +163,34 @@ def _short(value: str) -> str:
 
 
 def _text(value: str) -> str:
-    """A text that can be stored: JSON may hold lone surrogates, UTF-8 can't."""
+    """Returns a text that UTF-8 can encode: JSON may hold lone surrogates."""
     return value.encode("utf-8", "replace").decode()
 
 
 def _brief(value: str) -> str:
-    """A provider's word, fit for logs and events: short, and no place for a phone number."""
-    return _NUMBER.sub("*", _text(value[: 4 * _WORD_MOST]))[:_WORD_MOST]
+    """Returns a provider's word for logs and events: cut short, with long numbers hidden."""
+    return _NUMBER.sub("*", _text(value[: 4 * _MAX_WORD]))[:_MAX_WORD]
 
 
 def _id(value: object) -> int | None:
     return value if type(value) is int and 0 < value < 2**64 else None
 
 
-def _status_entry(row: Mapping[str, Any]) -> StatusEntry | None:
-    provider_id = _id(row.get("providerId"))
+def _status_entry(entry: Mapping[str, Any]) -> StatusEntry | None:
+    provider_id = _id(entry.get("providerId"))
     if provider_id is None:
         return None
-    said = row.get("status")
-    word = _short(said[: 4 * _WORD_MOST]) if isinstance(said, str) else None
-    at, raw_at = _instant(row.get("statusAt")), row.get("statusAt")
+    state = entry.get("status")
+    word = _short(state[: 4 * _MAX_WORD]) if isinstance(state, str) else None
+    at, raw_at = _instant(entry.get("statusAt")), entry.get("statusAt")
     return StatusEntry(
         provider_id=provider_id,
-        code=_word(row.get("code")),
+        code=_word(entry.get("code")),
         word=word,
         status=STATES.get(word.strip().lower()) if word else None,
         at=at,
-        error=_word(row.get("error")) or _word(row.get("errorCode")),
-        sms=_segments(row.get("smsStates")),
+        error=_word(entry.get("error")) or _word(entry.get("errorCode")),
+        sms=_segments(entry.get("smsStates")),
         raw_at=_text(str(raw_at)[:64]) if at is None and raw_at is not None else None,
     )
 
@@ -195,10 +199,10 @@ def _segments(value: object) -> tuple[SmsState, ...]:
     if not isinstance(value, list):
         return ()
     found = []
-    for each in value[:_SEGMENTS_MOST]:
+    for each in value[:_MAX_SEGMENTS]:
         if isinstance(each, dict):
             state = each.get("state", each.get("status"))
-            # One without a state isn't finished: it must not let the others pass for all.
+            # A segment without a state counts as unfinished.
             found.append(
                 SmsState(_id(each.get("id")), _brief(state) if isinstance(state, str) else "")
             )
@@ -206,7 +210,7 @@ def _segments(value: object) -> tuple[SmsState, ...]:
 
 
 def _instant(value: object) -> str | None:
-    """``statusAt`` (document: UTC) as ISO 8601; None where it isn't a date (trap T36)."""
+    """Returns ``statusAt`` as ISO 8601 in UTC; None if no date (docs/provider-api.md#t36)."""
     return _utc(value) if isinstance(value, str) and _DATE.fullmatch(value) else None
 
 

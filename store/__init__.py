@@ -1,1 +1,1 @@
-"""Everything that knows Redis: keys, connections, scripts, records."""
+"""All that knows Redis: keys, connections, scripts, records. No other package spells a key."""

@@ -1,36 +1,33 @@
-"""How everything of ours talks to Redis: timeouts, retries, scripts."""
+"""Connections to Redis: timeouts, retries, and the error that apps get."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import redis
-from redis.backoff import ExponentialWithJitterBackoff
+from redis import exceptions as errors
+from redis.backoff import FullJitterBackoff
 from redis.retry import Retry
 
 from viber_courier.schemas import sentinel
 from viber_courier.schemas.errors import CourierError
-from viber_courier.store.pools import WholePool, follow
+from viber_courier.store.pools import Client, WholePool, follow
 
 SOCKET_OPTIONS: dict[str, Any] = {
-    # Without these a half-open connection hangs for ever (measured with default options).
+    # Without these options a half-open connection hangs for ever (measured).
     "socket_timeout": 5,
     "socket_connect_timeout": 3,
     "socket_keepalive": True,
     "health_check_interval": 5,
 }
-"""For our own clients and, as transport options, for Celery's broker connection."""
+"""Options of our own clients, and transport options of Celery's broker connection."""
 _NOT_NOW = ("OOM", "READONLY", "NOREPLICAS", "MISCONF", "LOADING", "BUSY", "MASTERDOWN")
-_NOT_NOW_ERRORS = (
-    redis.exceptions.OutOfMemoryError,
-    redis.exceptions.ReadOnlyError,
-    redis.exceptions.MasterDownError,
-)
-"""The same as redis-py's classes, whose text lacks the word: scripts' errors from Redis 7 on."""
+_NOT_NOW_ERRORS = (errors.OutOfMemoryError, errors.ReadOnlyError, errors.MasterDownError)
+"""The same as classes of redis-py: from Redis 7 on, a script's error lacks the word."""
 
 
 class StoreUnavailable(CourierError, redis.RedisError):
-    """Redis did not do it, or did not say so: repeat with the same ids.
+    """Redis can't be used, or did not answer: repeat the call with the same ids.
 
     ``accepted`` holds the ids that ``enqueue_many`` had stored by then.
     """
@@ -39,23 +36,22 @@ class StoreUnavailable(CourierError, redis.RedisError):
 
 
 def connect(url: str) -> redis.Redis:
-    """A client for threads and forks; a command fails after at most some seconds."""
+    """Returns a client that threads and forks can share; a command fails within seconds."""
     options: dict[str, Any] = {
         **SOCKET_OPTIONS,
         "decode_responses": True,
         "protocol": 2,
-        # Each thread has one: redis-py's own bound would refuse the 101st.
-        "max_connections": 2**31,
-        # A server that hangs is not asked again: one timeout is what a caller should wait.
-        "retry": Retry(ExponentialWithJitterBackoff(0.5, 0.05), 3, (redis.ConnectionError,)),
+        # A timeout is not repeated: a caller waits for a hung server only once.
+        "retry": Retry(FullJitterBackoff(0.5, 0.05), 3, (redis.ConnectionError,)),
+        "retry_on_error": [redis.ConnectionError],  # redis-py 5 repeats no command without it
     }
     if not url.startswith(sentinel.SCHEME):
-        return redis.Redis.from_pool(WholePool.from_url(url, **options))
+        return Client(connection_pool=WholePool.from_url(url, **options))
     return follow(sentinel.parse(url), options)
 
 
 def broker(url: str) -> tuple[str, dict[str, Any]]:
-    """A broker's URL as Celery spells it, and the transport options that belong to it."""
+    """Returns a broker's URL as Celery spells it, and its transport options."""
     if not url.startswith(sentinel.SCHEME):
         return url, SOCKET_OPTIONS
     given = sentinel.parse(url)
@@ -69,7 +65,7 @@ def broker(url: str) -> tuple[str, dict[str, Any]]:
 
 
 def is_transient(error: BaseException | None) -> bool:
-    """Whether a repeat may help: no answer, or that of a Redis that is full or failing over."""
+    """Returns whether a repeat may help: Redis did not answer, is full or is failing over."""
     if isinstance(error, _NOT_NOW_ERRORS) or not isinstance(error, redis.ResponseError):
         return isinstance(error, redis.RedisError)
     return any(word in str(error) for word in _NOT_NOW)
@@ -77,12 +73,12 @@ def is_transient(error: BaseException | None) -> bool:
 
 @contextmanager
 def store_errors() -> Iterator[None]:
-    """Turn redis-py's errors into StoreUnavailable, whose text holds no address and no secret."""
+    """Raises StoreUnavailable for redis-py's errors; its text holds no address and no secret."""
     try:
         yield
     except redis.RedisError as error:
-        # Before Redis 7 that of a script is a plain ResponseError which quotes it.
-        if isinstance(error, redis.exceptions.OutOfMemoryError) or "OOM " in str(error):
+        # Before Redis 7 a script's error is a plain ResponseError that quotes the original.
+        if isinstance(error, errors.OutOfMemoryError) or "OOM " in str(error):
             raise StoreUnavailable("Redis has reached its maxmemory: nothing was stored") from error
         if "NOREPLICAS " in str(error):
             raise StoreUnavailable("Redis has too few replicas: nothing was stored") from error
@@ -90,7 +86,7 @@ def store_errors() -> Iterator[None]:
 
 
 def require_name(what: str, value: object) -> str:
-    """The value, if it can name something; TypeError or ValueError say what it must be."""
+    """Returns a non-empty string. Raises TypeError or ValueError for anything else."""
     if not isinstance(value, str):
         raise TypeError(f"{what} must be a string, not {type(value).__name__}")
     if not value:

@@ -6,22 +6,22 @@
 field                      counts
 ========================== ===============================================================
 ``<status>``               messages that entered the status, where there is no reason
-``<status>:<reason>``      the same with a reason; its words are few, see worker/send.py
-``code:<code>``            attempts of messages that the provider answered with this code;
-                           ``not-sent``: no connection, ``other``: a code that isn't its own
+``<status>:<reason>``      the same with a reason; worker/decisions.py bounds the reasons
+``code:<code>``            attempts that the provider answered with this code; ``not-sent``: no
+                           connection was made, ``other``: an unknown code
 ``unsure``                 attempts of messages that may have been sent
 ``bells``                  doorbells rung
 ``claims``                 claims that leased something
 ``claims:empty``           claims that found nothing
-``closed:<gate>``          times that the gate of ``send`` or ``poll`` was closed
+``closed:<gate>``          how often the gate of ``send`` or ``poll`` was closed
 each word of ``Oddity``    what should never happen
 ========================== ===============================================================
 
-``{ns}:requests`` holds the histograms. ``<gate>:<measure>:le:<bound>`` counts the requests up to
-this bound and above the one before it, ``...:sum`` adds their values up (seconds in microseconds),
-``...:count`` counts them all.
+``{ns}:requests`` holds histograms. ``<gate>:<measure>:le:<bound>`` counts the requests up to this
+bound and above the one before it. ``...:sum`` is the sum of their values (seconds are kept as
+microseconds), ``...:count`` their number.
 
-Scripts add to ``bells``, ``claims``, ``claims:empty`` and ``closed:<gate>`` by themselves.
+Scripts count ``bells``, ``claims``, ``claims:empty`` and ``closed:<gate>`` themselves.
 """
 
 from bisect import bisect_left
@@ -36,7 +36,7 @@ BOUNDS: dict[str, tuple[float, ...]] = {
     "seconds": (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
     "bytes": (1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000, 3_000_000),
 }
-"""Upper bounds by what is measured: messages, seconds and bytes of one request."""
+"""Upper bounds of each histogram: messages, seconds and bytes of one request."""
 UNSURE, NOT_SENT, OTHER = "unsure", "not-sent", "other"
 
 
@@ -51,12 +51,12 @@ class Oddity(StrEnum):
 
 
 def status_field(status: str, reason: str | None = None) -> str:
-    """Returns the field that counts messages which enter a status."""
+    """Returns the field that counts messages entering a status."""
     return f"{status}:{reason}" if reason else status
 
 
 def code_field(code: str) -> str:
-    """Returns the field that counts attempts which were answered with this code."""
+    """Returns the field that counts attempts answered with this code."""
     return f"code:{code}"
 
 
@@ -73,5 +73,5 @@ def observed(gate: str, **values: float) -> dict[str, int]:
 
 
 def bounds_of(measure: str) -> list[str]:
-    """Returns the bounds as fields name them, ``inf`` the last."""
+    """Returns the bounds as they appear in fields; the last is ``inf``."""
     return [*map(str, BOUNDS[measure]), "inf"]

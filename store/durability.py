@@ -1,12 +1,12 @@
-"""Which Redis is safe to keep messages in: a rule over what its INFO says."""
+"""Finds settings of a Redis server that lose messages."""
 
 from collections.abc import Mapping
 
 
 def dangers(info: Mapping[str, object]) -> list[str]:
-    """What a server does that loses messages, each with what mends it.
+    """Returns how a server may lose messages, each with the setting that prevents it.
 
-    ``info`` is the reply to INFO; a hosted Redis that leaves something out is not accused of it.
+    ``info`` is the reply to INFO. What a hosted Redis leaves out of it counts as safe.
     """
     found = []
     if str(info.get("aof_enabled", 1)) != "1":

@@ -1,6 +1,6 @@
-"""The gate that all workers share: its figures, and what a request tells it.
+"""The gate that all workers share: its limits, and what a request reports to it.
 
-Its arithmetic is lua/lib/gate.lua.
+lua/lib/gate.lua does its arithmetic.
 """
 
 from dataclasses import asdict, dataclass
@@ -12,18 +12,18 @@ from viber_courier.schemas.settings import Settings
 
 FAILURES = 5
 """Failed requests in a row that close the gate."""
-FIRST, LONGEST = 1.0, 60.0
-"""Seconds that it closes for at first, and at most; each closing in a row doubles them."""
+PAUSE, MAX_PAUSE = 1.0, 60.0
+"""Seconds that the gate closes for, at first and at most. Each closing in a row doubles them."""
 REFUSALS = 20
-"""Messages refused alone in a row, none accepted between, that are an answer about us."""
+"""Messages refused alone in a row, with none accepted between, that close the gate."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProviderSignal:
-    """What a request has shown of the provider.
+    """What a request shows of the provider.
 
-    ``accepted``: something was. ``pause`` in seconds closes the gate whatever came before; ``both``
-    that of /status too.
+    ``accepted``: it accepted a message. ``pause``: seconds to close the gate for, whatever came
+    before (0: none); ``both``: close the other gate, too.
     """
 
     verdict: Literal["good", "bad", "refused", ""] = ""
@@ -36,16 +36,16 @@ class ProviderSignal:
 def signal_values(
     signal: ProviderSignal, settings: Settings, name: str, begun: int
 ) -> dict[str, Any]:
-    """Returns a signal with the gate's figures, as gate.lua takes it; ``begun`` in microseconds."""
-    figures = {"limit": FAILURES, "most": REFUSALS, "base": micros(FIRST), "cap": micros(LONGEST)}
+    """Returns a signal and the gate's limits, as gate.lua reads them; ``begun`` in microseconds."""
+    figures = {"limit": FAILURES, "most": REFUSALS, "base": micros(PAUSE), "cap": micros(MAX_PAUSE)}
     request = {"name": name, "begun": begun, "takes": micros(settings.deadline)}
     return {**asdict(signal), **figures, **request, "pause": micros(signal.pause)}
 
 
 def resent_by_default(settings: Settings, sets: int) -> str:
-    """Returns a character for each lane set, most urgent first: "1" where unsure ones are resent.
+    """Returns a character for each lane set, most urgent first: "1" if it resends when unsure.
 
-    Those make the better probe: if its answer is lost too, nothing is parked.
+    Messages of such a set are preferred as probes: if the answer is lost, none is parked.
     """
-    flags = "".join("1" if settings.unsure_policy(lane) == "resend" else "0" for lane in LANES)
-    return "".join(flag * 2 for flag in flags)[:sets]
+    resent = [settings.unsure_policy(lane) == "resend" for lane in LANES]
+    return "".join("11" if each else "00" for each in resent)[:sets]

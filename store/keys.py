@@ -4,22 +4,22 @@
 key                      type    holds
 ======================== ======= ==================================================================
 ``{ns}:m:<id>``          hash    the record: small fields only, so that it stays a listpack
-``{ns}:c:<id>``          string  the job's own wire fields as JSON, where too long for the record;
-                                 of a finished message always, until they are erased
+``{ns}:c:<id>``          string  the job's own wire fields as JSON, if too long for the record;
+                                 for a finished message always, until they are erased
 ``{ns}:common:<digest>`` string  the wire fields that a campaign's rows share, as JSON
 ``{ns}:lane:<p>:<f>``    zset    waiting messages of priority p with resendSms f (0, 1)
 ``{ns}:watch``           zset    accepted messages that are polled
-``{ns}:fence:<what>``    string  the latest lease given: leases never repeat
-``{ns}:once:<token>``    string  the answer to a script's first call, for its repeats
+``{ns}:fence:<what>``    string  the latest lease given; the next one is later
+``{ns}:once:<token>``    string  a script's answer to the first call, returned to repeats
 ``{ns}:bell:<lane|poll>`` string present while a doorbell is on its way
-``{ns}:wake``            list    lanes, or ``poll``, whose doorbell a worker's listener is to ring
+``{ns}:wake``            list    lanes, or ``poll``, for workers' listeners to ring
 ``{ns}:gate:<what>``     hash    why and until when ``send`` or ``poll`` is closed to all workers
-``{ns}:dead``            zset    ended messages that can be sent again or dropped, by their end
-``{ns}:dead:pace``       string  the latest due time given to one of them that is sent again
+``{ns}:dead``            zset    dead letters, in the order of their ends
+``{ns}:dead:pace``       string  the latest due time given to a dead letter sent again
 ``{ns}:bucket:<what>``    string  the token bucket of ``send`` (messages) or ``poll`` (requests)
-``{ns}:paused:<lane|poll>`` string present while an operator has paused it: the reason
+``{ns}:paused:<lane|poll>`` string the operator's reason, while the lane or polling is paused
 ``{ns}:swept``           string  milliseconds since 1970 of the latest sweep
-``{ns}:check:<nonce>``   string  the worker that answered a check (``courier live``)
+``{ns}:check:<nonce>``   string  the worker that answered this check (``courier live``)
 ``{ns}:counts``          hash    counters (store/counters.py)
 ``{ns}:requests``        hash    histograms of requests (store/counters.py)
 ``{ns}:results``         stream  result events, one field ``event``
@@ -32,9 +32,10 @@ clock, a multiple of four, plus its *kind*:
 * 1: leased until then; the holder has not begun a request with it;
 * 2: leased until then and inside a request: if the lease lapses, it may have been sent.
 
-A score of ``dead`` is the end's instant by the same clock, made unique: reading can go on from any.
+A score of ``dead`` is the instant of the end by the same clock, made unique, so that a reader can
+continue from any score.
 
-A lease's instant is unique, so the score is also the holder's fencing token
+The instant of a lease is unique, so the score is also the holder's fencing token
 (docs/decisions/0001-the-score-is-the-lease.md).
 """
 
@@ -61,35 +62,35 @@ class Keys:
         self.results = self._key("results")
 
     def lanes_from(self, lane: str) -> list[str]:
-        """Returns the lane sets that a worker rung for ``lane`` serves: its own, those above it."""
+        """Returns the lane sets that a bell of ``lane`` serves: its own and those above it."""
         return self.lanes[: 2 * LANES.index(lane) + 2]
 
     def once(self, token: str) -> str:
-        """Returns where the first answer to the script call with this token is kept."""
+        """Returns the key of the answer to the script call with this token."""
         return self._key(f"once:{token}")
 
     def bell(self, name: str) -> str:
-        """Returns the bell of a lane, or of ``poll``."""
+        """Returns the key of the bell of a lane, or of ``poll``."""
         return self._key(f"bell:{name}")
 
     def paused(self, name: str) -> str:
-        """Returns what is there while an operator has paused a lane, or ``poll``."""
+        """Returns the key that exists while an operator has paused a lane, or ``poll``."""
         return self._key(f"paused:{name}")
 
     def fence(self, what: str) -> str:
-        """Returns the latest lease given."""
+        """Returns the key of the latest lease given."""
         return self._key(f"fence:{what}")
 
     def gate(self, what: str) -> str:
-        """Returns what all workers know of the provider (lua/lib/gate.lua)."""
+        """Returns the key of a gate (lua/lib/gate.lua)."""
         return self._key(f"gate:{what}")
 
     def bucket(self, what: str) -> str:
-        """Returns the tokens that all workers share (lua/lib/bucket.lua)."""
+        """Returns the key of a token bucket (lua/lib/bucket.lua)."""
         return self._key(f"bucket:{what}")
 
     def check(self, nonce: str) -> str:
-        """Returns where a worker says that it has run the check with this nonce."""
+        """Returns the key that a worker sets when it runs the check with this nonce."""
         return self._key(f"check:{nonce}")
 
     def _key(self, name: str) -> str:

@@ -1,6 +1,6 @@
-"""The worker's side of Redis: lease what is due, mark it before the call, write what became of it.
+"""The worker's side of Redis: claim due messages, mark them before a request, write its results.
 
-Each method is one script call that a repeat with the same token doesn't do twice.
+Each step is one script call. A repeated call changes nothing and returns the first answer.
 """
 
 import json
@@ -24,6 +24,7 @@ from viber_courier.store.connection import is_transient
 from viber_courier.store.gate import ProviderSignal, resent_by_default, signal_values
 from viber_courier.store.keys import Keys
 from viber_courier.store.records import (
+    RESEND_OPTION,
     WAITING,
     WATCHED,
     Step,
@@ -39,11 +40,11 @@ from viber_courier.store.scripts import Script, shared
 logger = logging.getLogger(__name__)
 
 RATE_SLICE = 0.1
-"""Seconds' worth of tokens that a claim waits for: so messages share a request."""
+"""Seconds of the rate that a claim waits for, so that messages share a request."""
 RETRY_PAUSE = 0.2
-"""Seconds between repeats of a call that Redis did not answer."""
+"""Seconds between repeats of a call that Redis has not answered."""
 POLL_LEASE_MARGIN = 5.0
-"""Seconds that a lease of watched messages outlives the deadline of its request."""
+"""Seconds that a lease of watched messages lasts beyond the deadline of a request."""
 
 M = TypeVar("M", Waiting, Watched)
 NO_EVENT: Draft = ("", "", "", "", "")
@@ -51,43 +52,45 @@ NO_EVENT: Draft = ("", "", "", "", "")
 
 @dataclass(frozen=True, slots=True)
 class RateLimited:
-    """The rate limit leaves nothing now: the caller is to come back in that many ``seconds``."""
+    """The rate limit leaves no tokens: the caller claims again in so many ``seconds``."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Lease(Generic[M]):
-    """Messages that are ours until ``ends`` (of the local monotonic clock), under one token.
+    """Messages that this worker holds until ``ends``, under one token.
 
-    ``more``: others are due that the caller may take next; ``out_of_tokens``: and the rate limit
-    keeps them back. ``refused``: messages refused alone in a row, before this claim. ``now`` is the
-    Redis server's clock in microseconds as it was at ``taken``, of the local monotonic clock.
+    ``more``: other messages are due that the caller may claim next; ``out_of_tokens``: the rate
+    limit keeps them back. ``refused``: messages refused alone in a row before this claim. ``now``
+    is the Redis server's clock, in microseconds, at ``measured_at``. ``measured_at`` and ``ends``
+    are seconds of the local monotonic clock.
     """
 
     key: str
     token: str
     now: int
-    taken: float
+    measured_at: float
     ends: float
     more: bool
     out_of_tokens: bool
     refused: int
     messages: Sequence[M]
 
-    def at(self) -> int:
-        """Returns the Redis server's clock now, in microseconds, as far as it is known here."""
-        return self.now + int((time.monotonic() - self.taken) * SECOND)
+    def server_now(self) -> int:
+        """Returns an estimate of the Redis server's clock now, in microseconds."""
+        return self.now + int((time.monotonic() - self.measured_at) * SECOND)
 
-    def left(self) -> float:
-        """Returns the seconds that the lease still holds, at least."""
+    def seconds_left(self) -> float:
+        """Returns the least number of seconds that the lease still lasts."""
         return self.ends - time.monotonic()
 
 
 class Write(NamedTuple):
-    """A step and its event (``draft``), for all messages that have come to the same.
+    """A step and its event (``draft``), for all messages with the same result.
 
-    ``late``: the attempts that a record must show for it to be written without the lease.
+    ``was`` is the status expected. ``late``: the attempts that the record must have if the step is
+    to be written without the lease; "": it needs the lease.
     """
 
     was: Status
@@ -98,7 +101,7 @@ class Write(NamedTuple):
 
 
 class Move(NamedTuple):
-    """What is written of one message; ``provider_id`` also where it has just got it."""
+    """What is written for one message; ``provider_id``: if the provider has accepted it."""
 
     id: str
     write: Write
@@ -107,14 +110,14 @@ class Move(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What one request adds: to ``Keys.counts``, and to the histograms (store/counters.py)."""
+    """What one request adds to ``Keys.counts`` and to the histograms (store/counters.py)."""
 
     counts: Mapping[str, int]
     histograms: Mapping[str, int]
 
 
 class Store:
-    """``now`` overrides the Redis server's clock in tests: microseconds, or "" for TIME."""
+    """A worker's steps. ``now`` overrides the server's clock in tests: microseconds; "": TIME."""
 
     def __init__(
         self, client: redis.Redis, settings: Settings, now: Callable[[], int | str] = lambda: ""
@@ -127,7 +130,7 @@ class Store:
     def claim(self, lane: str, answered: bool) -> Lease[Waiting] | RateLimited | None:
         """Leases due messages of the most urgent lane at or above ``lane``; None if none is due.
 
-        ``answered`` says that the lane's bell brought us here and may be rung again.
+        ``answered``: this claim answers the lane's bell, which may then be rung again.
         """
         keys, settings = self.keys, self._settings
         sets = keys.lanes_from(lane)
@@ -136,7 +139,7 @@ class Store:
             for n, name in enumerate(LANES[: len(sets) // 2])
             for key in (*sets[2 * n : 2 * n + 2], keys.paused(name))
         ]
-        taken, seconds = time.monotonic(), settings.lease
+        started, seconds = time.monotonic(), settings.lease
         got = self._claim(
             "send",
             seconds,
@@ -154,17 +157,17 @@ class Store:
         if len(got) < 3:
             return _rate_limited(got)
         place, *_, shared, _ = got
-        # A campaign's messages share what is parsed, too: nothing changes it any more.
+        # Messages of a campaign share the parsed content as well: nothing changes it.
         texts = zip(shared[::2], shared[1::2], strict=True)
         commons = {digest: None if text is None else loads(text) for digest, text in texts}
         name, resend = LANES[(place - 1) // 2], place % 2 == 0
-        messages = [read_waiting(row, name, resend, commons) for row in _rows(got)]
-        return _lease(got, sets[place - 1], taken, seconds, messages)
+        messages = [read_waiting(row, name, resend, commons) for row in _rows(got, WAITING)]
+        return _lease(got, sets[place - 1], started, seconds, messages)
 
     def claim_watched(self, answered: bool) -> Lease[Watched] | RateLimited | None:
-        """Leases accepted messages whose next poll is due; None if there are none."""
+        """Leases accepted messages whose next poll is due; None if none is due."""
         keys, settings = self.keys, self._settings
-        taken, seconds = time.monotonic(), settings.deadline + POLL_LEASE_MARGIN
+        started, seconds = time.monotonic(), settings.deadline + POLL_LEASE_MARGIN
         got = self._claim(
             POLL,
             seconds,
@@ -182,20 +185,20 @@ class Store:
         )
         if len(got) < 3:
             return _rate_limited(got)
-        messages = [read_watched(id, values[2:]) for id, _, values in _rows(got)]
-        return _lease(got, keys.watch, taken, seconds, messages)
+        watched = [read_watched(row) for row in _rows(got, WATCHED)]
+        return _lease(got, keys.watch, started, seconds, watched)
 
     def begin(
         self, lease: Lease[Waiting], messages: Sequence[Waiting], inside: bool = True
     ) -> Lease[Waiting]:
         """Renews the lease of messages right before a request with them (``inside``), or after it.
 
-        Returns a Lease of those that are still ours; a request that begins counts as an attempt.
-        Repeated until Redis answers or the old lease is over; then the error is raised, and nothing
-        may be sent.
+        Returns a Lease of those still held; beginning a request counts as an attempt. Repeats the
+        call until Redis answers. Raises its error once the old lease is over: then nothing may be
+        sent.
         """
         settings = self._settings
-        taken = time.monotonic()
+        started = time.monotonic()
         token, now, flags = self._until(
             lease.ends,
             "begin",
@@ -209,9 +212,9 @@ class Store:
         )
         counted = [message._replace(attempts=message.attempts + inside) for message in messages]
         ours = [m for m, flag in zip(counted, flags, strict=True) if flag == "1"]
-        # Its instant is taken late and its end early: both err to the safe side.
-        taken, ends = time.monotonic(), taken + settings.lease
-        return replace(lease, token=token, now=int(now), taken=taken, ends=ends, messages=ours)
+        # The clock is measured after the reply and the end from before the call: both are safe.
+        now, at, ends = int(now), time.monotonic(), started + settings.lease
+        return replace(lease, token=token, now=now, measured_at=at, ends=ends, messages=ours)
 
     def settle(
         self,
@@ -220,11 +223,11 @@ class Store:
         signal: ProviderSignal | None = None,
         figures: Figures | None = None,
     ) -> tuple[list[Move], str]:
-        """Writes what became of leased messages, and what their request has shown of the provider.
+        """Writes the results of leased messages, and what their request shows of the provider.
 
-        Returns the moves whose lease was lost, and "closed" or "opened" where that has changed at
-        the gate. An answer in hand is never dropped: repeated until Redis answers or the lease is
-        over.
+        Returns the moves whose lease was lost, and "closed" or "opened" if the gate has changed,
+        else "". Repeats the call until Redis answers or the lease is over, so that no answer of the
+        provider is dropped.
         """
         if not moves:
             return [], ""
@@ -241,7 +244,7 @@ class Store:
             "counts": figures.counts if figures else {},
             "histograms": figures.histograms if figures else {},
         }
-        done, change = self._until(
+        flags, change = self._until(
             lease.ends,
             "settle",
             set=lease.key,
@@ -253,27 +256,27 @@ class Store:
             total=len(moves),
             tail=tail,
         )
-        return [move for move, flag in zip(moves, done, strict=True) if flag == "0"], change
+        return [move for move, flag in zip(moves, flags, strict=True) if flag == "0"], change
 
     def sweep(self, unless_within: float = 0.0) -> list[str]:
-        """Wakes workers for what is due and has no bell on its way; returns the words left.
+        """Wakes workers for due messages that have no bell; returns the words that it left.
 
-        ``unless_within``: not where somebody has swept within so many seconds.
+        ``unless_within``: does nothing if the latest sweep is less than so many seconds old.
         """
         words: list[str] = self._scripts["sweep"](time=self._now(), unless_ms=millis(unless_within))
         return words
 
     def wake(self, word: str) -> None:
-        """Leaves a lane's name, or ``poll``, for the workers' listeners."""
+        """Leaves a lane's name, or ``poll``, on the wake list."""
         self._scripts["wake"](word=word)
 
     def next_wake(self, seconds: float) -> str | None:
-        """Returns the next word left for the workers' listeners; None if none comes in time."""
+        """Takes the next word off the wake list; None if none comes within so many seconds."""
         found: Any = self.redis.blpop([self.keys.wakes], timeout=seconds)
         return found[1] if found else None
 
     def count(self, counts: Mapping[str, int], histograms: Mapping[str, int] | None = None) -> None:
-        """Counts what isn't written by ``settle``; not counted while Redis is away."""
+        """Adds to counters outside of ``settle``; loses the counts if Redis does not answer."""
         try:
             with self.redis.pipeline() as pipe:
                 for name, n in counts.items():
@@ -286,14 +289,14 @@ class Store:
             logger.warning("not counted", extra=more)
 
     def attempts(self, id: str) -> tuple[int, int] | None:
-        """Returns attempts and unsure ones of a message that waits; None if it waits no more."""
+        """Returns a waiting message's attempts and unsure attempts; None if it isn't waiting."""
         found = self.redis.hmget(self.keys.records + id, "status", "final", "attempts", "unsure")
         if found[0] != Status.QUEUED or found[1]:
             return None
         return int(found[2] or 0), int(found[3] or 0)
 
     def _claim(self, what: str, seconds: float, **given: Any) -> list[Any]:
-        """Calls claim.lua; if a reply is lost, a repeat brings the batch that was leased to us."""
+        """Calls claim.lua; if a reply is lost, the repeat returns the same batch."""
         keys = self.keys
         reply: list[Any] = self._until(
             time.monotonic() + seconds / 2,
@@ -304,13 +307,14 @@ class Store:
             lease=micros(seconds),
             once_ms=millis(seconds),
             probe_us=micros(self._settings.deadline),
-            choice="resend",
+            option=RESEND_OPTION[0],
+            choice=RESEND_OPTION[1],
             **given,
         )
         return reply
 
     def _until(self, ends: float, name: str, **given: Any) -> Any:
-        """Calls a script until Redis answers; raises its last error at ``ends`` (monotonic)."""
+        """Calls a script until Redis answers; raises the last error at ``ends`` (monotonic)."""
         once = self.keys.once(uuid.uuid4().hex)
         while True:
             try:
@@ -324,7 +328,7 @@ class Store:
 
 
 def _rate(limit: float, burst: float) -> dict[str, float]:
-    """Returns what claim.lua is told: ``limit`` tokens/s (0: none), ``burst`` saved up."""
+    """Returns claim.lua's arguments for ``limit`` tokens a second (0: none), ``burst`` at most."""
     wanted = max(1, int(limit * RATE_SLICE))
     return {"cost": SECOND / limit if limit else 0, "burst": max(1.0, burst), "wanted": wanted}
 
@@ -333,22 +337,22 @@ def _rate_limited(reply: list[Any]) -> RateLimited | None:
     return RateLimited(int(reply[0]) / SECOND) if reply and reply[1] == "1" else None
 
 
-def _rows(reply: list[Any]) -> list[tuple[str, int, list[Any]]]:
-    """Returns id, kind and values of each message that a claim has brought."""
-    flat = reply[4]
-    return list(zip(flat[::3], flat[1::3], flat[2::3], strict=True))
+def _rows(reply: list[Any], fields: Sequence[str]) -> list[list[Any]]:
+    """Returns id, kind, own content, common digest and fields of each message of a claim."""
+    flat, width = reply[4], 4 + len(fields)
+    return [flat[start : start + width] for start in range(0, len(flat), width)]
 
 
 def _lease(
-    reply: list[Any], key: str, taken: float, seconds: float, messages: Sequence[M]
+    reply: list[Any], key: str, started: float, seconds: float, messages: Sequence[M]
 ) -> Lease[M]:
     _, token, now, more, _, _, refused = reply
-    at = time.monotonic(), taken + seconds
+    at = time.monotonic(), started + seconds
     return Lease(key, token, int(now), *at, more in ("1", "4"), more == "4", refused, messages)
 
 
 def _group(write: Write, moves: Sequence[Move]) -> list[str | int]:
-    """Returns what settle.lua is told of messages that have come to the same."""
+    """Returns settle.lua's arguments for a group of messages with the same result."""
     step, shared = write.step, step_fields(write.step)
     accepted = step.place == "watch"
     place = "dead" if step.is_dead else step.place

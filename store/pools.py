@@ -1,4 +1,4 @@
-"""Where clients get their connections: from one server, or from the master that Sentinel names."""
+"""Connection pools: for one server, and for the master that Sentinel names."""
 
 import os
 import sys
@@ -7,7 +7,6 @@ import time
 from collections import deque
 from contextlib import suppress
 from typing import Any
-from weakref import WeakSet
 
 import redis
 from redis.backoff import NoBackoff
@@ -16,102 +15,120 @@ from redis.sentinel import Sentinel, SentinelConnectionPool
 
 from viber_courier.schemas.sentinel import Sentinels
 
-ASK = 1.0
-"""Seconds after which the sentinels are asked again who the master is."""
-REST = 10.0
-"""Seconds that they are left alone where none has answered: the master may be well without."""
+MASTER_CHECK_INTERVAL = 1.0
+"""Seconds between two requests to the sentinels for the master's address."""
+SENTINEL_RETRY_DELAY = 10.0
+"""Seconds until the next request after none has answered: the master may still be reachable."""
+
+PROBE_AFTER = 1.0
+"""Idle seconds after which a connection is checked before use: a check is a system call."""
 
 
 class WholePool(redis.ConnectionPool):
-    """Gives out no connection whose last conversation was broken off by something else than Redis.
+    """Never reuses a connection whose last exchange was interrupted by anything but a Redis error.
 
-    A signal's handler may raise anywhere (Ctrl-C's, Celery's soft time limit's). redis-py closes
-    the connection only where that happens while it sends or reads; elsewhere, as in the handshake,
-    the next command gets the answer to one before it.
+    A signal handler may raise anywhere (Ctrl-C, Celery's soft time limit). redis-py closes the
+    connection only if that happens while it sends or reads; elsewhere, as in the handshake, the
+    next command would get the reply to the one before it.
 
-    Connections that are whole stay at hand, which spares a call most of the pool's bookkeeping. One
-    that an exception has lost between pool and caller is closed when it is collected: the pool
-    holds none that is in use.
+    The pool keeps idle connections only, in a deque, and takes no lock: a process may fork, and a
+    handler may raise, at any point. A connection that an exception has lost between the pool and
+    its caller is closed when it is collected. The pool has no bound; ``max_connections`` is unused.
+
+    It overrides redis-py's public methods and uses no private name of redis-py 5.0 to 8. Two
+    attributes it needs are public but not documented: ``pid`` (the pool's and, through
+    ``owns_connection``, the connection's). It sets two of its own on each connection.
     """
 
-    _at_hand: deque[Any]
-    _in_use_connections: Any
+    _idle: deque[Any]
 
     def reset(self) -> None:
-        """As it begins, and after a fork: then another thread may have held the lock."""
-        self._at_hand, self._lock = deque(), threading.RLock()
+        """Drops all connections: when the pool is made, and in a forked process."""
+        self._idle = deque()
         super().reset()
-        self._in_use_connections = WeakSet()
 
     def get_connection(self, *_: Any, **__: Any) -> Any:
-        connection: Any = self._whole() or super().get_connection()
-        connection.amid = sys.exc_info()[1]  # what the caller is handling doesn't concern us
+        if self.pid != os.getpid():
+            self.reset()
+        connection = self._usable() or self._connected()
+        outer_exception = sys.exc_info()[1]  # one that the caller is handling already
+        connection.taken = threading.get_ident(), self._idle, outer_exception
         return connection
 
-    def _whole(self) -> Any:
-        """One that is at hand and can be used, or None."""
+    def _usable(self) -> Any:
+        """Returns an idle connection that is open and has nothing to read, or None."""
         try:
-            connection = self._at_hand.pop()
+            connection = self._idle.pop()
         except IndexError:
             return None
-        self._in_use_connections.add(connection)
-        with suppress(redis.RedisError, OSError):  # closed meanwhile
-            mine = connection.pid == os.getpid() and self.owns_connection(connection)
-            if mine and connection.is_connected and not connection.can_read():
+        with suppress(redis.RedisError, OSError):  # the server has closed it
+            used_just_now = time.monotonic() - connection.idle_since < PROBE_AFTER
+            if self.owns_connection(connection) and (used_just_now or not connection.can_read()):
                 return connection
-        self._in_use_connections.discard(connection)
         connection.disconnect()
         return None
 
+    def _connected(self) -> Any:
+        connection = self.connection_class(**self.connection_kwargs)
+        connection.connect()
+        return connection
+
     def release(self, connection: Any) -> None:
-        try:
-            self._in_use_connections.remove(connection)
-        except KeyError:
-            return  # a signal made redis-py give it back twice
+        taker, idle, outer_exception = getattr(connection, "taken", None) or (None, None, None)
+        if taker != threading.get_ident():
+            return  # an interrupted call has released it before; another thread may use it
+        connection.taken = None
         error = sys.exc_info()[1]
-        if error is getattr(connection, "amid", None):
-            error = None
-        connection.amid = None
-        if error is None or isinstance(error, redis.ResponseError):
-            if connection.is_connected and not connection.should_reconnect():
-                self._at_hand.append(connection)
+        if error is None or error is outer_exception or isinstance(error, redis.ResponseError):
+            if idle is self._idle:
+                connection.idle_since = time.monotonic()
+                self._idle.append(connection)
                 return
-        elif isinstance(error, redis.TimeoutError):
-            self._leave()  # or each would cost its timeout
+        elif isinstance(error, redis.TimeoutError | redis.ConnectionError):
+            self._close_idle()  # their peer may be gone too: each would cost a timeout or a repeat
         connection.disconnect()
 
-    def disconnect(self, *args: Any, **options: Any) -> None:
-        self._leave()
-        super().disconnect(*args, **options)
+    def disconnect(self, inuse_connections: bool = True) -> None:
+        """Closes idle connections now, and those in use (by default) when they are released."""
+        self._close_idle()
+        if inuse_connections:
+            self._idle = deque()  # tells release() that the pool was closed
 
-    def _leave(self) -> None:
-        """Close all that are at hand."""
-        while self._at_hand:
-            with suppress(IndexError):  # others take some
-                self._at_hand.pop().disconnect()
+    def _close_idle(self) -> None:
+        while self._idle:
+            with suppress(IndexError):  # another thread took the last one
+                self._idle.pop().disconnect()
 
 
 class _FollowingPool(WholePool, SentinelConnectionPool):
-    """Gives back no connection to a server that is master no more.
+    """Never reuses a connection to a server that is no longer the master.
 
-    redis-py asks when it connects, and stays. But Sentinel demotes a living master only some ten
-    seconds after a planned failover; what that one has taken until then is thrown away.
+    redis-py asks the sentinels when it connects, and stays. But Sentinel demotes a living master
+    only some ten seconds after a planned failover, and what that one accepts until then is lost.
     """
 
-    _again = 0.0
+    _next_check = 0.0
 
     def get_connection(self, *args: Any, **options: Any) -> Any:
         now = time.monotonic()
-        if now >= self._again:
-            self._again = now + REST
+        if now >= self._next_check:
+            self._next_check = now + SENTINEL_RETRY_DELAY
             with suppress(redis.ConnectionError, redis.TimeoutError):
                 self.get_master_address()  # type: ignore[no-untyped-call]
-                self._again = now + ASK
+                self._next_check = now + MASTER_CHECK_INTERVAL
         return super().get_connection(*args, **options)
 
 
+class Client(redis.Redis):
+    """A client that closes its pool, as redis-py's ``from_pool`` makes it from 5.0.1 on."""
+
+    def close(self) -> None:
+        super().close()
+        self.connection_pool.disconnect()
+
+
 def follow(given: Sentinels, options: dict[str, Any]) -> redis.Redis:
-    """A client of the current master; ``options`` are those of its connections."""
+    """Returns a client of the current master; ``options`` are its connections'."""
     asking = {name: options[name] for name in ("socket_keepalive", "health_check_interval")} | {
         "socket_timeout": 1,
         "socket_connect_timeout": 1,
@@ -122,6 +139,7 @@ def follow(given: Sentinels, options: dict[str, Any]) -> redis.Redis:
     )
     client: redis.Redis = sentinels.master_for(
         given.master,
+        redis_class=Client,
         connection_pool_class=_FollowingPool,
         db=given.database,
         username=given.username,

@@ -1,8 +1,8 @@
-"""A stored message as values: for its app, for decisions, and back to the fields of its hash.
+"""Turns the fields of a stored message into values, for apps and for decisions, and back.
 
-This module and the scripts alone spell the fields of a record. Some are named differently from
-their attributes, as they were first stored: ``set`` is lane_index, ``row`` own content, ``within``
-max_batch, ``fault`` pending_failure.
+Only this module and the scripts spell the fields of a record. Some keep the names under which they
+were first stored, so that old records stay readable: ``set`` is lane_index, ``row`` own content,
+``within`` max_batch, ``fault`` pending_failure.
 """
 
 import json
@@ -19,15 +19,15 @@ from viber_courier.schemas.message import Job
 from viber_courier.schemas.status import DEAD, Status
 
 INSIDE = 2
-"""The kind of a score: leased, and inside a request (store/keys.py)."""
+"""The kind of a score whose message is inside a request (store/keys.py)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """A message as its app may see it; texts and phone number are not part of it.
+    """A message as its app sees it, without its texts and phone number.
 
-    ``resend_of``: the dead letter that it is sent again for; ``resent_as``: the message that it was
-    itself sent again as.
+    ``resend_of`` is the dead letter that this message sends again. ``resent_as`` is the message
+    that sends this one again.
     """
 
     id: str
@@ -51,7 +51,7 @@ _TEXTS |= {"provider_code": "providerCode", "resend_of": "resendOf", "resent_as"
 
 
 def record_values(id: str, fields: Mapping[str, str], score: float) -> dict[str, Any]:
-    """Returns the values of a Record, by its fields and its score in a lane (0: it is in none)."""
+    """Returns the attributes of a Record; ``score`` is that of its lane (0: it is in none)."""
     inside, provider_id = score % 4 == INSIDE, fields.get("provider")
     return {
         **{name: fields.get(stored) for name, stored in _TEXTS.items()},
@@ -66,13 +66,13 @@ def record_values(id: str, fields: Mapping[str, str], score: float) -> dict[str,
     }
 
 
-def seen_counts(fields: Mapping[str, str]) -> tuple[str, str]:
-    """Returns the number of events and of attempts, by which cancel.lua knows a record again."""
+def version_of(fields: Mapping[str, str]) -> tuple[str, str]:
+    """Returns the numbers of events and attempts; cancel.lua refuses a record with others."""
     return fields.get("n", "0"), fields.get("attempts", "0")
 
 
 def end_fields(reason: str) -> tuple[str, str]:
-    """Returns the field that an end by request or by validation writes."""
+    """Returns the field and value that cancel.lua and reject.lua write."""
     return "reason", reason
 
 
@@ -81,11 +81,11 @@ DEAD_LETTER = (
     *("providerCode", "statusAt", "sms", "metadata", "resendOf", "resentAs"),
     *("set", "ttl", "onUnsure"),
 )
-"""Fields of a dead letter: those of its Record, and those of the job that it was."""
+"""Fields of a dead letter: those of its Record, and the options of its job."""
 
 
 def job_options(fields: Mapping[str, str]) -> dict[str, Any]:
-    """Returns the options of the job that a message was stored for, beside its content."""
+    """Returns the options of a stored message's job, without its content."""
     options: dict[str, Any] = {"resendSms": _resends(fields["set"])}
     if "ttl" in fields:
         options["ttlSec"] = int(fields["ttl"])
@@ -97,7 +97,7 @@ def job_options(fields: Mapping[str, str]) -> dict[str, Any]:
 
 
 def lane_index(lane: str, resend: bool) -> int:
-    """Returns the place of a lane set among the eight: from 1, without and with resendSms."""
+    """Returns the number of a lane set, 1 to 8: each lane without resendSms, then with."""
     return 2 * LANES.index(lane) + resend + 1
 
 
@@ -106,8 +106,8 @@ def _resends(index: str) -> bool:
 
 
 def new_message(id: str, job: Job, resend_of: str) -> list[str | int]:
-    """Returns what enqueue.lua is told of one message, not padded yet."""
-    fields = ["resendOf", resend_of] if resend_of else []  # the script wants it first
+    """Returns enqueue.lua's arguments for one message, without padding."""
+    fields = ["resendOf", resend_of] if resend_of else []  # the script reads it first
     if job.ttl is not None:
         fields += ["ttl", str(job.ttl)]
     if job.on_unsure:
@@ -120,12 +120,16 @@ def new_message(id: str, job: Job, resend_of: str) -> list[str | int]:
     return [*head, *fields]
 
 
-class Waiting(NamedTuple):
-    """A message leased from a lane, as far as decisions need it; instants in microseconds.
+RESEND_OPTION = ("onUnsure", "resend")
+"""The field, and its value, of a message that is sent again where an answer is unsure."""
 
-    ``attempts`` counts the requests that were begun with it. ``content`` are its own wire fields,
-    over those of its campaign, ``common``; None: gone. ``max_batch``: most messages of a request
-    with this one, where a larger request was refused (0: any).
+
+class Waiting(NamedTuple):
+    """A message leased from a lane, with what decisions need. Instants are microseconds.
+
+    ``attempts`` counts the requests begun with it. ``content`` holds its own wire fields, which go
+    over those of its campaign, ``common``; None: erased. ``max_batch``: most messages in a request
+    with this one, after a larger request was refused (0: no limit).
     """
 
     id: str
@@ -147,10 +151,10 @@ class Waiting(NamedTuple):
 
 
 class Watched(NamedTuple):
-    """An accepted message leased from the watch set; instants in microseconds.
+    """An accepted message leased from the watch set. Instants are microseconds.
 
-    ``since`` is when it was first seen delivered, or with ``pending_failure``: the status and
-    reason that stand until its SMS is known.
+    ``since`` is when ``delivered`` or ``pending_failure`` was first reported. ``pending_failure``
+    is the status and reason that it ends with if no SMS comes.
     """
 
     id: str
@@ -173,10 +177,10 @@ class Watched(NamedTuple):
 
 
 WAITING = (
-    *("until", "onUnsure", "attempts", "failures", "unsure", "lapses", "ttl", "within"),
-    *("metadata", "resendOf"),
+    *("until", "attempts", "failures", "unsure", "lapses", "within"),
+    *("onUnsure", "metadata", "resendOf", "ttl"),
 )
-"""Fields that a claim of waiting messages returns; claim.lua wants these two first."""
+"""Fields that a claim of waiting messages returns; claim.lua wants ``until`` first."""
 WATCHED = (
     *("provider", "status", "set", "submitted", "tracked", "polls", "since", "attempts", "unsure"),
     *("fault", "sms", "metadata", "resendOf", "providerStatus", "providerCode", "statusAt"),
@@ -185,38 +189,32 @@ WATCHED = (
 
 
 def read_waiting(
-    message: tuple[str, int, Sequence[Any]],
-    lane: str,
-    resend: bool,
-    commons: Mapping[str, dict[str, Any] | None],
+    row: list[Any], lane: str, resend: bool, commons: Mapping[str, dict[str, Any] | None]
 ) -> Waiting:
-    """Returns a message by its id, the kind of its score, and its values.
+    """Returns a message by its row of a claim.
 
-    The values are its own content, its campaign's digest and the fields of WAITING.
+    A row is its id, the kind of its score, its own content, its campaign's digest and the fields of
+    WAITING.
     """
-    id, kind, (own, digest, until, on_unsure, *numbers, ttl, max_batch, metadata, resend_of) = (
-        message
-    )
+    id, kind, own, digest, until, attempts, failures, unsure, lapses, most, *texts, ttl = row
     common = commons.get(digest) if digest else {}
-    attempts, failures, unsure, lapses = [int(each) if each else 0 for each in numbers]
+    on_unsure, metadata, resend_of = [each or "" for each in texts]
     inside = kind == INSIDE
-    return Waiting(
-        *(id, lane, resend, int(until), inside, lapses),
-        # A request was begun with a message that lapsed inside, though nothing was settled of it.
-        *(attempts + inside, failures, unsure, on_unsure or "", ttl is not None),
-        *(int(max_batch) if max_batch else 0, metadata or "", resend_of or ""),
-        None if own is None or common is None else unpack(own),
-        common or {},
-    )
+    # A request was begun with a message that lapsed inside, though nothing was settled of it.
+    counts = int(lapses or 0), int(attempts or 0) + inside, int(failures or 0), int(unsure or 0)
+    content = None if own is None or common is None else unpack(own)
+    options = on_unsure, ttl is not None, int(most or 0), metadata, resend_of
+    lease = id, lane, resend, int(until), inside
+    return Waiting._make((*lease, *counts, *options, content, common or {}))
 
 
-def read_watched(id: str, values: Sequence[Any]) -> Watched:
-    """Returns a message by the fields of WATCHED."""
-    provider, status, index, submitted, tracked, *numbers = values[:9]
+def read_watched(row: list[Any]) -> Watched:
+    """Returns a message by its id and, from the fifth value on, the fields of WATCHED."""
+    provider, status, index, submitted, tracked, *numbers = row[4:13]
     polls, since, attempts, unsure = [int(each or 0) for each in numbers]
-    pending_failure, sms, metadata, resend_of, word, code, status_at = values[9:]
+    pending_failure, sms, metadata, resend_of, word, code, status_at = row[13:]
     return Watched(
-        id,
+        row[0],
         int(provider),
         Status(status),
         _resends(index),
@@ -228,19 +226,19 @@ def read_watched(id: str, values: Sequence[Any]) -> Watched:
 
 
 def segments(sms: str) -> tuple[SmsState, ...]:
-    """Returns the SMS segments as they are stored; none where there are none."""
+    """Returns the SMS segments of the stored text; "" has none."""
     return tuple(SmsState(*each) for each in json.loads(sms)) if sms else ()
 
 
 def stored_segments(states: Sequence[SmsState]) -> str:
-    """Returns what ``segments`` reads."""
+    """Returns the text that ``segments`` reads."""
     return json.dumps([[each.id, each.state] for each in states]) if states else ""
 
 
 class Changes(NamedTuple):
-    """What a decision changes of a record, by the names of Waiting and Watched; None: unchanged.
+    """What a decision changes in a record, by the names of Waiting and Watched; None: unchanged.
 
-    ``status_at`` "": the provider gave no date.
+    ``status_at`` is "" if the provider gave no date.
     """
 
     attempts: int | None = None
@@ -264,14 +262,14 @@ _FIELDS = (
     *("attempts", "failures", "unsure", "lapses", "within", "submitted", "tracked", "polls"),
     *("since", "fault", "sms", "providerCode", "providerStatus", "statusAt", "statusAtRaw"),
 )
-"""The fields of Changes, as they are stored."""
+"""The stored fields of Changes, in the same order."""
 NO_CHANGES = Changes()
 
 
 class Step(NamedTuple):
-    """What becomes of a leased message.
+    """A decision about a leased message: its next place, its new status, its changes.
 
-    ``status`` None: unchanged. ``at``: the next due time, in microseconds, where it stays.
+    ``status`` None: unchanged. ``at``: the next due time or poll, in microseconds.
     """
 
     place: Literal["stay", "watch", "end"]
@@ -282,7 +280,7 @@ class Step(NamedTuple):
 
     @property
     def is_dead(self) -> bool:
-        """Whether it ends as a dead letter."""
+        """Returns whether the message ends as a dead letter."""
         return self.place == "end" and self.status in DEAD
 
 
@@ -298,23 +296,23 @@ def step_fields(step: Step) -> list[str | int]:
 
 
 def provider_fields(provider_id: int) -> tuple[str, str]:
-    """Returns the field that an accepted message gets of its own."""
+    """Returns the field and value that an accepted message gets."""
     return "provider", str(provider_id)
 
 
 def pack(own: str) -> str:
-    """Returns the JSON of own wire fields as stored: the address alone where that is all."""
+    """Returns own wire fields as stored: their JSON, or the address if it is the only field."""
     return own[12:-2] if own.startswith('{"address":"') and own.count(":") == 1 else own
 
 
 def unpack(text: str) -> dict[str, Any]:
-    """Returns what ``pack`` was given."""
+    """Returns the wire fields that ``pack`` has stored."""
     return loads(text) if text.startswith("{") else {"address": text}
 
 
 def merge(own: Mapping[str, Any], common: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the wire fields of a message: its own over its campaign's ``common``."""
     merged = {**common, **own}
-    if None in merged.values():  # a row may take away what the campaign has
+    if None in merged.values():  # a row may remove a field of its campaign
         return {name: value for name, value in merged.items() if value is not None}
     return merged

@@ -1,6 +1,6 @@
-"""Lua scripts: their heads name keys and arguments, for both sides.
+"""Loads and calls Lua scripts, whose heads name their keys and arguments.
 
-A head is the comment that a file in ``lua/`` begins with::
+The head is the comment at the beginning of each file in ``lua/``::
 
     -- Takes messages off the list of dead letters.
     -- @include clock
@@ -9,11 +9,11 @@ A head is the comment that a file in ``lua/`` begins with::
     --   lanes[8]    eight keys, a table in Lua, a sequence in Python
     -- ARGV
     --   time        one value
-    --   ids...      any number of values, the last of all: in Lua the place of the first
+    --   ids...      any number of values, the last argument: in Lua the index of the first
 
-Every name is a local variable of the script, and a keyword of the call unless ``shared`` gives it.
-A name too many or too few is a TypeError at the call. ``@include`` brings ``lua/lib/<name>.lua``,
-once, after what that one includes itself.
+Each name is a local variable of the script, and a keyword of its call unless ``shared`` supplies
+it. A missing or unknown name is a TypeError at the call. ``@include`` inserts
+``lua/lib/<name>.lua`` once, after the files that it includes itself.
 """
 
 import re
@@ -34,7 +34,7 @@ from viber_courier.store.pools import WholePool
 _pack: Callable[[Any], bytes] | None
 try:
     from hiredis import pack_command as _pack
-except ImportError:  # an extra of redis-py
+except ImportError:  # optional
     _pack = None
 
 _LUA = files("viber_courier.store") / "lua"
@@ -43,48 +43,35 @@ _PARAMETER = re.compile(r"--   (\w+)(?:\[(\d+)\]|(\.\.\.))?(?:\s|$)")
 
 
 class Parameter(NamedTuple):
-    """A name of a head. ``size``: values that it stands for, 0: any number, None: it is one."""
+    """A name in a head. ``size``: None for one value, 0 for any number, else so many values."""
 
     name: str
     size: int | None
 
 
 class Source:
-    """A script as the server gets it, and what its head says."""
+    """A script's text as the server gets it, and the names in its head."""
 
     def __init__(
         self, name: str, text: str, keys: tuple[Parameter, ...], args: tuple[Parameter, ...]
     ) -> None:
         self.name, self.text, self.keys, self.args = name, text, keys, args
         self.digest = sha1(text.encode(), usedforsecurity=False).hexdigest()
-        self.names = frozenset(parameter.name for parameter in (*keys, *args))
+        self.sizes = dict((*keys, *args))
 
-    def words(self, given: dict[str, Any]) -> tuple[list[str], int]:
-        """Returns keys and arguments in order, as text, and the number of keys.
+    def words(self, given: Mapping[str, Any]) -> dict[str, list[str]]:
+        """Returns values as text, by name: True and False become "1" and "0", None becomes "".
 
-        True and False are "1" and "0", None is "". Raises TypeError for wrong names or sizes.
+        Raises TypeError for a name that the head doesn't have, and for a wrong number of values.
         """
-        if given.keys() != self.names:
-            wrong = sorted(given.keys() ^ self.names)
-            raise TypeError(f"script {self.name}: missing or unknown: {', '.join(wrong)}")
-        words: list[str] = []
-        for parameter in self.keys:
-            self._add(words, parameter, given)
-        if not all(words):
-            raise TypeError(f"script {self.name}: a key is empty")
-        count = len(words)
-        for parameter in self.args:
-            self._add(words, parameter, given)
-        return words, count
-
-    def _add(self, words: list[str], parameter: Parameter, given: dict[str, Any]) -> None:
-        value = given[parameter.name]
-        if parameter.size is None:
-            words.append(_text(value))
-            return
-        if parameter.size and len(value) != parameter.size:
-            raise TypeError(f"script {self.name}: {parameter.name} has {len(value)} values")
-        words.extend(map(_text, value))
+        words = {}
+        for name, value in given.items():
+            size = self.sizes.get(name, -1)
+            words[name] = [_text(value)] if size is None else [_text(each) for each in value]
+            if size == -1 or (size and len(words[name]) != size):
+                wrong = "is unknown" if size == -1 else f"has {len(words[name])} values"
+                raise TypeError(f"script {self.name}: {name} {wrong}")
+        return words
 
 
 def _text(value: object) -> str:
@@ -97,7 +84,7 @@ def _text(value: object) -> str:
 
 @cache
 def source(name: str, folder: Any = _LUA) -> Source:
-    """Returns the script ``<name>.lua`` of a folder with its locals and what it includes."""
+    """Returns the script ``<name>.lua`` of a folder, with its includes and local variables."""
     body = (folder / f"{name}.lua").read_text(encoding="utf-8")
     keys, args = _parameters(body, "KEYS"), _parameters(body, "ARGV")
     fragments = [_fragment(each) for each in dict.fromkeys(_includes(body))]
@@ -117,7 +104,7 @@ def _fragment(name: str) -> str:
 
 
 def _parameters(text: str, section: str) -> tuple[Parameter, ...]:
-    """Reads the lines below ``-- KEYS`` or ``-- ARGV``; deeper ones go on with the line before."""
+    """Returns the names below ``-- KEYS`` or ``-- ARGV``; a deeper line continues another."""
     found = list[Parameter]()
     for line in text.partition(f"\n-- {section}\n")[2].splitlines():
         if not line.startswith("--   "):
@@ -142,7 +129,7 @@ def _locals(array: str, parameters: tuple[Parameter, ...]) -> Iterator[str]:
 
 
 def shared(settings: Settings) -> dict[str, Any]:
-    """Returns the keys and arguments that are the same in every call of a namespace."""
+    """Returns the keys and arguments that every call of a namespace shares, by name."""
     keys = Keys(settings.namespace)
     return {
         **vars(keys),
@@ -159,10 +146,10 @@ def shared(settings: Settings) -> dict[str, Any]:
 
 
 class Script:
-    """Calls a script by keywords, by EVALSHA; loads it where the server doesn't know it yet.
+    """Calls a script with keywords, by EVALSHA; loads it if the server doesn't have it.
 
-    ``given`` are keys and arguments of every call, as far as the script has them; a call may give
-    others for the same names.
+    ``given`` holds keys and arguments for every call; names that the script lacks are ignored. A
+    call may override them.
     """
 
     def __init__(
@@ -170,26 +157,35 @@ class Script:
     ) -> None:
         self._client = client
         self._source = source(script) if isinstance(script, str) else script
-        names = self._source.names
-        self._given = {name: each for name, each in (given or {}).items() if name in names}
+        known = {n: each for n, each in (given or {}).items() if n in self._source.sizes}
+        self._given = self._source.words(known)
 
     def __call__(self, **given: Any) -> Any:
         """Returns the script's reply."""
         return self.begin(**given)()
 
     def words(self, **given: Any) -> tuple[list[str], int]:
-        """Returns a call's keys and arguments in order, as text, and the number of keys."""
-        return self._source.words({**self._given, **given})
+        """Returns a call's keys and arguments in order, as text, and the number of keys.
+
+        Raises TypeError where a name is missing, unknown or of a wrong size, or a key is empty.
+        """
+        source, words = self._source, {**self._given, **self._source.words(given)}
+        if missing := source.sizes.keys() - words.keys():
+            raise TypeError(f"script {source.name}: missing: {', '.join(sorted(missing))}")
+        keys = [word for parameter in source.keys for word in words[parameter.name]]
+        if not all(keys):
+            raise TypeError(f"script {source.name}: a key is empty")
+        return keys + [word for name, _ in source.args for word in words[name]], len(keys)
 
     def begin(self, **given: Any) -> Callable[[], Any]:
-        """Sends the call; what it returns fetches the reply and must be called once.
+        """Sends the call; returns a function that fetches the reply, to be called exactly once.
 
-        All of our scripts can be repeated: where the connection breaks, that is what happens.
+        If the connection breaks, the call is repeated: every script allows that.
         """
         words, count = self.words(**given)
         command = ("EVALSHA", self._source.digest, str(count), *words)
         pool: Any = self._client.connection_pool
-        if not isinstance(pool, WholePool):  # fakeredis, or a client of the app's own
+        if not isinstance(pool, WholePool):  # fakeredis, or the app's own client
             reply = self._repeat(command)
             return lambda: reply
         connection = pool.get_connection()
@@ -203,21 +199,21 @@ class Script:
             pool.release(connection)
             if isinstance(error, redis.ConnectionError):
                 return lambda: self._repeat(command)
-            raise  # as a timeout: a server that hangs is not asked again
+            raise  # a timeout, for example: it is not repeated
 
-        def fetch() -> Any:
+        def fetch_reply() -> Any:
             try:
                 try:
                     return connection.read_response()
                 finally:
-                    pool.release(connection)  # before a repeat: the pool may have no other one
+                    pool.release(connection)  # before a repeat, which may need it
             except (redis.ConnectionError, redis.exceptions.NoScriptError):
                 return self._repeat(command)
 
-        return fetch
+        return fetch_reply
 
     def _repeat(self, command: tuple[str, ...]) -> Any:
-        """With redis-py's retries, and the script loaded if need be."""
+        """Calls with redis-py's retries; loads the script if the server doesn't have it."""
         client: Any = self._client
         try:
             return client.execute_command(*command)

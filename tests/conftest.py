@@ -16,19 +16,23 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import fakeredis
 import pytest
 import redis
-import requests
-from click.testing import CliRunner, Result
 
 from viber_courier import Producer
-from viber_courier.ops.cli import main
 from viber_courier.ops.redis_server import RedisServer
 from viber_courier.schemas.settings import Settings
 from viber_courier.store.connection import connect
+
+# What a base install lacks is imported where it is used: tests/versions does without.
+if TYPE_CHECKING:
+    from click.testing import Result
+
+# A job in the background starts with SIGINT ignored, and its processes inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parents[1]
 _numbers = itertools.count(1)
@@ -100,19 +104,27 @@ class Simulator:
         self.url = self.process.stdout.readline().split()[-1]
 
     def get(self, path: str) -> Any:
-        return requests.get(f"{self.url}/admin/{path}", timeout=60).json()
+        return self._request("GET", path, timeout=60).json()
 
     def fault(self, **rule: Any) -> None:
         self.faults([rule])
 
     def faults(self, rules: list[dict[str, Any]]) -> None:
-        requests.post(f"{self.url}/admin/faults", json=rules, timeout=10).raise_for_status()
+        self._request("POST", "faults", json=rules)
 
     def forget_faults(self) -> None:
-        requests.delete(f"{self.url}/admin/faults", timeout=10).raise_for_status()
+        self._request("DELETE", "faults")
 
     def reset(self) -> None:
-        requests.post(f"{self.url}/admin/reset", timeout=10).raise_for_status()
+        self._request("POST", "reset")
+
+    def _request(self, method: str, path: str, timeout: float = 10, **options: Any) -> Any:
+        import requests
+
+        url = f"{self.url}/admin/{path}"
+        answer = requests.request(method, url, timeout=timeout, **options)
+        answer.raise_for_status()
+        return answer
 
     def accepted(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self.get("accepted")
@@ -302,6 +314,10 @@ class Courier:
 
     def __call__(self, *args: str, code: int = 0, input: str | None = None, **env: str) -> Result:
         """Run a command; AssertionError unless it ends with this exit code."""
+        from click.testing import CliRunner
+
+        from viber_courier.ops.cli import main
+
         whole = {name: None for name in os.environ if name.startswith("COURIER_")}
         got = CliRunner().invoke(main, args, input=input, env={**whole, **self.env, **env})
         if got.exception and not isinstance(got.exception, SystemExit):

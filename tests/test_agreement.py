@@ -1,4 +1,4 @@
-"""Two independent readings of the document must agree: our validation and the simulator's rules.
+"""Two independent readings of the provider's document must agree: ours and the simulator's.
 
 Where ours is stricter on purpose, STRICTER names the rule and what the other reading says to it.
 """
@@ -155,7 +155,7 @@ def test_what_we_accept_the_simulator_accepts_to_the_letter(
             assert message == {"type": "viber", **kept}
 
 
-# What we refuse by the document's rules, the simulator refuses with the document's code.
+# What we refuse by the provider's rules, the simulator refuses with the provider's code.
 
 ABSENT = "(absent)"
 LONE = "a\ud800"
@@ -251,7 +251,7 @@ def test_what_we_refuse_the_simulator_refuses_with_the_documents_code(
     assert judged(as_written(job)) == [code]
 
 
-# Our rules that the document doesn't have: (path, rule) by which we alone may refuse.
+# Our rules that the provider's document doesn't have: (path, rule) by which we alone may refuse.
 
 STRICTER = {
     # The document sets no limit; an empty text says nothing.
@@ -262,7 +262,7 @@ STRICTER = {
     ("content.imageUrl", "must be an http or https URL"),
     ("content.action", "must have 1 to 2048 characters"),
     ("content.imageUrl", "must have 1 to 2048 characters"),
-    # NUL can be written in JSON and is lost on many ways further on (trap T40).
+    # NUL can be written in JSON and is lost on many ways further on (docs/provider-api.md#t40).
     ("subject", "must be without NUL and lone surrogates"),
     ("comment", "must be without NUL and lone surrogates"),
     ("content.text", "must be without NUL and lone surrogates"),

@@ -34,8 +34,8 @@ PURE = [
     "store/records",
     "ops/commands/findings",
 ]
-CORE, OPS, COMMANDS = 4400, 1400, 1250
-"""Lines of code: all but ``ops``, ``ops``, its commands (docs/decisions/0002-what-a-line-is.md)."""
+CORE, OPS, COMMANDS = 4400, 1500, 1250
+"""Lines of code: all but ``ops``, ``ops``, its commands (docs/decisions/0002 and 0021)."""
 
 
 def imported(path: Path) -> set[str]:

@@ -19,7 +19,7 @@ from viber_courier.ops.redis_server import RedisServer
 from viber_courier.schemas.lanes import LANES
 from viber_courier.schemas.settings import Settings
 from viber_courier.store.leases import Store
-from viber_courier.worker.bells import ENOUGH, Bells, Listener
+from viber_courier.worker.bells import MAX_WAITING_BELLS, Bells, Listener
 
 
 @pytest.fixture
@@ -93,9 +93,9 @@ def test_where_enough_wait_none_is_rung(
     listener_parts: Settings, redis_server: RedisServer
 ) -> None:
     bells, broker = Bells(listener_parts), redis.Redis.from_url(redis_server.url)
-    for _ in range(ENOUGH + 5):
+    for _ in range(MAX_WAITING_BELLS + 5):
         bells.ring("low")
-    assert broker.llen(f"{listener_parts.namespace}.send.low") == ENOUGH
+    assert broker.llen(f"{listener_parts.namespace}.send.low") == MAX_WAITING_BELLS
     broker.close()
 
 

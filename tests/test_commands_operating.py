@@ -12,7 +12,7 @@ from viber_courier import InvalidMessage, Producer
 from viber_courier.schemas.lanes import LANES
 from viber_courier.store.keys import Keys
 from viber_courier.store.leases import Lease, Store
-from viber_courier.worker.intake import Rejections
+from viber_courier.worker.intake import RejectionRecorder
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_cancel_names_what_it_could_not_stop(
 def letters(producer: Producer) -> list[str]:
     """Ids of dead letters: two rejected ones without content, one with an unsure end."""
     for id in ("r1", "r2"):
-        Rejections(producer).record(
+        RejectionRecorder(producer).record(
             {"id": id}, "fresh", InvalidMessage({"address": ["is required"]})
         )
     producer.enqueue(text_job(id="u", smsText="sms"))

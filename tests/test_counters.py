@@ -87,7 +87,8 @@ def test_scripts_count_under_names_that_the_reader_knows() -> None:
     words = re.findall(r"HINCRBY', counts, (.*?), ", "".join(texts))
     spelled = {word for each in words for word in re.findall("'([a-z:]+)'", each)}
     assert spelled == {"bells", "claims", "claims:empty"}
-    assert any("added[turned .. ':' .. shown.name] = 1" in text for text in texts)  # closed:<gate>
+    closing = "added[gate_change .. ':' .. request.name] = 1"  # closed:<gate>
+    assert any(closing in text for text in texts)
 
 
 def test_each_status_is_on_one_line_of_the_funnel() -> None:

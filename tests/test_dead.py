@@ -44,7 +44,7 @@ from viber_courier.schemas.lanes import LANES
 from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.status import DEAD
 from viber_courier.store.connection import connect
-from viber_courier.worker.intake import Rejections
+from viber_courier.worker.intake import RejectionRecorder
 from viber_courier.worker.outcome import Refused, Unsure
 
 SECRET, TEXT = "79251234567", "Код 1234 🙂"
@@ -126,7 +126,7 @@ def test_a_message_cancelled_after_an_unsure_attempt_is(office: Office, producer
 
 def test_a_job_refused_after_it_left_its_app_is_without_content(producer: Producer) -> None:
     for _ in range(2):
-        Rejections(producer).record(
+        RejectionRecorder(producer).record(
             {"id": "a", "address": SECRET}, "f", InvalidMessage({"subject": ["no"]})
         )
     (letter,) = producer.dead.list()
@@ -169,7 +169,7 @@ def test_reading_the_list_takes_a_round_trip_for_each_chunk_only(
 ) -> None:
     producer = Producer(settings, client=connect(redis_server.url))
     for n in range(1200):
-        Rejections(producer).record({"n": n}, f"m{n}", InvalidMessage({"": ["no"]}))
+        RejectionRecorder(producer).record({"n": n}, f"m{n}", InvalidMessage({"": ["no"]}))
 
     def calls() -> int:
         stats: Any = producer.redis.info("commandstats")
@@ -325,7 +325,7 @@ def test_wire_fields_and_options_are_carried_over(
         lease = office.claim()
         (m,) = lease.messages
         office.settle(lease, Refused("x"))
-        left = round((m.until - lease.at()) / SECOND)
+        left = round((m.until - lease.server_now()) / SECOND)
         return m.id, (m.lane, m.content, m.on_unsure, m.has_ttl, m.metadata, left, m.attempts)
 
     # Given a message that was scheduled
@@ -390,7 +390,7 @@ def test_many_are_sent_again_as_fast_as_asked_whoever_asks(
     # When one operator sends them again at 10 a second, and another what dies right after at 2
     one = producer.dead.resend_many(rate=10)
     assert set(one.ids) == set(ids) and one.refused == {} and office.wakes() == ["high"]
-    Rejections(producer).record({}, "without-content", InvalidMessage({"": ["no"]}))
+    RejectionRecorder(producer).record({}, "without-content", InvalidMessage({"": ["no"]}))
     later = _dies_now(office)
     other = Producer(settings, client=client)
     two = other.dead.resend_many(rate=2)
@@ -626,7 +626,7 @@ def test_no_phone_number_and_no_text_is_shown_or_pickled(
 
 def test_apps_own_tests_have_it_too() -> None:
     producer = memory_producer()
-    Rejections(producer).record({}, "f", InvalidMessage({"": ["no"]}))
+    RejectionRecorder(producer).record({}, "f", InvalidMessage({"": ["no"]}))
     (letter,) = producer.dead.list()
     assert isinstance(letter, DeadLetter) and Counter([letter.status]) == {"rejected": 1}
 

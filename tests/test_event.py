@@ -1,4 +1,4 @@
-"""The result event as consumers read it: CloudEvents 1.0, exactly as DESIGN section 3 has it."""
+"""The result event as consumers read it: CloudEvents 1.0, exactly as docs/events.md has it."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ class Life(RuleBasedStateMachine):
         given = Accepted(1) if isinstance(outcome, str) else outcome
         outcomes = self.shop.provider.outcomes(len(lease.messages), given)
         decider = replace(self.shop.decider, chance=lambda: jitter)
-        self._settle(lease, decider.sent(lease.messages, outcomes, lease.at()))
+        self._settle(lease, decider.sent(lease.messages, outcomes, lease.server_now()))
 
     @rule()
     def claim_watched(self) -> None:
@@ -113,7 +113,7 @@ class Life(RuleBasedStateMachine):
         entries = {m.provider_id: entry(m.provider_id, word, sms=states) for m in lease.messages}
         said = Statuses(entries if named else {}) if answered else Retryable("error-system", True)
         decider = replace(self.shop.decider, chance=lambda: 0.5)
-        self._settle(lease, decider.polled(lease.messages, said, lease.at()))
+        self._settle(lease, decider.polled(lease.messages, said, lease.server_now()))
 
     @precondition(lambda self: self.settled)
     @rule(data=st.data())

@@ -107,7 +107,7 @@ def test_a_job_just_inside_every_limit_is_accepted_and_kept_as_it_is(raw: dict[s
 
 
 WHOLE = (True, False, 15.0, "15", None, [15], {}, 0, -15)
-"""Values that aren't a whole number within any of our ranges (trap T13)."""
+"""Values that aren't a whole number within any of our ranges (docs/provider-api.md#t13)."""
 NOT_TEXT = (None, 1, True, 1.5, [], {}, b"bytes")
 UNCLEAN = ("a\0b", "\0", "\ud800", "a\udfffb")
 
@@ -186,7 +186,7 @@ def test_a_job_just_outside_a_limit_is_refused_there_and_only_there(
     ("path", "raw"),
     [
         ("subjekt", job(subjekt="x")),
-        ("resentSMS", job(resentSMS="true")),  # the document's table; its examples say resendSms
+        ("resentSMS", job(resentSMS="true")),  # docs/provider-api.md#t1
         ("clientId", job(clientId=1)),
         ("commonData", job(commonData={})),
         ("Subject", job(Subject="x")),

@@ -25,7 +25,7 @@ from viber_courier.worker.outcome import (
     Unsure,
 )
 from viber_courier.worker.policy import (
-    TRACKING_MOST,
+    MAX_TRACKING,
     after_send,
     backoff,
     give_up,
@@ -263,7 +263,7 @@ def test_an_accepted_message_is_watched_until_its_tracking_ends(
 
 def test_tracking_takes_five_days_at_most() -> None:
     step = after(Accepted(ID), waiting("low:1"), tracking_margin=1e6)
-    assert written(step)["tracked"] == NOW + TRACKING_MOST * SECOND
+    assert written(step)["tracked"] == NOW + MAX_TRACKING * SECOND
 
 
 def test_the_first_poll_is_never_later_than_the_end_of_tracking() -> None:

@@ -704,7 +704,7 @@ def test_after_a_cut_the_next_request_has_a_connection_of_its_own(
 def test_a_reply_is_read_up_to_its_limit(
     over: int, serve: Serve, connect: Connect, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(module, "REPLY_MOST", 100_000)
+    monkeypatch.setattr(module, "MAX_REPLY_BYTES", 100_000)
     server = serve(reply(ONE + b" " * (100_000 + over - len(ONE))))
     outcome = only(connect(server.url).send(BODY, 1))
     assert isinstance(outcome, Unsure) if over else outcome == Accepted(ID)
@@ -719,7 +719,7 @@ def test_a_reply_that_never_ends_is_not_read_to_its_end(
             connection.sendall(b" " * 65536)
         return False
 
-    monkeypatch.setattr(module, "REPLY_MOST", 1_000_000)
+    monkeypatch.setattr(module, "MAX_REPLY_BYTES", 1_000_000)
     assert only(connect(serve(endless).url).send(BODY, 1)) == Unsure("reply-too-large")
 
 
@@ -818,11 +818,11 @@ def test_a_connection_is_kept_alive_for_the_next_request(serve: Serve, connect: 
 def test_an_idle_connection_is_not_used_again(
     serve: Serve, connect: Connect, monkeypatch: Any
 ) -> None:
-    assert module.IDLE_MOST == 5.0
+    assert module.MAX_IDLE == 5.0
     server = serve(reply(ONE))
     provider = connect(server.url)
     assert only(provider.send(BODY, 1)) == Accepted(ID)
-    monkeypatch.setattr(module, "IDLE_MOST", 0.0)
+    monkeypatch.setattr(module, "MAX_IDLE", 0.0)
     assert only(provider.send(BODY, 1)) == Accepted(ID)
     assert [number for number, _ in server.requests] == [1, 2]
 

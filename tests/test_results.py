@@ -63,7 +63,7 @@ def test_others_stale_events_are_taken_over(
     ids = cancelled(producer, 2)
     assert len(list(islice(producer.results("crm", "dead", block=0.2), 2))) == 2
     assert list(producer.results("crm", "web-2", block=0.1)) == []
-    monkeypatch.setattr(results_module, "TAKE_OVER", 0.0)
+    monkeypatch.setattr(results_module, "STALE_AFTER", 0.0)
     taken = []
     for event in producer.results("crm", "web-2", block=0.2):
         taken.append(event.subject)

@@ -1,4 +1,4 @@
-"""Every setting of DESIGN section 6: its default, what it allows, what it refuses unshown."""
+"""Every setting of the README: its default, what it allows, what it refuses unshown."""
 
 from __future__ import annotations
 

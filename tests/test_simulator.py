@@ -114,7 +114,7 @@ def text(**changes: Any) -> dict[str, Any]:
     return {name: value for name, value in (TEXT | changes).items() if value is not None}
 
 
-# --- the document's examples ---------------------------------------------------------------------
+# --- the provider's examples ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["text", "button", "image"])
@@ -381,7 +381,7 @@ def test_life_step_by_step(digits: int, resend: bool, life: list[Any]) -> None:
         entry = rules.status_entry(2**60, ending, resend, 1e9, 1e9 + steps * 10.0, 10.0)
         if state is None:
             assert entry == rules.unknown_entry(2**60)
-        elif isinstance(state, list):  # as in the document: no status beside the segments
+        elif isinstance(state, list):  # docs/provider-api.md#t26: no status beside the segments
             assert [segment["state"] for segment in entry["smsStates"]] == state
             assert len({segment["id"] for segment in entry["smsStates"]}) == len(state)
             assert set(entry) == {"providerId", "code", "smsStates"}

@@ -166,7 +166,7 @@ def test_a_stalled_worker_cannot_settle_over_its_successor(
     (move,) = desk.settle(stalled, Refused("error-subject-unknown"))
     assert move.id == id
     assert events_of(client, desk.settings, id) == []
-    step = triage(successor.messages[0], successor.at(), 0.0, desk.settings)
+    step = triage(successor.messages[0], successor.server_now(), 0.0, desk.settings)
     assert step is not None and (step.place, step.status) == ("stay", None)
     assert desk.store.settle(successor, [Move(id, Write(Status.QUEUED, step))]) == ([], "")
     record = producer.get(id)
@@ -208,7 +208,7 @@ def test_a_late_ok_is_recorded_unless_the_message_has_ended_or_is_inside_another
 
 
 def _step(desk: Workshop, message: Waiting, lease: Lease[Waiting]) -> Any:
-    return triage(message, lease.at(), 0.0, desk.settings)
+    return triage(message, lease.server_now(), 0.0, desk.settings)
 
 
 def test_a_retry_waits_for_its_due_time_and_keeps_its_counters(

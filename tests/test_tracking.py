@@ -1,4 +1,4 @@
-"""Finality (DESIGN section 4), whole: what each poll means, and what the clock closes."""
+"""Finality (docs/design.md, section 4), whole: what each poll means, and what the clock closes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.status import NEXT, Reason, Status, is_final
 from viber_courier.schemas.wire import STATES, StatusEntry
 from viber_courier.store.records import Step, Watched, segments, step_fields
-from viber_courier.worker.policy import TRACKING_MOST
+from viber_courier.worker.policy import MAX_TRACKING
 from viber_courier.worker.tracking import after_failed_poll, after_poll
 
 S = Status
@@ -366,7 +366,7 @@ def test_at_the_end_of_tracking_each_status_closes_its_own_way(
     life = Life(watched(status, **known))
     life.fail(25 * 3600 + 1).fail(5 * DAY - 1)
     assert life.story == ""
-    assert life.next <= T0 + TRACKING_MOST * SECOND + 4
+    assert life.next <= T0 + MAX_TRACKING * SECOND + 4
     life.fail(5 * DAY)
     assert life.events == [end]
 

@@ -107,7 +107,7 @@ class Workshop:
     def moves(self, lease: Lease[Waiting], outcome: Outcome, jitter: float = 1.0) -> list[Move]:
         """What this outcome for each message leads to; ids are as given, all the same."""
         decider = replace(self.decider, chance=lambda: jitter)
-        return decider.sent(lease.messages, [outcome] * len(lease.messages), lease.at())
+        return decider.sent(lease.messages, [outcome] * len(lease.messages), lease.server_now())
 
     def settle(self, lease: Lease[Waiting], outcome: Outcome) -> list[Move]:
         return self.store.settle(lease, self.moves(lease, outcome))[0]
@@ -116,7 +116,7 @@ class Workshop:
         """Settles what isn't to be sent; the lease of the rest."""
         lease = self.claim() if lease is None else lease
         decider = replace(self.decider, chance=lambda: jitter)
-        ready, moves = decider.claimed(lease.messages, lease.at())
+        ready, moves = decider.claimed(lease.messages, lease.server_now())
         self.last = lease, moves
         self.store.settle(lease, moves)
         return replace(lease, messages=ready)
@@ -125,14 +125,14 @@ class Workshop:
         """One claim, request and settling; accepted where no outcome is given."""
         held = self.begin(self.claim())
         outcomes = self.provider.outcomes(len(held.messages), outcome or Accepted(1))
-        self.last = held, self.decider.sent(held.messages, outcomes, held.at())
+        self.last = held, self.decider.sent(held.messages, outcomes, held.server_now())
         assert self.store.settle(*self.last)[0] == []
 
     def poll_word(self, word: str | None) -> None:
         """One claim of watched messages that are all said to be so; None: they aren't named."""
         lease = self.claim_watched()
         entries = {m.provider_id: entry(m.provider_id, word) for m in lease.messages if word}
-        moves = self.decider.polled(lease.messages, Statuses(entries), lease.at())
+        moves = self.decider.polled(lease.messages, Statuses(entries), lease.server_now())
         assert self.store.settle(lease, moves)[0] == []
 
     def end(self, status: str, *ids: str, **job: Any) -> list[str]:

@@ -1,4 +1,4 @@
-"""What the provider's answers mean (docs/design.md, section 5). Functions of values."""
+"""Turns the provider's answers into outcomes (docs/design.md, section 5). Pure functions."""
 
 import re
 from collections import Counter
@@ -35,7 +35,7 @@ from viber_courier.worker.outcome import (
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An HTTP answer that was read whole."""
+    """A complete HTTP answer."""
 
     http: int
     body: bytes
@@ -43,7 +43,7 @@ class Answer:
 
 
 def read_send_answer(answer: Answer, count: int) -> list[Outcome]:
-    """What an answer to /send means for each of its messages; the first rule that fits wins."""
+    """Returns what an answer to /send means for each message; the first rule that fits decides."""
     reply = wire.read_send(answer.body)
     if reply.entries and len(reply.entries) == count:
         return _entries(reply.entries)
@@ -60,7 +60,7 @@ def _whole_send(answer: Answer, reply: Reply[SendEntry]) -> Outcome:
 
 
 def _by_code(code: str) -> Blocked | RequestRefused | Retryable:
-    """What a code at request level says of the whole request."""
+    """Returns what a code means for the whole request."""
     if code in AUTH:
         return Blocked(code)
     if code in REQUEST_REFUSALS or re.fullmatch("error-instant-message-.*-format", code):
@@ -85,8 +85,7 @@ def _entry(entry: SendEntry, twice: bool) -> Outcome:
 
 
 def _by_http(answer: Answer) -> Retryable | NotSent | Blocked | RequestRefused | Unsure:
-    http = answer.http
-    code = f"http-{http}"
+    http, code = answer.http, f"http-{answer.http}"
     if http in (408, 429, 503):
         return NotSent(code, retry_after(answer.retry_after))
     if http in (400, 413, 422):
@@ -97,7 +96,7 @@ def _by_http(answer: Answer) -> Retryable | NotSent | Blocked | RequestRefused |
 
 
 def read_status_answer(answer: Answer) -> StatusOutcome:
-    """What an answer to /status means; entries count, whatever stands beside them."""
+    """Returns what an answer to /status means; entries count whatever the HTTP code says."""
     reply = wire.read_status(answer.body)
     code = canonical(reply.status or "")
     if reply.entries or (reply.entries is not None and code == OK):
@@ -109,15 +108,15 @@ def read_status_answer(answer: Answer) -> StatusOutcome:
 
 
 def _by_id(entries: Sequence[StatusEntry]) -> dict[int, StatusEntry]:
-    """Entries by their id. Of one that is told in two ways nothing is known: it may be another's,
-    and what an event has said is never taken back."""
-    told: dict[int, StatusEntry] = {}
-    unlike = {e.provider_id for e in entries if told.setdefault(e.provider_id, e) != e}
-    return {id: entry for id, entry in told.items() if id not in unlike}
+    """Returns the entries by id, without ids whose entries contradict each other: one of them may
+    belong to another message, and an event can't be taken back."""
+    found: dict[int, StatusEntry] = {}
+    contradicted = {e.provider_id for e in entries if found.setdefault(e.provider_id, e) != e}
+    return {id: entry for id, entry in found.items() if id not in contradicted}
 
 
 def oddity(entry: StatusEntry) -> str | None:
-    """What to count of an entry that nobody should see: an unknown state, a fault of ours."""
+    """Returns the counter of an entry that should never come, or None."""
     if entry.word is not None and entry.status is None:
         return Oddity.UNKNOWN_STATE
     code = canonical(entry.code) if entry.code else OK
@@ -127,7 +126,7 @@ def oddity(entry: StatusEntry) -> str | None:
 
 
 def retry_after(value: str | None, now: datetime | None = None) -> float | None:
-    """Seconds that a Retry-After header asks for (RFC 9110 section 10.2.3); None if bad or none."""
+    """Returns the seconds of a Retry-After header (RFC 9110, 10.2.3); None if missing or bad."""
     if value is None:
         return None
     value = value.strip()

@@ -1,7 +1,7 @@
-"""One request's shape: what its messages share goes into ``commonData``, once.
+"""Forms requests: puts the fields that all messages of a request share into ``commonData``.
 
-Only fields that are present and equal in every message, and ``content`` only as a whole: no rule
-about how the provider merges overrides is relied on (docs/provider-api.md#t8).
+Only fields that every message has with an equal value are shared, and ``content`` only as a whole,
+because it is unknown how the provider merges overrides (docs/provider-api.md#t8).
 """
 
 from collections.abc import Sequence
@@ -17,14 +17,14 @@ ADDRESS = "address"
 
 
 def factor(messages: Sequence[Message]) -> tuple[Message, list[Message]]:
-    """The common part and what is left of each message; no common part for a single one."""
+    """Returns the common part and the rest of each message; a single message has no common part."""
     if len(messages) < 2:
         return {}, list(messages)
     first, others = messages[0], messages[1:]
     common = {
         name: value
         for name, value in first.items()
-        if name != ADDRESS and all(name in m and _same(m[name], value) for m in others)
+        if name != ADDRESS and all(name in m and _is_same(m[name], value) for m in others)
     }
     if not common:
         return {}, list(messages)
@@ -32,22 +32,22 @@ def factor(messages: Sequence[Message]) -> tuple[Message, list[Message]]:
 
 
 def assemble(messages: Sequence[Waiting], now: int) -> tuple[Message, list[Message]]:
-    """A request's common part and messages, as they are sent now."""
+    """Returns a request's common part and messages, as they are sent now."""
     first = messages[0].common
-    if len(messages) > 1 and all(_only_address(message, first) for message in messages):
+    if len(messages) > 1 and all(_brings_only_address(message, first) for message in messages):
         return {"type": "viber", **first}, [message.content or {} for message in messages]
     return factor([wire_message(message, now) for message in messages])
 
 
-def _only_address(message: Waiting, common: object) -> bool:
-    """Whether it brings nothing to this campaign but its address, the one field none has."""
+def _brings_only_address(message: Waiting, common: object) -> bool:
+    """Returns whether a message adds nothing to this campaign's content but its address."""
     return message.common is common and len(message.content or ()) == 1 and not message.has_ttl
 
 
 def wire_message(message: Waiting, now: int) -> Message:
-    """The message as it is sent now: with its type, and with validities clipped to its ``ttlSec``.
+    """Returns a message as it is sent now: with its type, and validities clipped to ``ttlSec``.
 
-    The API's defaults are clipped too where they are longer than what is left.
+    A validity that is missing is added if the API's default is longer than the time left.
     """
     wire: Message = {"type": "viber", **merge(message.content or {}, message.common)}
     if message.has_ttl:
@@ -58,13 +58,13 @@ def wire_message(message: Waiting, now: int) -> Message:
     return wire
 
 
-def _same(one: object, other: object) -> bool:
-    if one is other:  # a campaign's content, mostly
+def _is_same(one: object, other: object) -> bool:
+    if one is other:  # usually a campaign's content
         return True
     if type(one) is not type(other) or one != other:
         return False
-    if isinstance(one, dict) and isinstance(other, dict):  # True == 1 inside of them, too
-        return all(_same(value, other[name]) for name, value in one.items())
+    if isinstance(one, dict) and isinstance(other, dict):  # True == 1 inside them, too
+        return all(_is_same(value, other[name]) for name, value in one.items())
     return True
 
 
@@ -74,11 +74,11 @@ def _clip(wire: Message, name: str, default: int, left: int) -> None:
 
 
 def requests(messages: Sequence[Waiting]) -> tuple[list[list[Waiting]], list[Waiting]]:
-    """The messages of one claim as requests, and those that wait for a claim of their own.
+    """Splits the messages of a claim into requests; also returns those that must be put back.
 
-    Those of a refused request whose halving was left off come first, in requests as small as it had
-    come to: each task gets on with it, however slow the provider. A message whose leases keep
-    lapsing goes alone and last: if it takes its worker with it, no other one's lease lapses.
+    Messages whose request was being halved come first, in requests as small as it had become, so
+    that each task makes progress however slow the provider is. A message whose leases keep lapsing
+    goes alone and last: if it kills its worker, no other lease lapses.
     """
     alone = [m for m in messages if m.lapses >= ALONE_AFTER]
     free = [m for m in messages if m.lapses < ALONE_AFTER and not m.max_batch]

@@ -1,7 +1,7 @@
-"""Doorbells: Celery tasks that say "something is due in this lane" and carry nothing else.
+"""Rings doorbells: Celery tasks that say "something is due in this lane" and carry nothing else.
 
-Whoever stores, claims or sweeps leaves a word in the store (``Keys.wake``); a listener in each
-worker's main process takes it and rings.
+Enqueue, claim and sweep leave a lane's name, or ``poll``, on the wake list, ``{ns}:wake`` in Redis.
+A listener in each worker's main process takes it and rings (docs/design.md, section 7).
 """
 
 import logging
@@ -16,48 +16,48 @@ from viber_courier.worker.runtime.app import App
 
 logger = logging.getLogger(__name__)
 
-ENOUGH = 10
-"""Doorbells that may wait in a lane's queue before none is rung there: no worker may serve it."""
+MAX_WAITING_BELLS = 10
+"""Doorbells waiting in a queue at which no more are rung: perhaps no worker serves it."""
 FAILURE_PAUSE = 1.0
 """Seconds between tries while the store or the broker can't be used."""
-LISTEN = 1.0
-"""Longest wait for a word before the listener looks at the sweeps, in seconds."""
+MAX_LISTEN = 1.0
+"""Longest wait for a word before the listener checks for sweeps, in seconds."""
 STALE_SWEEPS = 3
-"""Sweep intervals without a sweep after which the listener sweeps: no beat may be there."""
-ONE_TRY = {"socket_timeout": 2, "max_retries": 1, "interval_start": 0, "interval_step": 0}
-"""Transport options of the client that rings: what it tries again is younger."""
+"""Sweep intervals without a sweep after which the listener sweeps: perhaps no beat runs."""
+RING_OPTIONS = {"socket_timeout": 2, "max_retries": 1, "interval_start": 0, "interval_step": 0}
+"""Transport options for ringing: one try, because a failed word goes back to the wake list."""
 
 
 def task(word: str) -> tuple[str, list[str]]:
-    """Returns the task behind a bell, and its arguments."""
+    """Returns the task that a word of the wake list stands for, and its arguments."""
     return ("courier.poll", []) if word == POLL else ("courier.send", [word])
 
 
 class Bells:
-    """Rings through a Celery client of its own, which no lost connection of the worker's closes."""
+    """Rings through its own Celery client, whose connections the worker never closes."""
 
     def __init__(self, settings: Settings) -> None:
         self._namespace = settings.namespace
         url, options = broker(settings.broker_url)
         self._app = App(broker=url, set_as_current=False)
-        self._app.conf.broker_transport_options = {**options, **ONE_TRY}
+        self._app.conf.broker_transport_options = {**options, **RING_OPTIONS}
 
     def ring(self, word: str) -> None:
-        """Puts a doorbell on the queue of a lane (or ``poll``); raises what the transport raises.
+        """Puts a doorbell on the queue of a lane, or of ``poll``. Raises the transport's errors.
 
-        It does not expire, which would compare the clocks of two hosts.
+        It does not expire: that would compare the clocks of two hosts.
         """
         name, args = task(word)
         to = queue(self._namespace, word)
         with self._app.producer_pool.acquire(block=True) as producer:
-            if producer.channel.client.llen(to) < ENOUGH:
+            if producer.channel.client.llen(to) < MAX_WAITING_BELLS:
                 self._app.send_task(
                     name, args=args, queue=to, ignore_result=True, retry=False, producer=producer
                 )
 
 
 class Listener:
-    """Takes words from the store and rings; sweeps where nobody else has for long."""
+    """Takes words off the wake list and rings; sweeps if no other process has."""
 
     def __init__(self, store: Store, bells: Bells, settings: Settings) -> None:
         self._store, self._bells, self._settings = store, bells, settings
@@ -65,16 +65,16 @@ class Listener:
         self._swept = time.monotonic()
 
     def run(self) -> None:
-        """Listens until ``stop``; outages of store and broker are sat out."""
+        """Listens until ``stop`` is called; waits out outages of store and broker."""
         while not self._stop.is_set():
             try:
                 self._listen()
-            except Exception as error:  # also what is no text: a listener that ended is missed
-                logger.warning("wakes not readable", extra={"error": type(error).__name__})
+            except Exception as error:  # also a word that is no text; the thread must go on
+                logger.warning("wake list not readable", extra={"error": type(error).__name__})
                 self._stop.wait(FAILURE_PAUSE)
 
     def stop(self) -> None:
-        """Takes no further word."""
+        """Ends ``run`` before the next word."""
         self._stop.set()
 
     def _listen(self) -> None:
@@ -82,12 +82,12 @@ class Listener:
         if time.monotonic() - self._swept >= interval:
             self._swept = time.monotonic()
             self._store.sweep(unless_within=STALE_SWEEPS * interval)
-        word = self._store.next_wake(min(LISTEN, interval))
+        word = self._store.next_wake(min(MAX_LISTEN, interval))
         if word not in (*LANES, POLL):
             return
         try:
             self._bells.ring(word)
-        except Exception as error:  # whatever the broker's transport raises
+        except Exception as error:  # the transport may raise anything
             logger.warning("doorbell not rung", extra={"bell": word, "error": type(error).__name__})
             self._stop.wait(FAILURE_PAUSE)
-            self._store.wake(word)  # for any listener that reaches the broker
+            self._store.wake(word)  # for another listener

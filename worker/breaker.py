@@ -1,6 +1,7 @@
-"""What a request has shown of the provider, and so whether all workers go on (DESIGN section 5).
+"""What a request shows of the provider, and so whether all workers go on.
 
-Functions of values; the shared state and its arithmetic are the gate's (store/lua/lib/gate.lua).
+The rules are those of docs/design.md, section 5, "The gate". These are functions of values;
+store/lua/lib/gate.lua keeps the shared state and does its arithmetic.
 """
 
 from collections.abc import Sequence
@@ -22,32 +23,32 @@ from viber_courier.worker.outcome import (
 )
 from viber_courier.worker.policy import backoff
 
-BLOCKED = 60.0
-"""Seconds between tries where nothing can be sent: credentials, account or address are wrong."""
+BLOCKED_PAUSE = 60.0
+"""Seconds between tries while credentials, account or address are wrong."""
 
 
 def after_request(outcomes: Sequence[Outcome], jitter: float, settings: Settings) -> ProviderSignal:
-    """What an answered /send has shown."""
+    """Returns what an answered /send shows of the provider."""
     blocked = [outcome for outcome in outcomes if isinstance(outcome, Blocked)]
     if blocked:
-        return ProviderSignal(pause=BLOCKED, reason=blocked[0].code, both=True)
+        return ProviderSignal(pause=BLOCKED_PAUSE, reason=blocked[0].code, both=True)
     if any(isinstance(outcome, Accepted | Refused) for outcome in outcomes):
         return ProviderSignal(
             "good", accepted=any(isinstance(outcome, Accepted) for outcome in outcomes)
         )
     if all(isinstance(outcome, Retryable) and not outcome.whole for outcome in outcomes):
-        # It answers, message by message: else probes so answered would keep the gate shut.
+        # An answer for each message. Taken as a failure, it would keep the gate shut at a probe.
         return ProviderSignal("good")
-    bad = [_failure(outcome, jitter, settings) for outcome in outcomes]
-    return max(bad, key=lambda signal: signal.verdict)
+    failures = (_failure(outcome, jitter, settings) for outcome in outcomes)
+    return max(failures, key=lambda signal: signal.verdict)
 
 
 def after_statuses(outcome: StatusOutcome, jitter: float, settings: Settings) -> ProviderSignal:
-    """What an answered /status has shown."""
+    """Returns what an answered /status shows of the provider."""
     if isinstance(outcome, Statuses):
         return ProviderSignal("good", accepted=True)
     if isinstance(outcome, Blocked):
-        return ProviderSignal(pause=BLOCKED, reason=outcome.code, both=True)
+        return ProviderSignal(pause=BLOCKED_PAUSE, reason=outcome.code, both=True)
     if isinstance(outcome, RequestRefused):
         return ProviderSignal()
     return _failure(outcome, jitter, settings)
@@ -63,5 +64,5 @@ def _failure(outcome: Outcome, jitter: float, settings: Settings) -> ProviderSig
         case Retryable(code, whole=True):
             return ProviderSignal("bad", reason=code)
         case RequestRefused():
-            return ProviderSignal("refused", pause=BLOCKED, reason=Reason.ALL_REFUSED)
+            return ProviderSignal("refused", pause=BLOCKED_PAUSE, reason=Reason.ALL_REFUSED)
     return ProviderSignal()

@@ -1,6 +1,6 @@
-"""The Celery app: thin tasks, their queues, beat's sweep.
+"""The Celery app: its settings, thin tasks, the listener, beat's sweep.
 
-``celery -A viber_courier.worker worker -B`` is the whole system.
+``celery -A viber_courier.worker worker -B`` runs all of it.
 """
 
 import logging
@@ -40,12 +40,12 @@ from viber_courier.worker.runtime.watchdog import Watchdog
 from viber_courier.worker.send import Sender
 from viber_courier.worker.shift import task_limit
 
-VISIBILITY = 60
-"""Seconds after which Celery redelivers a ``courier.enqueue`` whose worker vanished."""
-EVENTS_KEPT = 60
-"""Seconds after which Celery's events that Flower did not read are dropped, and its queue."""
+VISIBILITY_TIMEOUT = 60
+"""Seconds after which Celery redelivers a ``courier.enqueue`` task whose worker has vanished."""
+EVENTS_TTL = 60
+"""Seconds after which the broker drops events that Flower has not read, and Flower's queue."""
 BELL_LOGGERS = ("celery.worker.strategy", "celery.app.trace", "celery.beat")
-"""Loggers that would write three lines for each doorbell."""
+"""Loggers that would write three lines for each doorbell at INFO."""
 
 logger = logging.getLogger(__name__)
 
@@ -58,39 +58,40 @@ except ConfigError as error:
 queues = [queue(settings.namespace, name) for name in (POLL, INTAKE, *LANES)]
 broker_url, broker_options = broker(settings.broker_url)
 flower.install()
-# Not broker_read_url: its password shows in clear on Flower's pages and in ``celery inspect conf``.
+# Not broker_read_url: Flower and ``celery inspect conf`` show its password.
 app = App("viber_courier", broker=broker_url, set_as_current=True)
 app.conf.update(
     task_queues=[Queue(name, routing_key=name) for name in queues],
     task_default_queue=queues[0],
     task_create_missing_queues=False,
-    worker_direct=True,  # a queue for each worker: there it is asked to prove that it works
+    worker_direct=True,  # each worker's own queue, which ``courier live`` uses
     accept_content=["json"],
     task_serializer="json",
     task_ignore_result=True,
     worker_consumer="viber_courier.worker.runtime.messages:CarefulConsumer",
     worker_pool="viber_courier.worker.runtime.pool:TaskPool",
-    # Bells ack early: losing one costs a sweep, and acks_late ends the worker when Redis restarts.
+    # Bells are acknowledged early: a lost one costs a sweep, while acks_late would end the worker
+    # when Redis restarts.
     task_acks_late=False,
     task_time_limit=task_limit(settings),
     worker_prefetch_multiplier=1,
     worker_max_tasks_per_child=10_000,
     worker_send_task_events=False,
-    broker_transport_options={**broker_options, "visibility_timeout": VISIBILITY},
+    broker_transport_options={**broker_options, "visibility_timeout": VISIBILITY_TIMEOUT},
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
-    event_queue_ttl=EVENTS_KEPT,
-    event_queue_expires=EVENTS_KEPT,
+    event_queue_ttl=EVENTS_TTL,
+    event_queue_expires=EVENTS_TTL,
     beat_scheduler="viber_courier.worker.celery:Sweeper",
 )
 app.steps["consumer"].add(Watchdog)
 
 
 class Sweeper(Scheduler):  # type: ignore[misc]
-    """Beat sweeps: workers are woken for what is due. Any number of beats may run."""
+    """Beat's scheduler: sweeps, and schedules nothing. Any number of beats may run."""
 
     def tick(self, *_: Any, **__: Any) -> float:
-        """One sweep; the seconds until the next."""
+        """Sweeps once; returns the seconds until the next sweep."""
         started = time.monotonic()
         try:
             system().store.sweep()
@@ -101,7 +102,7 @@ class Sweeper(Scheduler):  # type: ignore[misc]
 
 @dataclass(frozen=True)
 class System:
-    """What a process's tasks work with. Its Redis client serves threads and survives forks."""
+    """The objects that a process's tasks use. Threads and forks can share its Redis client."""
 
     store: Store
     sender: Sender
@@ -111,7 +112,7 @@ class System:
 
 @cache
 def system() -> System:
-    """The wiring, made when the first task of a process needs it."""
+    """Returns this process's System, made when it is first needed."""
     client, provider = connect(settings.redis_url), Provider(settings)
     store, decider = Store(client, settings), Decider(settings)
     return System(
@@ -123,18 +124,18 @@ def system() -> System:
 
 
 class ListenerStep(bootsteps.StartStopStep):  # type: ignore[misc]
-    """Runs a Listener in the worker's main process, from when its pool has started."""
+    """Runs a Listener in the worker's main process, after its pool has started."""
 
     requires = ("celery.worker.components:Pool",)
     _listener: Listener | None = None
 
     def start(self, worker: Any) -> None:
-        """Starts to listen."""
+        """Starts the listener's thread."""
         self._listener = Listener(system().store, Bells(settings), settings)
         threading.Thread(target=self._listener.run, daemon=True, name="listener").start()
 
     def close(self, worker: Any) -> None:
-        """The worker was told to end: words are for others now."""
+        """Stops the listener, because the worker is about to end."""
         if self._listener:
             self._listener.stop()
 
@@ -146,21 +147,21 @@ app.steps["worker"].add(ListenerStep)
 
 @app.task(name="courier.send", base=BellTask)
 def send(lane: str) -> str:
-    """Send what is due in this lane and those above it."""
+    """Sends what is due in this lane and those above it."""
     return system().sender.serve(lane)
 
 
 @app.task(name="courier.poll", base=BellTask)
 def poll() -> str:
-    """Ask for the statuses that are due."""
+    """Polls the statuses that are due."""
     return system().poller.serve()
 
 
 @app.task(name="courier.check", base=CheckTask, bind=True)
 def check(self: Any, nonce: str) -> str:
-    """Say where it was asked that this worker takes tasks and runs them."""
+    """Records that this worker takes tasks and runs them, for ``courier live``."""
     store = system().store
-    store.redis.set(store.keys.check(nonce), self.request.hostname, px=1000 * VISIBILITY)
+    store.redis.set(store.keys.check(nonce), self.request.hostname, px=1000 * VISIBILITY_TIMEOUT)
     return "check: answered"
 
 
@@ -174,13 +175,13 @@ def check(self: Any, nonce: str) -> str:
     time_limit=3600,
 )
 def enqueue(self: Any, *args: object, **kwargs: object) -> str:
-    """Store jobs of apps that don't install the package (contract, DESIGN section 3)."""
+    """Stores jobs of apps that don't install the package (docs/design.md, section 3)."""
     jobs = args[0] if len(args) == 1 and not kwargs else None
     try:
         return enqueue_task_jobs(system().producer, self.request.id, jobs)
     except Exception as error:
-        # Its loss would be a message's loss: back on the queue, whatever it was. What is stored
-        # already is the same message the next time.
+        # Put the task back, whatever the error: losing it would lose its messages. Those that are
+        # stored already are the same messages the next time.
         logger.exception("jobs not stored yet", extra={"task_id": self.request.id})
         time.sleep(1.0)
         raise Reject(type(error).__name__, requeue=True) from None
@@ -189,16 +190,16 @@ def enqueue(self: Any, *args: object, **kwargs: object) -> str:
 @after_setup_logger.connect
 @after_setup_task_logger.connect
 def _set_up_logs(logger: logging.Logger, **_: Any) -> None:
-    for each in (logger, get_multiprocessing_logger()):  # the pool's own lines
+    for each in (logger, get_multiprocessing_logger()):  # the pool's log lines
         set_up(each)
     for name in BELL_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("celery.pool").setLevel(logging.INFO)  # at DEBUG it prints arguments
+    logging.getLogger("celery.pool").setLevel(logging.INFO)  # at DEBUG it logs arguments
 
 
 @worker_init.connect
 def _refuse_volatile_redis(**_: Any) -> None:
-    """Wait for Redis and end the start if it would lose messages."""
+    """Waits for Redis; ends the worker if that Redis would lose messages."""
     with closing(connect(settings.redis_url)) as client:
         while True:
             try:

@@ -17,11 +17,11 @@ REQUEST_REFUSALS = (
     *("error-instant-message-provider-id-unknown", "error-resend-sms-error"),
     *("error-resend-sms-validity-period-error",),
 )
-"""Codes that at request level speak of one message, or of the request's form."""
+"""Codes that, for a whole request, speak of one message or of the request's form."""
 
 
 def _squash(code: str) -> str:
-    """A code without the differences of its spellings (trap T33)."""
+    """Returns a code without what its spellings differ in (docs/provider-api.md#t33)."""
     return code.removeprefix("error-").removeprefix("instant-message-").replace("-", "")
 
 
@@ -29,7 +29,7 @@ _KNOWN = {_squash(code): code for code in reversed((SYSTEM, *sorted(AUTH), *REQU
 
 
 def canonical(code: str) -> str:
-    """The document's spelling of a code; an unknown one as it is."""
+    """Returns a code as this table spells it; an unknown code unchanged."""
     if code.startswith("error-"):
         return code if code in REQUEST_REFUSALS else _KNOWN.get(_squash(code), code)
     return code
@@ -39,11 +39,11 @@ OUR_FAULTS = (
     "error-instant-message-provider-id-format",
     "error-instant-message-provider-id-duplicate",
 )
-"""Codes of a /status entry that say that we asked wrongly."""
+"""Codes of a /status entry that mean a fault in our request."""
 _DELIVERY = ("user-blocked", "not-viber-user")
-"""Reasons of ``undelivered`` (document, "error" of /status)."""
+"""Reasons of ``undelivered`` (docs/provider-api.md, "Delivery states")."""
 
 
 def is_known(code: str) -> bool:
-    """Whether the document has this code; others are counted together and raise an alarm."""
+    """Returns whether docs/provider-api.md has this code; others share an alerting counter."""
     return code in REQUEST_REFUSALS or code in AUTH or code in _DELIVERY or code in (OK, SYSTEM)

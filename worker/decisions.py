@@ -1,4 +1,4 @@
-"""From a lease and its answers to what is written: steps, events, counters. No I/O."""
+"""Turns a lease and its answers into what is written: steps, events, counters. No I/O."""
 
 import json
 import random
@@ -24,15 +24,16 @@ from viber_courier.worker.outcome import (
     Unsure,
     code_of,
 )
-from viber_courier.worker.policy import accepted_alike, after_send, put_back, triage
+from viber_courier.worker.policy import acceptance_key, after_send, put_back, triage
 from viber_courier.worker.tracking import after_failed_poll, after_poll
 
 
 @dataclass(frozen=True)
 class Decider:
-    """Decides for the messages of a lease. ``clock`` is the wall clock, ``chance`` gives 0 to 1.
+    """Decides about the messages of a lease.
 
-    Instants called ``at`` are microseconds by the Redis server's clock.
+    ``clock`` is the wall clock, ``chance`` returns a random number from 0 to 1. ``at`` is an
+    instant in microseconds by the Redis server's clock.
     """
 
     settings: Settings
@@ -42,9 +43,9 @@ class Decider:
     def claimed(
         self, messages: Sequence[Waiting], at: int, begun: bool = False
     ) -> tuple[list[Waiting], list[Move]]:
-        """Returns the messages that can be sent, and what becomes of the others.
+        """Returns the messages that can be sent, and moves for the others.
 
-        ``begun``: a request has counted as an attempt, which it isn't for what ends here.
+        ``begun``: ``Store.begin`` has counted an attempt, which is taken back for the others.
         """
         ready, moves = list[Waiting](), list[Move]()
         for message in messages:
@@ -53,7 +54,7 @@ class Decider:
                 ready.append(message)
                 continue
             if begun:
-                message = not_begun(message)
+                message = without_attempt(message)
                 step = step._replace(changes=step.changes._replace(attempts=message.attempts))
             moves.append(Move(message.id, self._write(message, Status.QUEUED, step)))
         return ready, moves
@@ -65,14 +66,14 @@ class Decider:
         at: int,
         about_us: bool = False,
     ) -> list[Move]:
-        """Returns what becomes of each message of an answered /send.
+        """Returns a move for each message of an answered /send.
 
-        Accepted ones alike are decided, and written, as one.
+        Accepted messages with the same acceptance_key share one write.
         """
         moves, writes = list[Move](), dict[tuple[object, ...], Write]()
         for message, outcome in zip(messages, outcomes, strict=True):
             provider_id = outcome.provider_id if isinstance(outcome, Accepted) else None
-            alike = accepted_alike(message) if provider_id is not None else (message.id,)
+            alike = acceptance_key(message) if provider_id is not None else (message.id,)
             write = writes.get(alike)
             if write is None:
                 step = after_send(outcome, message, at, self.chance(), self.settings, about_us)
@@ -85,9 +86,9 @@ class Decider:
         return [Move(m.id, Write(Status.QUEUED, put_back(m, at))) for m in messages]
 
     def polled(self, messages: Sequence[Watched], outcome: StatusOutcome, at: int) -> list[Move]:
-        """Returns what becomes of each message of a /status request that was made at ``at``.
+        """Returns a move for each message of a /status request that was made at ``at``.
 
-        Those that come to the same share what is written.
+        Messages with the same result share one write.
         """
         moves, writes = list[Move](), dict[tuple[object, ...], Write]()
         for message in messages:
@@ -105,17 +106,17 @@ class Decider:
         return after_failed_poll(message, at, self.chance(), self.settings)
 
     def _write(self, message: Waiting | Watched, was: Status, step: Step) -> Write:
-        """Returns a step with its event and its counter, if the status changes."""
+        """Returns a step, with its event and counter if the status changes."""
         if step.status is None:
             return Write(was, step)
         draft = _draft(message, step, step.status, self.settings.namespace, self.clock())
-        # A message that is closed in the status it has was counted when it entered it.
+        # A message that closes in its present status was counted when it entered that status.
         counter = "" if step.status == was else count_name(step.status, step.reason)
         return Write(was, step, draft, counter)
 
 
-def not_begun(message: Waiting) -> Waiting:
-    """Returns a message without the attempt that ``Store.begin`` has counted."""
+def without_attempt(message: Waiting) -> Waiting:
+    """Returns a message without the attempt that ``Store.begin`` counted."""
     return message._replace(attempts=message.attempts - 1)
 
 
@@ -143,19 +144,19 @@ def _draft(
 
 
 def count_name(status: Status, reason: str | None) -> str:
-    """Returns the counter of a change: there are few, whatever the provider says."""
+    """Returns the counter of a change; unknown codes of the provider share one."""
     if reason is not None and reason not in set(Reason):
         reason = _code_label(reason)
     return status_field(status, reason)
 
 
 def _code_label(code: str) -> str:
-    """Returns a provider's code as counters name it."""
+    """Returns a provider's code as it appears in counters."""
     return code if is_known(code) or re.fullmatch("http-[0-9]{3}", code) else OTHER
 
 
 def send_figures(outcomes: Sequence[Outcome], **measured: float) -> Figures:
-    """Returns what a /send adds to the counters: codes that did not accept, and its measures."""
+    """Returns what a /send adds to the counters: codes other than ``ok``, and its measures."""
     counts = Counter[str]()
     for outcome in outcomes:
         if (code := code_of(outcome)) is not None:

@@ -1,4 +1,4 @@
-"""The ``courier.enqueue`` use case: jobs of apps that don't install the package."""
+"""Stores the jobs of ``courier.enqueue`` tasks, for apps that don't install the package."""
 
 import time
 import uuid
@@ -20,15 +20,15 @@ from viber_courier.store.scripts import Script, shared
 
 
 def enqueue_task_jobs(producer: Producer, task_id: str, jobs: object) -> str:
-    """Stores the jobs of one task. A repeat of the task stores and rejects nothing again.
+    """Stores the jobs of one task; repeating the task stores and rejects nothing twice.
 
-    A job without ``id`` gets one made of the task's id and its row; a wrong one becomes a
-    ``rejected`` event. Raises QueueFull and StoreUnavailable: the task is to be repeated.
+    A job without ``id`` gets one made of the task's id and the job's index. An invalid job becomes
+    a ``rejected`` event. Raises QueueFull or StoreUnavailable if the task must be repeated.
     """
-    task, did, rejections = _uuid(task_id), Counter[str](), Rejections(producer)
+    task, did, rejections = _uuid(task_id), Counter[str](), RejectionRecorder(producer)
 
     def refuse(row: int, raw: object, error: EnqueueError) -> None:
-        # Its own namespace: the job's id may be the very one that is taken.
+        # Not the job's own id: that may belong to another message.
         rejections.record(raw, str(uuid.uuid5(task, f"{row}:rejected")), error)
         did["rejected"] += 1
 
@@ -40,8 +40,8 @@ def enqueue_task_jobs(producer: Producer, task_id: str, jobs: object) -> str:
     return f"enqueue: {accepted} accepted, {did['rejected']} rejected"
 
 
-class Rejections:
-    """Records jobs that were refused where their app can't see the exception."""
+class RejectionRecorder:
+    """Records jobs refused outside of their app, which gets an event instead of an error."""
 
     def __init__(self, producer: Producer, clock: Callable[[], float] = time.time) -> None:
         self._settings, self._clock = producer.settings, clock
@@ -51,8 +51,8 @@ class Rejections:
     def record(self, raw: object, fresh: str, error: EnqueueError) -> str:
         """Records a refused job and returns the id of its event.
 
-        That is the job's own id, or ``fresh`` where it has none, an unusable or a taken one.
-        Repeating the call changes nothing.
+        The id is the job's own, or ``fresh`` if the job has none, an unusable one, or one that
+        another message has. Repeating the call changes nothing.
         """
         conflict = isinstance(error, Conflict)
         faults = error.errors if isinstance(error, InvalidMessage) else {"id": [str(error)]}

@@ -1,7 +1,7 @@
-"""How log lines look: for people on a terminal, everywhere else one JSON object each.
+"""Formats log lines: text in a terminal, elsewhere one JSON object a line.
 
-Celery's formats print a line's text alone, which in ours is constant: what it is about is in
-``extra``, ids and figures only.
+The text of our lines is constant. Their data, ids and figures only, is in ``extra``, which Celery's
+own formats leave out.
 """
 
 import json
@@ -10,19 +10,19 @@ from datetime import UTC, datetime
 from typing import Any
 
 OURS = "viber_courier"
-"""The logger whose ``extra`` is shown. Celery's has the arguments of tasks in it: jobs."""
+"""The logger whose ``extra`` is printed. That of Celery's loggers may hold jobs."""
 _USUAL = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime"})
 
 
 def data(record: logging.LogRecord) -> dict[str, Any]:
-    """What one of our own lines is about; of anybody else's, nothing."""
+    """Returns the data of a line of our own; of any other line, nothing."""
     if record.name.partition(".")[0] != OURS:
         return {}
     return {name: value for name, value in sorted(vars(record).items()) if name not in _USUAL}
 
 
 class ForPeople(logging.Formatter):
-    """A handler's own format with ``name=value`` after the text for each of our data."""
+    """Appends ``name=value`` for each of our data to a handler's own format."""
 
     def __init__(self, inner: logging.Formatter) -> None:
         super().__init__()
@@ -30,21 +30,21 @@ class ForPeople(logging.Formatter):
         inner.formatMessage = self.formatMessage  # type: ignore[method-assign]
 
     def format(self, record: logging.LogRecord) -> str:
-        """As the handler had it: a traceback comes after the data."""
+        """Returns the line in the handler's format; a traceback follows the data."""
         return self._inner.format(record)
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        """The text and the data; what can't be printed keeps to its line."""
-        shown = {name: str(value) for name, value in data(record).items()}
-        plain = {name: v if v.isprintable() else ascii(v) for name, v in shown.items()}
+        """Returns text and data; escapes what can't be printed, such as line ends."""
+        texts = {name: str(value) for name, value in data(record).items()}
+        plain = {name: v if v.isprintable() else ascii(v) for name, v in texts.items()}
         return self._message(record) + "".join(f" {name}={v}" for name, v in plain.items())
 
 
 class JsonLines(logging.Formatter):
-    """One object a line: our data beside the text, a traceback as ``exception``."""
+    """Formats a line as a JSON object: text, our data, a traceback as ``exception``."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """ASCII only, so that no locale can break it."""
+        """Returns the object in ASCII, so that no locale can break it."""
         line = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
@@ -52,7 +52,7 @@ class JsonLines(logging.Formatter):
             "process": record.process,
             "text": record.getMessage(),
         }
-        line = {**line, **data(record), **line}  # these five first, and as they are
+        line = {**line, **data(record), **line}  # these five come first and can't be replaced
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         if record.stack_info:
@@ -61,7 +61,7 @@ class JsonLines(logging.Formatter):
 
 
 def set_up(logger: logging.Logger) -> None:
-    """Give each of the logger's handlers the form for where it writes; a repeat changes nothing."""
+    """Sets the formatter of each of the logger's handlers; a repeated call changes nothing."""
     for handler in logger.handlers:
         stream = getattr(handler, "stream", None)
         if stream is None or isinstance(handler.formatter, ForPeople | JsonLines):

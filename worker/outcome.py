@@ -1,6 +1,7 @@
-"""What one answer of the provider means for one message, or for a whole request.
+"""Outcomes: what an answer of the provider means for one message, or for a whole request.
 
-Values, not exceptions: whoever calls must look at each. DESIGN section 5 is the table behind them.
+These are values, not exceptions, so that the caller handles each one. The table behind them is in
+docs/design.md, section 5.
 """
 
 from collections.abc import Mapping
@@ -11,23 +12,23 @@ from viber_courier.schemas.wire import StatusEntry
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The provider took the message and gave it this id."""
+    """The provider accepted the message and gave it this id."""
 
     provider_id: int
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The provider will never take this message."""
+    """The provider will never accept this message."""
 
     code: str
 
 
 @dataclass(frozen=True, slots=True)
 class Retryable:
-    """The provider did not take the message now (``error-system``): try again with backoff.
+    """The provider did not accept the message now (``error-system``): try again with backoff.
 
-    ``whole``: it said so of the request, not of this message.
+    ``whole``: the code is the whole request's, not this message's.
     """
 
     code: str
@@ -36,14 +37,14 @@ class Retryable:
 
 @dataclass(frozen=True, slots=True)
 class Unsure:
-    """Nobody can know whether the provider took the message."""
+    """The provider may have accepted the message or not."""
 
     why: str
 
 
 @dataclass(frozen=True, slots=True)
 class NotSent:
-    """The provider surely did not take it; ``retry_after`` is its own wish, in seconds."""
+    """The provider did not get the message; ``retry_after``: seconds that it asks to wait."""
 
     why: str
     retry_after: float | None = None
@@ -51,14 +52,14 @@ class NotSent:
 
 @dataclass(frozen=True, slots=True)
 class Blocked:
-    """Nothing can be sent now: credentials, account or address of the API are wrong."""
+    """Nothing can be sent now: the credentials, account or address are wrong."""
 
     code: str
 
 
 @dataclass(frozen=True, slots=True)
 class RequestRefused:
-    """The request was refused as a whole, perhaps for one message in it."""
+    """The request was refused as a whole, perhaps because of one message in it."""
 
     code: str
 
@@ -69,7 +70,7 @@ Outcome = Accepted | Refused | Retryable | Unsure | NotSent | Blocked | RequestR
 
 @dataclass(frozen=True, slots=True)
 class Statuses:
-    """A /status reply that counts as an answer: its entries by provider id."""
+    """The entries of an answered /status, by provider id."""
 
     entries: Mapping[int, StatusEntry]
 
@@ -78,7 +79,7 @@ StatusOutcome = Statuses | Retryable | NotSent | Blocked | RequestRefused
 
 
 def code_of(outcome: Outcome) -> str | None:
-    """Returns the provider's code for what was not accepted, where it gave one."""
+    """Returns the provider's code of an outcome that isn't an acceptance, if it has one."""
     match outcome:
         case Refused(code) | Retryable(code) | Blocked(code) | RequestRefused(code):
             return code

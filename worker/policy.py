@@ -1,7 +1,7 @@
-"""Decisions until a message is accepted or given up: after a claim, after an answer of /send.
+"""Decides about messages that are not accepted yet: after a claim and after an answer to /send.
 
-Functions of values: ``now`` is microseconds by the Redis server's clock, ``jitter`` a number from
-0 to 1. Durations in settings are seconds.
+Pure functions. ``now`` is in microseconds by the Redis server's clock, ``jitter`` a number from 0
+to 1. Durations in settings are seconds.
 """
 
 from viber_courier.schemas.fields import VALIDITY
@@ -21,20 +21,20 @@ from viber_courier.worker.outcome import (
 )
 
 ALONE_AFTER = 5
-"""Lapsed leases in a row after which a message is sent alone; one more ends it."""
-TRACKING_MOST = 5 * 86400
-"""Longest time that an accepted message is followed, in seconds, whatever /status says."""
+"""Lapsed leases in a row after which a message goes alone; one more ends it."""
+MAX_TRACKING = 5 * 86400
+"""Longest time to follow an accepted message, in seconds."""
 SMS_VALIDITY_DEFAULT = 259200
-"""How long an SMS may take where the job sets no limit, in seconds: the SMS centre decides."""
+"""Assumed validity of an SMS whose job sets none, in seconds: the SMS centre decides."""
 
 
 def backoff(failures: int, jitter: float, settings: Settings) -> float:
-    """Returns seconds until the next try after counted failures: exponential, full jitter."""
+    """Returns the seconds until the next try: exponential in ``failures``, with full jitter."""
     return jitter * min(settings.retry_cap, settings.retry_base * 2.0 ** min(failures - 1, 60))
 
 
 def triage(message: Waiting, now: int, jitter: float, settings: Settings) -> Step | None:
-    """Returns what a claimed message needs instead of being sent; None if it can be sent."""
+    """Returns the step for a claimed message that must not be sent; None if it can be sent."""
     crashed = message.lapses > ALONE_AFTER
     if message.lapsed_inside:
         if crashed:
@@ -51,9 +51,9 @@ def triage(message: Waiting, now: int, jitter: float, settings: Settings) -> Ste
 
 
 def seconds_left(message: Waiting, now: int) -> int:
-    """Returns the validity left to a message, in whole seconds of two significant digits.
+    """Returns the validity left to a message, in whole seconds with two significant digits.
 
-    Rounded up to a second first, then down, so that the messages of a batch still share it.
+    It is rounded up to a second, then down to two digits, so that messages of a batch share it.
     """
     left = max(0, -(-(message.until - now) // SECOND))
     step: int = 10 ** max(0, len(str(left)) - 2)
@@ -61,13 +61,13 @@ def seconds_left(message: Waiting, now: int) -> int:
 
 
 def give_up(message: Waiting, status: Status, reason: str, code: str | None = None) -> Step:
-    """Ends a message that was never accepted: ``unconfirmed`` if any attempt was unsure."""
+    """Returns the end of a message not accepted: ``unconfirmed`` if an attempt was unsure."""
     status = Status.UNCONFIRMED if message.unsure else status
     return Step("end", status=status, reason=reason, changes=_counted(message, code))
 
 
 def put_back(message: Waiting, now: int) -> Step:
-    """Leaves a message for the next claim, due now: nothing was tried, or it is to be halved."""
+    """Returns the step that makes a message due now: it was not sent, or its request is halved."""
     changes = Changes(attempts=message.attempts, max_batch=message.max_batch or None)
     return Step("stay", now - now % 4, changes=changes)
 
@@ -80,12 +80,12 @@ def after_send(
     settings: Settings,
     about_us: bool = False,
 ) -> Step:
-    """Returns what becomes of a message whose request was answered (docs/design.md, section 5).
+    """Returns the step for a message whose request was answered (docs/design.md, section 5).
 
-    ``about_us``: so many were refused alone that one more refusal isn't about the message.
+    ``about_us``: so many messages were refused alone that one more refusal is not its own fault.
     """
     step = _after_send(outcome, message, now, jitter, settings, about_us)
-    # Its lease held: those that lapsed before it count no more.
+    # This lease did not lapse, so the count of lapses in a row starts again.
     return step._replace(changes=step.changes._replace(lapses=0)) if message.lapses else step
 
 
@@ -106,14 +106,14 @@ def _after_send(
         case NotSent():
             return _stay(message, now, 0.0)
         case RequestRefused(code):
-            # Due later: were it the next probe too, it alone could keep the gate shut for all.
+            # Due later, so that another message is the next probe: this one may keep the gate shut.
             return _stay(message, now, settings.retry_cap, code)
         case Blocked(code):
             return _stay(message, now, 0.0, code)
 
 
-def accepted_alike(message: Waiting) -> tuple[object, ...]:
-    """Returns what decides beside instant and lane: accepted ones alike come to the same."""
+def acceptance_key(message: Waiting) -> tuple[object, ...]:
+    """Returns what an acceptance's step depends on, beside instant and lane."""
     own = message.content or {}
     return (
         *(message.attempts, message.failures, message.unsure, message.lapses),
@@ -126,7 +126,7 @@ def _submitted(message: Waiting, now: int, settings: Settings) -> Step:
     follow = _wire(message, "validityPeriodSec") or VALIDITY[1]
     if message.resend:
         follow += _wire(message, "smsValidityPeriodSec") or SMS_VALIDITY_DEFAULT
-    follow = min(follow + int(settings.tracking_margin), TRACKING_MOST)
+    follow = min(follow + int(settings.tracking_margin), MAX_TRACKING)
     end = now + follow * SECOND
     at = min(now + int(settings.poll_delays[0] * SECOND), end)
     changes = _counted(message, "ok")._replace(submitted=now, tracked=end)
@@ -134,7 +134,7 @@ def _submitted(message: Waiting, now: int, settings: Settings) -> Step:
 
 
 def _wire(message: Waiting, name: str) -> int | None:
-    """Returns a number among the wire fields; None: not there, or taken away by the row."""
+    """Returns a number among the wire fields; None if it is missing or the row removes it."""
     own = message.content or {}
     value: int | None = own[name] if name in own else message.common.get(name)
     return value
@@ -162,7 +162,7 @@ def _stay(message: Waiting, now: int, wait: float, code: str | None = None) -> S
 
 
 def _counted(message: Waiting, code: str | None) -> Changes:
-    """Returns the counts of a message, and the provider's code if there is one."""
+    """Returns the message's counts as changes, with the provider's code if there is one."""
     return Changes(
         attempts=message.attempts,
         failures=message.failures or None,

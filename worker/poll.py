@@ -1,4 +1,4 @@
-"""The poll use case: lease what is to be asked for, ask, decide, settle."""
+"""Polls: leases accepted messages, asks for their statuses, decides, settles."""
 
 import logging
 import time
@@ -33,7 +33,7 @@ class Poller:
     decider: Decider
 
     def serve(self) -> str:
-        """Answers the poll bell: asks until nothing is due or the time budget is used up."""
+        """Answers the bell of polling: asks until nothing is due or the time is used up."""
         started, asked, did = time.monotonic(), Counter[str](), Counter[str]()
 
         def serve_lease(lease: Lease[Watched]) -> bool:
@@ -46,10 +46,10 @@ class Poller:
         return f"poll: {asked['asked']} asked{news}, {time.monotonic() - started:.2f} s"
 
     def _ask(self, lease: Lease[Watched], messages: Sequence[Watched], did: Counter[str]) -> str:
-        """One request and its settling, or two halves; what has changed at the gate."""
+        """Asks for a batch, in halves if it is refused, and settles; returns the gate's change."""
         if not messages:
             return ""
-        now, started = lease.at(), time.monotonic()
+        now, started = lease.server_now(), time.monotonic()
         outcome = self.provider.status([message.provider_id for message in messages])
         seconds = time.monotonic() - started
         figures = Figures({}, observed(POLL, size=len(messages), seconds=seconds))
@@ -57,7 +57,7 @@ class Poller:
         logger.info("statuses asked", extra=more)
         if isinstance(outcome, RequestRefused) and len(messages) > 1:
             middle = len(messages) // 2
-            if lease.left() > self.settings.deadline:
+            if lease.seconds_left() > self.settings.deadline:
                 self.store.count(figures.counts, figures.histograms)
                 self._ask(lease, messages[:middle], did)
                 return self._ask(lease, messages[middle:], did)

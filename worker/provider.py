@@ -1,4 +1,4 @@
-"""The provider's HTTP API: one POST, within a deadline."""
+"""Calls the provider's HTTP API: one POST, within a deadline."""
 
 import base64
 import os
@@ -16,14 +16,14 @@ from viber_courier.worker.answers import Answer, read_send_answer, read_status_a
 from viber_courier.worker.outcome import NotSent, Outcome, Retryable, StatusOutcome, Unsure
 from viber_courier.worker.transport import Session, deadline
 
-IDLE_MOST = 5.0
-"""Seconds after which an idle connection isn't used for /send: it may be closing just then."""
-REPLY_MOST = 4 * 1024 * 1024
-"""Bytes of a reply that are read; the document's replies are some 100 bytes an entry."""
+MAX_IDLE = 5.0
+"""Seconds after which an idle connection isn't used again: the server may be closing it."""
+MAX_REPLY_BYTES = 4 * 1024 * 1024
+"""Most bytes read of a reply; an entry has some 100 (docs/provider-api.md#t41)."""
 
 
 class Provider:
-    """Posts to the API with one kept-alive session for each thread of each process."""
+    """Posts to the API; each thread of each process has one session that is kept alive."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -37,12 +37,12 @@ class Provider:
         self._local, self._prepared = threading.local(), dict[str, requests.PreparedRequest]()
 
     def send(self, body: bytes, count: int) -> list[Outcome]:
-        """POST /send with ``count`` messages; one outcome for each, in their order."""
+        """Posts ``count`` messages to /send; returns an outcome for each, in their order."""
         answer = self._post(wire.SEND_PATH, body)
         return read_send_answer(answer, count) if isinstance(answer, Answer) else [answer] * count
 
     def status(self, provider_ids: Collection[int]) -> StatusOutcome:
-        """POST /status for these ids."""
+        """Posts these ids to /status."""
         answer = self._post(wire.STATUS_PATH, wire.status_body(provider_ids))
         if isinstance(answer, Unsure):
             return Retryable(answer.why, whole=True)
@@ -61,9 +61,9 @@ class Provider:
                     text = bytearray()
                     for piece in response.iter_content(65536):
                         text += piece
-                        if len(text) > REPLY_MOST:
+                        if len(text) > MAX_REPLY_BYTES:
                             return Unsure("reply-too-large")
-                    if time.monotonic() > call.end and not _whole(response.raw):
+                    if time.monotonic() > call.end and not _is_whole(response.raw):
                         return Unsure("deadline")
                     retry_after = response.headers.get("Retry-After")
                     return Answer(response.status_code, bytes(text), retry_after)
@@ -79,7 +79,7 @@ class Provider:
                 self._local.used = time.monotonic()
 
     def _request(self, path: str, body: bytes) -> requests.PreparedRequest:
-        """Prepared once: only the body differs, and preparing takes as long as sending."""
+        """Returns a request with this body. The rest is prepared once, because it takes long."""
         if path not in self._prepared:
             asked = requests.Request("POST", self._settings.api_url + path, headers=self._headers)
             self._prepared[path] = asked.prepare()
@@ -93,15 +93,15 @@ class Provider:
         if getattr(local, "pid", None) != os.getpid():
             session = Session(self._settings.ca_file, self._settings.proxy)
             local.pid, local.used, local.session = os.getpid(), 0.0, session
-        elif time.monotonic() - local.used > IDLE_MOST:
+        elif time.monotonic() - local.used > MAX_IDLE:
             local.session.close()
         kept: Session = local.session
         return kept
 
 
-def _whole(raw: Any) -> bool:
-    """Whether the reply's framing says that nothing is missing: else its end may be our cut.
+def _is_whole(raw: Any) -> bool:
+    """Returns whether the reply is complete by its own framing, not cut off by our deadline.
 
-    A process stalled past the deadline may find a whole answer waiting: one in hand is not dropped.
+    A process that stalled past the deadline may find a complete answer waiting, and uses it.
     """
     return bool(raw.chunked) or raw.length_remaining == 0

@@ -1,4 +1,4 @@
-"""The send use case: claim, triage, mark, POST, decide, settle."""
+"""Sends: claims due messages, triages, marks them, posts, decides, settles."""
 
 import logging
 import re
@@ -17,7 +17,7 @@ from viber_courier.store.records import Waiting
 from viber_courier.worker.batching import assemble, requests
 from viber_courier.worker.breaker import after_request
 from viber_courier.worker.codes import is_known
-from viber_courier.worker.decisions import Decider, not_begun, send_figures
+from viber_courier.worker.decisions import Decider, send_figures, without_attempt
 from viber_courier.worker.outcome import Accepted, Outcome, RequestRefused, code_of
 from viber_courier.worker.provider import Provider
 from viber_courier.worker.shift import budget, work_off
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Tally:
-    """What a task did, for its summary in Flower."""
+    """Counts what a task did, for its summary in Flower."""
 
     claimed: int = 0
     gate: str = ""
@@ -39,7 +39,7 @@ Batch = tuple[Lease[Waiting], Sequence[Waiting]]
 
 @dataclass(frozen=True)
 class Sender:
-    """Sends what is due."""
+    """Sends due messages."""
 
     settings: Settings
     store: Store
@@ -47,7 +47,7 @@ class Sender:
     decider: Decider
 
     def serve(self, lane: str) -> str:
-        """Answers a lane's doorbell: sends until nothing is due or the time budget is used up."""
+        """Answers a lane's bell: sends until nothing is due or the time is used up."""
         started, tally, seconds = time.monotonic(), Tally(), budget(self.settings)
 
         def serve_lease(lease: Lease[Waiting]) -> bool:
@@ -69,23 +69,23 @@ class Sender:
         while batches:
             batches[:0] = self._request(*batches.pop(0), tally)
             if tally.gate == "closed" or time.monotonic() >= end:
-                for held, batch in batches:  # nothing may be sent now, or the time is used up
+                for held, batch in batches:  # the gate has closed, or the time is used up
                     self._put_back(held, batch, tally)
                 return
 
     def _request(
         self, lease: Lease[Waiting], batch: Sequence[Waiting], tally: Tally
     ) -> list[Batch]:
-        """One POST and its settling; the halves of the batch if one message spoiled it all."""
+        """Posts a batch and settles it; returns its halves if the request was refused whole."""
         held = self.store.begin(lease, batch)
-        if held.messages and held.left() <= self.settings.deadline:
-            unsent = [not_begun(message) for message in held.messages]
-            self._put_back(held, unsent, tally)  # Redis was slow: too late
+        if held.messages and held.seconds_left() <= self.settings.deadline:
+            unsent = [without_attempt(message) for message in held.messages]
+            self._put_back(held, unsent, tally)  # Redis was slow: too little time left
             return []
         held = self._triage(held, tally, begun=True)
         if not held.messages:
             return []
-        common, rest = assemble(held.messages, held.at())
+        common, rest = assemble(held.messages, held.server_now())
         body = send_body(common, rest, held.messages[0].resend)
         started = time.monotonic()
         outcomes = self.provider.send(body, len(rest))
@@ -97,7 +97,7 @@ class Sender:
             self._log(outcomes, measured)
             return self._halve(held, tally)
         about_us = lease.refused >= REFUSALS
-        moves = self.decider.sent(held.messages, outcomes, held.at(), about_us)
+        moves = self.decider.sent(held.messages, outcomes, held.server_now(), about_us)
         signal = after_request(outcomes, self.decider.chance(), self.settings)
         late = {move.id for move in self._settle(held, moves, tally, signal, figures)}
         for message, outcome in zip(held.messages, outcomes, strict=True):
@@ -109,12 +109,12 @@ class Sender:
     def _too_late(
         self, lease: Lease[Waiting], message: Waiting, outcome: Outcome, tally: Tally
     ) -> None:
-        """Another had the message meanwhile. An id in hand is still recorded if it helps."""
+        """Handles an answer whose lease was lost: still records an acceptance if possible."""
         provider_id = outcome.provider_id if isinstance(outcome, Accepted) else None
         while provider_id is not None and (counts := self.store.attempts(message.id)):
             attempts, unsure = counts
             message = message._replace(attempts=attempts, unsure=unsure)
-            (move,) = self.decider.sent([message], [outcome], lease.at())
+            (move,) = self.decider.sent([message], [outcome], lease.server_now())
             late = move.write._replace(late=str(attempts))
             if not self.store.settle(lease, [move._replace(write=late)])[0]:
                 tally.did["late"] += 1
@@ -128,25 +128,25 @@ class Sender:
         logger.warning("lease lost; answer not recorded", extra=more)
 
     def _triage(self, lease: Lease[Waiting], tally: Tally, begun: bool = False) -> Lease[Waiting]:
-        """Settles what isn't to be sent; returns the lease of the rest.
+        """Settles messages that must not be sent; returns the lease of the others.
 
-        ``begun``: a request has counted as an attempt, which it isn't for what is settled here.
+        ``begun``: ``Store.begin`` has counted an attempt, which is taken back for the former.
         """
         if lapsed := sum(message.lapsed_inside for message in lease.messages):
             self.store.count({UNSURE: lapsed})
-        ready, moves = self.decider.claimed(lease.messages, lease.at(), begun)
+        ready, moves = self.decider.claimed(lease.messages, lease.server_now(), begun)
         if not moves:
             return lease
         self._settle(lease, moves, tally)
         return replace(lease, messages=ready)
 
     def _halve(self, held: Lease[Waiting], tally: Tally) -> list[Batch]:
-        """Nothing of the batch was accepted: it is out of the request, each half is begun anew."""
+        """Takes a refused batch out of its request; returns its halves, to be begun anew."""
         tally.did["requests halved"] += 1
         lease = self.store.begin(held, held.messages, inside=False)
         middle = len(lease.messages) // 2
         halves = (lease.messages[:middle], lease.messages[middle:])
-        # Whoever goes on with a half doesn't begin again with the whole.
+        # A later claim continues with requests of this size.
         return [
             (lease, [message._replace(max_batch=len(half)) for message in half])
             for half in halves
@@ -154,7 +154,7 @@ class Sender:
         ]
 
     def _put_back(self, lease: Lease[Waiting], messages: Sequence[Waiting], tally: Tally) -> None:
-        self._settle(lease, self.decider.put_back(messages, lease.at()), tally)
+        self._settle(lease, self.decider.put_back(messages, lease.server_now()), tally)
 
     def _settle(
         self,
@@ -164,7 +164,7 @@ class Sender:
         signal: ProviderSignal | None = None,
         figures: Figures | None = None,
     ) -> list[Move]:
-        """Writes them; returns those whose lease was lost."""
+        """Writes moves; returns those whose lease was lost."""
         lost, gate = self.store.settle(lease, moves, signal, figures)
         written = [move for move in moves if move not in lost] if lost else moves
         tally.did.update(move.write.step.status or "retry" for move in written)
@@ -174,18 +174,18 @@ class Sender:
         return lost
 
     def _log(self, outcomes: Sequence[Outcome], figures: dict[str, float]) -> None:
-        """One line for each request; after its settling, which nothing may delay."""
+        """Logs one line for each request, after it is settled so as not to delay that."""
         kinds = {kind.__name__.lower(): n for kind, n in Counter(map(type, outcomes)).items()}
         logger.info("request sent", extra={"messages": len(outcomes), **figures, **kinds})
         codes = {code_of(outcome) for outcome in outcomes if type(outcome) is not Accepted}
         for code in sorted(code for code in codes if code and not is_known(code)):
             self.store.count({Oddity.UNKNOWN_CODE: 1})
-            plain = code if re.fullmatch("[a-z-]+", code) else "(odd)"  # it may repeat what we sent
+            plain = code if re.fullmatch("[a-z-]+", code) else "(odd)"  # it may hold what we sent
             logger.error("code not in the provider's document", extra={"code": plain})
 
 
 def log_gate(what: str, gate: str, signal: ProviderSignal) -> None:
-    """Logs that all workers pause, or go on."""
+    """Logs that the gate has closed or opened for all workers."""
     if gate == "closed":
         logger.error("paused", extra={"what": what, "reason": signal.reason})
     else:

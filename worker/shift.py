@@ -1,4 +1,4 @@
-"""What one doorbell leads to: lease after lease, until nothing is due or the time is used up."""
+"""Runs one task: claims lease after lease, until nothing is due or the time is used up."""
 
 import time
 from collections.abc import Callable
@@ -9,18 +9,18 @@ from viber_courier.store.leases import Lease, RateLimited
 from viber_courier.store.records import Waiting, Watched
 
 BUDGET = 1.0
-"""Seconds after which a task takes no further batch: others may be waiting for its slot."""
+"""Seconds after which a task claims no more: other tasks may be waiting for its slot."""
 
 M = TypeVar("M", Waiting, Watched)
 
 
 def task_limit(settings: Settings) -> float:
-    """Returns seconds after which a task is killed: before its lease is over."""
+    """Returns the seconds after which a task is killed: less than a lease."""
     return settings.lease - min(1.0, settings.lease / 20)
 
 
 def budget(settings: Settings) -> float:
-    """Returns seconds after which a task begins no further request: the last must end in time."""
+    """Returns the seconds after which a task begins no request, so that the last ends in time."""
     return max(0.0, min(BUDGET, task_limit(settings) - settings.deadline))
 
 
@@ -32,8 +32,8 @@ def work_off(
 ) -> None:
     """Claims and serves one lease after the other, for about so many ``seconds``.
 
-    ``serve`` returns whether to claim again though nothing else was due. At the end it wakes for
-    what the rate limit has left.
+    ``serve`` returns whether to claim again even if nothing else was due. If the rate limit has
+    kept messages back when the time is used up, calls ``wake`` for them.
     """
     end, answered = time.monotonic() + seconds, True
     while (got := claim(answered)) is not None:

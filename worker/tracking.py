@@ -1,6 +1,6 @@
-"""Decisions about an accepted message: what each poll of its status means, and when to stop.
+"""Decides about accepted messages: what each poll means, and when to stop following them.
 
-Finality is docs/design.md, section 4. Functions of values, as worker/policy.py.
+docs/design.md, section 4, has the rules. Pure functions, as in worker/policy.py.
 """
 
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.status import NEXT, Reason, Status
 from viber_courier.schemas.wire import StatusEntry, sms_leg
 from viber_courier.store.records import Changes, Step, Watched, stored_segments
-from viber_courier.worker.policy import TRACKING_MOST
+from viber_courier.worker.policy import MAX_TRACKING
 
 _BEFORE_DELIVERY = (Status.SUBMITTED, Status.SENT)
 
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """The status that an entry speaks for; ``fails``: only until its SMS is known."""
+    """The status that an entry reports; ``fails``: a bad end on Viber whose SMS may still come."""
 
     status: Status | None = None
     reason: str | None = None
@@ -25,14 +25,14 @@ class _Target:
 
 
 def after_poll(message: Watched, entry: StatusEntry | None, now: int, settings: Settings) -> Step:
-    """Returns what an answered /status request means for one of its messages.
+    """Returns the step for one message of an answered /status request.
 
-    ``entry`` None: the reply did not name it, or said nothing: pending. ``now`` is when it was
-    asked, so an answer closes what should have closed before.
+    ``entry`` None: the reply has none for it, so it stays pending. ``now`` is the instant of the
+    request, so that its answer closes only what was to close before it.
     """
     target, changes = _Target(), Changes()
     if entry is not None:
-        target, changes = _target(message, entry), _news(message, entry)
+        target, changes = _target(message, entry), _provider_words(message, entry)
     reason = target.reason
     if target.fails:
         if not message.pending_failure and message.status in _BEFORE_DELIVERY:
@@ -50,8 +50,8 @@ def after_poll(message: Watched, entry: StatusEntry | None, now: int, settings: 
             message, changes = message._replace(since=now), changes._replace(since=now)
             if settings.read_window == 0:
                 return Step("end", status=changed, reason=reason, changes=changes)
-    closed = _last_word(message) if now >= _closes(message, settings) else None
-    if closed and changed in (None, closed[0]):  # else the news first, its end with the next answer
+    closed = _closing_status(message) if now >= _closes_at(message, settings) else None
+    if closed and changed in (None, closed[0]):  # else the end comes with the next answer
         return Step("end", status=closed[0], reason=closed[1], changes=changes)
     polls = message.polls + 1
     delay = settings.poll_delays[min(polls, len(settings.poll_delays) - 1)]
@@ -60,9 +60,9 @@ def after_poll(message: Watched, entry: StatusEntry | None, now: int, settings: 
 
 
 def after_failed_poll(message: Watched, now: int, jitter: float, settings: Settings) -> Step:
-    """Polls again without using a step of the schedule; ends what was followed for too long."""
-    if now >= message.submitted + TRACKING_MOST * SECOND:
-        status, reason = _last_word(message)
+    """Returns the next poll without using a step of the schedule, or the end after too long."""
+    if now >= message.submitted + MAX_TRACKING * SECOND:
+        status, reason = _closing_status(message)
         return Step("end", status=status, reason=reason)
     delay = settings.poll_delays[min(message.polls, len(settings.poll_delays) - 1)]
     wait = min(delay, settings.retry_cap) * (0.5 + jitter / 2)
@@ -70,7 +70,7 @@ def after_failed_poll(message: Watched, now: int, jitter: float, settings: Setti
 
 
 def _target(message: Watched, entry: StatusEntry) -> _Target:
-    """Returns the status that the entry speaks for, best news first, and the provider's reason."""
+    """Returns the status that an entry reports, the best news first, and its reason."""
     viber, leg = entry.status, sms_leg(entry.sms)
     if viber in (Status.READ, Status.DELIVERED):
         return _Target(viber)
@@ -83,8 +83,8 @@ def _target(message: Watched, entry: StatusEntry) -> _Target:
     return _Target(viber, entry.error, viber == Status.UNDELIVERED and message.resend)
 
 
-def _news(message: Watched, entry: StatusEntry) -> Changes:
-    """Returns the provider's own words, where they are news."""
+def _provider_words(message: Watched, entry: StatusEntry) -> Changes:
+    """Returns the provider's own words that differ from those stored."""
     sms = stored_segments(entry.sms) or message.sms
     changes = Changes(sms=sms if sms != message.sms else None)
     if entry.word and (entry.word, entry.at) != (message.provider_status, message.status_at):
@@ -96,8 +96,8 @@ def _news(message: Watched, entry: StatusEntry) -> Changes:
     return changes
 
 
-def _closes(message: Watched, settings: Settings) -> int:
-    """Returns when the clock closes a message, if nothing else does: microseconds."""
+def _closes_at(message: Watched, settings: Settings) -> int:
+    """Returns when a clock closes the message if nothing else does, in microseconds."""
     if message.status == Status.DELIVERED:
         return min(message.since + int(settings.read_window * SECOND), message.tracked)
     if message.pending_failure and message.status in _BEFORE_DELIVERY:
@@ -105,8 +105,8 @@ def _closes(message: Watched, settings: Settings) -> int:
     return message.tracked
 
 
-def _last_word(message: Watched) -> tuple[Status, str | None]:
-    """Returns the status, and the reason, in which the clock closes a message."""
+def _closing_status(message: Watched) -> tuple[Status, str | None]:
+    """Returns the status and reason with which a clock closes the message."""
     if message.pending_failure and message.status in _BEFORE_DELIVERY:
         status, _, reason = message.pending_failure.partition(" ")
         return Status(status), reason or None
@@ -120,7 +120,7 @@ def _last_word(message: Watched) -> tuple[Status, str | None]:
 def _next_poll(message: Watched, now: int, delay: float, settings: Settings) -> int:
     at = now + int(delay * SECOND)
     soon = now + int(settings.poll_delays[0] * SECOND)
-    for end in (_closes(message, settings), message.submitted + TRACKING_MOST * SECOND):
-        # What is past its end only waits for one more answer.
+    for end in (_closes_at(message, settings), message.submitted + MAX_TRACKING * SECOND):
+        # Past that end only one more answer is needed.
         at = min(at, end if end > now else soon)
     return at - at % 4 + 4

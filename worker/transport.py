@@ -1,6 +1,6 @@
-"""requests, as a POST needs it here: no retries, no redirects, and a deadline for the whole of it.
+"""Adapts requests: no retries, no redirects, and one deadline for a whole call.
 
-A connection notes whether it was made: before that, nothing can have been sent.
+It records whether a connection was made: before that, nothing can have been sent.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """What is known of the request that this thread makes now; ``end`` by the monotonic clock."""
+    """The request that a thread is making; ``end`` is its deadline by the monotonic clock."""
 
     end: float
     made: bool = False
@@ -30,11 +30,11 @@ class Call:
     sock: Any = None
 
     def cut(self) -> None:
-        """End it from another thread, whatever it waits for."""
-        # The connection forgets its socket as soon as it has read that the reply is its last.
+        """Ends the request from another thread, whatever it waits for."""
+        # The connection drops its socket once it has read that this reply is its last.
         sock = self.sock or getattr(self.connection, "sock", None)
         if sock is not None:
-            # Of the plain socket: an SSLSocket's own would pull its state from under the reader.
+            # The plain socket's shutdown: an SSLSocket's own would break the thread that reads.
             with contextlib.suppress(OSError):
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
@@ -44,9 +44,9 @@ _calls = threading.local()
 
 @contextmanager
 def deadline(seconds: float) -> Iterator[Call]:
-    """Cut the requests made in this block after so many seconds.
+    """Ends requests made in this block after so many seconds.
 
-    requests' own timeouts are per read: a trickling reply would never end.
+    The timeouts of requests hold for each read, so a reply that trickles in would never end.
     """
     call = _calls.current = Call(time.monotonic() + seconds)
     deadlines = _deadlines(os.getpid(), seconds)
@@ -58,8 +58,8 @@ def deadline(seconds: float) -> Iterator[Call]:
 
 
 class _Deadlines:
-    """One thread for all calls of a process that may take equally long: a timer for each costs a
-    thread for each."""
+    """Watches all calls of a process with the same deadline, in one thread; timers would need one
+    each."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds, self.calls = seconds, set[Call]()
@@ -68,7 +68,7 @@ class _Deadlines:
     def _watch(self) -> None:
         while True:
             now = time.monotonic()
-            # Whatever begins while it sleeps ends later than this: nobody need wake it.
+            # Calls that begin while it sleeps end later than this.
             wake = now + self._seconds
             for call in self.calls.copy():
                 if call.end > now:
@@ -81,35 +81,35 @@ class _Deadlines:
 
 @lru_cache(16)
 def _deadlines(pid: int, seconds: float) -> _Deadlines:
-    return _Deadlines(seconds)  # another process has a thread of its own
+    return _Deadlines(seconds)  # the process id is part of the key: a fork needs its own thread
 
 
-class _Noting:
+class _Recorded:
     sock: Any
 
     def connect(self) -> None:
-        _calls.current.connection = self  # the deadline cuts a slow handshake too
+        _calls.current.connection = self  # so that the deadline also ends a slow handshake
         super().connect()  # type: ignore[misc]
-        self._note()
+        self._record_socket()
 
     def request(self, *args: Any, **kwargs: Any) -> None:
         if self.sock is not None:
-            self._note()
+            self._record_socket()
         super().request(*args, **kwargs)  # type: ignore[misc]
 
-    def _note(self) -> None:
+    def _record_socket(self) -> None:
         call: Call = _calls.current
         call.connection, call.sock = self, self.sock
         if time.monotonic() >= call.end:
-            raise TimeoutError("connected after the deadline")  # which nothing would cut any more
+            raise TimeoutError("connected after the deadline")  # nothing else would end it
         call.made = True
 
 
-class _Http(_Noting, HTTPConnection):
+class _Http(_Recorded, HTTPConnection):
     pass
 
 
-class _Https(_Noting, HTTPSConnection):
+class _Https(_Recorded, HTTPSConnection):
     pass
 
 
@@ -122,7 +122,7 @@ class _HttpsPool(HTTPSConnectionPool):
 
 
 class _Adapter(HTTPAdapter):
-    """requests' adapter, without retries and with connections that note."""
+    """The adapter of requests with our connections."""
 
     _pools = {"http": _HttpPool, "https": _HttpsPool}  # noqa: RUF012
 
@@ -137,11 +137,11 @@ class _Adapter(HTTPAdapter):
 
 
 class Session(requests.Session):
-    """A session that doesn't even look where a redirect leads: it would read its body whole."""
+    """A session that ignores redirects: requests would read the body to follow one."""
 
     def __init__(self, ca_file: str, proxy: str) -> None:
         super().__init__()
-        self.trust_env = False  # no netrc, no proxy of the environment
+        self.trust_env = False  # ignores netrc and the environment's proxy
         self.verify = ca_file or True
         if proxy:
             self.proxies = dict.fromkeys(("http", "https"), proxy)

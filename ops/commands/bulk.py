@@ -37,7 +37,7 @@ from viber_courier.ops.commands.terminal import (
     is_terminal,
     json_option,
 )
-from viber_courier.producers.client import CHUNK
+from viber_courier.producers.client import CHUNK_ROWS
 from viber_courier.schemas.encoding import digest_of
 from viber_courier.schemas.fields import CONTENT, JOB, Seconds
 from viber_courier.store.connection import is_transient, store_errors
@@ -336,7 +336,7 @@ def bulk(
         run = Run(producer, table, ids, refused, common, retrying(wait))
         began, done, rows = time.monotonic(), 0, table.rows()
         try:
-            while chunk := list(islice(rows, CHUNK)):
+            while chunk := list(islice(rows, CHUNK_ROWS)):
                 run.store(chunk)
                 done += len(chunk)
                 rate = f"{done / (time.monotonic() - began):,.0f}/s"

@@ -32,7 +32,7 @@ from viber_courier.schemas.lanes import LANES, POLL, queue
 from viber_courier.schemas.settings import Settings
 from viber_courier.store.connection import broker, connect, store_errors
 from viber_courier.store.keys import Keys
-from viber_courier.worker.bells import ONE_TRY
+from viber_courier.worker.bells import RING_OPTIONS
 from viber_courier.worker.provider import Provider
 from viber_courier.worker.runtime.app import App
 
@@ -56,7 +56,7 @@ class Workers:
     def __init__(self, settings: Settings) -> None:
         url, options = broker(settings.broker_url)
         self._app = App(broker=url, set_as_current=False)
-        self._app.conf.broker_transport_options = {**options, **ONE_TRY}
+        self._app.conf.broker_transport_options = {**options, **RING_OPTIONS}
 
     def serving(self, seconds: float) -> dict[str, set[str]]:
         """Returns the queues of each worker that answers in time."""

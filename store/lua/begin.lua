@@ -1,18 +1,18 @@
--- Renews the lease of messages right before a request with them, or after it.
+-- Renews the lease of messages, right before a request with them or after it.
 -- @include clock
 -- KEYS
---   once      the answer to the first call, for its repeats
+--   once      the answer to the first call, returned to repeats
 --   fence     the latest lease given
---   set       the lane set they were leased from
+--   set       the lane set that they were leased from
 -- ARGV
---   time      '' for this server's
+--   time      '' for this server's clock
 --   held      the lease held
---   lease     us
---   kind      2 inside a request, 1 not (store/keys.py)
---   once_ms   how long the answer is kept
+--   lease     its length in us
+--   kind      2: a request begins, 1: none does (store/keys.py)
+--   once_ms   how long the answer is kept, in ms
 --   ids...
--- Reply {new lease, now, one character for each id: '1' held, '0' not ours any more}.
--- A repeat with the same once key returns the same.
+-- Reply {new lease, now, one character for each id: '1' held, '0' lease lost}.
+-- A repeat with the same once key gets the same reply.
 local at = now(time)
 local before = redis.call('GET', once)
 if before then

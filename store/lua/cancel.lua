@@ -1,4 +1,4 @@
--- Ends a message that waits and is not inside a request.
+-- Ends a waiting message, unless it is inside a request.
 -- @include clock
 -- @include move
 -- @include bury
@@ -10,21 +10,25 @@
 --   record
 --   content
 -- ARGV
---   time             '' for this server's
+--   time             '' for this server's clock
 --   id
---   n                as the caller saw it
---   attempts         likewise
---   from             status expected
---   to               status to write
---   is_dead          '1' if this end is a dead letter
---   draft[5]         the event's
---   keep             ms that the record is kept
---   keep_content     ms that its content is
---   count            counter of this end
+--   n                the number of events in the record that the caller read
+--   attempts         the number of attempts in it
+--   from             the status expected
+--   to               the status to write
+--   is_dead          '1' if the message becomes a dead letter
+--   draft[5]         the event's parts
+--   keep             how long the record is kept, in ms
+--   keep_content     how long its content is kept, in ms
+--   count            the counter of this end
 --   fields...        name, value, ...
--- Reply 'done', 'again' (the record has changed since the caller saw it), 'busy' (inside a
--- request, or it was when its worker died), 'lost' (it is in no lane, though its record waits) or
--- 'gone' (it doesn't wait any more). Events: one if 'done'.
+-- Reply one of
+--   'done'     the message has ended
+--   'again'    the record has changed since the caller read it
+--   'busy'     the message is inside a request, or was when its worker died
+--   'lost'     the record says that it waits, but it is in no lane
+--   'gone'     it no longer waits
+-- Events: one if 'done'.
 local found = redis.call('HMGET', record, 'status', 'set', 'n', 'attempts')
 if found[1] ~= from then return 'gone' end
 if (found[3] or '0') ~= n or (found[4] or '0') ~= attempts then return 'again' end

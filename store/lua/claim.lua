@@ -1,49 +1,55 @@
--- Leases the first due members of the most urgent set that has any, as far as the gate lets them.
+-- Leases the first due members of the most urgent set that has any, if the gate allows it.
 -- @include clock
 -- @include bell
 -- @include bucket
 -- KEYS
---   once           the answer to the first call, for its repeats
+--   once           the answer to the first call, returned to repeats
 --   fence          the latest lease given
---   bell           of the lane served
---   wakes          the list at which workers' listeners wait
+--   bell           the bell of the lane served
+--   wakes          the wake list, which workers' listeners read
 --   gate
 --   bucket
 --   counts
---   groups...      most urgent first, of each its sets and the key that is there while it is paused
+--   groups...      groups of sets, the most urgent first; each is its sets, then the key that exists
+--                  while the group is paused
 -- ARGV
---   time           '' for this server's
---   size           most members
---   lease          us
---   answered       '1' if this answers the bell
---   bell_ms        how long a bell is set
---   word           what wakes whoever serves this lane
---   records        prefix of the records
---   contents       prefix of the contents; '' if contents aren't wanted (/status)
---   commons        prefix of the campaigns' contents
+--   time           '' for this server's clock
+--   size           most members to lease
+--   lease          its length in us
+--   answered       '1' if this claim answers the bell
+--   bell_ms        how long a bell is set, in ms
+--   word           the lane's name, or poll, for the wake list
+--   records        prefix of the records' keys
+--   contents       prefix of the contents' keys; '' if contents aren't wanted (/status)
+--   commons        prefix of the keys of campaigns' contents
 --   rank           sets in a group
---   once_ms        how long the answer is kept
---   probe_us       how long a probe may take
---   resent         one character for each set: '1' if its messages are probes by choice
---   choice         the option's value that makes a message a probe by choice
---   cost           us that a token takes to come (0: no limit)
+--   once_ms        how long the answer is kept, in ms
+--   probe_us       how long a probe may take, in us
+--   resent         one character for each set: '1' if its messages are preferred as probes
+--   choice         the value of the option that makes a message preferred as a probe
+--   cost           us in which one token comes (0: no rate limit)
 --   burst          most tokens in the bucket
 --   each           '1' if each member costs a token, '0' if the whole claim costs one
---   wanted         tokens worth waiting for
---   fields...      record fields to return: one that every record has (where contents are wanted the
---                  instant until which it may be sent), the option of choice, others
--- Reply {}, {us until there are tokens again, '1' if it is for the caller to come back then}
---   or {set's place among the sets, lease, now, more, members, shared, refused in a row}
---   more: '0' nothing else is due, '1' there is and its bell is on the way, '3' this is a probe,
---         '4' there is but there are no tokens for it
---   members: id, kind as found, {own content, common digest, fields ...} of one after the other
---   shared: digest, content, digest, content ...; what is missing is false
--- A repeat with the same once key returns the same members.
--- Kinds (store/keys.py): 0 becomes 1; 1 and 2 lapsed, they stay what they are and are counted.
--- While the gate is closed, the bucket empty or a group paused, only messages that must end are
--- leased of it: expired, or lapsed inside a request.
--- Where contents aren't wanted and the last request failed, there is one request at a time: if it
--- hangs, it takes one slot from those who send.
+--   wanted         how many tokens are worth waiting for
+--   option         the record field that choice is compared with
+--   fields...      record fields to return: first one that every record has (if contents are wanted,
+--                  the instant until which the message may be sent), then others
+-- Reply one of
+--   {}                      nothing is due
+--   {us, '1' or '0'}        the bucket is empty for so long; '1': this caller claims again then
+--   {index of the set, lease, now, more, members, shared, messages refused in a row}
+--     more       '0' nothing else is due; '1' more is due, and its bell is rung; '3' this is a probe;
+--                '4' more is due, but there are no tokens for it
+--     members    id, kind as found, own content, common digest, fields ... of each in turn: Redis
+--                writes each table of a reply to the socket by itself
+--     shared     digest, content, digest, content ...; a missing content is false
+-- A repeat with the same once key gets the same members.
+-- Kinds (store/keys.py): 0 becomes 1. Members found with 1 or 2 have lapsed: they keep their kind,
+-- and the lapse is counted.
+-- When the gate is closed, the lane paused or the bucket empty, the claim leases only messages that
+-- must end: expired, or lapsed inside a request.
+-- If contents aren't wanted and the last request failed, there is one request at a time: one that
+-- hangs takes only one slot away from sending.
 local at, has_contents = now(time), contents ~= ''
 local due = text(at)
 size, rank = tonumber(size), tonumber(rank)
@@ -94,11 +100,10 @@ local function probe()
   for i = 1, #sets do
     local members = halted(i) and {} or first(i, 0, 20)
     for k = 1, #members, 2 do
-      local record = redis.call('HMGET', records .. members[k], ARGV[fields], ARGV[fields + 1])
+      local record = redis.call('HMGET', records .. members[k], ARGV[fields], option)
       local score = tonumber(members[k + 1])
       if not has_contents or (score % 4 ~= 2 and tonumber(record[1] or 0) > at) then
-        local option = record[2] or ''
-        local chosen = option == choice or (option == '' or not has_contents)
+        local chosen = record[2] == choice or (not record[2] or not has_contents)
           and string.sub(resent, i, i) == '1'
         if chosen or not place then place, found = i, {members[k], members[k + 1]} end
         if chosen then return place, found end
@@ -114,7 +119,7 @@ local open, free = not state[1], tonumber(state[3] or 0) <= at
 local ajar = not open and tonumber(state[1]) <= at and free
 local wary = open and not has_contents and state[4]
 cost, burst, each = tonumber(cost), tonumber(burst), each == '1'
-local left, wait = tokens(bucket, at, cost, burst, tonumber(wanted))
+local left, wait_us = tokens(bucket, at, cost, burst, tonumber(wanted))
 local before = redis.call('GET', once)
 if before then
   local set, given, more = string.match(before, '^(%d+) (%d+) (%d)$')
@@ -133,7 +138,7 @@ else
     end
   elseif ajar then
     place, members = probe()
-    -- Whoever comes meanwhile finds it closed; a probe that dies holds nothing shut for long.
+    -- Until then other claims find the gate closed; if the probe dies, the next may follow.
     if place then redis.call('HSET', gate, 'probe', text(at + tonumber(probe_us))) end
   end
   if not place then
@@ -141,10 +146,10 @@ else
     ajar = false
   end
   if not place and open and not wary and left < 1 and oldest() then
-    -- One comes back for all, who need not come before; after a long wait the sweep rings.
-    local ms, short = math.ceil(wait / 1000), wait <= 1000000
+    -- One caller claims again, for all of them; after a long wait the sweep rings instead.
+    local ms, short = math.ceil(wait_us / 1000), wait_us <= 1000000
     local rung = redis.call('SET', bell, '1', 'NX', 'PX', short and ms + bell_ms or ms)
-    return {text(wait), short and rung and '1' or '0'}
+    return {text(wait_us), short and rung and '1' or '0'}
   end
   redis.call('HINCRBY', counts, place and 'claims' or 'claims:empty', 1)
   if not place then return {} end
@@ -153,7 +158,7 @@ else
   redis.call('SET', once, place .. ' ' .. text(new) .. (ajar and ' 3' or ' 0'), 'PX', once_ms)
 end
 
-local rows, shared, known, leases = {}, {}, {}, {}
+local claimed, shared, known, leases = {}, {}, {}, {}
 for i = 1, #members, 2 do
   local id, kind = members[i], tonumber(members[i + 1]) % 4
   local record = records .. id
@@ -161,7 +166,7 @@ for i = 1, #members, 2 do
   if lapsed and redis.call('EXISTS', record) == 1 then redis.call('HINCRBY', record, 'lapses', 1) end
   local values = redis.call('HMGET', record, 'row', 'common', unpack(ARGV, fields))
   if not values[3] then
-    redis.call('ZREM', sets[place], id)  -- its record was deleted by hand: nothing is left to do
+    redis.call('ZREM', sets[place], id)  -- its record was deleted by hand
   else
     leases[#leases + 1] = text(new + math.max(kind, 1))
     leases[#leases + 1] = id
@@ -174,9 +179,9 @@ for i = 1, #members, 2 do
         shared[#shared + 1] = redis.call('GET', commons .. digest)
       end
     end
-    rows[#rows + 1] = id
-    rows[#rows + 1] = kind
-    rows[#rows + 1] = values
+    claimed[#claimed + 1] = id
+    claimed[#claimed + 1] = kind
+    for v = 1, #ARGV - fields + 3 do claimed[#claimed + 1] = values[v] end
   end
 end
 if not before and #leases > 0 then redis.call('ZADD', sets[place], unpack(leases)) end
@@ -186,4 +191,4 @@ if open and not wary and oldest() then
   more = left < 1 and '4' or '1'
   if more == '1' and ring(bell, wakes, word, bell_ms) then redis.call('HINCRBY', counts, 'bells', 1) end
 end
-return {place, text(new), due, more, rows, shared, tonumber(state[2] or 0)}
+return {place, text(new), due, more, claimed, shared, tonumber(state[2] or 0)}

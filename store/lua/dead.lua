@@ -1,22 +1,22 @@
--- Looks at dead letters in the order in which they ended, a chunk at a time; or at one message.
+-- Reads dead letters in the order in which they ended, a chunk at a time; or one message.
 -- @include clock
 -- KEYS
 --   dead         dead letters
 -- ARGV
---   id           '' for a chunk
---   after        score after which to go on
---   most         members to look at
---   first        the first field's value wanted ('' = any)
---   second       the second field's likewise
---   records      prefix of the records
---   contents     prefix of the contents
---   commons      prefix of the campaigns' contents
---   ask          GET or EXISTS, done with contents
---   fields...    record fields to return; the first is one that every record has
--- Reply {score of the last on the list, score of the last looked at, members, shared}
---   members: {id, score (0: not on the list), own content, common digest, fields ...} each
---   shared: digest, content, digest, content ...
--- Scores of nothing are 0; contents are what GET or EXISTS say. Writes nothing.
+--   id           the message, or '' for a chunk
+--   after        the score after which the chunk begins
+--   most         most members to read
+--   first        value that the first field must have ('': any)
+--   second       value that the second field must have ('': any)
+--   records      prefix of the records' keys
+--   contents     prefix of the contents' keys
+--   commons      prefix of the keys of campaigns' contents
+--   ask          the command for contents, GET or EXISTS
+--   fields...    record fields to return; every record has the first one
+-- Reply {score of the last letter on the list, score of the last one read, members, shared}
+--   members    {id, score (0: not on the list), own content, {common digest, fields ...}} of each
+--   shared     digest, content, digest, content ...
+-- A score is 0 if there is none. A content is the reply to GET or EXISTS. Writes nothing.
 local members, found, shared, known = {id}, {}, {}, {}
 if id ~= '' then
   members[2] = redis.call('ZSCORE', dead, id) or 0

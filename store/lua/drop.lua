@@ -1,12 +1,13 @@
--- Takes messages off the list of dead letters and erases their contents.
+-- Removes messages from the list of dead letters and erases their contents.
 -- KEYS
 --   dead        dead letters
 -- ARGV
---   records     prefix of the records
---   contents    prefix of the contents
+--   records     prefix of the records' keys
+--   contents    prefix of the contents' keys
 --   ids...
--- Reply how many were on the list. A message that has not ended keeps its content: its id was used
--- again after the record of the one on the list had expired.
+-- Reply how many were on the list.
+-- A message that has not ended keeps its content: it is a newer one with the id of a letter whose
+-- record has expired.
 local dropped = 0
 for i = ids, #ARGV do
   dropped = dropped + redis.call('ZREM', dead, ARGV[i])

@@ -1,33 +1,33 @@
--- Stores messages, each once, and wakes whoever sends what is due now.
+-- Stores messages, each once, and wakes workers for those that are due now.
 -- @include clock
 -- @include bell
 -- KEYS
 --   counts
---   common          the campaign's content; not touched where common_digest is ''
+--   common          the campaign's content; not touched if common_digest is ''
 --   lanes[8]        the lane sets
---   bells[4]        by lane
---   wakes           the list at which workers' listeners wait
+--   bells[4]        the lanes' bells
+--   wakes           the wake list, which workers' listeners read
 --   dead            dead letters
---   pace            the latest due time given to a letter sent again
+--   pace            the latest due time given to a dead letter sent again
 -- ARGV
---   time            '' for this server's
---   records         prefix of the records
---   contents        prefix of the contents
---   max_queued      messages that may wait (0: no limit)
---   bell_ms         how long a bell is set
---   words[4]        what the bells' wakes say
---   status          to write
+--   time            '' for this server's clock
+--   records         prefix of the records' keys
+--   contents        prefix of the contents' keys
+--   max_queued      most messages that may wait (0: no limit)
+--   bell_ms         how long a bell is set, in ms
+--   words[4]        the lanes' names, for the wake list
+--   status          the status to write
 --   common_digest   '' without a campaign
 --   common_json     the campaign's content
---   keep_content    how much longer than its last message's deadline it is kept, in ms
---   gap             '' or, of dead letters sent again, us between one and the next (0: all at once)
---   width           of each message's part of the tail
---   tail...         messages (store/records.py): id, digest, lane set 1-8, due ('' = now), ttl in
---                   us, own content, pairs of fields, name, value ...; padded to width with ''. Of a
---                   dead letter sent again the first pair's value is its id: it leaves the list, its
---                   record names the new
--- Reply {'ok'}, {'conflict', rows} (of letters: not on the list any more) or {'full'}; only 'ok'
--- has written anything. Ids stored before with the same digest are passed over. Events: none.
+--   keep_content    how long it is kept after its last message's deadline, in ms
+--   gap             '' or, for dead letters sent again, us from one to the next (0: all at once)
+--   width           values of each message in the tail
+--   tail...         messages (store/records.py): id, digest, lane set (1 to 8), due time ('': now),
+--                   ttl in us, own content, number of fields, then name, value, name, value ...,
+--                   padded to width with ''. The first value of a dead letter sent again is its id:
+--                   it leaves the list, and its record names the new message
+-- Reply {'ok'}, {'conflict', indexes from 0} (for letters: no longer on the list) or {'full'}. Only
+-- 'ok' has written anything. Skips ids that are stored with the same digest. Events: none.
 local at = now(time)
 gap, width = tonumber(gap), tonumber(width)
 local fresh, conflicts, latest = {}, {}, at
@@ -50,8 +50,11 @@ if most > 0 and #fresh > 0 then
   if waiting > most then return {'full'} end
 end
 
-local places, due_now = {}, {}
-local next_due = gap and gap > 0 and tonumber(redis.call('GET', pace) or 0)
+local places, due_now, call = {}, {}, redis.call
+local next_due = gap and gap > 0 and tonumber(call('GET', pace) or 0)
+-- One table serves all messages; what is behind a message's own size is another's.
+local fields = {'status', status, 'job', '', 'set', '', 'until', '', 'common', common_digest}
+local shared = common_digest ~= '' and 10 or 8
 for k, i in ipairs(fresh) do
   local id, set = ARGV[i], tonumber(ARGV[i + 2])
   local due = tonumber(ARGV[i + 3])
@@ -62,33 +65,31 @@ for k, i in ipairs(fresh) do
   if due and due > at then
     due = due - due % 4
   else
-    -- Distinct scores keep a lane first in, first out; none lies ahead of now.
+    -- Distinct scores keep a lane first in, first out. None is later than now.
     due = at - 4 * (#fresh - k)
     due_now[math.ceil(set / 2)] = true
   end
   local till = math.max(due, at) + tonumber(ARGV[i + 4])
   if till > latest then latest = till end
-  local fields = {'status', status, 'job', ARGV[i + 1], 'set', ARGV[i + 2], 'until', text(till)}
-  if common_digest ~= '' then
-    fields[9] = 'common'
-    fields[10] = common_digest
-  end
-  local own_content = ARGV[i + 5]
+  fields[4], fields[6], fields[8] = ARGV[i + 1], ARGV[i + 2], text(till)
+  local size, own_content = shared, ARGV[i + 5]
   if #own_content <= 64 then
-    fields[#fields + 1] = 'row'
-    fields[#fields + 1] = own_content
+    fields[size + 1], fields[size + 2] = 'row', own_content
+    size = size + 2
   else
-    redis.call('SET', contents .. id, own_content)
+    call('SET', contents .. id, own_content)
   end
-  for f = i + 7, i + 6 + 2 * tonumber(ARGV[i + 6]) do fields[#fields + 1] = ARGV[f] end
-  redis.call('HSET', records .. id, unpack(fields))
+  local own = 2 * ARGV[i + 6]
+  for f = 1, own do fields[size + f] = ARGV[i + 6 + f] end
+  call('HSET', records .. id, unpack(fields, 1, size + own))
   if gap then
-    redis.call('ZREM', dead, ARGV[i + 8])
-    redis.call('HSET', records .. ARGV[i + 8], 'resentAs', id)
+    call('ZREM', dead, ARGV[i + 8])
+    call('HSET', records .. ARGV[i + 8], 'resentAs', id)
   end
-  places[set] = places[set] or {}
-  table.insert(places[set], text(due))
-  table.insert(places[set], id)
+  local members = places[set] or {}
+  places[set] = members
+  members[#members + 1] = text(due)
+  members[#members + 1] = id
 end
 for set, members in pairs(places) do redis.call('ZADD', lanes[set], unpack(members)) end
 if #fresh > 0 then redis.call('HINCRBY', counts, status, #fresh) end

@@ -1,4 +1,4 @@
--- Records a job that was refused after it had left its app, and its one event.
+-- Records a job that was refused outside of its app, and emits its only event.
 -- @include clock
 -- @include move
 -- @include bury
@@ -8,15 +8,16 @@
 --   dead         dead letters
 --   record
 -- ARGV
---   time         '' for this server's
+--   time         '' for this server's clock
 --   id
---   digest       of what was asked
---   to           status to write
---   draft[5]     the event's
---   keep         ms that the record is kept
---   count        counter of this end
+--   digest       the digest of the job
+--   to           the status to write
+--   draft[5]     the event's parts
+--   keep         how long the record is kept, in ms
+--   count        the counter of this end
 --   fields...    name, value, ...
--- Reply 1 if recorded now or by an earlier call with the same digest, 0 if the id is taken.
+-- Reply 1 if this call or an earlier one with the same digest has recorded it, 0 if another message
+-- has the id.
 local known = redis.call('HGET', record, 'job')
 if known then return known == digest and 1 or 0 end
 local change = {from = false, to = to, id = id, draft = draft, at = 1, provider = 'null',

@@ -1,40 +1,42 @@
--- Writes what became of leased messages: status, record, event, next place, counters, in one step.
+-- Writes the results of leased messages in one step: status, record, event, next place, counters.
 -- @include clock
 -- @include move
 -- @include gate
 -- @include bury
 -- KEYS
---   once             the answer to the first call, for its repeats
---   set              that they were leased from
+--   once             the answer to the first call, returned to repeats
+--   set              the set that they were leased from
 --   watch
 --   results
 --   counts
 --   gate
---   other_gate       closed with this one by a pause that concerns both
+--   other_gate       the gate that a pause for both closes, too
 --   dead             dead letters
 --   requests         histograms of requests
 -- ARGV
---   time             '' for this server's
---   records          prefix of the records
---   contents         prefix of the contents
+--   time             '' for this server's clock
+--   records          prefix of the records' keys
+--   contents         prefix of the contents' keys
 --   held             the lease held
---   keep             ms that an ended record is kept
---   keep_content     ms that its content is
---   once_ms          how long the answer is kept
---   signal           what a request has shown, for the gate (lua/lib/gate.lua), as JSON: verdict,
---                    begun, takes, accepted, limit, base, cap, most, pause, both, reason, name, and what
---                    it adds to which fields of counts and histograms; '' where there was no request
---   total            how many messages
---   tail...          their ids, then groups of them in that order: how many, from, to, place, score,
---                    late, count, the event's draft (5), how many fields are shared and are of each
---                    one's own (names and values), the shared, then for each message the provider's
---                    id as JSON and its own fields
---   place: 'stay' (in its set, at score), 'watch' (at score), 'end' or 'dead' (its end, too)
---   late: if not '', it is to be written though the lease is over, unless the message has ended, is
---         inside another request or its record shows other attempts than these
--- Reply {one character for each message: '1' written, '0' the lease was another's by then;
---   'closed' or 'opened' where that has changed at the gate, else ''}.
--- A repeat with the same once key returns the same. Events: one for each written one with a draft.
+--   keep             how long the record of an ended message is kept, in ms
+--   keep_content     how long its content is kept, in ms
+--   once_ms          how long the answer is kept, in ms
+--   signal           what the request shows, as JSON: the arguments of report (lua/lib/gate.lua), the
+--                    gate's name, both (close the other gate, too), and what to add to which fields
+--                    of counts and histograms; '' if there was no request
+--   total            number of messages
+--   tail...          their ids, then groups of them in the same order. A group is: number of messages,
+--                    from, to, place, score, late, count, the event's draft (5), number of shared and
+--                    of own values (names and values), the shared ones, then for each message the
+--                    provider's id as JSON and its own names and values
+--     place    'stay' (in its set, at score), 'watch' (in the watch set, at score), 'end', or 'dead'
+--              (ends as a dead letter)
+--     late     if not '': write it even without the lease, unless the message has ended, is inside
+--              another request, or its record has another number of attempts than this
+-- Reply {one character for each message: '1' written, '0' lease lost;
+--   'closed' or 'opened' if the gate has changed, else ''}
+-- A repeat with the same once key gets the same reply. Events: one for each message written with a
+-- draft.
 local before = redis.call('GET', once)
 if before then
   local flags, change = string.match(before, '^(%d*) (%a*)$')
@@ -42,7 +44,7 @@ if before then
 end
 local at, mine = now(time), tonumber(held)
 total = tonumber(total)
-local ids, done, added = {unpack(ARGV, tail, tail + total - 1)}, {}, {}
+local ids, written_flags, added = {unpack(ARGV, tail, tail + total - 1)}, {}, {}
 local scores = redis.call('ZMSCORE', set, unpack(ids))
 local stay, followed, gone, buried = {}, {}, {}, {}
 
@@ -52,7 +54,7 @@ local function is_held(k, late)
     and call('HGET', records .. ids[k], 'attempts') == late
 end
 
--- The group whose own part begins at ARGV[g]; where its first message's does, and behind its last.
+-- Writes the group that begins at ARGV[g]; returns the index after it.
 local function settle(g)
   local place, score, late, count = ARGV[g + 3], ARGV[g + 4], ARGV[g + 5], ARGV[g + 6]
   local shared, own = tonumber(ARGV[g + 12]), tonumber(ARGV[g + 13])
@@ -61,7 +63,7 @@ local function settle(g)
     keep_content = keep_content, content = '', fields = {unpack(ARGV, g + 14, g + 13 + shared)},
     size = shared + own}
   local fields, i = change.fields, g + 14 + shared
-  for k = #done + 1, #done + ARGV[g] do
+  for k = #written_flags + 1, #written_flags + ARGV[g] do
     local id = ids[k]
     change.id, change.provider = id, ARGV[i]
     for field = 1, own do fields[shared + field] = ARGV[i + field] end
@@ -73,9 +75,9 @@ local function settle(g)
       end
       if place ~= 'stay' then gone[#gone + 1] = id end
       if place == 'dead' then buried[#buried + 1] = id end
-      done[k], written = '1', written + 1
+      written_flags[k], written = '1', written + 1
     else
-      done[k] = '0'
+      written_flags[k] = '0'
     end
     i = i + 1 + own
   end
@@ -89,16 +91,16 @@ if #gone > 0 then redis.call('ZREM', set, unpack(gone)) end
 if #stay > 0 then redis.call('ZADD', set, unpack(stay)) end
 if #followed > 0 then redis.call('ZADD', watch, unpack(followed)) end
 if #buried > 0 then bury(dead, at, buried) end
-local turned = ''
+local gate_change = ''
 if signal ~= '' then
-  local shown = cjson.decode(signal)
-  turned = report(gate, at, shown)
-  if turned == 'closed' then added[turned .. ':' .. shown.name] = 1 end
-  if shown.both then report(other_gate, at, shown) end
-  for field, n in pairs(shown.counts) do added[field] = (added[field] or 0) + n end
-  for field, n in pairs(shown.histograms) do redis.call('HINCRBY', requests, field, n) end
+  local request = cjson.decode(signal)
+  gate_change = report(gate, at, request)
+  if gate_change == 'closed' then added[gate_change .. ':' .. request.name] = 1 end
+  if request.both then report(other_gate, at, request) end
+  for field, n in pairs(request.counts) do added[field] = (added[field] or 0) + n end
+  for field, n in pairs(request.histograms) do redis.call('HINCRBY', requests, field, n) end
 end
 for count, n in pairs(added) do redis.call('HINCRBY', counts, count, n) end
-local answer = {table.concat(done), turned}
+local answer = {table.concat(written_flags), gate_change}
 redis.call('SET', once, table.concat(answer, ' '), 'PX', once_ms)
 return answer

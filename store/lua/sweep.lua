@@ -1,25 +1,25 @@
--- Rings for what is due and has no bell on its way; forgets events and dead letters past their time.
+-- Rings for due messages that have no bell; removes events and dead letters that are too old.
 -- @include clock
 -- @include bell
 -- KEYS
 --   watch
 --   watch_bell
 --   lanes[8]       the lane sets
---   bells[4]       by lane
---   wakes          the list at which workers' listeners wait
+--   bells[4]       the lanes' bells
+--   wakes          the wake list, which workers' listeners read
 --   results
 --   dead           dead letters
 --   counts
 --   swept          the instant of the latest sweep
 -- ARGV
---   time           '' for this server's
---   unless_ms      nothing is done if the latest sweep is younger
---   bell_ms        how long a bell is set
---   keep_events    ms
---   keep           ms that ended records are kept
---   watch_word     what wakes whoever polls
---   words[4]       by lane
--- Reply the words left.
+--   time           '' for this server's clock
+--   unless_ms      do nothing if the latest sweep is less than so many ms old
+--   bell_ms        how long a bell is set, in ms
+--   keep_events    how long events are kept, in ms
+--   keep           how long records of ended messages are kept, in ms
+--   watch_word     the word for the wake list that makes a worker poll
+--   words[4]       the lanes' names, for the wake list
+-- Reply the words that were left on the wake list.
 local at = now(time)
 local ago = math.floor(at / 1000) - tonumber(redis.call('GET', swept) or 0)
 if ago >= 0 and ago < tonumber(unless_ms) then return {} end  -- below 0: the clock was set back

@@ -1,8 +1,8 @@
--- Leaves a word for the workers' listeners.
+-- Leaves a word on the wake list.
 -- @include bell
 -- KEYS
---   wakes    the list they wait at
+--   wakes    the wake list, which workers' listeners read
 -- ARGV
---   word     a lane or poll
+--   word     a lane's name, or poll
 -- Reply nothing.
 wake(wakes, word)

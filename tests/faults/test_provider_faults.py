@@ -1,4 +1,4 @@
-"""A provider that refuses, fails, hangs or is away: DESIGN section 5, with real processes."""
+"""A provider that refuses, fails, hangs or is away (docs/design.md, section 5)."""
 
 from __future__ import annotations
 

@@ -212,7 +212,7 @@ def test_the_broker_hangs(
         time.sleep(AWAY)
         stored = len(system.load.stored) - before
         proxy.resume()
-        # Then apps wait for it now and then, no more, and all that they stored is sent
+        # Then apps have not noticed, and all that they stored is sent
         back = system.back_at_work(BACK)
         ledger = system.ledger()
         print(f"{stored} stored meanwhile, slowest call {system.load.slowest:.1f} s")

@@ -20,7 +20,7 @@ from viber_courier.ops.redis_server import RedisServer
 HANGABLE = """
 import signal, sys, time
 from viber_courier.worker.runtime import watchdog
-watchdog.PULSE, watchdog.HUNG = 0.5, 4.0
+watchdog.HEARTBEAT_INTERVAL, watchdog.HUNG_AFTER = 0.5, 4.0
 signal.signal(signal.SIGUSR2, lambda *_: time.sleep(3600))
 from celery.__main__ import main
 sys.argv[0] = "celery"

@@ -169,7 +169,7 @@ CASES: dict[str, tuple[str, dict[str, Series], dict[str, Series]]] = {
     ),
     "CourierUnknownCode": (
         "10m",
-        {"a code that isn't in the document": odd("unknown-code", "0x3 1x40")},
+        {"a code that isn't in the provider's document": odd("unknown-code", "0x3 1x40")},
         {"long ago": odd("unknown-code", "7x40"), "a late answer": odd("late", "0x3 1x40")},
     ),
     "CourierUnconfirmed": (

@@ -1,5 +1,5 @@
-"""What Celery, kombu, billiard and Flower need to behave, each through a hook of theirs.
+"""Mends what Celery, kombu, billiard and Flower do wrong, through hooks of their own.
 
-docs/decisions/0016-what-upstream-does-and-our-hooks.md lists them; tests/test_canaries.py fails
-once upstream has mended one.
+docs/decisions/0016-what-upstream-does-and-our-hooks.md lists them. When upstream mends a fault, a
+test of tests/test_canaries.py fails.
 """

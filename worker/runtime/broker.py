@@ -1,4 +1,4 @@
-"""kombu's Redis transport for our app: it loses no task, and no dead connection hangs it."""
+"""kombu's Redis transport for our app: loses no task, and never hangs at a dead connection."""
 
 import logging
 import time
@@ -12,31 +12,31 @@ from redis import RedisError
 
 logger = logging.getLogger(__name__)
 
-PATIENCE = 30.0
+RECORD_TIMEOUT = 30.0
 """How long to keep trying to record a popped task as unacknowledged, in seconds."""
 
 
 class PatientQoS(redis.QoS):
-    """Repeats the record of a popped task until Redis has answered.
+    """Repeats the recording of a popped task until Redis has answered.
 
-    kombu pops a task from its queue on one connection and records it as unacknowledged on another.
-    If that one is dead (half-open, or Redis restarts just then), the task is in neither place.
-    Recording it twice is recording it once.
+    kombu pops a task off its queue on one connection and records it as unacknowledged on another.
+    If the second is dead (half-open, or Redis is restarting), the task would be in neither place.
+    Recording it twice changes nothing.
     """
 
     def append(self, message: Any, delivery_tag: str) -> Any:
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + RECORD_TIMEOUT
         while True:
             try:
                 return super().append(message, delivery_tag)  # type: ignore[no-untyped-call]
             except (RedisError, OSError) as error:
                 if time.monotonic() > end:
                     raise
-                logger.warning("task not noted yet", extra={"error": type(error).__name__})
+                logger.warning("task not recorded yet", extra={"error": type(error).__name__})
                 time.sleep(0.2)
 
-    # Celery logs what these two raise and goes on. Unless the task's place is free then, the worker
-    # takes one task fewer from there on, and in the end none. It is delivered again in a minute.
+    # Celery logs what these two raise and goes on. Unless the task's place is free by then, the
+    # worker takes one task fewer from there on, and in the end none. The task is delivered again.
 
     def ack(self, delivery_tag: str) -> None:
         self._dirty.add(delivery_tag)
@@ -48,11 +48,11 @@ class PatientQoS(redis.QoS):
 
 
 class _OurChannel(redis.Channel):
-    """Its connections leave the event loop's poll before they are closed.
+    """Takes its connections out of the event loop's poll before it closes them.
 
-    kombu takes them out afterwards, which fails in silence; that does no harm unless the pool has
-    forked a child since, which has inherited the socket. Then the kernel reports its end for ever
-    under the number of the next connection, and the worker hangs, reading where nothing comes.
+    kombu does so afterwards, which fails silently. If the pool has forked a child since, the child
+    holds a copy of the socket. Then the kernel reports the closed socket for ever, under the number
+    of the next connection, and the worker hangs while it reads from that.
     """
 
     QoS = PatientQoS
@@ -75,7 +75,7 @@ class _OurChannel(redis.Channel):
 
 
 class Transport(redis.Transport):
-    """For ``redis://``, ``rediss://`` and ``redis+socket://``."""
+    """The transport for ``redis://``, ``rediss://`` and ``redis+socket://``."""
 
     Channel = _OurChannel
 
@@ -85,31 +85,31 @@ class _OurSentinelChannel(_OurChannel, redis.SentinelChannel):
 
 
 class SentinelTransport(redis.SentinelTransport):
-    """For ``sentinel://``."""
+    """The transport for ``sentinel://``."""
 
     Channel = _OurSentinelChannel
 
 
 class Connection(kombu.Connection):
-    """Uses ours where the URL's scheme names kombu's: also for the next URL of a failover list.
+    """Uses our transports in place of kombu's, also for the next URL of a failover list.
 
-    Given as ``broker_transport``, a class would be lost at a failover (kombu goes by the next URL's
-    scheme) and ``rediss://`` would lose TLS (kombu goes by the transport's name).
+    A class set as ``broker_transport`` would be lost at a failover, where kombu goes by the scheme
+    of the next URL. ``rediss://`` would lose TLS, which depends on the transport's name.
     """
 
     def info(self) -> dict[str, Any]:
-        """What ``inspect stats`` and Flower show of it; kombu masks no password of a list."""
-        shown: dict[str, Any] = super().info()  # type: ignore[no-untyped-call]
-        return {**shown, "alternates": [maybe_sanitize_url(url) for url in self.alt]}
+        """Returns what ``inspect stats`` and Flower show; masks the passwords of all URLs."""
+        info: dict[str, Any] = super().info()  # type: ignore[no-untyped-call]
+        return {**info, "alternates": [maybe_sanitize_url(url) for url in self.alt]}
 
     def get_transport_cls(self) -> Any:
-        """The class for this connection's scheme."""
+        """Returns the transport for this connection's scheme."""
         theirs: Any = super().get_transport_cls()  # type: ignore[no-untyped-call]
         ours = {redis.Transport: Transport, redis.SentinelTransport: SentinelTransport}
         return ours.get(theirs, theirs)
 
 
 class AMQP(amqp.AMQP):  # type: ignore[misc]
-    """What Celery makes its connections with (``Celery(amqp=...)``)."""
+    """Makes Celery use our Connection."""
 
     Connection = Connection

@@ -1,6 +1,6 @@
-"""How Flower starts when nobody says otherwise: for this machine only, to look at, not to touch.
+"""Flower's defaults for our app: reachable from this machine only, and read-only.
 
-Flower's own variables, its options and a ``--conf`` go before these defaults.
+Flower's own variables, its options and a ``--conf`` override them.
 """
 
 import logging
@@ -14,17 +14,17 @@ from viber_courier.worker.log import set_up
 
 DEFAULTS = {
     "address": "127.0.0.1",
-    "read_only": True,  # else its pages stop workers and send tasks
+    "read_only": True,  # otherwise its pages can stop workers and send tasks
     "tasks_columns": "name,result,state,received,runtime,worker",
     "max_tasks": 10_000,
 }
 
 
 def install() -> None:
-    """Change the defaults of Flower's options in a process that may become Flower.
+    """Changes the defaults of Flower's options, if Celery's command line has loaded them.
 
-    Celery's command line has loaded them before it loads our app, and Flower reads its variables
-    and its command line afterwards. No environment is touched; other programs never read these.
+    It does so before it loads our app; Flower reads its variables and its command line afterwards.
+    No variable is set, so other programs are not affected.
     """
     if "flower.options" not in sys.modules:
         return
@@ -35,12 +35,12 @@ def install() -> None:
 
 
 def _parsed(options: Any, times: int) -> None:
-    """Flower has parsed its options. It does so again if it has read a configuration file."""
+    """Checks Flower's options once they are parsed: again after a configuration file, if any."""
     set_up(logging.getLogger())
     options.format_task = options.format_task or summary
     if times == 1 and Path(options.conf).is_file():
         return
-    if not (options.basic_auth or options.auth or options.unix_socket or near(options.address)):
+    if not (options.basic_auth or options.auth or options.unix_socket or is_near(options.address)):
         raise SystemExit(
             "Flower can't start: open to other machines, without a login."
             " Set COURIER_FLOWER_LOGIN and COURIER_FLOWER_PASSWORD_FILE and start it with"
@@ -49,13 +49,13 @@ def _parsed(options: Any, times: int) -> None:
 
 
 def summary(task: Any) -> Any:
-    """A task as Flower shows it: Python's quotes say nothing there."""
+    """Returns a task as Flower shows it, without quotes around its result."""
     task.result = task.result and task.result.strip("'")
     return task
 
 
-def near(address: str) -> bool:
-    """Whether only this machine reaches it. Empty means all addresses."""
+def is_near(address: str) -> bool:
+    """Returns whether an address is reachable from this machine only; "" means all addresses."""
     try:
         return address == "localhost" or ip_address(address).is_loopback
     except ValueError:

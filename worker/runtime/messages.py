@@ -1,7 +1,7 @@
-"""What Celery does with messages from outside: nothing they carry shows, none ends the worker.
+"""Handles messages from outside: hides what they carry, and lets none end the worker.
 
-Any app with the broker's address can put anything on our queues. Celery itself logs and publishes
-arguments (events, ``inspect``, Flower) and trusts the form of what it takes.
+Any program with the broker's address can put anything on our queues. Celery logs and publishes
+arguments (events, ``inspect``, Flower), and trusts the form of messages.
 """
 
 import logging
@@ -19,15 +19,16 @@ from viber_courier.schemas.lanes import LANES
 logger = logging.getLogger(__name__)
 
 HEADERS = ("id", "task", "eta", "expires")
-"""Headers that a client may set. Any other would be shown, or change how the task is run."""
+"""Headers that a client may set. Others would be shown or change how the task runs."""
 HIDDEN = "(hidden)"
-_ID_MOST = 255
+_MAX_ID = 255
 
 
 class HiddenRequest(Request):  # type: ignore[misc]
-    """A request whose arguments, jobs, show in no event, no log and no answer to ``inspect``."""
+    """A request whose arguments appear in no event, no log and no answer to ``inspect``."""
 
-    # The client's own limits would kill us, its callbacks run in the worker's main process.
+    # A client's time limits would kill a process of ours, and its callbacks would run in the
+    # worker's main process.
     time_limits = property(lambda self: (None, None), lambda self, value: None)
     _payload: Any = ((), {}, {})
 
@@ -39,27 +40,27 @@ class HiddenRequest(Request):  # type: ignore[misc]
             super().__init__(message, *args, headers=kept, **kwargs)
             good = _is_call(*self._Request__payload)
             if self._eta is not None:
-                self._eta.astimezone()  # what Celery does next: some instants are beyond it
+                self._eta.astimezone()  # as Celery does next; some instants are out of its range
         except Exception as error:
             raise InvalidTaskError(type(error).__name__) from None
-        if not good or not isinstance(self.id, str) or not 0 < len(self.id) <= _ID_MOST:
+        if not good or not isinstance(self.id, str) or not 0 < len(self.id) <= _MAX_ID:
             raise InvalidTaskError("malformed")
         self._check()
-        # The task gets its arguments from the body. Here they would only be copied to the pool,
-        # and jobs nested too deep to be pickled would end the worker's main process.
+        # The task reads its arguments from the body. These would only be copied to the pool, and
+        # jobs nested too deep to be pickled would end the worker's main process.
         self._request_dict.update(args=(), kwargs={})
 
     def _check(self) -> None:
-        """Raise InvalidTaskError for arguments that the task never has."""
+        """Raises InvalidTaskError for arguments that the task never has."""
 
     def info(self, safe: bool = False) -> dict[str, Any]:
-        """What ``inspect`` and Flower get."""
-        shown: dict[str, Any] = super().info(safe=True)
-        return shown
+        """Returns what ``inspect`` and Flower show."""
+        info: dict[str, Any] = super().info(safe=True)
+        return info
 
 
 class BellRequest(HiddenRequest):
-    """A doorbell's request: all that it may carry is a lane, which is shown."""
+    """A doorbell's request: it may carry a lane only, which is shown."""
 
     def _check(self) -> None:
         if self._kwargs or not self._known(self._args):
@@ -72,7 +73,7 @@ class BellRequest(HiddenRequest):
 
 
 class CheckRequest(BellRequest):
-    """Asks for a proof that this worker works: it carries a nonce, which is shown."""
+    """A health check's request: it carries a nonce, which is shown."""
 
     def _known(self, args: list[Any]) -> bool:
         return len(args) == 1 and re.fullmatch("[0-9a-f]{32}", str(args[0])) is not None
@@ -97,34 +98,35 @@ class CheckTask(Task):  # type: ignore[misc]
 
 
 class CarefulConsumer(Consumer):  # type: ignore[misc]
-    """Refuses what it can't use and says so. Celery's prints it, and some of it ends the worker."""
+    """Refuses unusable messages with a log line. Celery's prints them, and some end the worker."""
 
     def update_strategies(self) -> None:
-        """Celery's own tasks (``celery.map`` and such) run others, and nobody here needs them."""
+        """Removes Celery's own tasks, such as ``celery.map``: they run other tasks."""
         super().update_strategies()
         for name in [name for name in self.strategies if not name.startswith("courier.")]:
             del self.strategies[name]
 
     def on_unknown_message(self, body: Any, message: Any) -> None:
-        """No task message at all."""
+        """Refuses what is no task message."""
         self._refuse(message, "unknown format")
 
     def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
-        """A name that isn't ours."""
+        """Refuses a task that isn't ours."""
         self._refuse(message, "unknown task")
 
     def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:
-        """A form that isn't Celery's, arguments that a doorbell never has, or not JSON."""
+        """Refuses a malformed task, and arguments that the task never has."""
         self._refuse(message, "invalid task")
 
     def on_decode_error(self, message: Any, exc: Exception) -> None:
-        """No JSON, whatever it says of itself."""
+        """Refuses a body that can't be decoded."""
         self._refuse(message, "can't be decoded")
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], Any]:
-        """Celery's handler of a message; what it stumbles over is refused too."""
+        """Returns Celery's handler of messages, which also refuses those that make it fail."""
         handle = super().create_task_handler(*args, **kwargs)
-        # kombu counts KeyError as a lost connection: a missing header would come back for ever.
+        # kombu takes KeyError for a lost connection: without a header a message would come back
+        # for ever.
         lost = tuple({*self.connection_errors, *self.channel_errors} - {KeyError})
 
         def handle_or_refuse(message: Any) -> Any:
@@ -144,7 +146,7 @@ class CarefulConsumer(Consumer):  # type: ignore[misc]
 
 
 def _is_call(args: object, kwargs: object, embed: object) -> bool:
-    """Whether a body is one of Celery's protocol 2: arguments, and what is to be called after."""
+    """Returns whether a body has the form of Celery's protocol 2: arguments and callbacks."""
     if not isinstance(args, list | tuple) or not isinstance(kwargs, Mapping):
         return False
     if embed is None or not isinstance(embed, Mapping):

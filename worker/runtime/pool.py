@@ -1,4 +1,4 @@
-"""Celery's pool of processes, where a killed one would hang the worker."""
+"""Celery's prefork pool, in which a killed process hangs the worker no more."""
 
 import time
 from typing import Any
@@ -8,12 +8,11 @@ from celery.concurrency import asynpool, prefork
 
 
 class LocklessWorker(asynpool.Worker):  # type: ignore[misc]
-    """A process of the pool, which at its end waits until the worker has read all its results.
+    """A process of the pool that waits, without a lock, until the worker has read its results.
 
-    billiard's reads their count under a lock, ten times a second. A process past its hard time
-    limit gets TERM, and a tenth of a second later KILL: just when it may hold that lock. If its
-    result had come all the same (after a machine's sleep), the worker waits for the lock for ever.
-    Reading a number needs none.
+    billiard's takes a lock to read their count, ten times a second. A process past its time limit
+    gets TERM and, a tenth of a second later, KILL: perhaps while it holds that lock. If its result
+    has arrived after all (the machine was asleep), the worker then waits for the lock for ever.
     """
 
     on_ready_counter: Any
@@ -33,6 +32,6 @@ class _Pool(asynpool.AsynPool):  # type: ignore[misc]
 
 
 class TaskPool(prefork.TaskPool):  # type: ignore[misc]
-    """The ``worker_pool`` of our app: ``-P`` on the command line chooses another."""
+    """The ``worker_pool`` of our app; ``-P`` on the command line chooses another."""
 
     Pool = _Pool

@@ -1,4 +1,4 @@
-"""A worker whose event loop stands still ends itself: a supervisor starts it again."""
+"""Ends a worker whose event loop stands still, so that its supervisor restarts it."""
 
 import faulthandler
 import sys
@@ -7,37 +7,37 @@ from typing import Any
 from celery import bootsteps
 from celery.concurrency import solo
 
-PULSE = 5.0
-"""Seconds between two signs of life."""
-HUNG = 120.0
-"""Seconds without one after which the worker has hung: many times what a dead Redis costs it."""
+HEARTBEAT_INTERVAL = 5.0
+"""Seconds between heartbeats of the event loop."""
+HUNG_AFTER = 120.0
+"""Seconds without a heartbeat that end the worker; a dead Redis blocks it for far less."""
 
 
 class Watchdog(bootsteps.StartStopStep):  # type: ignore[misc]
-    """Nothing else notices a hung worker: it is alive, and takes no tasks, without a log line.
+    """Writes where a hung worker hangs and ends it, by means of Python's faulthandler.
 
-    Python's own watchdog (faulthandler) then writes where it hangs, and ends it. While the worker
-    looks for its broker, and once it was told to end, it isn't watched.
+    Nothing else notices a hung worker: its process lives and logs nothing, but takes no tasks. It
+    is not watched while it connects to its broker, nor after it was asked to end.
     """
 
     requires = ("celery.worker.consumer.connection:Connection",)
 
     def __init__(self, consumer: Any, **_: Any) -> None:
-        # In the solo pool a task runs in the event loop, however long it takes.
+        # In the solo pool tasks run in the event loop, however long they take.
         self.enabled = consumer.hub is not None and not isinstance(consumer.pool, solo.TaskPool)
         self._pulse: Any = None
 
     def start(self, consumer: Any) -> None:
-        """The broker is there: the event loop is about to run."""
+        """Starts the heartbeat: the event loop is about to run."""
         _alive()
-        self._pulse = consumer.timer.call_repeatedly(PULSE, _alive)
+        self._pulse = consumer.timer.call_repeatedly(HEARTBEAT_INTERVAL, _alive)
 
     def stop(self, consumer: Any) -> None:
-        """The broker is lost, or the worker ends."""
+        """Stops the watchdog: the broker is lost, or the worker ends."""
         if self._pulse is not None:
             self._pulse.cancel()
         faulthandler.cancel_dump_traceback_later()
 
 
 def _alive() -> None:
-    faulthandler.dump_traceback_later(HUNG, exit=True, file=sys.__stderr__ or sys.stderr)
+    faulthandler.dump_traceback_later(HUNG_AFTER, exit=True, file=sys.__stderr__ or sys.stderr)

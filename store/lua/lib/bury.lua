@@ -1,6 +1,6 @@
 -- @include clock
--- bury(dead, at, ids): puts messages that have just ended on the list of dead letters. Each gets a
--- score of its own, later than all there: whoever reads on from a score neither misses nor repeats one.
+-- bury(dead, at, ids): puts messages that have just ended on the list of dead letters. Each gets its
+-- own score, higher than all others, so that a reader who continues from a score misses none.
 local function bury(dead, at, ids)
   local last = redis.call('ZREVRANGE', dead, 0, 0, 'WITHSCORES')[2]
   local first, entries = math.max(at, tonumber(last or 0) + 1), {}

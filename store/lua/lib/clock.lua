@@ -1,5 +1,5 @@
--- now(time): microseconds since 1970 by this server's clock, a multiple of four. Tests pass an
--- instant of their own as time, everybody else ''.
+-- now(time): returns microseconds since 1970 by this server's clock, a multiple of four. Tests pass
+-- another instant as time; all other callers pass ''.
 local function now(time)
   local micros
   if time ~= '' then
@@ -11,5 +11,5 @@ local function now(time)
   return micros - micros % 4
 end
 
--- text(number): its digits; Lua's own tostring loses the end of numbers with 16 of them.
+-- text(number): returns its digits. Lua's tostring would round a number of 16 digits.
 local function text(number) return string.format('%.0f', number) end

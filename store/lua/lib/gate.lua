@@ -1,17 +1,23 @@
 -- @include clock
--- A gate all workers share: closed until an instant, then ajar for one probe at a time, open again
--- with the first success. A hash: until, opened (us), probe (us until which one is on its way),
--- row (consecutive failures), step (closings in a row), reason, refused (messages refused alone in
--- a row), window:<set> (how far the look for what has expired has come). No field "until": open.
+-- A gate that all workers share: closed until an instant, then ajar for one probe at a time, and open
+-- again after the first success. The hash has these fields:
+--   until           closed until then (us); no such field: the gate is open
+--   opened          the instant of the latest closing (us); failures of older requests don't count
+--   probe           until then (us) a probe is on its way
+--   row             failures in a row
+--   step            closings in a row
+--   reason          why it is closed
+--   refused         messages refused alone in a row
+--   window:<set>    how far the search for expired messages has come in a set
 
--- report(gate, at, r): what a request begun at r.begun has shown. r.verdict:
---   'good'    it was answered; r.accepted: and something was accepted
---   'bad'     it failed; r.limit of them in a row close the gate, for r.base us, doubling to r.cap
---   'refused' a message alone was refused whole; r.most of them in a row close it for r.pause us
---   ''        says nothing
--- r.takes: us that a probe may take, as the claim has added them.
--- r.pause > 0 closes it for that long in any case but 'refused', for r.reason.
--- Returns 'closed' or 'opened' where that has changed, else ''.
+-- report(gate, at, r): applies what a request shows that began at r.begun. r.verdict is one of
+--   'good'       it was answered; r.accepted: a message was accepted
+--   'bad'        it failed; r.limit failures in a row close the gate, for r.base us, doubling to r.cap
+--   'refused'    a message alone was refused; r.most in a row close the gate for r.pause us
+--   ''           it shows nothing
+-- Unless the verdict is 'refused', r.pause > 0 closes the gate for so many us, for r.reason.
+-- r.takes is how long a probe may take, in us, as in the claim.
+-- Returns 'closed' or 'opened' if the gate has changed, else ''.
 local function report(gate, at, r)
   local was = redis.call('HMGET', gate, 'until', 'opened', 'refused', 'probe')
   local fresh = r.begun >= tonumber(was[2] or 0)
@@ -25,12 +31,12 @@ local function report(gate, at, r)
     if r.accepted then redis.call('HDEL', gate, 'refused') end
     return was[1] and 'opened' or ''
   end
-  -- Only the probe itself makes room for the next: not what was begun before it.
+  -- The probe's own answer lets the next probe through; that of an older request doesn't.
   if was[4] and r.begun >= tonumber(was[4]) - r.takes then redis.call('HDEL', gate, 'probe') end
   if r.verdict == 'refused' then
     return redis.call('HINCRBY', gate, 'refused', 1) >= r.most and close(r.pause) or ''
   end
-  -- A failure of a request begun before it closed tells nothing new.
+  -- A request begun before the gate closed shows nothing new.
   if r.verdict == 'bad' and redis.call('HINCRBY', gate, 'row', 1) >= r.limit and fresh then
     local step = redis.call('HINCRBY', gate, 'step', 1)
     return close(math.max(r.pause, math.min(r.base * 2 ^ math.min(step - 1, 30), r.cap)))

@@ -1,15 +1,16 @@
--- The one door through which a message's status moves (schemas/status.py knows who may follow
--- whom; here names are only compared).
+-- Every change of a message's status goes through move. It only compares names: schemas/status.py
+-- says which status may follow which.
 --
 -- move(record, results, change):
 --   change = {from, to, id, draft, at, provider, content, keep, keep_content, fields, size}
---   from, to       the status expected and the one to write; to = '' leaves status and events alone
---   draft, at      a table and where in it the event's five parts begin ('' the first: no event)
---   id, provider   what goes between them: the message's id, the provider's as JSON
---   content        key of the content; '' unless the message ends here
---   keep           ms that an ended record is kept, keep_content ms that its content is
---   fields         name, value, name, value ..., so many as size says: written in any case; there is
---                  room behind them, and the table may be used again for the next message
+--   from, to         the status expected, and the one to write ('': leave it as it is)
+--   draft, at        a table, and the index in it of the event's five parts (the first '': no event)
+--   id, provider     the message's id and the provider's id as JSON, which go between the parts
+--   content          the key of the content if the message ends here, else ''
+--   keep             how long the record of an ended message is kept, in ms
+--   keep_content     how long its content is kept, in ms
+--   fields, size     size values to write: name, value, name, value ...; move uses the places behind
+--                    them, and the caller may use the table again
 -- Returns false, and writes nothing, if the status is another one or the message has ended.
 local call = redis.call
 local function move(record, results, change)

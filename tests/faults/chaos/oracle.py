@@ -1,7 +1,7 @@
 """The judge of a chaos run: compares what was asked, what the provider accepted, what events say.
 
 It shares no code with what it judges, and imports none of it: orders of statuses, reasons and
-policies are written here anew, from the contract (DESIGN sections 3 to 5). Pure: ledgers in,
+policies are written here anew, from docs/design.md, sections 3 to 5. Pure: ledgers in,
 a verdict out. Instants are Unix seconds.
 """
 

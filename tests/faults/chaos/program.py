@@ -16,8 +16,8 @@ from typing import Any
 from viber_courier.store import gate
 from viber_courier.worker import breaker
 
-breaker.BLOCKED = 2.0  # of 60 s: credentials, redirects, all refused
-gate.LONGEST = 2.0  # of 60 s: the breaker's longest
+breaker.BLOCKED_PAUSE = 2.0  # of 60 s: credentials, redirects, all refused
+gate.MAX_PAUSE = 2.0  # of 60 s: the breaker's longest
 
 from celery.__main__ import main  # noqa: E402
 

@@ -1,0 +1,122 @@
+"""What is built: a wheel with one top-level name, the same from a checkout, an sdist and a .zip."""
+
+from __future__ import annotations
+
+import io
+import signal
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+from email import message_from_bytes
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from tests.conftest import ROOT
+
+PACKAGES = ("schemas", "store", "producers", "worker", "ops", "ops/commands")
+BUILD = """
+import sys
+from setuptools import build_meta
+getattr(build_meta, f"build_{sys.argv[1]}")(sys.argv[2])
+"""
+
+
+def git(*args: str) -> bytes:
+    return subprocess.run(["git", *args], cwd=ROOT, check=True, capture_output=True).stdout
+
+
+class Builds:
+    """Calls the build backend as pip does, in folders of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*pip, "--target", folder / "backend", *wanted], check=True)
+        # The work tree as it is, changes to it included; a new file is in it once it is added.
+        tree = git("stash", "create").decode().strip() or "HEAD"
+        self.checkout = folder / "checkout"
+        with tarfile.open(fileobj=io.BytesIO(git("archive", tree))) as archive:
+            archive.extractall(self.checkout, filter="tar")
+        self.zip = folder / "viber-courier.zip"
+        self.zip.write_bytes(git("archive", "--format=zip", "--prefix=viber-courier/", tree))
+        self.sdist = self.build("sdist", self.checkout)
+        self.wheel = self.build("wheel", self.checkout)
+
+    def build(self, what: str, source: Path) -> Path:
+        """The one file that the backend makes of these sources."""
+        into = self.folder / f"{what}-of-{source.name}"
+        into.mkdir()
+        environment = {"PYTHONPATH": str(self.folder / "backend"), "PATH": ""}
+        command = [sys.executable, "-c", BUILD, what, str(into)]
+        run = subprocess.run(command, cwd=source, env=environment, capture_output=True, text=True)
+        assert run.returncode == 0, run.stderr
+        (built,) = into.iterdir()
+        return built
+
+
+@pytest.fixture(scope="session")
+def builds(tmp_path_factory: pytest.TempPathFactory) -> Builds:
+    return Builds(tmp_path_factory.mktemp("builds"))
+
+
+def names_in(wheel: Path) -> set[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        return set(archive.namelist())
+
+
+def test_the_wheel_holds_one_name_and_all_that_belongs_to_it(builds: Builds) -> None:
+    names = names_in(builds.wheel)
+    assert {name.split("/")[0] for name in names} == {
+        "viber_courier",
+        "viber_courier-0.1.0.dist-info",
+    }
+    files = [path for folder in PACKAGES for path in (ROOT / folder).glob("*.py")]
+    files += (ROOT / "store" / "lua").rglob("*.lua")
+    assert {f"viber_courier/{path.relative_to(ROOT)}" for path in files} <= names
+    assert {"viber_courier/__init__.py", "viber_courier/py.typed"} <= names
+    assert {"viber_courier/ops/recipients.csv", "viber_courier/ops/redis.conf"} <= names
+    inside = [name.removeprefix("viber_courier/") for name in names]
+    assert not [name for name in inside if name.startswith(("tests", "ops/bench", "docs"))]
+
+
+def test_an_sdist_and_an_archive_without_links_build_the_same_wheel(builds: Builds) -> None:
+    # Given the sdist, and an archive as GitHub offers it, unpacked where there are no links
+    with tarfile.open(builds.sdist) as archive:
+        archive.extractall(builds.folder / "of-sdist", filter="data")
+    with zipfile.ZipFile(builds.zip) as archive:
+        archive.extractall(builds.folder / "of-zip")
+    (of_sdist,) = (builds.folder / "of-sdist").iterdir()
+    of_zip = builds.folder / "of-zip" / "viber-courier"
+    assert not (of_zip / "viber_courier" / "schemas").is_dir()
+    # Then what they build has the same files
+    for source in (of_sdist, of_zip):
+        assert names_in(builds.build("wheel", source)) == names_in(builds.wheel)
+
+
+def test_an_app_installs_two_dependencies(builds: Builds) -> None:
+    with zipfile.ZipFile(builds.wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith("/METADATA"))
+        metadata = message_from_bytes(archive.read(name))
+    wanted = [Requirement(text) for text in metadata.get_all("Requires-Dist", [])]
+    base = {each.name: each.specifier for each in wanted if each.marker is None}
+    assert set(base) == {"marshmallow", "redis"}
+    for name, versions in {"marshmallow": ("3.20.0", "4.4.0"), "redis": ("5.0.0", "8.1.0")}.items():
+        assert all(base[name].contains(version) for version in versions)
+
+
+def test_the_suite_runs_where_sigint_is_ignored() -> None:
+    # Given a process as a shell's job in the background is: it ignores SIGINT
+    code = "import signal, tests.conftest; print(signal.getsignal(signal.SIGINT).__name__)"
+    ignoring = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        # When the suite starts there, then processes that it starts take Ctrl-C again
+        command = [sys.executable, "-c", code]
+        run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    finally:
+        signal.signal(signal.SIGINT, ignoring)
+    assert run.stdout == "default_int_handler\n", run.stderr
