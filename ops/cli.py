@@ -5,7 +5,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-import click
+try:
+    import click
+except ModuleNotFoundError:
+    raise SystemExit("courier needs the extra ops: pip install 'viber-courier[ops]'") from None
 
 _MODULES = {
     "commands.bulk": {"bulk": "Store a message for each row of a CSV file."},

@@ -145,6 +145,6 @@ def _gate(held: Mapping[str, str]) -> Gate:
 
 
 def _group(now: float, name: str, unacked: int, lag: int | str, *oldest: str) -> Group:
-    millis = (int(id.partition("-")[0]) if id else now * 1000 for id in oldest)
-    ages = [max(0.0, now - each / 1000) for each in millis]
+    millis = [int(id.partition("-")[0]) if id else 0 for id in oldest]
+    ages = [max(0.0, now - each / 1000) if each else 0.0 for each in millis]
     return Group(name, None if lag == "" else int(lag), unacked, *ages)

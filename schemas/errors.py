@@ -9,6 +9,8 @@ Faults = Mapping[str, Sequence[str]]
 class CourierError(Exception):
     """The base of all errors of viber-courier. They can be pickled, as process pools require."""
 
+    __repr__ = Exception.__repr__  # redis-py's own, of a StoreUnavailable, leaves the text out
+
     def __reduce__(self) -> tuple[object, ...]:
         # Exception's own method would call the class with the text, which isn't its argument.
         return _rebuild, (type(self), self.args, dict(self.__dict__))

@@ -47,3 +47,10 @@ def test_the_script_is_installed() -> None:
     script = [f"{sys.executable.rpartition('/')[0]}/courier", "--version"]
     found = subprocess.run(script, capture_output=True, text=True, check=True)
     assert found.stdout.startswith("courier, version ")
+
+
+def test_without_its_extra_the_command_names_it() -> None:
+    code = "import sys; sys.modules['click'] = None; import viber_courier.ops.cli"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.returncode == 1
+    assert run.stderr == "courier needs the extra ops: pip install 'viber-courier[ops]'\n"

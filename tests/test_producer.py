@@ -549,3 +549,8 @@ def test_what_breaks_while_rows_are_streamed_is_done_again(
     assert operator.hget(f"{{{namespace}}}:counts", "queued") == b"2600"
     producer.close()
     operator.close()
+
+
+def test_an_error_shows_its_text() -> None:
+    for error in (StoreUnavailable("Redis can't be used now"), QueueFull(3)):
+        assert str(error) in repr(error)

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def machine(server: str, others: list[float], stolen: float) -> dict[str, Any]:
         "versions": {
             "Python": platform.python_version(),
             "Redis": server,
-            **{name: version(name) for name in PACKAGES},
+            **{name: version(name) for name in PACKAGES if find_spec(name.replace("-", "_"))},
         },
         "otherLoad": {"runs": others, "stolen": stolen},
     }
