@@ -30,6 +30,7 @@ from viber_courier.store.records import (
     Step,
     Waiting,
     Watched,
+    add_attempts,
     provider_fields,
     read_waiting,
     read_watched,
@@ -210,7 +211,7 @@ class Store:
             once_ms=millis(settings.lease),
             ids=[message.id for message in messages],
         )
-        counted = [message._replace(attempts=message.attempts + inside) for message in messages]
+        counted = [add_attempts(message, inside) for message in messages]
         ours = [m for m, flag in zip(counted, flags, strict=True) if flag == "1"]
         # The clock is measured after the reply and the end from before the call: both are safe.
         now, at, ends = int(now), time.monotonic(), started + settings.lease

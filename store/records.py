@@ -150,6 +150,14 @@ class Waiting(NamedTuple):
     common: Mapping[str, Any] = {}
 
 
+_AT = Waiting._fields.index("attempts")
+
+
+def add_attempts(message: Waiting, count: int) -> Waiting:
+    """Returns a message with so many more attempts, in a third of the time of ``_replace``."""
+    return Waiting._make((*message[:_AT], message.attempts + count, *message[_AT + 1 :]))
+
+
 class Watched(NamedTuple):
     """An accepted message leased from the watch set. Instants are microseconds.
 
@@ -202,10 +210,9 @@ def read_waiting(
     inside = kind == INSIDE
     # A request was begun with a message that lapsed inside, though nothing was settled of it.
     counts = int(lapses or 0), int(attempts or 0) + inside, int(failures or 0), int(unsure or 0)
-    content = None if own is None or common is None else unpack(own)
-    options = on_unsure, ttl is not None, int(most or 0), metadata, resend_of
-    lease = id, lane, resend, int(until), inside
-    return Waiting._make((*lease, *counts, *options, content, common or {}))
+    own = None if own is None or common is None else unpack(own)
+    options = on_unsure, ttl is not None, int(most or 0), metadata, resend_of, own, common or {}
+    return Waiting._make((id, lane, resend, int(until), inside, *counts, *options))
 
 
 def read_watched(row: list[Any]) -> Watched:

@@ -13,7 +13,7 @@ from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.status import Reason, Status, is_final
 from viber_courier.store.counters import NOT_SENT, OTHER, UNSURE, code_field, observed, status_field
 from viber_courier.store.leases import Figures, Move, Write
-from viber_courier.store.records import Step, Waiting, Watched, segments
+from viber_courier.store.records import Step, Waiting, Watched, add_attempts, segments
 from viber_courier.worker.codes import is_known
 from viber_courier.worker.outcome import (
     Accepted,
@@ -54,7 +54,7 @@ class Decider:
                 ready.append(message)
                 continue
             if begun:
-                message = without_attempt(message)
+                message = add_attempts(message, -1)
                 step = step._replace(changes=step.changes._replace(attempts=message.attempts))
             moves.append(Move(message.id, self._write(message, Status.QUEUED, step)))
         return ready, moves
@@ -93,7 +93,7 @@ class Decider:
         moves, writes = list[Move](), dict[tuple[object, ...], Write]()
         for message in messages:
             step = self._polled(message, outcome, at)
-            alike = (step, message._replace(id="", provider_id=0, submitted=0, tracked=0))
+            alike = step, message[2:4], message[6:]  # all but ids and instants of submission
             write = writes.get(alike) or self._write(message, message.status, step)
             writes[alike] = write
             moves.append(Move(message.id, write, message.provider_id))
@@ -113,11 +113,6 @@ class Decider:
         # A message that closes in its present status was counted when it entered that status.
         counter = "" if step.status == was else count_name(step.status, step.reason)
         return Write(was, step, draft, counter)
-
-
-def without_attempt(message: Waiting) -> Waiting:
-    """Returns a message without the attempt that ``Store.begin`` counted."""
-    return message._replace(attempts=message.attempts - 1)
 
 
 def _draft(
@@ -158,7 +153,7 @@ def _code_label(code: str) -> str:
 def send_figures(outcomes: Sequence[Outcome], **measured: float) -> Figures:
     """Returns what a /send adds to the counters: codes other than ``ok``, and its measures."""
     counts = Counter[str]()
-    for outcome in outcomes:
+    for outcome in (each for each in outcomes if type(each) is not Accepted):
         if (code := code_of(outcome)) is not None:
             counts[code_field(_code_label(code))] += 1
         elif isinstance(outcome, NotSent):

@@ -13,11 +13,11 @@ from viber_courier.schemas.wire import send_body
 from viber_courier.store.counters import UNSURE, Oddity
 from viber_courier.store.gate import REFUSALS, ProviderSignal
 from viber_courier.store.leases import Figures, Lease, Move, Store
-from viber_courier.store.records import Waiting
+from viber_courier.store.records import Waiting, add_attempts
 from viber_courier.worker.batching import assemble, requests
 from viber_courier.worker.breaker import after_request
 from viber_courier.worker.codes import is_known
-from viber_courier.worker.decisions import Decider, send_figures, without_attempt
+from viber_courier.worker.decisions import Decider, send_figures
 from viber_courier.worker.outcome import Accepted, Outcome, RequestRefused, code_of
 from viber_courier.worker.provider import Provider
 from viber_courier.worker.shift import budget, work_off
@@ -79,7 +79,7 @@ class Sender:
         """Posts a batch and settles it; returns its halves if the request was refused whole."""
         held = self.store.begin(lease, batch)
         if held.messages and held.seconds_left() <= self.settings.deadline:
-            unsent = [without_attempt(message) for message in held.messages]
+            unsent = [add_attempts(message, -1) for message in held.messages]
             self._put_back(held, unsent, tally)  # Redis was slow: too little time left
             return []
         held = self._triage(held, tally, begun=True)

@@ -4,6 +4,7 @@ docs/design.md, section 4, has the rules. Pure functions, as in worker/policy.py
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from viber_courier.schemas.instants import SECOND
 from viber_courier.schemas.settings import Settings
@@ -30,33 +31,32 @@ def after_poll(message: Watched, entry: StatusEntry | None, now: int, settings: 
     ``entry`` None: the reply has none for it, so it stays pending. ``now`` is the instant of the
     request, so that its answer closes only what was to close before it.
     """
-    target, changes = _Target(), Changes()
+    target, news = _Target(), dict[str, Any]()
     if entry is not None:
-        target, changes = _target(message, entry), _provider_words(message, entry)
+        target, news = _target(message, entry), _provider_words(message, entry)
     reason = target.reason
     if target.fails:
         if not message.pending_failure and message.status in _BEFORE_DELIVERY:
-            failure = f"{target.status} {reason or ''}"
-            message = message._replace(pending_failure=failure, since=now)
-            changes = changes._replace(pending_failure=failure, since=now)
+            pending: Any = {"pending_failure": f"{target.status} {reason or ''}", "since": now}
+            message, news = message._replace(**pending), news | pending
         target, reason = _Target(), None
     changed = None
     if target.status in NEXT[message.status]:
         changed = target.status
         if not NEXT[changed]:
-            return Step("end", status=changed, reason=reason, changes=changes)
+            return Step("end", status=changed, reason=reason, changes=Changes(**news))
         message = message._replace(status=changed)
         if changed == Status.DELIVERED:
-            message, changes = message._replace(since=now), changes._replace(since=now)
+            message, news = message._replace(since=now), {**news, "since": now}
             if settings.read_window == 0:
-                return Step("end", status=changed, reason=reason, changes=changes)
+                return Step("end", status=changed, reason=reason, changes=Changes(**news))
     closed = _closing_status(message) if now >= _closes_at(message, settings) else None
     if closed and changed in (None, closed[0]):  # else the end comes with the next answer
-        return Step("end", status=closed[0], reason=closed[1], changes=changes)
+        return Step("end", status=closed[0], reason=closed[1], changes=Changes(**news))
     polls = message.polls + 1
     delay = settings.poll_delays[min(polls, len(settings.poll_delays) - 1)]
     at = _next_poll(message, now, delay, settings)
-    return Step("stay", at, changed, reason, changes._replace(polls=polls))
+    return Step("stay", at, changed, reason, Changes(**news, polls=polls))
 
 
 def after_failed_poll(message: Watched, now: int, jitter: float, settings: Settings) -> Step:
@@ -83,17 +83,17 @@ def _target(message: Watched, entry: StatusEntry) -> _Target:
     return _Target(viber, entry.error, viber == Status.UNDELIVERED and message.resend)
 
 
-def _provider_words(message: Watched, entry: StatusEntry) -> Changes:
-    """Returns the provider's own words that differ from those stored."""
+def _provider_words(message: Watched, entry: StatusEntry) -> dict[str, Any]:
+    """Returns the provider's own words, as Changes names them, where they are news."""
     sms = stored_segments(entry.sms) or message.sms
-    changes = Changes(sms=sms if sms != message.sms else None)
+    news: dict[str, Any] = {"sms": sms} if sms != message.sms else {}
     if entry.word and (entry.word, entry.at) != (message.provider_status, message.status_at):
-        changes = changes._replace(
+        news |= dict(
             provider_status=entry.word, status_at=entry.at or "", status_at_raw=entry.raw_at
         )
     if entry.code and entry.code != message.provider_code:
-        changes = changes._replace(provider_code=entry.code)
-    return changes
+        news["provider_code"] = entry.code
+    return news
 
 
 def _closes_at(message: Watched, settings: Settings) -> int:

@@ -16,7 +16,7 @@ from viber_courier.ops.bench.figures import Found, Scale, number, spread
 from viber_courier.ops.bench.lab import Lab
 from viber_courier.ops.redis_server import NoServerError
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 TOLERATED = 0.5
 """Below this share of a goal is a regression; above it may be noise."""
 

@@ -128,7 +128,7 @@ class Lab:
         return subprocess.Popen(  # noqa: S603
             [sys.executable, "-m", module, *options],
             env=env,
-            cwd=Path(__file__).parents[2],
+            cwd=Path(__file__).resolve().parents[2],
             start_new_session=True,
             **files,
         )

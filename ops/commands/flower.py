@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-CONFIG = Path(__file__).parents[1] / "flowerconfig.py"
+CONFIG = Path(__file__).resolve().parents[1] / "flowerconfig.py"
 """Reads ``COURIER_FLOWER_LOGIN`` and its password."""
 
 
