@@ -8,8 +8,7 @@ import platform
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from importlib.metadata import version
-from importlib.util import find_spec
+from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +38,7 @@ def machine(server: str, others: list[float], stolen: float) -> dict[str, Any]:
         "versions": {
             "Python": platform.python_version(),
             "Redis": server,
-            **{name: version(name) for name in PACKAGES if find_spec(name.replace("-", "_"))},
+            **{name: version(name) for name in PACKAGES if any(distributions(name=name))},
         },
         "otherLoad": {"runs": others, "stolen": stolen},
     }
