@@ -24,7 +24,7 @@ assert all(each.OURS for each in ({", ".join(NAMES)}))
 import viber_courier
 from viber_courier import Producer, Settings
 from viber_courier.store.scripts import source
-assert "KEYS" in source("enqueue")
+assert "KEYS" in source("enqueue").text
 Producer(Settings()).close()
 print(viber_courier.__file__)
 """
