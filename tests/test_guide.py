@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -14,7 +15,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from tests.conftest import Simulator, Start, wait_for
+from tests.conftest import Simulator, Start, text_job, wait_for
 from viber_courier import Producer
 from viber_courier.ops.cli import COMMANDS, main
 from viber_courier.ops.commands.terminal import Command
@@ -61,16 +62,78 @@ def test_the_guide_runs_from_its_first_block_to_its_last(
     # Then it says what the guide says
     printed = capsys.readouterr().out
     assert "another job has this id already" in printed and "300 stored, 1 refused" in printed
-    assert "305 have ended" in printed and "True\ncancelled False" in printed
+    assert "306 have ended" in printed and "True\ncancelled False" in printed
     assert "2 messages stored, 0 were there before" in shells
     assert "0 messages stored, 2 were there before" in shells
-    assert "reminder-5  cancelled" in shells and "login-79:code" in shells
+    assert "reminder-5  cancelled" in shells and "login-79:code:1" in shells
     assert len((tmp_path / "events.jsonl").read_text().splitlines()) > 305
     # And everybody got one message
     producer = Producer.from_env(system_env)
     wait_for(lambda: (record := producer.get("invoice-9")) and record.final)
     producer.close()
-    assert len(simulator.accepted()) == 306
+    assert len(simulator.accepted()) == 308
+
+
+HOSTILE = """
+task_serializer = "pickle"
+task_protocol = 1
+task_create_missing_queues = False
+broker_transport_options = {"global_keyprefix": "shop:"}
+broker_write_url = "redis://127.0.0.1:1"
+"""
+"""Another Celery's configuration, which the guide's snippet keeps out."""
+
+MISTAKES = """
+def send(*args, name="courier.enqueue", **options):
+    jobs.send_task(name, args=args, queue=f"{namespace}.enqueue", **options)
+
+send([{**code, "id": "lost"}], serializer="pickle")
+send([{**code, "id": "lost"}], serializer="yaml")
+send([{**code, "id": "lost"}], serializer="pickle", task_id="79250000001")
+send([{**code, "id": "lost"}], name="courier.enqueu")
+jobs.conf.task_protocol = 1
+send([{**code, "id": "lost"}], serializer="pickle")
+send({**code, "id": "alone"})
+"""
+
+
+def test_a_task_of_an_app_with_another_celery_arrives_and_mistakes_look_as_the_guide_says(
+    system_env: dict[str, str], start_worker: Start, app: Producer, tmp_path: Path
+) -> None:
+    # Given the guide's snippet, in an app whose environment belongs to another Celery
+    worker = start_worker(beat=False)
+    section = (DOCS / "guide.md").read_text().split("## Without the package")[1].split("\n## ")[0]
+    snippet = section.split("```python\n")[1].split("```")[0].replace("jobs.close()", "")
+    (tmp_path / "hostile.py").write_text(HOSTILE)
+    ours = {name: system_env[name] for name in ("COURIER_REDIS_URL", "COURIER_NAMESPACE")}
+    theirs = {"CELERY_CONFIG_MODULE": "hostile", "CELERY_BROKER_URL": "redis://127.0.0.1:1"}
+    # When it runs, and then with each mistake that reaches a worker
+    run = subprocess.run(
+        [sys.executable, "-c", f"code = {text_job()!r}\n{snippet}\n{MISTAKES}"],
+        cwd=tmp_path,
+        env={**ours, **theirs, "PATH": ""},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    # Then the message is stored, and the log says of each mistake what the guide says
+    (rejected,) = (
+        e for e in app.results("crm", "web-1", block=5) if e.data["status"] == "rejected"
+    )
+    assert rejected.data["errors"][""][0] in section
+    assert app.get("login-80:code:1") is not None and app.get("lost") is None
+    texts = [json.loads(line) for line in worker.lines if "message refused" in line]
+    assert [line["text"] for line in texts] == [
+        *['message refused: not JSON: set task_serializer="json"'] * 3,
+        "message refused: unknown task",
+        'message refused: not JSON: set task_serializer="json"',
+    ]
+    assert ["task_id" in line for line in texts] == [True, True, False, True, True]
+    for said in {line["text"] for line in texts}:
+        assert f"`{said}`" in section
+    assert "79250000001" not in worker.log
 
 
 def commands(group: click.Group, name: str) -> Iterator[tuple[str, click.Command]]:

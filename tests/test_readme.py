@@ -42,7 +42,7 @@ def test_the_example_runs_as_written(
     )
     assert run.returncode == 0, run.stderr
     assert "must have 1 to 11" in run.stdout
-    assert "order-1234:code read True" in run.stdout
+    assert "order-1234:code:1 read True" in run.stdout
     # 20 addresses are refused, 10 never taken, one was cancelled, perhaps too late.
     assert len(simulator.accepted()) in (970, 971)
 

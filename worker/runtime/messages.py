@@ -13,6 +13,7 @@ from celery import Task
 from celery.exceptions import InvalidTaskError
 from celery.worker.consumer import Consumer
 from celery.worker.request import Request
+from kombu.exceptions import ContentDisallowed
 
 from viber_courier.schemas.lanes import LANES
 
@@ -21,7 +22,10 @@ logger = logging.getLogger(__name__)
 HEADERS = ("id", "task", "eta", "expires")
 """Headers that a client may set. Others would be shown or change how the task runs."""
 HIDDEN = "(hidden)"
+NOT_JSON = 'not JSON: set task_serializer="json"'
 _MAX_ID = 255
+_UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+"""A task's id that may be logged: any other could hold a phone number."""
 
 
 class HiddenRequest(Request):  # type: ignore[misc]
@@ -115,12 +119,14 @@ class CarefulConsumer(Consumer):  # type: ignore[misc]
         self._refuse(message, "unknown task")
 
     def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:
-        """Refuses a malformed task, and arguments that the task never has."""
-        self._refuse(message, "invalid task")
+        """Refuses a malformed task, arguments that the task never has, and what isn't JSON."""
+        self._refuse(message, NOT_JSON if isinstance(exc, ContentDisallowed) else "invalid task")
 
     def on_decode_error(self, message: Any, exc: Exception) -> None:
-        """Refuses a body that can't be decoded."""
-        self._refuse(message, "can't be decoded")
+        """Refuses a body that can't be decoded, or isn't JSON."""
+        self._refuse(
+            message, NOT_JSON if isinstance(exc, ContentDisallowed) else "can't be decoded"
+        )
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], Any]:
         """Returns Celery's handler of messages, which also refuses those that make it fail."""
@@ -140,7 +146,9 @@ class CarefulConsumer(Consumer):  # type: ignore[misc]
         return handle_or_refuse
 
     def _refuse(self, message: Any, why: str) -> None:
-        logger.error("message refused: %s", why)
+        id = str(message.headers.get("id")) if isinstance(message.headers, Mapping) else ""
+        known = {"task_id": id} if _UUID.fullmatch(id) else {}
+        logger.error("message refused: %s", why, extra=known)
         if not message.acknowledged:
             message.reject_log_error(logger, self.connection_errors)
 
