@@ -98,9 +98,18 @@ class Connection(kombu.Connection):
     """
 
     def info(self) -> dict[str, Any]:
-        """Returns what ``inspect stats`` and Flower show; masks the passwords of all URLs."""
+        """Returns what ``inspect stats`` and Flower show, without the passwords in it."""
         info: dict[str, Any] = super().info()  # type: ignore[no-untyped-call]
-        return {**info, "alternates": [maybe_sanitize_url(url) for url in self.alt]}
+        shown = {
+            name: v for name, v in info["transport_options"].items() if name != "sentinel_kwargs"
+        }
+        return {
+            **info,
+            "hostname": maybe_sanitize_url(info["hostname"]),  # a socket's URL
+            "alternates": [maybe_sanitize_url(url) for url in self.alt],
+            "ssl": bool(self.ssl),
+            "transport_options": shown,
+        }
 
     def get_transport_cls(self) -> Any:
         """Returns the transport for this connection's scheme."""
