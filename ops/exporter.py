@@ -22,7 +22,7 @@ from viber_courier.ops.look import take_look
 from viber_courier.ops.metrics import families
 from viber_courier.schemas.errors import ConfigError
 from viber_courier.schemas.settings import Settings
-from viber_courier.store.connection import connect
+from viber_courier.store.connection import connect, url_fault
 from viber_courier.worker.log import set_up
 
 IMPATIENT: dict[str, Any] = {
@@ -53,7 +53,8 @@ class CourierCollector(Collector):
             with closing(connect(self._settings.redis_url, namespace, **IMPATIENT)) as client:
                 return families(take_look(client, namespace))
         except redis.RedisError as error:
-            logger.warning("redis not read", extra={"error": type(error).__name__})
+            why = url_fault(error) or type(error).__name__
+            logger.warning("redis not read", extra={"error": why})
             return families(None)
 
 

@@ -14,7 +14,6 @@ _KINDS = ("redis", "rediss", "unix", "sentinel", "cluster")
 _NAMES = {"valkey": "redis", "valkeys": "rediss", "redis+socket": "unix"}
 _NAMES |= {"sentinels": "rediss+sentinel", "clusters": "rediss+cluster"}
 """Other spellings of a scheme: Valkey's, Celery's, and short ones. A - may stand for a +."""
-_SENTINEL_PORT, _PORT = 26379, 6379
 
 _SWITCH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 _CHECKS = {f"{head}{w}": w for w in ("required", "optional", "none") for head in ("", "cert_")}
@@ -85,11 +84,8 @@ def parse(text: str) -> Address:
     asked = {name for name in found if name == "master" or name.startswith("sentinel_")}
     good = "master" in asked if kind == "sentinel" else not asked
     _require(good, "must say ?master=NAME with sentinel://, and only there")
-    database = found.get("db", "0")
-    _require(
-        re.fullmatch("[0-9]{1,9}", database),
-        "must have a database's number, of nine digits at most",
-    )
+    database, number = found.get("db", "0"), re.compile("[0-9]{1,9}")
+    _require(number.fullmatch(database), "must have a database's number, of nine digits at most")
     _require(kind != "cluster" or not int(database), "must have database 0, a cluster's only one")
     tls = _tls(found, secure, kind)
     path = unquote(parts[0]["path"]) if kind == "unix" else ""
@@ -99,9 +95,7 @@ def parse(text: str) -> Address:
         hosts=_hosts(kind, ",".join(part["hosts"] for part in parts)),
         path=path,
         database=int(database),
-        username=found.get("username"),
-        password=found.get("password"),
-        master=found.get("master", ""),
+        **{name: found[name] for name in ("username", "password", "master") if name in found},
         tls=tls,
         sentinel_login={name[9:]: found[name] for name in asked - {"master"}},
     )
@@ -139,14 +133,14 @@ def _said(part: re.Match[str], kind: str) -> Iterator[tuple[str, Any]]:
     yield from ((name, unquote(text)) for name, text in found.items() if text)
     query = part["query"] or ""
     _require("+" not in query, "must have + written as %2B in an option")  # libraries read a space
+    known = f"may have only these options: {', '.join(OPTIONS)}; {_QUOTING}"
     for given, text in parse_qsl(query, keep_blank_values=True):
-        listed = f"may have only these options: {', '.join(OPTIONS)}; {_QUOTING}"
-        _require(given not in REFUSED_OPTIONS, f"must be without {given}: it can't be chosen here")
         name = _SAME.get(given, given)
-        _require(name in OPTIONS, listed)
-        allowed = ", ".join(_WORDS.get(name, ())) or "a value"
-        value = _WORDS[name].get(text.lower()) if name in _WORDS else text or None
-        _require(value is not None, f"must have in its option {given}: {allowed}")
+        _require(name not in REFUSED_OPTIONS, f"must be without {name}: it can't be chosen here")
+        _require(name in OPTIONS, known)
+        words = _WORDS.get(name, {})
+        value = words.get(text.lower()) if words else text or None
+        _require(value is not None, f"must have in {given}: {', '.join(words) or 'a value'}")
         yield name, value
 
 
@@ -167,7 +161,9 @@ def _tls(found: Mapping[str, Any], secure: bool, kind: str) -> Mapping[str, Any]
 def _hosts(kind: str, text: str) -> tuple[tuple[str, int], ...]:
     _require(not text or kind != "unix", f"must have three slashes, as unix:///path; {_QUOTING}")
     found = [_HOST.fullmatch(each) for each in text.split(",") if kind != "unix"]
-    port = _SENTINEL_PORT if kind == "sentinel" else _PORT
+    port = (
+        26379 if kind == "sentinel" else 6379
+    )  # redis.io, "High availability with Redis Sentinel"
     places = [(unquote(h[1] or h[2]).lower(), int(h[3] or port)) for h in found if h]
     good = len(places) == len(found) and all(0 < p < 65536 for _, p in places)
     _require(good, f"must name each host as host:port, an IPv6 address in []; {_QUOTING}")

@@ -37,6 +37,31 @@ class _WrongError(ValueError):
     """A setting is wrong; the text says what is allowed and goes into the ConfigError."""
 
 
+def _read(path: str) -> str:
+    return Path(path).read_text(encoding="utf-8")
+
+
+def read_value(
+    env: Mapping[str, str], name: str, filed: bool = True, read: Callable[[str], str] = _read
+) -> str:
+    """Returns a variable's value, or that of the file which ``..._FILE`` names; "" for neither.
+
+    Line ends, blank lines and a BOM around it are no part of it; a password keeps its spaces.
+    Raises ValueError, whose text holds no value.
+    """
+    text = _AROUND.sub("", env.get(name, ""))
+    path = _AROUND.sub("", env.get(f"{name}_FILE", "")).strip() if filed else ""
+    if text and path:
+        raise _WrongError(f"is set twice: here and by {name}_FILE")
+    try:
+        text = _AROUND.sub("", read(path)) if path else text
+    except (OSError, UnicodeDecodeError) as error:
+        raise _WrongError(f"{name}_FILE can't be read: {type(error).__name__}") from None
+    if _CONTROL.search(text):
+        raise _WrongError("must be one line, without control characters")
+    return text if name.endswith("_PASSWORD") else text.strip()
+
+
 def _number(least: float, *, above: bool = False, most: float = 1e10) -> Callable[[str], float]:
     def parse(text: str) -> float:
         start = "above" if above else "from"
@@ -140,18 +165,16 @@ def _broker_url(text: str) -> str:
 def _require_usable(tls: Mapping[str, Any]) -> None:
     """Raises _WrongError for a file that redis-py could not read, at each connection."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    password = tls.get("ssl_password", "")  # without one, OpenSSL would ask the terminal
-    load: dict[str, Callable[[Any], object]] = {
+    # Without a password, OpenSSL would ask the terminal for one.
+    key = {"keyfile": tls.get("ssl_keyfile"), "password": tls.get("ssl_password", "")}
+    for name, load in {
         "ssl_ca_path": lambda path: next(Path(path).iterdir(), None),
         "ssl_ca_certs": context.load_verify_locations,
-        "ssl_certfile": lambda path: context.load_cert_chain(
-            path, tls.get("ssl_keyfile"), password
-        ),
+        "ssl_certfile": lambda path: context.load_cert_chain(path, **key),
         "ssl_ciphers": context.set_ciphers,
-    }
-    for name in load.keys() & tls.keys():
+    }.items():
         try:
-            load[name](tls[name])
+            load(tls[name]) if name in tls else None
         except (OSError, ValueError) as error:
             raise _WrongError(f"has {name} that can't be used: {type(error).__name__}") from None
 
@@ -224,7 +247,7 @@ class Settings:
         env: Mapping[str, str],
         *,
         provider: bool = False,
-        read: Callable[[str], str] = lambda path: Path(path).read_text(encoding="utf-8"),
+        read: Callable[[str], str] = _read,
     ) -> Settings:
         """Returns the settings of the ``COURIER_*`` variables; an empty one counts as unset.
 
@@ -238,7 +261,7 @@ class Settings:
                 continue
             name = PREFIX + each.name.upper()
             try:
-                text = _text(env, name, each.name in FROM_FILE, read)
+                text = read_value(env, name, each.name in FROM_FILE, read)
                 if text:
                     values[each.name] = each.metadata["parse"](text)
             except _WrongError as wrong:
@@ -271,23 +294,3 @@ class Settings:
                 "must start with https:// outside of loopback: texts and password would travel in "
                 "the clear (COURIER_ALLOW=plain-http accepts that)",
             )
-
-
-def _text(env: Mapping[str, str], name: str, filed: bool, read: Callable[[str], str]) -> str:
-    text = _trimmed(env.get(name, ""))
-    path = _trimmed(env.get(f"{name}_FILE", "")).strip() if filed else ""
-    if text and path:
-        raise _WrongError(f"is set twice: here and by {name}_FILE")
-    if path:
-        try:
-            text = _trimmed(read(path))
-        except (OSError, UnicodeDecodeError) as error:
-            raise _WrongError(f"{name}_FILE can't be read: {type(error).__name__}") from None
-    if _CONTROL.search(text):
-        raise _WrongError("must be one line, without control characters")
-    return text if name == "COURIER_API_PASSWORD" else text.strip()  # it may begin with a space
-
-
-def _trimmed(text: str) -> str:
-    """Returns a value without what editors leave around it: line ends, blank lines, a BOM."""
-    return _AROUND.sub("", text)

@@ -94,7 +94,8 @@ class Sweeper(Scheduler):  # type: ignore[misc]
         try:
             system().store.sweep()
         except RedisError as error:
-            logger.warning("no sweep", extra={"error": type(error).__name__})
+            why = url_fault(error) or type(error).__name__
+            logger.warning("no sweep", extra={"error": why})
         return max(0.0, settings.sweep_interval - (time.monotonic() - started))
 
 

@@ -100,16 +100,12 @@ class Connection(kombu.Connection):
     def info(self) -> dict[str, Any]:
         """Returns what ``inspect stats`` and Flower show, without the passwords in it."""
         info: dict[str, Any] = super().info()  # type: ignore[no-untyped-call]
-        shown = {
-            name: v for name, v in info["transport_options"].items() if name != "sentinel_kwargs"
-        }
-        return {
-            **info,
-            "hostname": maybe_sanitize_url(info["hostname"]),  # a socket's URL
-            "alternates": [maybe_sanitize_url(url) for url in self.alt],
-            "ssl": bool(self.ssl),
-            "transport_options": shown,
-        }
+        options = dict(info["transport_options"], sentinel_kwargs=None)
+        urls = [
+            maybe_sanitize_url(url) for url in (info["hostname"], *self.alt)
+        ]  # or a host's name
+        shown = {"hostname": urls[0], "alternates": urls[1:], "ssl": bool(self.ssl)}
+        return {**info, **shown, "transport_options": options}
 
     def get_transport_cls(self) -> Any:
         """Returns the transport for this connection's scheme."""
