@@ -57,9 +57,12 @@ def read_value(
         text = _AROUND.sub("", read(path)) if path else text
     except (OSError, UnicodeDecodeError) as error:
         raise _WrongError(f"{name}_FILE can't be read: {type(error).__name__}") from None
+    text = text if name.endswith("_PASSWORD") else text.strip()
     if _CONTROL.search(text):
         raise _WrongError("must be one line, without control characters")
-    return text if name.endswith("_PASSWORD") else text.strip()
+    if path and not text:  # else a default would be used
+        raise _WrongError(f"must be in {name}_FILE, which is empty")
+    return text
 
 
 def _number(least: float, *, above: bool = False, most: float = 1e10) -> Callable[[str], float]:

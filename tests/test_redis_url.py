@@ -325,6 +325,10 @@ class Place:
         filled = filled.replace("OWN_KEY", quote(self.authority.key))
         return filled.replace("OTHER_CA", quote(self.other.ca))
 
+    def close(self) -> None:
+        self.tls.close()
+        self.server.stop()
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
@@ -332,8 +336,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         pytest.skip("needs the openssl command for certificates")
     made = Place(tmp_path_factory.mktemp("place"))
     yield made
-    made.tls.close()
-    made.server.stop()
+    made.close()
 
 
 def through_celery(url: str, *commands: tuple[str, ...]) -> list[Any]:

@@ -305,6 +305,17 @@ def test_a_line_end_or_a_bom_inside_a_value_is_refused(
         assert list(error.faults) == [f"COURIER_{name}"] and "Zq7" not in str(error)
 
 
+@pytest.mark.parametrize("name", FILED)
+@pytest.mark.parametrize("content", ["", "\n", "\ufeff\r\n \r\n"])
+def test_an_empty_file_is_a_fault_and_no_default(name: str, content: str, tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    path.write_bytes(content.encode())
+    error = refused(**{f"{name}_FILE": str(path)})
+    assert error.faults == {f"COURIER_{name}": f"must be in COURIER_{name}_FILE, which is empty"}
+    # An empty variable, as a template leaves it, is one that isn't set
+    assert read(REDIS_URL="\r\n").redis_url == TABLE["REDIS_URL"][0]
+
+
 def test_an_env_file_with_crlf_gives_the_password_without_it() -> None:
     lines = ["COURIER_API_LOGIN=tester\r", "COURIER_API_PASSWORD=111111\r", ""]
     env = dict(line.split("=", 1) for line in lines if line)  # as `docker --env-file` reads them

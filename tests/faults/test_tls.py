@@ -27,8 +27,7 @@ from viber_courier.store.connection import connect
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     made = Place(tmp_path_factory.mktemp("place"))
     yield made
-    made.tls.close()
-    made.server.stop()
+    made.close()
 
 
 @pytest.mark.parametrize(
