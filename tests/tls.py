@@ -51,21 +51,26 @@ class TlsFront:
         self.port: int = self._listener.getsockname()[1]
         self.encrypted, self.plain = 0, 0
         self._links: list[socket.socket] = []
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._threads = [threading.Thread(target=self._accept, daemon=True)]
+        self._threads[0].start()
 
     def _accept(self) -> None:
         while not self._closing:
             with contextlib.suppress(OSError):
                 client, _ = self._listener.accept()
-                self._links.append(client)
-                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+                self._threads.append(
+                    threading.Thread(target=self._serve, args=(client,), daemon=True)
+                )
+                self._threads[-1].start()
 
     def _serve(self, client: socket.socket) -> None:
         with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
             stack.callback(client.close)
+            self._links.append(client)
             if client.recv(1, socket.MSG_PEEK) == b"\x16":
                 client = self._context.wrap_socket(client, server_side=True)
                 stack.callback(client.close)
+                self._links.append(client)
                 self.encrypted += 1
             else:
                 self.plain += 1
@@ -88,5 +93,7 @@ class TlsFront:
         self._closing = True
         for each in (self._listener, *self._links):
             with contextlib.suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
-            each.close()
+                each.shutdown(socket.SHUT_RDWR)  # wakes its thread, which closes it
+        for thread in self._threads:
+            thread.join(5)
+        self._listener.close()
