@@ -112,8 +112,8 @@ def url_fault(error: BaseException | None) -> str:
     if "handshake operation timed out" in words:
         return "TLS failed: no answer, as from a port without TLS"
     if "DB index is out of range" in words:
-        return "the server has no database of that number"
-    return "the server refuses user name or password" if login else ""
+        return "the server has no database of this number"
+    return "wrong user name or password" if login else ""
 
 
 def is_transient(error: BaseException | None) -> bool:

@@ -393,9 +393,9 @@ def test_a_call_goes_through_every_form_for_store_and_broker(place: Place, form:
 UNUSABLE = {  # what is said of a URL that is well-formed
     "rediss://localhost:PORT": "no answer, as from a port without TLS",
     "rediss://TLS?ssl_ca_certs=OTHER_CA": "TLS failed: certificate verify failed: ",
-    "redis://127.0.0.1:PORT/999": "the server has no database of that number",
-    "unix://SOCKET?db=999": "the server has no database of that number",
-    "redis://app:Zq7@127.0.0.1:PORT": "the server refuses user name or password",
+    "redis://127.0.0.1:PORT/999": "the server has no database of this number",
+    "unix://SOCKET?db=999": "the server has no database of this number",
+    "redis://app:Zq7@127.0.0.1:PORT": "wrong user name or password",
 }
 
 

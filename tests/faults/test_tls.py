@@ -92,8 +92,8 @@ WRONG = [
     ("rediss://TLS?ssl_cert_reqs=CERT_REQUIRED", "TLS failed: certificate verify failed"),
     ("rediss://TLS?ssl_ca_certs=/no/Zq7", "ssl_ca_certs that can't be used: FileNotFoundError"),
     ("rediss://localhost:PORT", "TLS failed: no answer, as from a port without TLS"),
-    ("redis://127.0.0.1:PORT/999", "the server has no database of that number"),
-    ("redis://app:Zq7@127.0.0.1:PORT/1", "the server refuses user name or password"),
+    ("redis://127.0.0.1:PORT/999", "the server has no database of this number"),
+    ("redis://app:Zq7@127.0.0.1:PORT/1", "wrong user name or password"),
     ("redis://app:p#Zq7@127.0.0.1:PORT/1", "%23"),
 ]
 
