@@ -20,15 +20,18 @@ from redis.retry import Retry
 
 from viber_courier.ops.look import take_look
 from viber_courier.ops.metrics import families
-from viber_courier.schemas import sentinel
 from viber_courier.schemas.errors import ConfigError
 from viber_courier.schemas.settings import Settings
-from viber_courier.store.connection import SOCKET_OPTIONS
-from viber_courier.store.pools import follow
+from viber_courier.store.connection import connect, url_fault
 from viber_courier.worker.log import set_up
 
-TIMEOUTS = {"socket_timeout": 2, "socket_connect_timeout": 1}
-"""Seconds. Prometheus waits 10 by default, and must learn by then that Redis hangs."""
+IMPATIENT: dict[str, Any] = {
+    "socket_timeout": 2,
+    "socket_connect_timeout": 1,
+    "retry": Retry(NoBackoff(), 0),
+    "retry_on_error": [],
+}
+"""Prometheus waits 10 seconds by default, and must learn by then that Redis hangs."""
 
 logger = logging.getLogger(__name__)
 
@@ -46,21 +49,13 @@ class CourierCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         """Returns every metric, or only ``courier_up 0`` if Redis does not answer."""
         try:
-            with closing(_connect(self._settings.redis_url)) as client:
-                return families(take_look(client, self._settings.namespace))
+            namespace = self._settings.namespace
+            with closing(connect(self._settings.redis_url, namespace, **IMPATIENT)) as client:
+                return families(take_look(client, namespace))
         except redis.RedisError as error:
-            logger.warning("redis not read", extra={"error": type(error).__name__})
+            why = url_fault(error) or type(error).__name__
+            logger.warning("redis not read", extra={"error": why})
             return families(None)
-
-
-def _connect(url: str) -> redis.Redis:
-    """Returns a new connection, which can't be half-open, with short timeouts."""
-    retry = Retry(NoBackoff(), 0)
-    options: dict[str, Any] = {**SOCKET_OPTIONS, **TIMEOUTS, "retry": retry}
-    options |= {"decode_responses": True, "protocol": 2}
-    if url.startswith(sentinel.SCHEME):
-        return follow(sentinel.parse(url), options)
-    return redis.Redis.from_url(url, **options)
 
 
 @click.command()

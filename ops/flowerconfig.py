@@ -7,24 +7,18 @@ Flower's other options have variables of their own: ``FLOWER_ADDRESS``, ``FLOWER
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
+
+from viber_courier.schemas.settings import read_value
 
 LEAST = 8
 """Characters of a password."""
 
 
 def _read(env: Mapping[str, str], name: str) -> str:
-    path = env.get(f"{name}_FILE", "")
-    if path and env.get(name):
-        raise SystemExit(f"Flower can't start: {name} is set twice: here and by {name}_FILE")
-    if not path:
-        return env.get(name, "")
     try:
-        return Path(path).read_text(encoding="utf-8").strip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SystemExit(
-            f"Flower can't start: {name}_FILE can't be read: {type(error).__name__}"
-        ) from None
+        return read_value(env, name)
+    except ValueError as error:
+        raise SystemExit(f"Flower can't start: {name}: {error}") from None
 
 
 def _credentials(env: Mapping[str, str]) -> list[str]:

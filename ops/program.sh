@@ -7,12 +7,14 @@
 # COURIER_BIN       the bin folder of the Python environment, where that isn't on PATH.
 set -eu
 if [ -n "${COURIER_ENV_FILE:-}" ]; then
+  # Without the BOM and the CRs of a file that was written on Windows.
+  settings=$(sed -e "1s/^$(printf '\357\273\277')//" -e "s/$(printf '\r')*\$//" "$COURIER_ENV_FILE")
   set -a
-  . "$COURIER_ENV_FILE"
+  eval "$settings"
   set +a
 fi
 PATH="${COURIER_BIN:+$COURIER_BIN:}$PATH"
-ns="${COURIER_NAMESPACE:-courier}"
+ns=$(printf %s "${COURIER_NAMESPACE:-courier}" | tr -d '\r')
 
 worker() { # name, processes, queues
   exec celery -q -A viber_courier.worker worker -n "$1@%h" -c "$2" -Q "$3" -l INFO \

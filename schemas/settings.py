@@ -7,14 +7,15 @@ value: it may be a secret.
 from __future__ import annotations
 
 import re
+import ssl
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
-from viber_courier.schemas import sentinel
+from viber_courier.schemas import redis_url as redis_urls
 from viber_courier.schemas.errors import ConfigError
 
 PREFIX = "COURIER_"
@@ -28,10 +29,40 @@ OF_PROVIDER = ("api_url", "api_login", "api_password", "ca_file", "proxy")
 
 DANGERS = ("plain-http", "volatile-redis")
 """Words of ``COURIER_ALLOW``: each accepts a danger that is refused otherwise."""
+_AROUND = re.compile(r"\A[\s\ufeff]*[\r\n\ufeff]|[\r\n\ufeff][\s\ufeff]*\Z")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\ufeff\ud800-\udfff]")
 
 
 class _WrongError(ValueError):
     """A setting is wrong; the text says what is allowed and goes into the ConfigError."""
+
+
+def _read(path: str) -> str:
+    return Path(path).read_text(encoding="utf-8")
+
+
+def read_value(
+    env: Mapping[str, str], name: str, filed: bool = True, read: Callable[[str], str] = _read
+) -> str:
+    """Returns a variable's value, or that of the file which ``..._FILE`` names; "" for neither.
+
+    Line ends, blank lines and a BOM around it are no part of it; a password keeps its spaces.
+    Raises ValueError, whose text holds no value.
+    """
+    text = _AROUND.sub("", env.get(name, ""))
+    path = _AROUND.sub("", env.get(f"{name}_FILE", "")).strip() if filed else ""
+    if text and path:
+        raise _WrongError(f"is set twice: here and by {name}_FILE")
+    try:
+        text = _AROUND.sub("", read(path)) if path else text
+    except (OSError, UnicodeDecodeError) as error:
+        raise _WrongError(f"{name}_FILE can't be read: {type(error).__name__}") from None
+    text = text if name.endswith("_PASSWORD") else text.strip()
+    if _CONTROL.search(text):
+        raise _WrongError("must be one line, without control characters")
+    if path and not text:  # else a default would be used
+        raise _WrongError(f"must be in {name}_FILE, which is empty")
+    return text
 
 
 def _number(least: float, *, above: bool = False, most: float = 1e10) -> Callable[[str], float]:
@@ -63,8 +94,7 @@ def _url(*schemes: str) -> Callable[[str], str]:
         wrong = _WrongError(f"must be a URL that starts with {' or '.join(schemes)}://")
         try:
             parts = urlsplit(text)
-            place = parts.path if parts.scheme in ("unix", "redis+socket") else parts.hostname
-            whole = bool(place) and parts.port != 0
+            whole = bool(parts.hostname) and parts.port != 0
         except ValueError:
             raise wrong from None
         if parts.scheme not in schemes or not whole or re.search(r"\s", text):
@@ -100,20 +130,6 @@ def _api_url(text: str) -> str:
     return url
 
 
-def _sentinels(text: str) -> str:
-    try:
-        sentinel.parse(text)
-    except ValueError as wrong:
-        raise _WrongError(str(wrong)) from None
-    return text
-
-
-def _broker_url(text: str) -> str:
-    if text.startswith(sentinel.SCHEME):
-        return _sentinels(text)
-    return _url("redis", "rediss", "redis+socket", "sentinel")(text)
-
-
 def _is_plain(url: str, proxy: str) -> bool:
     """Returns whether requests leave this machine unencrypted."""
     far = not _is_loopback(url) or bool(proxy and not _is_loopback(proxy))
@@ -136,15 +152,34 @@ def _dangers(text: str) -> frozenset[str]:
 
 
 def _redis_url(text: str) -> str:
-    if text.startswith(sentinel.SCHEME):
-        return _sentinels(text)
-    parts = urlsplit(_url("redis", "rediss", "unix", "sentinel")(text))
-    options = {name for name, _ in parse_qsl(parts.query, keep_blank_values=True)}
-    if parts.scheme != "unix" and not re.fullmatch("/?[0-9]*", parts.path):
-        raise _WrongError("must end with the number of a database, as /0")
-    if not all(name == "db" or name.startswith("ssl_") for name in options):
-        raise _WrongError("may have only db and ssl_... as options")
+    try:
+        _require_usable(redis_urls.parse(text).tls)
+    except redis_urls.AddressError as wrong:
+        raise _WrongError(str(wrong)) from None
     return text
+
+
+def _broker_url(text: str) -> str:
+    if redis_urls.parse(_redis_url(text)).scheme == "cluster":
+        raise _WrongError(redis_urls.NO_BROKER)
+    return text
+
+
+def _require_usable(tls: Mapping[str, Any]) -> None:
+    """Raises _WrongError for a file that redis-py could not read, at each connection."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    # Without a password, OpenSSL would ask the terminal for one.
+    key = {"keyfile": tls.get("ssl_keyfile"), "password": tls.get("ssl_password", "")}
+    for name, load in {
+        "ssl_ca_path": lambda path: next(Path(path).iterdir(), None),
+        "ssl_ca_certs": context.load_verify_locations,
+        "ssl_certfile": lambda path: context.load_cert_chain(path, **key),
+        "ssl_ciphers": context.set_ciphers,
+    }.items():
+        try:
+            load(tls[name]) if name in tls else None
+        except (OSError, ValueError) as error:
+            raise _WrongError(f"has {name} that can't be used: {type(error).__name__}") from None
 
 
 def _file(text: str) -> str:
@@ -167,7 +202,7 @@ class Settings:
     api_url: str = _set("https://viber.devinotele.com:444", _api_url)
     # RFC 7617: a user name with a colon can't be told from its password.
     api_login: str = _set("", _pattern("[^:\\s]+", "without colons and spaces"), secret=True)
-    api_password: str = _set("", _pattern(".+", "one line"), secret=True)
+    api_password: str = _set("", str, secret=True)
     ca_file: str = _set("", _file)
     proxy: str = _set("", _url("http", "https"), secret=True)
     allow: frozenset[str] = _set(frozenset(), _dangers)
@@ -215,7 +250,7 @@ class Settings:
         env: Mapping[str, str],
         *,
         provider: bool = False,
-        read: Callable[[str], str] = lambda path: Path(path).read_text(encoding="utf-8"),
+        read: Callable[[str], str] = _read,
     ) -> Settings:
         """Returns the settings of the ``COURIER_*`` variables; an empty one counts as unset.
 
@@ -229,7 +264,7 @@ class Settings:
                 continue
             name = PREFIX + each.name.upper()
             try:
-                text = _text(env, name, each.name in FROM_FILE, read)
+                text = read_value(env, name, each.name in FROM_FILE, read)
                 if text:
                     values[each.name] = each.metadata["parse"](text)
             except _WrongError as wrong:
@@ -238,6 +273,9 @@ class Settings:
             if name not in values and PREFIX + name.upper() not in faults:
                 faults[PREFIX + name.upper()] = f"must be set (or {PREFIX}{name.upper()}_FILE)"
         settings = cls(**values)
+        is_cluster = redis_urls.parse(settings.redis_url).scheme == "cluster"
+        if provider and is_cluster and not settings.broker_url:  # apps use no broker
+            faults.setdefault("COURIER_BROKER_URL", redis_urls.NO_BROKER)
         for name, fault in settings._together(faults.keys()):
             faults.setdefault(name, fault)
         if faults:
@@ -259,18 +297,3 @@ class Settings:
                 "must start with https:// outside of loopback: texts and password would travel in "
                 "the clear (COURIER_ALLOW=plain-http accepts that)",
             )
-        if self.redis_url.startswith("unix:") and not self.broker_url:
-            yield "COURIER_BROKER_URL", "must be set: Celery spells unix:// otherwise"
-
-
-def _text(env: Mapping[str, str], name: str, filed: bool, read: Callable[[str], str]) -> str:
-    text = env.get(name, "")
-    path = env.get(f"{name}_FILE", "").strip() if filed else ""
-    if text and path:
-        raise _WrongError(f"is set twice: here and by {name}_FILE")
-    if not path:
-        return text if filed else text.strip()  # a password may begin or end with a space
-    try:
-        return read(path).strip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise _WrongError(f"{name}_FILE can't be read: {type(error).__name__}") from None

@@ -1,16 +1,19 @@
 """Connections to Redis: timeouts, retries, and the error that apps get."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from inspect import signature
 from typing import Any
+from urllib.parse import quote
 
 import redis
 from redis import exceptions as errors
 from redis.backoff import FullJitterBackoff
 from redis.retry import Retry
 
-from viber_courier.schemas import sentinel
-from viber_courier.schemas.errors import CourierError
+from viber_courier.schemas.errors import ConfigError, CourierError
+from viber_courier.schemas.redis_url import NO_BROKER, parse
 from viber_courier.store.pools import Client, WholePool, follow
 
 SOCKET_OPTIONS: dict[str, Any] = {
@@ -35,8 +38,13 @@ class StoreUnavailable(CourierError, redis.RedisError):
     accepted: tuple[str, ...] | list[str] = ()
 
 
-def connect(url: str) -> redis.Redis:
-    """Returns a client that threads and forks can share; a command fails within seconds."""
+def connect(url: str, namespace: str = "", **chosen: Any) -> redis.Redis:
+    """Returns a client that threads and forks can share; a command fails within seconds.
+
+    ``namespace`` is the one whose keys the client is for: in a cluster, a slot. ``chosen``: options
+    of redis-py in place of ours.
+    """
+    address = parse(url)
     options: dict[str, Any] = {
         **SOCKET_OPTIONS,
         "decode_responses": True,
@@ -44,24 +52,68 @@ def connect(url: str) -> redis.Redis:
         # A timeout is not repeated: a caller waits for a hung server only once.
         "retry": Retry(FullJitterBackoff(0.5, 0.05), 3, (redis.ConnectionError,)),
         "retry_on_error": [redis.ConnectionError],  # redis-py 5 repeats no command without it
+        **address.tls,
+        **chosen,
     }
-    if not url.startswith(sentinel.SCHEME):
-        return Client(connection_pool=WholePool.from_url(url, **options))
-    return follow(sentinel.parse(url), options)
+    if unknown := address.tls.keys() - signature(redis.SSLConnection).parameters.keys():
+        fault = f"has {min(unknown)}, which redis-py {redis.__version__} doesn't know: upgrade it"
+        raise ConfigError({"COURIER_REDIS_URL": fault})
+    if address.scheme == "cluster":
+        raise ConfigError({"COURIER_REDIS_URL": f"cluster:// needs store.cluster ({namespace})"})
+    if address.scheme == "sentinel":
+        return follow(address, options)
+    options |= {"username": address.username, "password": address.password}
+    if address.scheme == "unix":
+        del options["socket_keepalive"]  # TCP's
+        options |= {"connection_class": redis.UnixDomainSocketConnection, "path": address.path}
+    else:
+        made = redis.SSLConnection if address.tls else redis.Connection
+        ((host, port),) = address.hosts
+        options |= {"connection_class": made, "host": host, "port": port}
+    return Client(connection_pool=WholePool(db=address.database, **options))
 
 
-def broker(url: str) -> tuple[str, dict[str, Any]]:
-    """Returns a broker's URL as Celery spells it, and its transport options."""
-    if not url.startswith(sentinel.SCHEME):
-        return url, SOCKET_OPTIONS
-    given = sentinel.parse(url)
-    login = f"{given.login}@" if given.login else ""
-    hosts = (f"[{host}]" if ":" in host else host for host, _ in given.hosts)
-    urls = (
-        f"{sentinel.SCHEME}{login}{host}:{port}/{given.database}"
-        for host, (_, port) in zip(hosts, given.hosts, strict=True)
-    )
-    return ";".join(urls), {**SOCKET_OPTIONS, "master_name": given.master}
+def broker(url: str, **transport: Any) -> dict[str, Any]:
+    """Returns Celery's settings for a broker: URL, TLS, transport options (ours and those given).
+
+    Raises ConfigError for a cluster.
+    """
+    address = parse(url)
+    if address.scheme == "cluster":
+        raise ConfigError({"COURIER_BROKER_URL": NO_BROKER})
+    options = {**SOCKET_OPTIONS, **transport}
+    if address.scheme == "sentinel":
+        asking = {**SOCKET_OPTIONS, **address.tls, "ssl": bool(address.tls)}
+        asking |= address.sentinel_login
+        options |= {"master_name": address.master, "sentinel_kwargs": asking}
+    username, password = (quote(p or "", safe="") for p in (address.username, address.password))
+    login = f"{username}:{password}@" if username or password else ""
+    if address.scheme == "unix":
+        socket = quote(address.path)
+        spelled = f"redis+socket://{login}{socket}?virtual_host={address.database}"
+    else:
+        places = (f"[{quote(h, ':')}]:{p}" if ":" in h else f"{h}:{p}" for h, p in address.hosts)
+        spelled = ";".join(f"{address.scheme}://{login}{p}/{address.database}" for p in places)
+    return {
+        "broker_url": spelled,
+        "broker_use_ssl": dict(address.tls) or False,
+        "broker_transport_options": options,
+    }
+
+
+def url_fault(error: BaseException | None) -> str:
+    """Returns what is wrong with a URL, by what came of it; "" for what may pass by itself."""
+    words, login = "", False
+    while error is not None:
+        words, login = f"{words} {error}", login or isinstance(error, errors.AuthenticationError)
+        error = error.__cause__ or error.__context__
+    if found := re.search(r"\[SSL: (?!UNEXPECTED_EOF)\w+\] ([^(]*[^( ])", words):
+        return f"TLS failed: {found[1]}"
+    if "handshake operation timed out" in words:
+        return "TLS failed: no answer, as from a port without TLS"
+    if "DB index is out of range" in words:
+        return "the server has no database of this number"
+    return "wrong user name or password" if login else ""
 
 
 def is_transient(error: BaseException | None) -> bool:
@@ -82,7 +134,8 @@ def store_errors() -> Iterator[None]:
             raise StoreUnavailable("Redis has reached its maxmemory: nothing was stored") from error
         if "NOREPLICAS " in str(error):
             raise StoreUnavailable("Redis has too few replicas: nothing was stored") from error
-        raise StoreUnavailable(f"Redis can't be used now: {type(error).__name__}") from error
+        why = url_fault(error) or type(error).__name__
+        raise StoreUnavailable(f"Redis can't be used now: {why}") from error
 
 
 def require_name(what: str, value: object) -> str:

@@ -13,7 +13,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelConnectionPool
 
-from viber_courier.schemas.sentinel import Sentinels
+from viber_courier.schemas.redis_url import Address
 
 MASTER_CHECK_INTERVAL = 1.0
 """Seconds between two requests to the sentinels for the master's address."""
@@ -127,12 +127,15 @@ class Client(redis.Redis):
         self.connection_pool.disconnect()
 
 
-def follow(given: Sentinels, options: dict[str, Any]) -> redis.Redis:
+def follow(given: Address, options: dict[str, Any]) -> redis.Redis:
     """Returns a client of the current master; ``options`` are its connections'."""
     asking = {name: options[name] for name in ("socket_keepalive", "health_check_interval")} | {
         "socket_timeout": 1,
         "socket_connect_timeout": 1,
         "retry": Retry(NoBackoff(), 0),  # there are others to ask
+        "ssl": bool(given.tls),
+        **given.tls,
+        **given.sentinel_login,
     }
     sentinels: Any = Sentinel(  # type: ignore[no-untyped-call]
         given.hosts, sentinel_kwargs=asking
@@ -144,6 +147,7 @@ def follow(given: Sentinels, options: dict[str, Any]) -> redis.Redis:
         db=given.database,
         username=given.username,
         password=given.password,
+        ssl=bool(given.tls),
         **options,
     )
     return client

@@ -1,4 +1,4 @@
-"""How we reach Redis: Sentinel URLs, for our own clients and as Celery spells them."""
+"""How we reach Redis, and how Celery does: pools, scripts, Celery's spelling of URLs."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from redis.retry import Retry
 from tests.conftest import wait_for
 from tests.faults.parts import Proxy
 from viber_courier.ops.redis_server import RedisServer
-from viber_courier.schemas.sentinel import Sentinels, parse
-from viber_courier.store.connection import broker, connect
+from viber_courier.schemas.errors import ConfigError
+from viber_courier.store.connection import SOCKET_OPTIONS, broker, connect
 from viber_courier.store.pools import WholePool
 from viber_courier.store.scripts import Parameter, Script, Source
 
@@ -29,59 +29,43 @@ INTERRUPTED = "(KeyboardInterrupt, UnboundLocalError)"
 """How an interruption ends a call: redis-py 5 makes the second of one inside its constructor."""
 
 
-def test_a_sentinel_url_is_read_whole() -> None:
-    assert parse("sentinel://app:p%40ss@a:1,[::1],b/3?master=mine") == Sentinels(
-        hosts=(("a", 1), ("::1", 26379), ("b", 26379)),
-        master="mine",
-        database=3,
-        login="app:p%40ss",
-    )
-    assert parse("sentinel://app:p%40ss@a?master=m").password == "p@ss"
-    assert parse("sentinel://:secret@a?master=m").username is None
-    assert parse("sentinel://a?master=m").password is None
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "sentinel://a",
-        "sentinel://a?master=",
-        "sentinel://a?master=m&db=1",
-        "sentinel://?master=m",
-        "sentinel://a,,b?master=m",
-        "sentinel://a:0?master=m",
-        "sentinel://a:99999?master=m",
-        "sentinel://a/x?master=m",
-        "sentinel://a?master",
-    ],
-)
-def test_a_wrong_one_is_refused_without_repeating_it(url: str) -> None:
-    with pytest.raises(ValueError, match=r"^must ") as caught:
-        parse(url)
-    assert url not in str(caught.value)
-
-
-@pytest.mark.parametrize("password", ["a[Zq7]b", "Zq7\u2100"])
-def test_a_password_that_should_be_quoted_is_not_repeated(password: str) -> None:
-    with pytest.raises(ValueError, match=r"^must ") as caught:
-        parse(f"sentinel://app:{password}@a:1/0?master=m")
-    assert "Zq7" not in str(caught.value)
-    assert caught.value.__suppress_context__  # a traceback shows no cause that does
-
-
 def test_celery_gets_the_spelling_that_it_knows() -> None:
-    url, options = broker("sentinel://:secret@a:1,[::1]:2/3?master=mine")
-    assert url == "sentinel://:secret@a:1/3;sentinel://:secret@[::1]:2/3"
+    made = broker("sentinel://:sec%3Bret@a:1,[::1]:2/3?master=mine", visibility_timeout=60)
+    assert made["broker_url"] == "sentinel://:sec%3Bret@a:1/3;sentinel://:sec%3Bret@[::1]:2/3"
+    options = made["broker_transport_options"]
     assert options["master_name"] == "mine" and options["socket_timeout"] == 5
-    assert broker("redis://a/0") == (
-        "redis://a/0",
-        {k: options[k] for k in options.keys() - {"master_name"}},
-    )
+    assert options["visibility_timeout"] == 60 and options["sentinel_kwargs"]["socket_timeout"] == 5
+    assert broker("redis://a/0") == {
+        "broker_url": "redis://a:6379/0",
+        "broker_use_ssl": False,
+        "broker_transport_options": SOCKET_OPTIONS,
+    }
+    assert broker("unix:///r?db=5")["broker_url"] == "redis+socket:///r?virtual_host=5"
+
+
+def test_a_broker_checks_its_servers_certificate_like_the_store() -> None:
+    """kombu would not: it takes rediss:// without options for one that checks nothing."""
+    for url in ("rediss://a/0", "sentinels://a?master=m"):
+        made = broker(url)
+        assert made["broker_use_ssl"] == {"ssl_cert_reqs": "required", "ssl_check_hostname": True}
+    asking = made["broker_transport_options"]["sentinel_kwargs"]
+    assert asking["ssl"] is True and asking["ssl_cert_reqs"] == "required"
+
+
+def test_a_cluster_is_no_broker() -> None:
+    with pytest.raises(ConfigError, match=r"COURIER_BROKER_URL: .* can't be cluster://"):
+        broker("cluster://a")
 
 
 def test_nothing_that_can_be_printed_shows_the_password() -> None:
-    client = connect("sentinel://app:geheim@127.0.0.1:1/0?master=mine")
-    assert "geheim" not in f"{client!r} {client.connection_pool!r}"
+    for url in (
+        "sentinel://app:geheim@127.0.0.1:1/0?master=mine&sentinel_password=geheim",
+        "redis://app:geheim@127.0.0.1:1",
+        "unix:///r?password=geheim",
+        "rediss://:geheim@h?ssl_password=geheim",
+    ):
+        client = connect(url)
+        assert "geheim" not in f"{client!r} {client.connection_pool!r}"
 
 
 def test_a_script_that_must_be_repeated_needs_no_second_connection(

@@ -98,9 +98,8 @@ PASSWORD = "Zq7-br0ker"
 
 def made(url: str) -> tuple[App, Connection]:
     """An app for that COURIER_BROKER_URL, and its connection."""
-    celerys, options = broker(url)
-    app = App(broker=celerys, set_as_current=False)
-    app.conf.broker_transport_options = options
+    app = App(set_as_current=False)
+    app.conf.update(broker(url))
     return app, app.connection_for_read()
 
 
@@ -109,10 +108,12 @@ def made(url: str) -> tuple[App, Connection]:
     [
         (f"redis://:{PASSWORD}@a:1/2", Transport),
         (f"rediss://:{PASSWORD}@a:1/2?ssl_cert_reqs=required", Transport),
-        ("redis+socket:///tmp/redis.sock?virtual_host=2", Transport),
+        (f"rediss://a?ssl_password={PASSWORD}", Transport),
+        (f"unix://u:{PASSWORD}@/tmp/redis.sock?db=2", Transport),
         (f"sentinel://:{PASSWORD}@a:1,b:2,c:3/2?master=m", SentinelTransport),
+        (f"sentinels://a:1?master=m&sentinel_password={PASSWORD}", SentinelTransport),
     ],
-    ids=["redis", "rediss", "socket", "sentinel"],
+    ids=["redis", "rediss", "key", "socket", "sentinel", "sentinels"],
 )
 def test_every_url_has_our_transport_and_shows_no_password(
     url: str, wanted: type, monkeypatch: pytest.MonkeyPatch
@@ -121,7 +122,7 @@ def test_every_url_has_our_transport_and_shows_no_password(
     app, connection = made(url)
     for each in (connection, connection.clone(), app.connection(), app.connection_for_write()):
         assert each.get_transport_cls() is wanted
-        assert bool(each.ssl) is url.startswith("rediss")
+        assert bool(each.ssl) is url.startswith(("rediss", "sentinels"))
     # Nor does what Celery's logs, `report`, `inspect` and Flower show of it tell the password
     shown = {**connection.info(), "password": None}
     for text in (connection.as_uri(), app.bugreport(), app.conf.table(), shown):

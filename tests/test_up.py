@@ -48,12 +48,15 @@ def test_a_program_of_no_name_is_refused(name: str) -> None:
     assert run.returncode == 2 and f"no program is called {name}" in run.stderr
 
 
-def test_the_pools_queues_are_those_of_the_namespace(tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", ["{}", "\ufeff{}", "crlf"])
+def test_the_pools_queues_are_those_of_the_namespace(form: str, tmp_path: Path) -> None:
     # Given a celery that only repeats what it is asked
     fake = tmp_path / "celery"
     fake.write_text(f"#!{sys.executable}\nimport sys\nprint(*sys.argv[1:])\n")
     fake.chmod(0o755)
-    (tmp_path / "env").write_text("COURIER_NAMESPACE='shop'\nCOURIER_PROCESSES_BULK=3\n")
+    written = "COURIER_NAMESPACE='shop'\n\nCOURIER_PROCESSES_BULK=3\n"  # maybe on Windows
+    written = written.replace("\n", "\r\n") if form == "crlf" else form.format(written)
+    (tmp_path / "env").write_bytes(written.encode())
     script = Path(__file__).parents[1] / "ops/program.sh"
     run = subprocess.run(
         ["sh", script, "send-bulk"],

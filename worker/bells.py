@@ -38,9 +38,8 @@ class Bells:
 
     def __init__(self, settings: Settings) -> None:
         self._namespace = settings.namespace
-        url, options = broker(settings.broker_url)
-        self._app = App(broker=url, set_as_current=False)
-        self._app.conf.broker_transport_options = {**options, **RING_OPTIONS}
+        self._app = App(set_as_current=False)
+        self._app.conf.update(broker(settings.broker_url, **RING_OPTIONS))
 
     def ring(self, word: str) -> None:
         """Puts a doorbell on the queue of a lane, or of ``poll``. Raises the transport's errors.

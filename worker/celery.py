@@ -24,7 +24,7 @@ from viber_courier.producers.client import Producer
 from viber_courier.schemas.errors import ConfigError
 from viber_courier.schemas.lanes import INTAKE, LANES, POLL, queue
 from viber_courier.schemas.settings import Settings
-from viber_courier.store.connection import broker, connect
+from viber_courier.store.connection import broker, connect, url_fault
 from viber_courier.store.durability import dangers
 from viber_courier.store.leases import Store
 from viber_courier.worker.bells import Bells, Listener
@@ -56,11 +56,10 @@ except ConfigError as error:
 
 
 queues = [queue(settings.namespace, name) for name in (POLL, INTAKE, *LANES)]
-broker_url, broker_options = broker(settings.broker_url)
 flower.install()
-# Not broker_read_url: Flower and ``celery inspect conf`` show its password.
-app = App("viber_courier", broker=broker_url, set_as_current=True)
+app = App("viber_courier", set_as_current=True)
 app.conf.update(
+    broker(settings.broker_url, visibility_timeout=VISIBILITY_TIMEOUT),
     task_queues=[Queue(name, routing_key=name) for name in queues],
     task_default_queue=queues[0],
     task_create_missing_queues=False,
@@ -77,7 +76,6 @@ app.conf.update(
     worker_prefetch_multiplier=1,
     worker_max_tasks_per_child=10_000,
     worker_send_task_events=False,
-    broker_transport_options={**broker_options, "visibility_timeout": VISIBILITY_TIMEOUT},
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
     event_queue_ttl=EVENTS_TTL,
@@ -96,7 +94,8 @@ class Sweeper(Scheduler):  # type: ignore[misc]
         try:
             system().store.sweep()
         except RedisError as error:
-            logger.warning("no sweep", extra={"error": type(error).__name__})
+            why = url_fault(error) or type(error).__name__
+            logger.warning("no sweep", extra={"error": why})
         return max(0.0, settings.sweep_interval - (time.monotonic() - started))
 
 
@@ -113,7 +112,7 @@ class System:
 @cache
 def system() -> System:
     """Returns this process's System, made when it is first needed."""
-    client, provider = connect(settings.redis_url), Provider(settings)
+    client, provider = connect(settings.redis_url, settings.namespace), Provider(settings)
     store, decider = Store(client, settings), Decider(settings)
     return System(
         store=store,
@@ -198,9 +197,23 @@ def _set_up_logs(logger: logging.Logger, **_: Any) -> None:
 
 
 @worker_init.connect
+def _refuse_wrong_urls(**_: Any) -> None:
+    """Ends the worker where a URL's TLS, login or database is wrong: it would try for ever."""
+    for name in ("redis_url", "broker_url"):
+        try:
+            with closing(connect(getattr(settings, name), settings.namespace)) as client:
+                client.ping()
+        except RedisError as error:
+            if why := url_fault(error):
+                raise SystemExit(
+                    f"viber-courier can't start: COURIER_{name.upper()}: {why}"
+                ) from None
+
+
+@worker_init.connect
 def _refuse_volatile_redis(**_: Any) -> None:
     """Waits for Redis; ends the worker if that Redis would lose messages."""
-    with closing(connect(settings.redis_url)) as client:
+    with closing(connect(settings.redis_url, settings.namespace)) as client:
         while True:
             try:
                 faults = dangers(client.info())

@@ -30,7 +30,7 @@ from viber_courier.ops.commands.terminal import (
 from viber_courier.ops.look import take_look
 from viber_courier.schemas.lanes import LANES, POLL, queue
 from viber_courier.schemas.settings import Settings
-from viber_courier.store.connection import broker, connect, store_errors
+from viber_courier.store.connection import broker, connect, store_errors, url_fault
 from viber_courier.store.keys import Keys
 from viber_courier.worker.bells import RING_OPTIONS
 from viber_courier.worker.provider import Provider
@@ -54,9 +54,8 @@ class Workers:
     """Talks to the workers through the broker."""
 
     def __init__(self, settings: Settings) -> None:
-        url, options = broker(settings.broker_url)
-        self._app = App(broker=url, set_as_current=False)
-        self._app.conf.broker_transport_options = {**options, **RING_OPTIONS}
+        self._app = App(set_as_current=False)
+        self._app.conf.update(broker(settings.broker_url, **RING_OPTIONS))
 
     def serving(self, seconds: float) -> dict[str, set[str]]:
         """Returns the queues of each worker that answers in time."""
@@ -110,8 +109,8 @@ def _broker_errors() -> Iterator[None]:
     try:
         yield
     except (OperationalError, RedisError, OSError) as error:
-        name = type(error.__cause__ or error).__name__
-        raise BrokerUnavailable(f"the broker can't be used now: {name}") from None
+        why = url_fault(error) or type(error.__cause__ or error).__name__
+        raise BrokerUnavailable(f"the broker can't be used now: {why}") from None
 
 
 @command(done="all is well", partly="warnings", wrong="errors; wrong usage or settings", away="")
@@ -134,7 +133,7 @@ def doctor(no_provider: bool, as_json: bool) -> None:
 
 def _examine(no_provider: bool) -> Iterator[Finding]:
     settings = Settings.from_env(os.environ)
-    with connect(settings.redis_url) as client:
+    with connect(settings.redis_url, settings.namespace) as client:
         redis_up = True
         try:
             yield from _store(client, settings)
@@ -219,7 +218,7 @@ def live(worker: str | None, timeout: float, as_json: bool) -> None:
     host = host if "@" in host else f"celery@{host}"
     began = time.monotonic()
     settings = Settings.from_env(os.environ)
-    with connect(settings.redis_url) as client:
+    with connect(settings.redis_url, settings.namespace) as client:
         alive = any(_prove(client, settings, [host], began + timeout))
     seconds = round(time.monotonic() - began, 3)
     if as_json:
@@ -241,7 +240,7 @@ def ready(timeout: float, as_json: bool) -> None:
     """
     settings = Settings.from_env(os.environ)
     end, names = time.monotonic() + timeout, (*LANES, POLL)
-    with connect(settings.redis_url) as client:
+    with connect(settings.redis_url, settings.namespace) as client:
         with store_errors():
             client.set(Keys(settings.namespace).check("ready"), "1", px=1000)
         with _unavailable():

@@ -18,6 +18,7 @@ import pytest
 import requests
 
 from tests.conftest import Start, common_job, ends, free_port, text_job, wait_for
+from tests.test_redis_url import Place
 from viber_courier import Producer
 from viber_courier.ops.redis_server import RedisServer
 
@@ -133,7 +134,7 @@ def test_it_refuses_to_be_open_without_a_login(
 
 
 def test_with_a_login_it_may_be_open(flower: Callable[..., Flower], tmp_path: Path) -> None:
-    (tmp_path / "password").write_text(f"{PASSWORD}\n")
+    (tmp_path / "password").write_bytes(f"\ufeff{PASSWORD}\r\n\r\n".encode())
     login = {
         "COURIER_FLOWER_LOGIN": LOGIN,
         "COURIER_FLOWER_PASSWORD_FILE": str(tmp_path / "password"),
@@ -169,6 +170,21 @@ def test_half_a_login_is_no_login(flower: Callable[..., Flower], env: dict[str, 
     said = flower(CONFIG, **env).refused()
     assert "Flower can't start: COURIER_FLOWER_" in said
     assert PASSWORD not in said and "Traceback" not in said
+
+
+@pytest.mark.parametrize("form", ["rediss://app:PW@TLS/2?ssl_ca_certs=OWN_CA", "unix://{}/plain"])
+def test_the_broker_may_be_behind_tls_or_a_socket(
+    flower: Callable[..., Flower], form: str, tmp_path: Path
+) -> None:
+    place = Place(tmp_path)
+    (tmp_path / "plain").symlink_to(place.socket)  # Flower's own page unquotes no path
+    try:
+        made = flower(COURIER_REDIS_URL=place.fill(form.format(tmp_path))).ready()
+        page = requests.get(f"{made.url}/broker", timeout=5)
+        assert page.status_code == 200 and ".send.realtime" in page.text
+        assert PASSWORD not in page.text + made.log
+    finally:
+        place.close()
 
 
 # --- what it shows --------------------------------------------------------------------------------

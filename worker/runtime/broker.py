@@ -98,9 +98,14 @@ class Connection(kombu.Connection):
     """
 
     def info(self) -> dict[str, Any]:
-        """Returns what ``inspect stats`` and Flower show; masks the passwords of all URLs."""
+        """Returns what ``inspect stats`` and Flower show, without the passwords in it."""
         info: dict[str, Any] = super().info()  # type: ignore[no-untyped-call]
-        return {**info, "alternates": [maybe_sanitize_url(url) for url in self.alt]}
+        options = dict(info["transport_options"], sentinel_kwargs=None)
+        urls = [
+            maybe_sanitize_url(url) for url in (info["hostname"], *self.alt)
+        ]  # or a host's name
+        shown = {"hostname": urls[0], "alternates": urls[1:], "ssl": bool(self.ssl)}
+        return {**info, **shown, "transport_options": options}
 
     def get_transport_cls(self) -> Any:
         """Returns the transport for this connection's scheme."""
