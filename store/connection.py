@@ -12,6 +12,7 @@ from redis.retry import Retry
 from viber_courier.schemas import sentinel
 from viber_courier.schemas.errors import CourierError
 from viber_courier.store.pools import Client, WholePool, follow
+from viber_courier.store.refusals import refusal
 
 SOCKET_OPTIONS: dict[str, Any] = {
     # Without these options a half-open connection hangs for ever (measured).
@@ -66,6 +67,8 @@ def broker(url: str) -> tuple[str, dict[str, Any]]:
 
 def is_transient(error: BaseException | None) -> bool:
     """Returns whether a repeat may help: Redis did not answer, is full or is failing over."""
+    if refusal(error):
+        return False
     if isinstance(error, _NOT_NOW_ERRORS) or not isinstance(error, redis.ResponseError):
         return isinstance(error, redis.RedisError)
     return any(word in str(error) for word in _NOT_NOW)
@@ -77,11 +80,16 @@ def store_errors() -> Iterator[None]:
     try:
         yield
     except redis.RedisError as error:
+        if why := refusal(error):
+            raise StoreUnavailable(f"Redis refuses (COURIER_REDIS_URL): {why}") from error
         # Before Redis 7 a script's error is a plain ResponseError that quotes the original.
         if isinstance(error, errors.OutOfMemoryError) or "OOM " in str(error):
             raise StoreUnavailable("Redis has reached its maxmemory: nothing was stored") from error
         if "NOREPLICAS " in str(error):
             raise StoreUnavailable("Redis has too few replicas: nothing was stored") from error
+        if isinstance(error, errors.ReadOnlyError) or "READONLY " in str(error):
+            text = "Redis is a read-only replica now: nothing was stored"
+            raise StoreUnavailable(text) from error
         raise StoreUnavailable(f"Redis can't be used now: {type(error).__name__}") from error
 
 

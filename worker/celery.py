@@ -7,6 +7,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
@@ -15,18 +16,19 @@ from typing import Any
 from celery import bootsteps
 from celery.beat import Scheduler
 from celery.exceptions import Reject
-from celery.signals import after_setup_logger, after_setup_task_logger, worker_init
+from celery.signals import after_setup_logger, after_setup_task_logger, beat_init, worker_init
 from celery.utils.log import get_multiprocessing_logger
 from kombu import Queue
-from redis import RedisError
+from redis import Redis, RedisError, ResponseError
 
 from viber_courier.producers.client import Producer
 from viber_courier.schemas.errors import ConfigError
 from viber_courier.schemas.lanes import INTAKE, LANES, POLL, queue
 from viber_courier.schemas.settings import Settings
-from viber_courier.store.connection import broker, connect
+from viber_courier.store.connection import StoreUnavailable, broker, connect
 from viber_courier.store.durability import dangers
 from viber_courier.store.leases import Store
+from viber_courier.store.refusals import refusal, report, store_fault
 from viber_courier.worker.bells import Bells, Listener
 from viber_courier.worker.decisions import Decider
 from viber_courier.worker.intake import enqueue_task_jobs
@@ -96,7 +98,8 @@ class Sweeper(Scheduler):  # type: ignore[misc]
         try:
             system().store.sweep()
         except RedisError as error:
-            logger.warning("no sweep", extra={"error": type(error).__name__})
+            if not report(error):
+                logger.warning("no sweep", extra={"error": type(error).__name__})
         return max(0.0, settings.sweep_interval - (time.monotonic() - started))
 
 
@@ -145,24 +148,39 @@ class ListenerStep(bootsteps.StartStopStep):  # type: ignore[misc]
 app.steps["worker"].add(ListenerStep)
 
 
+def _unless_refused(serve: Callable[[], str]) -> str:
+    """Returns a task's summary; logs what Redis refuses, so that no bell ends in a traceback."""
+    try:
+        return serve()
+    except RedisError as error:
+        if report(error):
+            return "redis refuses"
+        raise
+
+
 @app.task(name="courier.send", base=BellTask)
 def send(lane: str) -> str:
     """Sends what is due in this lane and those above it."""
-    return system().sender.serve(lane)
+    return _unless_refused(lambda: system().sender.serve(lane))
 
 
 @app.task(name="courier.poll", base=BellTask)
 def poll() -> str:
     """Polls the statuses that are due."""
-    return system().poller.serve()
+    return _unless_refused(lambda: system().poller.serve())
 
 
 @app.task(name="courier.check", base=CheckTask, bind=True)
 def check(self: Any, nonce: str) -> str:
-    """Records that this worker takes tasks and runs them, for ``courier live``."""
-    store = system().store
-    store.redis.set(store.keys.check(nonce), self.request.hostname, px=1000 * VISIBILITY_TIMEOUT)
-    return "check: answered"
+    """Records that this worker takes tasks, runs them and may use Redis, for ``courier live``."""
+    store, host = system().store, self.request.hostname
+
+    def answer() -> str:
+        said = store_fault(store.redis, settings.namespace) or host
+        store.redis.set(store.keys.check(nonce), said, px=1000 * VISIBILITY_TIMEOUT)
+        return "check: answered"
+
+    return _unless_refused(answer)
 
 
 @app.task(
@@ -180,9 +198,13 @@ def enqueue(self: Any, *args: object, **kwargs: object) -> str:
     try:
         return enqueue_task_jobs(system().producer, self.request.id, jobs)
     except Exception as error:
+        if isinstance(error, StoreUnavailable):
+            if not report(error.__cause__ or error):
+                logger.warning("jobs not stored yet", extra={"error": str(error)})
+        else:
+            logger.exception("jobs not stored yet", extra={"task_id": self.request.id})
         # Put the task back, whatever the error: losing it would lose its messages. Those that are
         # stored already are the same messages the next time.
-        logger.exception("jobs not stored yet", extra={"task_id": self.request.id})
         time.sleep(1.0)
         raise Reject(type(error).__name__, requeue=True) from None
 
@@ -199,17 +221,44 @@ def _set_up_logs(logger: logging.Logger, **_: Any) -> None:
 
 @worker_init.connect
 def _refuse_volatile_redis(**_: Any) -> None:
-    """Waits for Redis; ends the worker if that Redis would lose messages."""
+    """Waits for Redis; ends the worker if Redis refuses it, or would lose messages."""
     with closing(connect(settings.redis_url)) as client:
         while True:
             try:
-                faults = dangers(client.info())
+                fault = store_fault(client, settings.namespace) or _danger(client)
                 break
             except RedisError as error:
                 logger.warning("redis not checked yet", extra={"error": type(error).__name__})
                 time.sleep(1.0)
-    if faults and "volatile-redis" not in settings.allow:
-        raise SystemExit(
-            f"viber-courier can't start: COURIER_REDIS_URL: {'; '.join(faults)}"
-            " (COURIER_ALLOW=volatile-redis accepts that)"
-        )
+    if fault:
+        raise SystemExit(f"viber-courier can't start: COURIER_REDIS_URL: {fault}")
+    # An unreachable broker is waited for later, by Celery.
+    if fault := Bells(settings).fault():
+        raise SystemExit(f"viber-courier can't start: COURIER_BROKER_URL: {fault}")
+
+
+@beat_init.connect
+def _refuse_redis(**_: Any) -> None:
+    """Ends beat if Redis refuses it."""
+    with closing(connect(settings.redis_url)) as client:
+        try:
+            fault = store_fault(client, settings.namespace)
+        except RedisError:
+            return  # beat waits for it
+    if fault:
+        raise SystemExit(f"viber-courier can't start: COURIER_REDIS_URL: {fault}")
+
+
+def _danger(client: Redis) -> str:
+    """Returns how Redis may lose messages, unless COURIER_ALLOW accepts that."""
+    found: str
+    try:
+        found = "; ".join(dangers(client.info()))
+    except ResponseError as error:
+        if not (why := refusal(error)):
+            raise
+        found = f"it is unknown whether messages are safe: {why}"
+    if found and "volatile-redis" in settings.allow:
+        logger.warning("messages may be lost", extra={"why": found})
+        return ""
+    return f"{found} (COURIER_ALLOW=volatile-redis accepts that)" if found else ""

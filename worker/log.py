@@ -9,6 +9,8 @@ import logging
 from datetime import UTC, datetime
 from typing import Any
 
+from viber_courier.store.refusals import refusal
+
 OURS = "viber_courier"
 """The logger whose ``extra`` is printed. That of Celery's loggers may hold jobs."""
 _USUAL = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime"})
@@ -31,6 +33,9 @@ class ForPeople(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Returns the line in the handler's format; a traceback follows the data."""
+        if record.exc_info and (why := refusal(record.exc_info[1])):
+            record = logging.makeLogRecord({**vars(record), "exc_info": None, "exc_text": None})
+            record.msg, record.args = f"{record.getMessage()}: {why}", ()
         return self._inner.format(record)
 
     def formatMessage(self, record: logging.LogRecord) -> str:
@@ -53,7 +58,9 @@ class JsonLines(logging.Formatter):
             "text": record.getMessage(),
         }
         line = {**line, **data(record), **line}  # these five come first and can't be replaced
-        if record.exc_info:
+        if record.exc_info and (why := refusal(record.exc_info[1])):
+            line["error"] = why
+        elif record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         if record.stack_info:
             line["stack"] = record.stack_info
