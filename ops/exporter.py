@@ -25,6 +25,7 @@ from viber_courier.schemas.errors import ConfigError
 from viber_courier.schemas.settings import Settings
 from viber_courier.store.connection import SOCKET_OPTIONS
 from viber_courier.store.pools import follow
+from viber_courier.store.refusals import refusal, report
 from viber_courier.worker.log import set_up
 
 TIMEOUTS = {"socket_timeout": 2, "socket_connect_timeout": 1}
@@ -49,8 +50,18 @@ class CourierCollector(Collector):
             with closing(_connect(self._settings.redis_url)) as client:
                 return families(take_look(client, self._settings.namespace))
         except redis.RedisError as error:
-            logger.warning("redis not read", extra={"error": type(error).__name__})
+            if not report(error):
+                logger.warning("redis not read", extra={"error": type(error).__name__})
             return families(None)
+
+    def fault(self) -> str:
+        """Returns what Redis refuses, in words; "" if nothing, or if Redis can't be reached."""
+        try:
+            with closing(_connect(self._settings.redis_url)) as client:
+                take_look(client, self._settings.namespace)
+        except redis.RedisError as error:
+            return refusal(error)
+        return ""
 
 
 def _connect(url: str) -> redis.Redis:
@@ -83,8 +94,10 @@ def exporter(host: str, port: int) -> None:
         raise click.ClickException(str(error)) from None
     logging.basicConfig()
     set_up(logging.getLogger())
-    registry = CollectorRegistry()
-    registry.register(CourierCollector(settings))
+    registry, collector = CollectorRegistry(), CourierCollector(settings)
+    if fault := collector.fault():
+        raise click.ClickException(f"COURIER_REDIS_URL: Redis refuses: {fault}")
+    registry.register(collector)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
