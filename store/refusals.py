@@ -8,7 +8,8 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import redis
@@ -21,9 +22,6 @@ REPORT_INTERVAL = 60.0
 """Seconds between two log lines about the same refusal, in one process."""
 CHECK_MS = 10_000
 """Lifetime of the key that a check of permissions writes, in milliseconds."""
-ADVICE = "docs/redis.md lists all"
-LACKS = ", which is renamed, disabled or not supported"
-
 STORE = {
     "": "GET EXISTS MGET ZCARD",
     "0": "HGET HDEL HMGET ZMSCORE ZREM RPUSH BLPOP",
@@ -34,33 +32,24 @@ STORE = {
 }
 """The commands that a worker needs on the store, by the arguments that a check gives them.
 
-Each also gets a key, which holds a string: so those for other types change nothing.
+Each also gets a key, which holds a string: those for other types fail and change nothing.
 """
 BROKER = {
-    "": "EXISTS LLEN SMEMBERS RPOP",
+    "": "EXISTS LLEN SMEMBERS",
     "0": "HGET HDEL LPUSH RPUSH SADD SREM ZREM BRPOP",
     "0 0": "HSET ZADD ZRANGE ZRANGEBYSCORE",
     str(CHECK_MS): "PEXPIRE",
 }
 """The same for the broker: what kombu needs there."""
-
-NO_PERMISSION = f"no permission (NOPERM; {ADVICE})"
 _SAID = (
-    # What servers say, and what it means; {0} is the command found.
-    (r"run the '([\w|.-]{1,40})' command", "no permission (NOPERM): grant +{0} ({advice})"),
-    (r"access.* keys?\b", "no permission for a key (NOPERM): grant its pattern ({advice})"),
-    (r"access.* channels?\b", "no permission for a channel (NOPERM): grant it ({advice})"),
-    (r"can't run this command", "no permission for a command of a script (NOPERM; {advice})"),
-    (
-        r"(?:unknown|unsupported) (?:sub)?command [`'\"]?([\w|.-]{1,40})",
-        "the server lacks {0}{lacks}",
-    ),
-    (
-        r"unknown (?:redis )?command called|command is not (?:available|allowed|supported)",
-        "the server lacks a command{lacks}",
-    ),
-    (r"DB index is out of range", "the server has no database of this number"),
-    (r"SELECT is not allowed", "the server has no database but 0"),
+    # What servers say (in a script, too), and what it means; {} is the command found.
+    (r"run the '([\w|.-]{1,40})' command", "no permission (NOPERM): grant +{}"),
+    (r"access.* (key|channel)s?\b", "no permission for a {} (NOPERM): grant its pattern"),
+    (r"can't run this command", "no permission for a command of a script (NOPERM)"),
+    (r"un\w+ed command [`'\"]?([\w|.-]{1,40})", "{} is not supported"),
+    (r"unknown (?:sub)?command [`'\"]?([\w|.-]{1,40})", "{} is unknown: renamed or disabled"),
+    (r"unknown (redis )?command called", "a command of a script is renamed or disabled"),
+    (r"DB index is out of range|SELECT is not allowed", "it has no database of this number"),
     (r"username-password|invalid password", "wrong user name or password (WRONGPASS)"),
     (r"without any password|no password is set", "it has no password, but the URL has one"),
     (r"authentication required|must be called with", "it wants a password (NOAUTH)"),
@@ -75,22 +64,22 @@ _reported: dict[str, float] = {}
 def refusal(error: BaseException | None) -> str:
     """Returns what to grant or to change, if Redis will answer the same again; otherwise "".
 
-    The text has no argument, no address and no secret. Also reads the error's cause.
+    The text has no argument, no address and no secret. Also looks at the error's cause.
     """
     if isinstance(error, errors.InvalidResponse):
         return "what answers there is no Redis server"
     if isinstance(error, errors.MovedError):
-        return "the server is a node of a Redis Cluster"
+        return "it is a node of a Redis Cluster"
     if not isinstance(error, redis.ResponseError | redis.AuthenticationError):
         return refusal(error.__cause__) if error else ""
     said = str(error).rpartition(" of pipeline caused error: ")[2]  # without the arguments
     for pattern, text in _SAID:
         if found := re.search(pattern, said, re.IGNORECASE):
-            names = [_SUBCOMMANDS.get(name.lower(), name.lower()) for name in found.groups()]
-            return text.format(*names, advice=ADVICE, lacks=LACKS)
+            names = [_SUBCOMMANDS.get(name, name) for name in map(str.lower, found.groups(""))]
+            return text.format(*names)
     if isinstance(error, redis.AuthenticationError):
         return "it refuses the login"
-    return NO_PERMISSION if isinstance(error, errors.NoPermissionError) else ""
+    return "no permission (NOPERM)" if isinstance(error, errors.NoPermissionError) else ""
 
 
 def report(error: BaseException, setting: str = "COURIER_REDIS_URL") -> bool:
@@ -102,6 +91,16 @@ def report(error: BaseException, setting: str = "COURIER_REDIS_URL") -> bool:
     return bool(why)
 
 
+@contextmanager
+def reported() -> Iterator[None]:
+    """Ends its block where Redis refuses something, and logs that; raises all other errors."""
+    try:
+        yield
+    except redis.RedisError as error:
+        if not report(error):
+            raise
+
+
 def store_fault(client: redis.Redis, namespace: str) -> str:
     """Returns what Redis refuses of what a worker does with the store, in words; "" if nothing.
 
@@ -109,31 +108,27 @@ def store_fault(client: redis.Redis, namespace: str) -> str:
     """
     key, script = Keys(namespace).check(uuid.uuid4().hex), "return redis.call('TIME')"
     try:
-        if found := commands_fault(client, key, STORE):
-            return found
-        client.script_load(script)
-        Script(client, Source("check", script, (), ()))()
+        if not (found := commands_fault(client, key, STORE)):
+            client.script_load(script)
+            Script(client, Source("check", script, (), ()))()
+        return found
     except redis.RedisError as error:
-        if not (why := refusal(error)):
-            raise
-        return why
-    return ""
+        if why := refusal(error):
+            return why
+        raise
 
 
 def commands_fault(client: Any, key: str, commands: Mapping[str, str]) -> str:
-    """Returns which commands Redis refuses, as ``store_fault`` does. Also raises refusals."""
+    """Returns which commands Redis refuses, in words; "" if none. Raises its other errors."""
     client.set(key, "1", px=CHECK_MS)
-    denied, lacking = list[str](), list[str]()
-    calls = [
-        (name, key, *args.split()) for args, names in commands.items() for name in names.split()
-    ]
-    for call in (*calls, ("DEL", key)):
+    denied, others = "", list[str]()
+    calls = [(name, *args.split()) for args, names in commands.items() for name in names.split()]
+    for name, *args in (*calls, ("DEL",)):
         try:
-            client.execute_command(*call)
+            client.execute_command(name, key, *args)
         except redis.ResponseError as error:
-            if why := refusal(error):
-                (denied if "NOPERM" in why else lacking).append(call[0].lower())
-    grants = " ".join(f"+{name}" for name in denied)
-    found = [f"no permission (NOPERM): grant {grants} ({ADVICE})"] if denied else []
-    found += [f"the server lacks {', '.join(lacking)}{LACKS}"] if lacking else []
-    return "; ".join(found)
+            if "NOPERM" in (why := refusal(error)):
+                denied += f" +{name.lower()}"
+            elif why:
+                others.append(why)
+    return "; ".join([f"no permission (NOPERM): grant{denied}"] * bool(denied) + others)

@@ -7,7 +7,6 @@ A listener in each worker's main process takes it and rings (docs/design.md, sec
 import logging
 import threading
 import time
-from typing import Any
 
 from kombu.exceptions import OperationalError
 from redis import RedisError
@@ -31,17 +30,6 @@ STALE_SWEEPS = 3
 """Sweep intervals without a sweep after which the listener sweeps: perhaps no beat runs."""
 RING_OPTIONS = {"socket_timeout": 2, "max_retries": 1, "interval_start": 0, "interval_step": 0}
 """Transport options for ringing: one try, because a failed word goes back to the wake list."""
-
-BROKER_KEYS = (
-    "unacked",
-    "unacked_index",
-    "unacked_mutex",
-    "_kombu.binding.celery",
-    "x.celery.pidbox",
-)
-"""Keys of each kind that kombu uses, besides our queues."""
-CHECK_TIMEOUT = 5.0
-"""Longest wait for the broker's answer to a subscription, in seconds."""
 
 
 def task(word: str) -> tuple[str, list[str]]:
@@ -72,30 +60,13 @@ class Bells:
                 )
 
     def fault(self) -> str:
-        """Returns what the broker refuses of what a worker needs, in words; "" if nothing.
-
-        Also returns "" if the broker can't be reached, which may pass.
-        """
+        """Returns what the broker refuses, in words; "" if nothing, or if it can't be reached."""
         try:
             with self._app.connection_for_write() as connection:
-                channel: Any = connection.default_channel
-                client, topics = channel.client, f"{channel.keyprefix_fanout}celery"
-                for key in BROKER_KEYS:
-                    client.exists(key)
-                if found := commands_fault(client, f"{self._namespace}.check", BROKER):
-                    return found
-                client.transaction(lambda pipe: pipe.multi(), BROKER_KEYS[0])
-                client.register_script("return 1")()
-                with client.pubsub() as subscription:
-                    for topic in (f"{topics}.pidbox", f"{topics}ev/worker.*"):
-                        subscription.psubscribe(topic)
-                        subscription.get_message(timeout=CHECK_TIMEOUT)
-                events = self._app.events.Dispatcher(connection, buffer_while_offline=False)
-                with events:
-                    events.send("courier-checked")
+                client = connection.default_channel.client
+                return commands_fault(client, f"{self._namespace}.check", BROKER)
         except (OperationalError, RedisError, OSError) as error:
-            return refusal(error.__cause__ or error)
-        return ""
+            return refusal(error)
 
 
 class Listener:
@@ -131,7 +102,7 @@ class Listener:
         try:
             self._bells.ring(word)
         except Exception as error:  # the transport may raise anything
-            if not report(error.__cause__ or error, "COURIER_BROKER_URL"):
+            if not report(error, "COURIER_BROKER_URL"):
                 more = {"bell": word, "error": type(error).__name__}
                 logger.warning("doorbell not rung", extra=more)
             self._stop.wait(FAILURE_PAUSE)

@@ -7,7 +7,6 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
@@ -25,7 +24,7 @@ from viber_courier.producers.client import Producer
 from viber_courier.schemas.errors import ConfigError
 from viber_courier.schemas.lanes import INTAKE, LANES, POLL, queue
 from viber_courier.schemas.settings import Settings
-from viber_courier.store.connection import StoreUnavailable, broker, connect
+from viber_courier.store.connection import broker, connect
 from viber_courier.store.durability import dangers
 from viber_courier.store.leases import Store
 from viber_courier.store.refusals import refusal, report, store_fault
@@ -148,39 +147,25 @@ class ListenerStep(bootsteps.StartStopStep):  # type: ignore[misc]
 app.steps["worker"].add(ListenerStep)
 
 
-def _unless_refused(serve: Callable[[], str]) -> str:
-    """Returns a task's summary; logs what Redis refuses, so that no bell ends in a traceback."""
-    try:
-        return serve()
-    except RedisError as error:
-        if report(error):
-            return "redis refuses"
-        raise
-
-
 @app.task(name="courier.send", base=BellTask)
 def send(lane: str) -> str:
     """Sends what is due in this lane and those above it."""
-    return _unless_refused(lambda: system().sender.serve(lane))
+    return system().sender.serve(lane)
 
 
 @app.task(name="courier.poll", base=BellTask)
 def poll() -> str:
     """Polls the statuses that are due."""
-    return _unless_refused(lambda: system().poller.serve())
+    return system().poller.serve()
 
 
 @app.task(name="courier.check", base=CheckTask, bind=True)
 def check(self: Any, nonce: str) -> str:
     """Records that this worker takes tasks, runs them and may use Redis, for ``courier live``."""
-    store, host = system().store, self.request.hostname
-
-    def answer() -> str:
-        said = store_fault(store.redis, settings.namespace) or host
-        store.redis.set(store.keys.check(nonce), said, px=1000 * VISIBILITY_TIMEOUT)
-        return "check: answered"
-
-    return _unless_refused(answer)
+    store = system().store
+    said = store_fault(store.redis, settings.namespace) or self.request.hostname
+    store.redis.set(store.keys.check(nonce), said, px=1000 * VISIBILITY_TIMEOUT)
+    return "check: answered"
 
 
 @app.task(
@@ -198,10 +183,7 @@ def enqueue(self: Any, *args: object, **kwargs: object) -> str:
     try:
         return enqueue_task_jobs(system().producer, self.request.id, jobs)
     except Exception as error:
-        if isinstance(error, StoreUnavailable):
-            if not report(error.__cause__ or error):
-                logger.warning("jobs not stored yet", extra={"error": str(error)})
-        else:
+        if not report(error):
             logger.exception("jobs not stored yet", extra={"task_id": self.request.id})
         # Put the task back, whatever the error: losing it would lose its messages. Those that are
         # stored already are the same messages the next time.
@@ -219,9 +201,10 @@ def _set_up_logs(logger: logging.Logger, **_: Any) -> None:
     logging.getLogger("celery.pool").setLevel(logging.INFO)  # at DEBUG it logs arguments
 
 
+@beat_init.connect
 @worker_init.connect
 def _refuse_volatile_redis(**_: Any) -> None:
-    """Waits for Redis; ends the worker if Redis refuses it, or would lose messages."""
+    """Waits for Redis; ends worker or beat if Redis refuses it, or would lose messages."""
     with closing(connect(settings.redis_url)) as client:
         while True:
             try:
@@ -230,34 +213,22 @@ def _refuse_volatile_redis(**_: Any) -> None:
             except RedisError as error:
                 logger.warning("redis not checked yet", extra={"error": type(error).__name__})
                 time.sleep(1.0)
-    if fault:
-        raise SystemExit(f"viber-courier can't start: COURIER_REDIS_URL: {fault}")
-    # An unreachable broker is waited for later, by Celery.
-    if fault := Bells(settings).fault():
-        raise SystemExit(f"viber-courier can't start: COURIER_BROKER_URL: {fault}")
-
-
-@beat_init.connect
-def _refuse_redis(**_: Any) -> None:
-    """Ends beat if Redis refuses it."""
-    with closing(connect(settings.redis_url)) as client:
-        try:
-            fault = store_fault(client, settings.namespace)
-        except RedisError:
-            return  # beat waits for it
-    if fault:
-        raise SystemExit(f"viber-courier can't start: COURIER_REDIS_URL: {fault}")
+    refused = fault and f"COURIER_REDIS_URL: {fault}"
+    if not fault and (fault := Bells(settings).fault()):
+        refused = f"COURIER_BROKER_URL: {fault}"
+    if refused:
+        raise SystemExit(f"viber-courier can't start: {refused} (docs/redis.md)")
 
 
 def _danger(client: Redis) -> str:
-    """Returns how Redis may lose messages, unless COURIER_ALLOW accepts that."""
+    """Returns how Redis may lose messages, in words; "" if it can't or COURIER_ALLOW accepts it."""
     found: str
     try:
         found = "; ".join(dangers(client.info()))
     except ResponseError as error:
         if not (why := refusal(error)):
             raise
-        found = f"it is unknown whether messages are safe: {why}"
+        found = f"it is unknown whether it keeps messages: {why}"
     if found and "volatile-redis" in settings.allow:
         logger.warning("messages may be lost", extra={"why": found})
         return ""

@@ -23,6 +23,16 @@ def data(record: logging.LogRecord) -> dict[str, Any]:
     return {name: value for name, value in sorted(vars(record).items()) if name not in _USUAL}
 
 
+def refused(record: logging.LogRecord) -> str:
+    """Returns what Redis refuses, which needs no traceback; "" if the line is about another error.
+
+    What Celery's own loggers say of Redis is about the broker.
+    """
+    why = refusal(record.exc_info[1]) if record.exc_info else ""
+    ours = record.name.partition(".")[0] == OURS
+    return why and f"COURIER_{'REDIS' if ours else 'BROKER'}_URL: {why}"
+
+
 class ForPeople(logging.Formatter):
     """Appends ``name=value`` for each of our data to a handler's own format."""
 
@@ -33,7 +43,7 @@ class ForPeople(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Returns the line in the handler's format; a traceback follows the data."""
-        if record.exc_info and (why := refusal(record.exc_info[1])):
+        if why := refused(record):
             record = logging.makeLogRecord({**vars(record), "exc_info": None, "exc_text": None})
             record.msg, record.args = f"{record.getMessage()}: {why}", ()
         return self._inner.format(record)
@@ -58,7 +68,7 @@ class JsonLines(logging.Formatter):
             "text": record.getMessage(),
         }
         line = {**line, **data(record), **line}  # these five come first and can't be replaced
-        if record.exc_info and (why := refusal(record.exc_info[1])):
+        if why := refused(record):
             line["error"] = why
         elif record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
