@@ -38,21 +38,24 @@ BROKER = {
     "": "EXISTS LLEN SMEMBERS",
     "0": "HGET HDEL LPUSH RPUSH SADD SREM ZREM BRPOP",
     "0 0": "HSET ZADD ZRANGE ZRANGEBYSCORE",
-    str(CHECK_MS): "PEXPIRE",
 }
 """The same for the broker: what kombu needs there."""
+DOCTOR = "`courier doctor` names it"
 _SAID = (
     # What servers say (in a script, too), and what it means; {} is the command found.
     (r"run the '([\w|.-]{1,40})' command", "no permission (NOPERM): grant +{}"),
     (r"access.* (key|channel)s?\b", "no permission for a {} (NOPERM): grant its pattern"),
-    (r"can't run this command", "no permission for a command of a script (NOPERM)"),
-    (r"un\w+ed command [`'\"]?([\w|.-]{1,40})", "{} is not supported"),
+    (r"can't run this command", f"no permission for a script's command (NOPERM): {DOCTOR}"),
+    (r"unsupported command [`'\"]?([\w|.-]{1,40})", "{} is not supported"),
     (r"unknown (?:sub)?command [`'\"]?([\w|.-]{1,40})", "{} is unknown: renamed or disabled"),
     (r"unknown (redis )?command called", "a command of a script is renamed or disabled"),
-    (r"DB index is out of range|SELECT is not allowed", "it has no database of this number"),
+    (
+        r"DB index is out of range|SELECT is not allowed",
+        "the server has no database of this number",
+    ),
     (r"username-password|invalid password", "wrong user name or password (WRONGPASS)"),
-    (r"without any password|no password is set", "it has no password, but the URL has one"),
-    (r"authentication required|must be called with", "it wants a password (NOAUTH)"),
+    (r"without any password|no password is set", "the server has no password, but the URL has one"),
+    (r"authentication required|must be called with", "the server wants a password (NOAUTH)"),
 )
 _SUBCOMMANDS = {"script": "script|load", "xgroup": "xgroup|create", "xinfo": "xinfo|groups"}
 """What is needed of commands that Redis 6.2 names without their subcommand."""
@@ -69,7 +72,7 @@ def refusal(error: BaseException | None) -> str:
     if isinstance(error, errors.InvalidResponse):
         return "what answers there is no Redis server"
     if isinstance(error, errors.MovedError):
-        return "it is a node of a Redis Cluster"
+        return "the server is a node of a Redis Cluster"
     if not isinstance(error, redis.ResponseError | redis.AuthenticationError):
         return refusal(error.__cause__) if error else ""
     said = str(error).rpartition(" of pipeline caused error: ")[2]  # without the arguments
@@ -78,7 +81,7 @@ def refusal(error: BaseException | None) -> str:
             names = [_SUBCOMMANDS.get(name, name) for name in map(str.lower, found.groups(""))]
             return text.format(*names)
     if isinstance(error, redis.AuthenticationError):
-        return "it refuses the login"
+        return "the server refuses the login"
     return "no permission (NOPERM)" if isinstance(error, errors.NoPermissionError) else ""
 
 

@@ -154,6 +154,7 @@ class Worker:
     """``celery -A viber_courier.worker worker -B`` as a supervisor runs it; keeps its log."""
 
     COMMAND = (sys.executable, "-m", "celery", "-A", "viber_courier.worker", "worker")
+    ALONE: tuple[str, ...] = ("--without-gossip", "--without-mingle")
 
     def __init__(
         self,
@@ -163,7 +164,7 @@ class Worker:
         beat: bool = True,
         command: Sequence[str] = COMMAND,
     ) -> None:
-        more = ["-c", "2", "--without-gossip", "--without-mingle", "-l", "INFO"]
+        more = ["-c", "2", *self.ALONE, "-l", "INFO"]
         self.process = subprocess.Popen(
             [*command, *(["-B"] if beat else []), *more, *options],
             env={**os.environ, **env},

@@ -114,7 +114,7 @@ def granted(rules: list[str]) -> list[str]:
                 "Error running script (call to f_0): @user_script: 1: The user executing the script"
                 " can't run this command or subcommand"
             ),
-            "command of a script",
+            "script's command",
         ),
         (
             redis.ResponseError(
@@ -265,7 +265,7 @@ def test_apps_and_exporter_need_what_is_documented_and_no_less(
             use(users.make(user, without=rule), settings)
             unneeded.append(rule)
         except StoreUnavailable as error:
-            assert rule in str(error) or "of a script" in str(error), rule
+            assert rule in str(error) or "script's command" in str(error), rule
     assert unneeded == []
     # When its keys are another namespace's
     with pytest.raises(StoreUnavailable, match="for a key"):
@@ -286,7 +286,7 @@ def test_a_worker_s_check_covers_what_is_documented(users: Users, namespace: str
         ):  # redis-py calls PING, and INFO has a check of its own
             assert found == ""
         else:
-            assert without.lstrip("+") in found or "of a script" in found, without
+            assert without.lstrip("+") in found or "script's command" in found, without
     # When several are missing, then all are named at once
     more = "-zadd -hset -xtrim"
     with redis.Redis.from_url(users.make("courier-worker", more=more)) as client:
