@@ -49,10 +49,8 @@ _SAID = (
     (r"unsupported command [`'\"]?([\w|.-]{1,40})", "{} is not supported"),
     (r"unknown (?:sub)?command [`'\"]?([\w|.-]{1,40})", "{} is unknown: renamed or disabled"),
     (r"unknown (redis )?command called", "a command of a script is renamed or disabled"),
-    (
-        r"DB index is out of range|SELECT is not allowed",
-        "the server has no database of this number",
-    ),
+    (r"EXEC without MULTI", "no permission (NOPERM): grant +multi"),
+    (r"DB index is out of|SELECT is not allowed", "the server has no database of this number"),
     (r"username-password|invalid password", "wrong user name or password (WRONGPASS)"),
     (r"without any password|no password is set", "the server has no password, but the URL has one"),
     (r"authentication required|must be called with", "the server wants a password (NOAUTH)"),

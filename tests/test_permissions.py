@@ -34,7 +34,7 @@ class Users:
     """Users of a server, with the permissions of docs/redis.md."""
 
     def __init__(self, server: RedisServer, namespace: str) -> None:
-        self._server, self._namespace = server, namespace
+        self.server, self._namespace = server, namespace
         self._names = list[str]()
         self.admin = redis.Redis.from_url(server.url, decode_responses=True)
         self.lines = list(documented(namespace))
@@ -55,7 +55,7 @@ class Users:
         return self.url(name)
 
     def url(self, name: str, password: str = PASSWORD) -> str:
-        return self._server.url.replace("//", f"//{name}:{password}@")
+        return self.server.url.replace("//", f"//{name}:{password}@")
 
     def close(self) -> None:
         for name in self._names:

@@ -148,7 +148,7 @@ def _examine(no_provider: bool) -> Iterator[Finding]:
         redis_up = True
         try:
             yield from _store(client, settings)
-        except (CourierError, RedisError) as error:
+        except (CourierError, RedisError, Failure) as error:
             redis_up = False
             yield _away(error)
         try:
@@ -210,17 +210,18 @@ def _store(client: Redis, settings: Settings) -> Iterator[Finding]:
 
 def _away(error: Exception) -> Finding:
     """Returns why Redis can't be used."""
-    seen = str(error) if isinstance(error, CourierError) else type(error).__name__
-    do = "change that, or ask who runs it" if refusal(error) else "start it"
+    refused = isinstance(error, Failure) or refusal(error)
+    do = "change it, or ask who runs it (docs/redis.md)" if refused else "start it"
+    seen = type(error).__name__ if type(error).__module__.startswith("redis") else str(error)
     return Finding(ERROR, "Redis", seen, f"{do}; check COURIER_REDIS_URL")
 
 
 def _check_store(client: Redis, settings: Settings) -> None:
-    """Writes a key, runs a script, calls each command. Raises StoreUnavailable."""
+    """Writes a key, runs a script, calls each command. Raises StoreUnavailable or Failure."""
     with store_errors():
         fault = store_fault(client, settings.namespace)
     if fault:
-        raise StoreUnavailable(f"Redis refuses (COURIER_REDIS_URL): {fault}")
+        raise Failure(f"Redis refuses (COURIER_REDIS_URL): {fault}", UNAVAILABLE)
 
 
 def _check_broker(settings: Settings) -> None:
