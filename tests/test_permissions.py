@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import re
 from collections.abc import Callable, Iterator
 
@@ -16,7 +18,9 @@ from viber_courier.ops.exporter import CourierCollector
 from viber_courier.ops.redis_server import RedisServer
 from viber_courier.store.connection import is_transient, store_errors
 from viber_courier.store.keys import Keys
+from viber_courier.store.leases import Lease, Store
 from viber_courier.store.refusals import refusal, store_fault
+from viber_courier.worker.log import ForPeople, JsonLines
 
 PASSWORD = "geheim7"
 Line = tuple[str, tuple[str, ...]]
@@ -336,3 +340,41 @@ def test_the_exporter_ends_where_redis_refuses_it(users: Users, courier: Courier
     url = users.make("courier-exporter", without="+eval")
     said = courier("exporter", "--port", "0", code=1, COURIER_REDIS_URL=url).stderr
     assert "COURIER_REDIS_URL: Redis refuses: no permission (NOPERM): grant +eval" in said
+
+
+@pytest.mark.parametrize("rule", ["+zadd", "+hincrby", "+pttl", "+set", "+rpush", "+hset"])
+def test_what_a_missing_permission_has_cut_off_is_stored_by_the_repeat(
+    users: Users, settings: Settings, rule: str
+) -> None:
+    # Given an app without a permission that a script needs in its middle
+    env = {"COURIER_NAMESPACE": settings.namespace}
+    rows = [{"id": "a", "address": "79250000001"}, {"id": "b", "address": "79250000002"}]
+    limited = Producer.from_env({**env, "COURIER_REDIS_URL": users.make("courier-app", rule)})
+    with pytest.raises(StoreUnavailable):
+        limited.enqueue_many(rows, common_job())
+    limited.close()
+    # When it is granted, and the call repeated
+    app = Producer.from_env({**env, "COURIER_REDIS_URL": users.make("courier-app")})
+    assert app.enqueue_many(rows, common_job()) == ["a", "b"]
+    # Then a worker finds both, with their content
+    with redis.Redis.from_url(users.server.url, decode_responses=True) as client:
+        lease = Store(client, settings).claim("low", answered=True)
+    assert isinstance(lease, Lease)
+    gone = {each.id: each.content is None or each.common is None for each in lease.messages}
+    assert gone == {"a": False, "b": False}
+    app.close()
+
+
+def test_a_log_line_about_a_refusal_has_no_traceback() -> None:
+    said = "this user has no permissions to run the 'brpop' command or its subcommand"
+    error = errors.NoPermissionError(said)
+    record = logging.LogRecord("celery.worker", 50, "", 0, "Unrecoverable error", (), None)
+    record.exc_info = (type(error), error, None)
+    line = json.loads(JsonLines().format(record))
+    assert line["error"] == "COURIER_BROKER_URL: no permission (NOPERM): grant +brpop"
+    assert "exception" not in line
+    text = ForPeople(logging.Formatter("%(message)s")).format(record)
+    assert text == f"Unrecoverable error: {line['error']}"
+    # A bug keeps its traceback
+    record.exc_info = (ValueError, ValueError("a bug"), None)
+    assert "a bug" in json.loads(JsonLines().format(record))["exception"]
