@@ -22,7 +22,8 @@ from viber_courier.ops.look import take_look
 from viber_courier.ops.metrics import families
 from viber_courier.schemas.errors import ConfigError
 from viber_courier.schemas.settings import Settings
-from viber_courier.store.connection import connect, url_fault
+from viber_courier.store.connection import connect
+from viber_courier.store.refusals import lasting, reason, report
 from viber_courier.worker.log import set_up
 
 IMPATIENT: dict[str, Any] = {
@@ -49,13 +50,24 @@ class CourierCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         """Returns every metric, or only ``courier_up 0`` if Redis does not answer."""
         try:
-            namespace = self._settings.namespace
-            with closing(connect(self._settings.redis_url, namespace, **IMPATIENT)) as client:
-                return families(take_look(client, namespace))
+            return self._families()
         except redis.RedisError as error:
-            why = url_fault(error) or type(error).__name__
-            logger.warning("redis not read", extra={"error": why})
+            if not report(error):
+                logger.warning("redis not read", extra={"error": reason(error)})
             return families(None)
+
+    def _families(self) -> Iterable[Metric]:
+        namespace = self._settings.namespace
+        with closing(connect(self._settings.redis_url, namespace, **IMPATIENT)) as client:
+            return families(take_look(client, namespace))
+
+    def fault(self) -> str:
+        """Returns what Redis refuses, in words; "" if nothing, or if Redis can't be reached."""
+        try:
+            self._families()
+        except redis.RedisError as error:
+            return lasting(error)
+        return ""
 
 
 @click.command()
@@ -78,8 +90,10 @@ def exporter(host: str, port: int) -> None:
         raise click.ClickException(str(error)) from None
     logging.basicConfig()
     set_up(logging.getLogger())
-    registry = CollectorRegistry()
-    registry.register(CourierCollector(settings))
+    registry, collector = CollectorRegistry(), CourierCollector(settings)
+    if fault := collector.fault():
+        raise click.ClickException(f"COURIER_REDIS_URL: Redis refuses: {fault}")
+    registry.register(collector)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())

@@ -18,6 +18,7 @@ from viber_courier.schemas.instants import SECOND
 from viber_courier.schemas.lanes import LANES, POLL
 from viber_courier.store.counters import GATES
 from viber_courier.store.keys import Keys
+from viber_courier.store.refusals import refusal
 from viber_courier.store.scripts import Script, source
 
 PAUSABLE = (*LANES, POLL)
@@ -77,7 +78,7 @@ class Look:
     """What Redis held at ``now``, in seconds since 1970 by its own clock.
 
     ``paused``: reasons by what is paused. ``swept``: seconds since the latest sweep, None if there
-    was none. ``memory``: the section of INFO.
+    was none. ``memory``: the section of INFO; empty if Redis refuses it.
     """
 
     now: float
@@ -109,9 +110,12 @@ def take_look(client: redis.Redis, namespace: str) -> Look:
     for gate in GATES:
         pipe.hgetall(keys.gate(gate))
     pipe.zcard(keys.dead).xlen(keys.results).info("memory")
-    (now, swept, sets, groups), counts, requests, paused, send, poll, *rest = pipe.execute()
+    *replies, memory = pipe.execute(raise_on_error=False)
+    for reply in (*replies, memory):
+        if isinstance(reply, redis.RedisError) and not (reply is memory and refusal(reply)):
+            raise reply
+    (now, swept, sets, groups), counts, requests, paused, send, poll, dead, events = replies
     now = int(now) / SECOND
-    dead, events, memory = rest
     backlogs = [_backlog(now, *each) for each in sets]
     return Look(
         now=now,
@@ -124,7 +128,7 @@ def take_look(client: redis.Redis, namespace: str) -> Look:
         events=events,
         groups=[_group(now, *each) for each in groups],
         counters=read_counters(counts, requests),
-        memory=memory,
+        memory=memory if isinstance(memory, Mapping) else {},
     )
 
 

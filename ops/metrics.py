@@ -95,7 +95,7 @@ def _others(look: Look) -> Iterator[Sample]:
         ("used", "used_memory"),
         ("max", "maxmemory"),
         ("system", "total_system_memory"),
-    ):
+    ) * bool(look.memory):
         yield f"courier_redis_memory_{name}_bytes", {}, look.memory.get(field, 0)
 
 

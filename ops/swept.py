@@ -6,7 +6,7 @@ import os
 import sys
 
 from viber_courier.schemas.settings import Settings
-from viber_courier.store.connection import connect
+from viber_courier.store.connection import StoreUnavailable, connect, store_errors
 from viber_courier.store.keys import Keys
 
 MAX_AGE = 60.0
@@ -16,8 +16,11 @@ MAX_AGE = 60.0
 def main() -> None:
     """Exits with 0 if there was a sweep lately, so beat runs and Redis takes writes."""
     settings = Settings.from_env(os.environ)
-    with connect(settings.redis_url, settings.namespace) as client:
-        swept, (seconds, _) = client.get(Keys(settings.namespace).swept), client.time()
+    try:
+        with connect(settings.redis_url, settings.namespace) as client, store_errors():
+            swept, (seconds, _) = client.get(Keys(settings.namespace).swept), client.time()
+    except StoreUnavailable as error:
+        sys.exit(str(error))
     ago = float(seconds) - float(swept or 0) / 1000
     sys.exit(f"no sweep for {ago:.0f} s" if ago > MAX_AGE + settings.sweep_interval else 0)
 

@@ -1,6 +1,5 @@
 """Connections to Redis: timeouts, retries, and the error that apps get."""
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from inspect import signature
@@ -15,6 +14,7 @@ from redis.retry import Retry
 from viber_courier.schemas.errors import ConfigError, CourierError
 from viber_courier.schemas.redis_url import NO_BROKER, parse
 from viber_courier.store.pools import Client, WholePool, follow
+from viber_courier.store.refusals import reason, refusal
 
 SOCKET_OPTIONS: dict[str, Any] = {
     # Without these options a half-open connection hangs for ever (measured).
@@ -101,23 +101,10 @@ def broker(url: str, **transport: Any) -> dict[str, Any]:
     }
 
 
-def url_fault(error: BaseException | None) -> str:
-    """Returns what is wrong with a URL, by what came of it; "" for what may pass by itself."""
-    words, login = "", False
-    while error is not None:
-        words, login = f"{words} {error}", login or isinstance(error, errors.AuthenticationError)
-        error = error.__cause__ or error.__context__
-    if found := re.search(r"\[SSL: (?!UNEXPECTED_EOF)\w+\] ([^(]*[^( ])", words):
-        return f"TLS failed: {found[1]}"
-    if "handshake operation timed out" in words:
-        return "TLS failed: no answer, as from a port without TLS"
-    if "DB index is out of range" in words:
-        return "the server has no database of this number"
-    return "wrong user name or password" if login else ""
-
-
 def is_transient(error: BaseException | None) -> bool:
     """Returns whether a repeat may help: Redis did not answer, is full or is failing over."""
+    if refusal(error):
+        return False
     if isinstance(error, _NOT_NOW_ERRORS) or not isinstance(error, redis.ResponseError):
         return isinstance(error, redis.RedisError)
     return any(word in str(error) for word in _NOT_NOW)
@@ -129,13 +116,17 @@ def store_errors() -> Iterator[None]:
     try:
         yield
     except redis.RedisError as error:
+        if why := refusal(error):
+            raise StoreUnavailable(f"Redis refuses (COURIER_REDIS_URL): {why}") from error
         # Before Redis 7 a script's error is a plain ResponseError that quotes the original.
         if isinstance(error, errors.OutOfMemoryError) or "OOM " in str(error):
             raise StoreUnavailable("Redis has reached its maxmemory: nothing was stored") from error
         if "NOREPLICAS " in str(error):
             raise StoreUnavailable("Redis has too few replicas: nothing was stored") from error
-        why = url_fault(error) or type(error).__name__
-        raise StoreUnavailable(f"Redis can't be used now: {why}") from error
+        if isinstance(error, errors.ReadOnlyError) or "READONLY " in str(error):
+            text = "Redis is a read-only replica now: nothing was stored"
+            raise StoreUnavailable(text) from error
+        raise StoreUnavailable(f"Redis can't be used now: {reason(error)}") from error
 
 
 def require_name(what: str, value: object) -> str:

@@ -2,6 +2,9 @@
 
 from collections.abc import Mapping
 
+DURABLE = ("aof_enabled", "maxmemory_policy")
+"""Fields of INFO that say whether a server keeps all data."""
+
 
 def dangers(info: Mapping[str, object]) -> list[str]:
     """Returns how a server may lose messages, each with the setting that prevents it.

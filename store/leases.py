@@ -36,6 +36,7 @@ from viber_courier.store.records import (
     read_watched,
     step_fields,
 )
+from viber_courier.store.refusals import report
 from viber_courier.store.scripts import Script, shared
 
 logger = logging.getLogger(__name__)
@@ -279,7 +280,7 @@ class Store:
     def count(self, counts: Mapping[str, int], histograms: Mapping[str, int] | None = None) -> None:
         """Adds to counters outside of ``settle``; loses the counts if Redis does not answer."""
         try:
-            with self.redis.pipeline() as pipe:
+            with self.redis.pipeline(transaction=False) as pipe:
                 for name, n in counts.items():
                     pipe.hincrby(self.keys.counts, name, n)
                 for name, n in (histograms or {}).items():
@@ -321,10 +322,13 @@ class Store:
             try:
                 return self._scripts[name](once=once, time=self._now(), **given)
             except redis.RedisError as error:
-                if time.monotonic() + RETRY_PAUSE >= ends or not is_transient(error):
+                # A refusal is waited for only with an answer in hand: someone may end it.
+                refused = name == "settle" and report(error)
+                if time.monotonic() + RETRY_PAUSE >= ends or not (refused or is_transient(error)):
                     raise
-                more = {"script": name, "error": type(error).__name__}
-                logger.warning("redis did not answer", extra=more)
+                if not refused:
+                    more = {"script": name, "error": type(error).__name__}
+                    logger.warning("redis did not answer", extra=more)
                 time.sleep(RETRY_PAUSE)
 
 

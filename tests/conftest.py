@@ -154,6 +154,7 @@ class Worker:
     """``celery -A viber_courier.worker worker -B`` as a supervisor runs it; keeps its log."""
 
     COMMAND = (sys.executable, "-m", "celery", "-A", "viber_courier.worker", "worker")
+    MORE: tuple[str, ...] = ("-c", "2", "--without-gossip", "--without-mingle", "-l", "INFO")
 
     def __init__(
         self,
@@ -163,9 +164,8 @@ class Worker:
         beat: bool = True,
         command: Sequence[str] = COMMAND,
     ) -> None:
-        more = ["-c", "2", "--without-gossip", "--without-mingle", "-l", "INFO"]
         self.process = subprocess.Popen(
-            [*command, *(["-B"] if beat else []), *more, *options],
+            [*command, *(["-B"] if beat else []), *self.MORE, *options],
             env={**os.environ, **env},
             cwd=folder,
             stdout=subprocess.PIPE,

@@ -8,10 +8,14 @@ import logging
 import threading
 import time
 
+from kombu.exceptions import OperationalError
+from redis import RedisError
+
 from viber_courier.schemas.lanes import LANES, POLL, queue
 from viber_courier.schemas.settings import Settings
 from viber_courier.store.connection import broker
 from viber_courier.store.leases import Store
+from viber_courier.store.refusals import BROKER, commands_fault, lasting, reason, report
 from viber_courier.worker.runtime.app import App
 
 logger = logging.getLogger(__name__)
@@ -54,6 +58,15 @@ class Bells:
                     name, args=args, queue=to, ignore_result=True, retry=False, producer=producer
                 )
 
+    def fault(self) -> str:
+        """Returns what the broker refuses, in words; "" if nothing, or if it can't be reached."""
+        try:
+            with self._app.connection_for_write() as connection:
+                client = connection.default_channel.client
+                return commands_fault(client, f"{self._namespace}.check", BROKER)
+        except (OperationalError, RedisError, OSError) as error:
+            return lasting(error)
+
 
 class Listener:
     """Takes words off the wake list and rings; sweeps if no other process has."""
@@ -69,7 +82,8 @@ class Listener:
             try:
                 self._listen()
             except Exception as error:  # also a word that is no text; the thread must go on
-                logger.warning("wake list not readable", extra={"error": type(error).__name__})
+                if not report(error):
+                    logger.warning("wake list not readable", extra={"error": reason(error)})
                 self._stop.wait(FAILURE_PAUSE)
 
     def stop(self) -> None:
@@ -87,6 +101,8 @@ class Listener:
         try:
             self._bells.ring(word)
         except Exception as error:  # the transport may raise anything
-            logger.warning("doorbell not rung", extra={"bell": word, "error": type(error).__name__})
+            if not report(error, "COURIER_BROKER_URL"):
+                more = {"bell": word, "error": reason(error)}
+                logger.warning("doorbell not rung", extra=more)
             self._stop.wait(FAILURE_PAUSE)
             self._store.wake(word)  # for another listener

@@ -15,18 +15,19 @@ from typing import Any
 from celery import bootsteps
 from celery.beat import Scheduler
 from celery.exceptions import Reject
-from celery.signals import after_setup_logger, after_setup_task_logger, worker_init
+from celery.signals import after_setup_logger, after_setup_task_logger, beat_init, worker_init
 from celery.utils.log import get_multiprocessing_logger
 from kombu import Queue
-from redis import RedisError
+from redis import Redis, RedisError, ResponseError
 
 from viber_courier.producers.client import Producer
 from viber_courier.schemas.errors import ConfigError
 from viber_courier.schemas.lanes import INTAKE, LANES, POLL, queue
 from viber_courier.schemas.settings import Settings
-from viber_courier.store.connection import broker, connect, url_fault
+from viber_courier.store.connection import broker, connect
 from viber_courier.store.durability import dangers
 from viber_courier.store.leases import Store
+from viber_courier.store.refusals import lasting, reason, refusal, report, store_fault
 from viber_courier.worker.bells import Bells, Listener
 from viber_courier.worker.decisions import Decider
 from viber_courier.worker.intake import enqueue_task_jobs
@@ -94,8 +95,8 @@ class Sweeper(Scheduler):  # type: ignore[misc]
         try:
             system().store.sweep()
         except RedisError as error:
-            why = url_fault(error) or type(error).__name__
-            logger.warning("no sweep", extra={"error": why})
+            if not report(error):
+                logger.warning("no sweep", extra={"error": reason(error)})
         return max(0.0, settings.sweep_interval - (time.monotonic() - started))
 
 
@@ -158,9 +159,10 @@ def poll() -> str:
 
 @app.task(name="courier.check", base=CheckTask, bind=True)
 def check(self: Any, nonce: str) -> str:
-    """Records that this worker takes tasks and runs them, for ``courier live``."""
+    """Records that this worker takes tasks, runs them and may use Redis, for ``courier live``."""
     store = system().store
-    store.redis.set(store.keys.check(nonce), self.request.hostname, px=1000 * VISIBILITY_TIMEOUT)
+    said = store_fault(store.redis, settings.namespace) or self.request.hostname
+    store.redis.set(store.keys.check(nonce), said, px=1000 * VISIBILITY_TIMEOUT)
     return "check: answered"
 
 
@@ -179,9 +181,10 @@ def enqueue(self: Any, *args: object, **kwargs: object) -> str:
     try:
         return enqueue_task_jobs(system().producer, self.request.id, jobs)
     except Exception as error:
+        if not report(error):
+            logger.exception("jobs not stored yet", extra={"task_id": self.request.id})
         # Put the task back, whatever the error: losing it would lose its messages. Those that are
         # stored already are the same messages the next time.
-        logger.exception("jobs not stored yet", extra={"task_id": self.request.id})
         time.sleep(1.0)
         raise Reject(type(error).__name__, requeue=True) from None
 
@@ -196,33 +199,37 @@ def _set_up_logs(logger: logging.Logger, **_: Any) -> None:
     logging.getLogger("celery.pool").setLevel(logging.INFO)  # at DEBUG it logs arguments
 
 
-@worker_init.connect
-def _refuse_wrong_urls(**_: Any) -> None:
-    """Ends the worker where a URL's TLS, login or database is wrong: it would try for ever."""
-    for name in ("redis_url", "broker_url"):
-        try:
-            with closing(connect(getattr(settings, name), settings.namespace)) as client:
-                client.ping()
-        except RedisError as error:
-            if why := url_fault(error):
-                raise SystemExit(
-                    f"viber-courier can't start: COURIER_{name.upper()}: {why}"
-                ) from None
-
-
+@beat_init.connect
 @worker_init.connect
 def _refuse_volatile_redis(**_: Any) -> None:
-    """Waits for Redis; ends the worker if that Redis would lose messages."""
+    """Waits for Redis; ends worker or beat if Redis refuses it, or would lose messages."""
     with closing(connect(settings.redis_url, settings.namespace)) as client:
         while True:
             try:
-                faults = dangers(client.info())
+                fault = store_fault(client, settings.namespace) or _danger(client)
                 break
             except RedisError as error:
+                if fault := lasting(error):
+                    break
                 logger.warning("redis not checked yet", extra={"error": type(error).__name__})
                 time.sleep(1.0)
-    if faults and "volatile-redis" not in settings.allow:
-        raise SystemExit(
-            f"viber-courier can't start: COURIER_REDIS_URL: {'; '.join(faults)}"
-            " (COURIER_ALLOW=volatile-redis accepts that)"
-        )
+    refused = fault and f"COURIER_REDIS_URL: {fault}"
+    if not fault and (fault := Bells(settings).fault()):
+        refused = f"COURIER_BROKER_URL: {fault}"
+    if refused:
+        raise SystemExit(f"viber-courier can't start: {refused} (docs/redis.md)")
+
+
+def _danger(client: Redis) -> str:
+    """Returns how Redis may lose messages, in words; "" if it can't or COURIER_ALLOW accepts it."""
+    found: str
+    try:
+        found = "; ".join(dangers(client.info()))
+    except ResponseError as error:
+        if not (why := refusal(error)):
+            raise
+        found = f"it is unknown whether it keeps messages: {why}"
+    if found and "volatile-redis" in settings.allow:
+        logger.warning("messages may be lost", extra={"why": found})
+        return ""
+    return f"{found} (COURIER_ALLOW=volatile-redis accepts that)" if found else ""

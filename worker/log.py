@@ -9,6 +9,10 @@ import logging
 from datetime import UTC, datetime
 from typing import Any
 
+import redis
+
+from viber_courier.store.refusals import refusal
+
 OURS = "viber_courier"
 """The logger whose ``extra`` is printed. That of Celery's loggers may hold jobs."""
 _USUAL = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime"})
@@ -21,6 +25,18 @@ def data(record: logging.LogRecord) -> dict[str, Any]:
     return {name: value for name, value in sorted(vars(record).items()) if name not in _USUAL}
 
 
+def plain_error(record: logging.LogRecord) -> str:
+    """Returns what Redis refuses, or how it is away, without a traceback; "" for other errors.
+
+    What Celery's own loggers say of Redis is about the broker.
+    """
+    error = record.exc_info[1] if record.exc_info else None
+    if why := refusal(error):
+        return f"COURIER_{'REDIS' if record.name.startswith(OURS) else 'BROKER'}_URL: {why}"
+    away = isinstance(error, redis.ConnectionError | redis.TimeoutError)
+    return type(error).__name__ if away else ""
+
+
 class ForPeople(logging.Formatter):
     """Appends ``name=value`` for each of our data to a handler's own format."""
 
@@ -31,6 +47,9 @@ class ForPeople(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Returns the line in the handler's format; a traceback follows the data."""
+        if why := plain_error(record):
+            record = logging.makeLogRecord({**vars(record), "exc_info": None, "exc_text": None})
+            record.msg, record.args = f"{record.getMessage()}: {why}", ()
         return self._inner.format(record)
 
     def formatMessage(self, record: logging.LogRecord) -> str:
@@ -53,7 +72,9 @@ class JsonLines(logging.Formatter):
             "text": record.getMessage(),
         }
         line = {**line, **data(record), **line}  # these five come first and can't be replaced
-        if record.exc_info:
+        if why := plain_error(record):
+            line["error"] = why
+        elif record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         if record.stack_info:
             line["stack"] = record.stack_info

@@ -7,6 +7,7 @@ from typing import TypeVar
 from viber_courier.schemas.settings import Settings
 from viber_courier.store.leases import Lease, RateLimited
 from viber_courier.store.records import Waiting, Watched
+from viber_courier.store.refusals import reported
 
 BUDGET = 1.0
 """Seconds after which a task claims no more: other tasks may be waiting for its slot."""
@@ -33,19 +34,20 @@ def work_off(
     """Claims and serves one lease after the other, for about so many ``seconds``.
 
     ``serve`` returns whether to claim again even if nothing else was due. If the rate limit has
-    kept messages back when the time is used up, calls ``wake`` for them.
+    kept messages back when the time is used up, calls ``wake`` for them. Logs what Redis refuses.
     """
-    end, answered = time.monotonic() + seconds, True
-    while (got := claim(answered)) is not None:
-        if isinstance(got, RateLimited):
-            time.sleep(got.seconds)
-            answered, is_left = True, True
-        else:
-            again = serve(got)
-            answered, is_left = False, got.out_of_tokens
-            if not (got.more or again):
+    with reported():
+        end, answered = time.monotonic() + seconds, True
+        while (got := claim(answered)) is not None:
+            if isinstance(got, RateLimited):
+                time.sleep(got.seconds)
+                answered, is_left = True, True
+            else:
+                again = serve(got)
+                answered, is_left = False, got.out_of_tokens
+                if not (got.more or again):
+                    return
+            if time.monotonic() >= end:
+                if is_left:
+                    wake()
                 return
-        if time.monotonic() >= end:
-            if is_left:
-                wake()
-            return

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from viber_courier.ops.look import Gate
 from viber_courier.schemas.instants import iso
 from viber_courier.schemas.lanes import LANES, POLL, queue
-from viber_courier.store.durability import dangers
+from viber_courier.store.durability import DURABLE, dangers
 from viber_courier.worker.outcome import Blocked, NotSent, Retryable, StatusOutcome
 
 OK, WARNING, ERROR = 0, 1, 2
@@ -43,16 +44,31 @@ def redis(info: Mapping[str, Any], skew: float) -> Iterator[Finding]:
     yield from (Finding(ERROR, "durability", seen, do) for seen, do in found)
     if info.get("aof_last_write_status", "ok") != "ok":
         yield Finding(ERROR, "durability", "its latest write to disk failed", "check its disk")
+    elif missing := [name for name in DURABLE if name not in info]:
+        do = "ask who runs it whether it keeps all data"
+        yield Finding(WARNING, "durability", f"INFO leaves out {', '.join(missing)}", do)
     elif not found:
         yield Finding(OK, "durability", "appendonly is on, nothing is evicted")
     if info.get("role", "master") != "master":
         yield Finding(ERROR, "role", "a replica", "set COURIER_REDIS_URL to the master")
     yield _memory(info)
+    yield clock(skew)
+
+
+def unknown(why: str, accepted: bool) -> Finding:
+    """Returns that Redis doesn't tell whether it keeps messages; ``accepted`` by COURIER_ALLOW."""
+    do = "" if accepted else "; workers refuse to start (COURIER_ALLOW=volatile-redis accepts that)"
+    severity = WARNING if accepted else ERROR
+    return Finding(severity, "durability", f"unknown: INFO is refused: {why}", f"grant +info{do}")
+
+
+def clock(skew: float) -> Finding:
+    """Checks Redis's clock, so many seconds ahead of ours."""
     difference = f"{abs(skew):.1f} s {'ahead of' if skew > 0 else 'behind'} this machine's clock"
     if abs(skew) > SKEW:
-        yield Finding(WARNING, "clock", difference, "run NTP on both: times in events are wrong")
-    else:
-        yield Finding(OK, "clock", difference)
+        do = "run NTP on both: times in events are wrong"
+        return Finding(WARNING, "clock", difference, do)
+    return Finding(OK, "clock", difference)
 
 
 def _memory(info: Mapping[str, Any]) -> Finding:
@@ -70,19 +86,24 @@ def _memory(info: Mapping[str, Any]) -> Finding:
 
 
 def workers(
-    namespace: str, serving: Mapping[str, set[str]], hangs: Collection[str] = ()
+    namespace: str,
+    serving: Mapping[str, set[str]],
+    hangs: Collection[str] = (),
+    refused: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[Finding]:
     """Checks that each queue has a worker.
 
     ``serving``: the queues of each worker that answered. ``hangs``: those workers that did not run
-    a task in time.
+    a task in time. ``refused``: what Redis refuses to some of them.
     """
     if not serving:
         yield Finding(
             ERROR, "workers", "none answers", "start one: celery -A viber_courier.worker worker -B"
         )
         return
-    for host in sorted(hangs):
+    for host, why in refused.items():
+        yield Finding(ERROR, f"worker: {host}", why, "grant it; the worker goes on by itself")
+    for host in sorted({*hangs} - {*refused}):
         do = f"it is busy or hangs: restart it if `courier live --worker {host}` fails"
         yield Finding(WARNING, f"worker: {host}", "answers, but ran no task in time", do)
     for name in (*LANES, POLL, "enqueue"):

@@ -18,7 +18,7 @@ from redis import Redis, RedisError
 
 from viber_courier import ConfigError, CourierError
 from viber_courier.ops.commands import findings, terminal
-from viber_courier.ops.commands.findings import ERROR, Finding
+from viber_courier.ops.commands.findings import ERROR, OK, Finding
 from viber_courier.ops.commands.terminal import (
     UNAVAILABLE,
     Duration,
@@ -30,9 +30,10 @@ from viber_courier.ops.commands.terminal import (
 from viber_courier.ops.look import take_look
 from viber_courier.schemas.lanes import LANES, POLL, queue
 from viber_courier.schemas.settings import Settings
-from viber_courier.store.connection import broker, connect, store_errors, url_fault
+from viber_courier.store.connection import StoreUnavailable, broker, connect, store_errors
 from viber_courier.store.keys import Keys
-from viber_courier.worker.bells import RING_OPTIONS
+from viber_courier.store.refusals import reason, refusal, store_fault
+from viber_courier.worker.bells import RING_OPTIONS, Bells
 from viber_courier.worker.provider import Provider
 from viber_courier.worker.runtime.app import App
 
@@ -56,6 +57,8 @@ class Workers:
     def __init__(self, settings: Settings) -> None:
         self._app = App(set_as_current=False)
         self._app.conf.update(broker(settings.broker_url, **RING_OPTIONS))
+        self.refused: dict[str, str] = {}
+        """What Redis refuses to each worker that ``prove`` found so."""
 
     def serving(self, seconds: float) -> dict[str, set[str]]:
         """Returns the queues of each worker that answers in time."""
@@ -67,7 +70,8 @@ class Workers:
     def prove(self, client: Redis, keys: Keys, hosts: Collection[str], end: float) -> Iterator[str]:
         """Sends each worker a task on its own queue and yields those that run it.
 
-        Ends when all have, or at ``end`` (monotonic).
+        A worker to which Redis refuses something is not one of them. Ends when all have answered,
+        or at ``end`` (monotonic).
         """
         waiting = {uuid.uuid4().hex: host for host in hosts}
         try:
@@ -85,10 +89,14 @@ class Workers:
             while waiting and time.monotonic() < end:
                 for nonce, host in list(waiting.items()):
                     with store_errors():
-                        answered = client.getdel(keys.check(nonce))
+                        answered: Any = client.getdel(keys.check(nonce))
+                    if answered is None:
+                        continue
+                    del waiting[nonce]
                     if answered == host:
-                        del waiting[nonce]
                         yield host
+                    else:
+                        self.refused[host] = f"Redis refuses it: {answered}"
                 time.sleep(0.05)
         finally:
             for host in waiting.values():
@@ -109,8 +117,9 @@ def _broker_errors() -> Iterator[None]:
     try:
         yield
     except (OperationalError, RedisError, OSError) as error:
-        why = url_fault(error) or type(error.__cause__ or error).__name__
-        raise BrokerUnavailable(f"the broker can't be used now: {why}") from None
+        if why := refusal(error):
+            raise BrokerUnavailable(f"the broker refuses: {why}") from None
+        raise BrokerUnavailable(f"the broker can't be used now: {reason(error)}") from None
 
 
 @command(done="all is well", partly="warnings", wrong="errors; wrong usage or settings", away="")
@@ -137,20 +146,21 @@ def _examine(no_provider: bool) -> Iterator[Finding]:
         redis_up = True
         try:
             yield from _store(client, settings)
-        except (CourierError, RedisError) as error:
+        except (CourierError, RedisError, Failure) as error:
             redis_up = False
-            yield Finding(ERROR, "Redis", _short(error), "start it; check COURIER_REDIS_URL")
+            yield _away(error)
         try:
+            _check_broker(settings)
             workers, hangs = Workers(settings), set[str]()
             serving, end = workers.serving(ANSWER_SECONDS), time.monotonic() + TASK_SECONDS
             if redis_up:  # it holds their answers
                 keys = Keys(settings.namespace)
                 hangs = set(serving).difference(workers.prove(client, keys, serving.keys(), end))
-            yield from findings.workers(settings.namespace, serving, hangs)
+            yield from findings.workers(settings.namespace, serving, hangs, workers.refused)
         except BrokerUnavailable as error:
             yield Finding(ERROR, "broker", str(error), error.do)
         except (CourierError, RedisError) as error:
-            yield Finding(ERROR, "Redis", _short(error), "start it; check COURIER_REDIS_URL")
+            yield _away(error)
     if not no_provider:
         try:
             all_settings = Settings.from_env(os.environ, provider=True)
@@ -163,12 +173,22 @@ def _examine(no_provider: bool) -> Iterator[Finding]:
 
 def _store(client: Redis, settings: Settings) -> Iterator[Finding]:
     keys = Keys(settings.namespace)
+    _check_store(client, settings)
+    yield Finding(OK, "permissions", "it runs scripts, takes writes and allows all commands")
     with store_errors():
         began = time.time()
         seconds, micros = client.time()
         skew = int(seconds) + int(micros) / 1e6 - (began + time.time()) / 2
-        info: Any = client.info()
-    yield from findings.redis(info, skew)
+    try:
+        with store_errors():
+            info: Any = client.info()
+    except StoreUnavailable as error:
+        if not (why := refusal(error)):
+            raise
+        yield findings.unknown(why, accepted="volatile-redis" in settings.allow)
+        yield findings.clock(skew)
+    else:
+        yield from findings.redis(info, skew)
     with store_errors():
         look = take_look(client, settings.namespace)
     yield findings.beat(look.swept, settings.sweep_interval)
@@ -186,8 +206,25 @@ def _store(client: Redis, settings: Settings) -> Iterator[Finding]:
     yield from findings.consumers(newest[0][0] if newest else None, groups)
 
 
-def _short(error: Exception) -> str:
-    return str(error) if isinstance(error, CourierError) else type(error).__name__
+def _away(error: Exception) -> Finding:
+    """Returns why Redis can't be used."""
+    refused = isinstance(error, Failure) or refusal(error)
+    do = "change it, or ask who runs it (docs/redis.md)" if refused else "start it"
+    seen = type(error).__name__ if type(error).__module__.startswith("redis") else str(error)
+    return Finding(ERROR, "Redis", seen, f"{do}; check COURIER_REDIS_URL")
+
+
+def _check_store(client: Redis, settings: Settings) -> None:
+    """Writes a key, runs a script, calls each command. Raises StoreUnavailable or Failure."""
+    with store_errors():
+        fault = store_fault(client, settings.namespace)
+    if fault:
+        raise Failure(f"Redis refuses (COURIER_REDIS_URL): {fault}", UNAVAILABLE)
+
+
+def _check_broker(settings: Settings) -> None:
+    if fault := Bells(settings).fault():
+        raise BrokerUnavailable(f"the broker refuses: {fault}")
 
 
 def _print(found: list[Finding]) -> None:
@@ -235,15 +272,16 @@ def live(worker: str | None, timeout: float, as_json: bool) -> None:
 def ready(timeout: float, as_json: bool) -> None:
     """Prove that the system stores and sends messages.
 
-    Writes to Redis, and for each lane and for polling makes a worker of its queue run a task.
-    Pauses and closed gates don't count against it: `courier doctor` reports those.
+    Writes to Redis, runs a script, calls each command that a worker needs (docs/redis.md), and for
+    each lane and for polling makes a worker of its queue run a task. Pauses and closed gates don't
+    count against it: `courier doctor` reports those.
     """
     settings = Settings.from_env(os.environ)
     end, names = time.monotonic() + timeout, (*LANES, POLL)
     with connect(settings.redis_url, settings.namespace) as client:
-        with store_errors():
-            client.set(Keys(settings.namespace).check("ready"), "1", px=1000)
+        _check_store(client, settings)
         with _unavailable():
+            _check_broker(settings)
             serving = Workers(settings).serving(min(ANSWER_SECONDS, timeout / 2))
         lanes = {
             host: {name for name in names if queue(settings.namespace, name) in queues}
@@ -267,8 +305,11 @@ def ready(timeout: float, as_json: bool) -> None:
 
 
 def _prove(client: Redis, settings: Settings, hosts: list[str], end: float) -> Iterator[str]:
+    workers = Workers(settings)
     with _unavailable():
-        yield from Workers(settings).prove(client, Keys(settings.namespace), hosts, end)
+        yield from workers.prove(client, Keys(settings.namespace), hosts, end)
+    if workers.refused:
+        raise Failure("; ".join(f"{host}: {why}" for host, why in workers.refused.items()))
 
 
 @contextmanager

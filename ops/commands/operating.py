@@ -40,7 +40,7 @@ def pause(lanes: tuple[str, ...], reason: str, duration: float | None, as_json: 
     """
     producer = Producer.from_env()
     keys, ms = Keys(producer.settings.namespace), round(duration * 1000) if duration else None
-    with store_errors(), producer.redis.pipeline() as pipe:
+    with store_errors(), producer.redis.pipeline(transaction=False) as pipe:
         for name in lanes or LANES:
             pipe.set(keys.paused(name), reason[:200], px=ms)
         pipe.execute()
@@ -57,7 +57,7 @@ def resume(lanes: tuple[str, ...], as_json: bool) -> None:
     """Resume these lanes or poll; if you name none, everything that is paused."""
     producer = Producer.from_env()
     keys, names = Keys(producer.settings.namespace), lanes or (*LANES, POLL)
-    with store_errors(), producer.redis.pipeline() as pipe:
+    with store_errors(), producer.redis.pipeline(transaction=False) as pipe:
         for name in names:
             pipe.delete(keys.paused(name))
         resumed = [name for name, was in zip(names, pipe.execute(), strict=True) if was]

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from viber_courier.schemas.errors import ConfigError, CourierError, InvalidMessage, QueueFull
 from viber_courier.store.connection import StoreUnavailable, is_transient
+from viber_courier.store.refusals import refusal
 
 PARTLY, WRONG, UNAVAILABLE, INTERRUPTED = 1, 2, 3, 130
 """Exit codes: partly done, wrong usage or settings, Redis unavailable, Ctrl-C."""
@@ -88,6 +89,8 @@ def failure(error: CourierError | redis.RedisError) -> Failure:
         )
     if not isinstance(error, redis.RedisError):
         return Failure(str(error))
+    if why := refusal(error):
+        return Failure(f"Redis refuses (COURIER_REDIS_URL): {why}", UNAVAILABLE)
     ours = isinstance(error, StoreUnavailable)
     text = str(error) if ours else f"Redis can't be used now: {type(error).__name__}"
     cause = error.__cause__ if ours else error

@@ -19,6 +19,7 @@ from viber_courier.schemas.instants import iso
 from viber_courier.schemas.lanes import POLL
 from viber_courier.schemas.status import Status
 from viber_courier.store.connection import store_errors
+from viber_courier.store.refusals import refusal
 
 FUNNEL = {
     "enqueued": ("queued",),
@@ -132,6 +133,8 @@ def top(once: bool, every: float, as_json: bool) -> None:
             except (
                 StoreUnavailable
             ) as error:  # an operator who watches an outage wants to see its end
+                if refusal(error):
+                    raise
                 live.update(Text(str(error), "red"), refresh=True)
                 time.sleep(every)
 

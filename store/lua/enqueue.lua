@@ -50,14 +50,11 @@ if most > 0 and #fresh > 0 then
   if waiting > most then return {'full'} end
 end
 
-local places, due_now, call = {}, {}, redis.call
+-- The records come last: if Redis refuses a command before that, a repeat stores the messages anew.
+local places, due_now, tills, call = {}, {}, {}, redis.call
 local next_due = gap and gap > 0 and tonumber(call('GET', pace) or 0)
--- One table serves all messages; what is behind a message's own size is another's.
-local fields = {'status', status, 'job', '', 'set', '', 'until', '', 'common', common_digest}
-local shared = common_digest ~= '' and 10 or 8
 for k, i in ipairs(fresh) do
-  local id, set = ARGV[i], tonumber(ARGV[i + 2])
-  local due = tonumber(ARGV[i + 3])
+  local set, due = tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3])
   if next_due then
     next_due = math.max(at, next_due + gap)
     due = next_due
@@ -71,8 +68,38 @@ for k, i in ipairs(fresh) do
   end
   local till = math.max(due, at) + tonumber(ARGV[i + 4])
   if till > latest then latest = till end
-  fields[4], fields[6], fields[8] = ARGV[i + 1], ARGV[i + 2], text(till)
-  local size, own_content = shared, ARGV[i + 5]
+  tills[k] = till
+  local members = places[set] or {}
+  places[set] = members
+  members[#members + 1] = text(due)
+  members[#members + 1] = ARGV[i]
+end
+for set, members in pairs(places) do call('ZADD', lanes[set], unpack(members)) end
+if #fresh > 0 then call('HINCRBY', counts, status, #fresh) end
+if common_digest ~= '' and #fresh > 0 then
+  local keep = math.ceil((latest - at) / 1000) + tonumber(keep_content)
+  local left = call('PTTL', common)
+  if left == -2 then
+    call('SET', common, common_json, 'PX', text(keep))
+  elseif left < keep then
+    call('PEXPIRE', common, text(keep))
+  end
+end
+if next_due and #fresh > 0 then
+  call('SET', pace, text(next_due), 'PX', text(math.ceil((next_due + gap - at) / 1000) + 1))
+end
+local rung = 0
+for lane = 1, 4 do
+  if due_now[lane] and ring(bells[lane], wakes, words[lane], bell_ms) then rung = rung + 1 end
+end
+if rung > 0 then redis.call('HINCRBY', counts, 'bells', rung) end
+
+-- One table serves all messages; what is behind a message's own size is another's.
+local fields = {'status', status, 'job', '', 'set', '', 'until', '', 'common', common_digest}
+local shared = common_digest ~= '' and 10 or 8
+for k, i in ipairs(fresh) do
+  local id, size, own_content = ARGV[i], shared, ARGV[i + 5]
+  fields[4], fields[6], fields[8] = ARGV[i + 1], ARGV[i + 2], text(tills[k])
   if #own_content <= 64 then
     fields[size + 1], fields[size + 2] = 'row', own_content
     size = size + 2
@@ -86,28 +113,5 @@ for k, i in ipairs(fresh) do
     call('ZREM', dead, ARGV[i + 8])
     call('HSET', records .. ARGV[i + 8], 'resentAs', id)
   end
-  local members = places[set] or {}
-  places[set] = members
-  members[#members + 1] = text(due)
-  members[#members + 1] = id
 end
-for set, members in pairs(places) do redis.call('ZADD', lanes[set], unpack(members)) end
-if #fresh > 0 then redis.call('HINCRBY', counts, status, #fresh) end
-if common_digest ~= '' and #fresh > 0 then
-  local keep = math.ceil((latest - at) / 1000) + tonumber(keep_content)
-  local left = redis.call('PTTL', common)
-  if left == -2 then
-    redis.call('SET', common, common_json, 'PX', text(keep))
-  elseif left < keep then
-    redis.call('PEXPIRE', common, text(keep))
-  end
-end
-if next_due and #fresh > 0 then
-  redis.call('SET', pace, text(next_due), 'PX', text(math.ceil((next_due + gap - at) / 1000) + 1))
-end
-local rung = 0
-for lane = 1, 4 do
-  if due_now[lane] and ring(bells[lane], wakes, words[lane], bell_ms) then rung = rung + 1 end
-end
-if rung > 0 then redis.call('HINCRBY', counts, 'bells', rung) end
 return {'ok'}

@@ -10,6 +10,8 @@ from kombu.transport import redis
 from kombu.utils.url import maybe_sanitize_url
 from redis import RedisError
 
+from viber_courier.store.refusals import report
+
 logger = logging.getLogger(__name__)
 
 RECORD_TIMEOUT = 30.0
@@ -32,7 +34,8 @@ class PatientQoS(redis.QoS):
             except (RedisError, OSError) as error:
                 if time.monotonic() > end:
                     raise
-                logger.warning("task not recorded yet", extra={"error": type(error).__name__})
+                if not report(error, "COURIER_BROKER_URL"):
+                    logger.warning("task not recorded yet", extra={"error": type(error).__name__})
                 time.sleep(0.2)
 
     # Celery logs what these two raise and goes on. Unless the task's place is free by then, the

@@ -1,0 +1,156 @@
+"""What Redis will answer again, however often it is asked: a missing permission, a wrong password.
+
+Such an answer ends whatever is starting, because only a person can change it. All other failures
+may pass: ``is_transient`` (store/connection.py) tells them apart.
+"""
+
+import logging
+import re
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import redis
+from redis import exceptions as errors
+
+from viber_courier.store.keys import Keys
+from viber_courier.store.scripts import Script, Source
+
+REPORT_INTERVAL = 60.0
+"""Seconds between two log lines about the same refusal, in one process."""
+CHECK_MS = 10_000
+"""Lifetime of the key that a check of permissions writes, in milliseconds."""
+STORE = {
+    "": "GET EXISTS MGET ZCARD",
+    "0": "HGET HDEL HMGET ZMSCORE ZREM RPUSH BLPOP",
+    "0 0": "HSET HINCRBY LREM ZADD ZRANGEBYSCORE ZREMRANGEBYSCORE ZREVRANGE",
+    "0 0 0": "XADD",
+    "MAXLEN 0": "XTRIM",
+    str(CHECK_MS): "PEXPIRE",
+}
+"""The commands that a worker needs on the store, by the arguments that a check gives them.
+
+Each also gets a key, which holds a string: those for other types fail and change nothing.
+"""
+BROKER = {
+    "": "EXISTS LLEN SMEMBERS",
+    "0": "HGET HDEL LPUSH RPUSH SADD SREM ZREM BRPOP",
+    "0 0": "HSET ZADD ZRANGE ZRANGEBYSCORE",
+}
+"""The same for the broker: what kombu needs there."""
+DOCTOR = "`courier doctor` names it"
+_SAID = (
+    # What servers say (in a script, too), and what it means; {} is the command found.
+    (r"run the '([\w|.-]{1,40})' command", "no permission (NOPERM): grant +{}"),
+    (r"access.* (key|channel)s?\b", "no permission for a {} (NOPERM): grant its pattern"),
+    (r"can't run this command", f"no permission for a script's command (NOPERM): {DOCTOR}"),
+    (r"unsupported command [`'\"]?([\w|.-]{1,40})", "{} is not supported"),
+    (r"unknown (?:sub)?command [`'\"]?([\w|.-]{1,40})", "{} is unknown: renamed or disabled"),
+    (r"unknown (redis )?command called", "a command of a script is renamed or disabled"),
+    (r"EXEC without MULTI", "no permission (NOPERM): grant +multi"),
+    (r"DB index is out of|SELECT is not allowed", "the server has no database of this number"),
+    (r"username-password|invalid password", "wrong user name or password (WRONGPASS)"),
+    (r"without any password|no password is set", "the server has no password, but the URL has one"),
+    (r"authentication required|must be called with", "the server wants a password (NOAUTH)"),
+)
+_SUBCOMMANDS = {"script": "script|load", "xgroup": "xgroup|create", "xinfo": "xinfo|groups"}
+"""What is needed of commands that Redis 6.2 names without their subcommand."""
+
+logger = logging.getLogger(__name__)
+_reported: dict[str, float] = {}
+
+
+def refusal(error: BaseException | None) -> str:
+    """Returns what to grant or to change, if Redis will answer the same again; otherwise "".
+
+    The text has no argument, no address and no secret. Also looks at the error's cause.
+    """
+    if isinstance(error, errors.InvalidResponse):
+        return "what answers there is no Redis server"
+    if isinstance(error, errors.MovedError):
+        return "the server is a node of a Redis Cluster"
+    if not isinstance(error, redis.ResponseError | redis.AuthenticationError):
+        return refusal(error.__cause__) if error else ""
+    said = str(error).rpartition(" of pipeline caused error: ")[2]  # without the arguments
+    for pattern, text in _SAID:
+        if found := re.search(pattern, said, re.IGNORECASE):
+            names = [_SUBCOMMANDS.get(name, name) for name in map(str.lower, found.groups(""))]
+            return text.format(*names)
+    if isinstance(error, redis.AuthenticationError):
+        return "the server refuses the login"
+    return "no permission (NOPERM)" if isinstance(error, errors.NoPermissionError) else ""
+
+
+def tls_fault(error: BaseException | None) -> str:
+    """Returns why TLS could not be set up, by redis-py's texts; "" for any other error."""
+    said = ""
+    while error is not None:
+        said, error = f"{said} {error}", error.__cause__ or error.__context__
+    if found := re.search(r"\[SSL: (?!UNEXPECTED_EOF)\w+\] ([^(]*[^( ])", said):
+        return f"TLS failed: {found[1]}"
+    silent = "handshake operation timed out" in said
+    return "TLS failed: no answer, as from a port without TLS" if silent else ""
+
+
+def lasting(error: BaseException | None) -> str:
+    """Returns what to grant or to change, if a new connection will fail the same way; else ""."""
+    return refusal(error) or tls_fault(error)
+
+
+def reason(error: BaseException) -> str:
+    """Returns an error of Redis in words that hold no argument, no address and no secret."""
+    return lasting(error) or type(error).__name__
+
+
+def report(error: BaseException, setting: str = "COURIER_REDIS_URL") -> bool:
+    """Returns whether an error is a refusal, which it logs; the same one once a minute at most."""
+    why, now = refusal(error), time.monotonic()
+    if why and now - _reported.get(setting + why, float("-inf")) >= REPORT_INTERVAL:
+        _reported[setting + why] = now
+        logger.error("redis refuses", extra={"error": f"{setting}: {why}"})
+    return bool(why)
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    """Ends its block where Redis refuses something, and logs that; raises all other errors."""
+    try:
+        yield
+    except redis.RedisError as error:
+        if not report(error):
+            raise
+
+
+def store_fault(client: redis.Redis, namespace: str) -> str:
+    """Returns what Redis refuses of what a worker does with the store, in words; "" if nothing.
+
+    Writes a key, runs a script and calls each command. Raises redis-py's errors that may pass.
+    """
+    key, script = Keys(namespace).check(uuid.uuid4().hex), "return redis.call('TIME')"
+    try:
+        if not (found := commands_fault(client, key, STORE)):
+            client.script_load(script)
+            Script(client, Source("check", script, (), ()))()
+        return found
+    except redis.RedisError as error:
+        if why := refusal(error):
+            return why
+        raise
+
+
+def commands_fault(client: Any, key: str, commands: Mapping[str, str]) -> str:
+    """Returns which commands Redis refuses, in words; "" if none. Raises its other errors."""
+    client.set(key, "1", px=CHECK_MS)
+    denied, others = "", list[str]()
+    calls = [(name, *args.split()) for args, names in commands.items() for name in names.split()]
+    for name, *args in (*calls, ("DEL",)):
+        try:
+            client.execute_command(name, key, *args)
+        except redis.ResponseError as error:
+            if "NOPERM" in (why := refusal(error)):
+                denied += f" +{name.lower()}"
+            elif why:
+                others.append(why)
+    return "; ".join([f"no permission (NOPERM): grant{denied}"] * bool(denied) + others)
