@@ -20,9 +20,10 @@ from redis.retry import Retry
 
 from viber_courier.ops.look import take_look
 from viber_courier.ops.metrics import families
-from viber_courier.schemas import sentinel
+from viber_courier.schemas import redis_url, sentinel
 from viber_courier.schemas.errors import ConfigError
 from viber_courier.schemas.settings import Settings
+from viber_courier.store.cluster import cluster_client
 from viber_courier.store.connection import SOCKET_OPTIONS
 from viber_courier.store.pools import follow
 from viber_courier.worker.log import set_up
@@ -46,18 +47,20 @@ class CourierCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         """Returns every metric, or only ``courier_up 0`` if Redis does not answer."""
         try:
-            with closing(_connect(self._settings.redis_url)) as client:
+            with closing(_connect(self._settings.redis_url, self._settings.namespace)) as client:
                 return families(take_look(client, self._settings.namespace))
         except redis.RedisError as error:
             logger.warning("redis not read", extra={"error": type(error).__name__})
             return families(None)
 
 
-def _connect(url: str) -> redis.Redis:
+def _connect(url: str, namespace: str) -> redis.Redis:
     """Returns a new connection, which can't be half-open, with short timeouts."""
     retry = Retry(NoBackoff(), 0)
     options: dict[str, Any] = {**SOCKET_OPTIONS, **TIMEOUTS, "retry": retry}
     options |= {"decode_responses": True, "protocol": 2}
+    if url.startswith(redis_url.CLUSTER):
+        return cluster_client(redis_url.parse(url), namespace, options)
     if url.startswith(sentinel.SCHEME):
         return follow(sentinel.parse(url), options)
     return redis.Redis.from_url(url, **options)

@@ -16,7 +16,7 @@ MAX_AGE = 60.0
 def main() -> None:
     """Exits with 0 if there was a sweep lately, so beat runs and Redis takes writes."""
     settings = Settings.from_env(os.environ)
-    with connect(settings.redis_url) as client:
+    with connect(settings.redis_url, settings.namespace) as client:
         swept, (seconds, _) = client.get(Keys(settings.namespace).swept), client.time()
     ago = float(seconds) - float(swept or 0) / 1000
     sys.exit(f"no sweep for {ago:.0f} s" if ago > MAX_AGE + settings.sweep_interval else 0)

@@ -56,7 +56,7 @@ class Producer:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.settings = settings
-        self.redis = connect(settings.redis_url) if client is None else client
+        self.redis = connect(settings.redis_url, settings.namespace) if client is None else client
         self._clock = clock
         self._keys = Keys(settings.namespace)
         names, given = ("enqueue", "cancel", "get"), shared(settings)

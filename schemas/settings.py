@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from viber_courier.schemas import sentinel
+from viber_courier.schemas import redis_url, sentinel
 from viber_courier.schemas.errors import ConfigError
 
 PREFIX = "COURIER_"
@@ -28,6 +28,10 @@ OF_PROVIDER = ("api_url", "api_login", "api_password", "ca_file", "proxy")
 
 DANGERS = ("plain-http", "volatile-redis")
 """Words of ``COURIER_ALLOW``: each accepts a danger that is refused otherwise."""
+
+
+NO_CLUSTER = "must be set to a plain Redis (redis://...) or Sentinel: Celery can't use a cluster"
+"""What is wrong with a cluster as the broker."""
 
 
 class _WrongError(ValueError):
@@ -109,6 +113,8 @@ def _sentinels(text: str) -> str:
 
 
 def _broker_url(text: str) -> str:
+    if text.startswith(redis_url.CLUSTER):
+        raise _WrongError(NO_CLUSTER)
     if text.startswith(sentinel.SCHEME):
         return _sentinels(text)
     return _url("redis", "rediss", "redis+socket", "sentinel")(text)
@@ -135,10 +141,20 @@ def _dangers(text: str) -> frozenset[str]:
     return words
 
 
+def _cluster(text: str) -> str:
+    try:
+        redis_url.parse(text)
+    except ValueError as wrong:
+        raise _WrongError(str(wrong)) from None
+    return text
+
+
 def _redis_url(text: str) -> str:
+    if text.startswith(redis_url.CLUSTER):
+        return _cluster(text)
     if text.startswith(sentinel.SCHEME):
         return _sentinels(text)
-    parts = urlsplit(_url("redis", "rediss", "unix", "sentinel")(text))
+    parts = urlsplit(_url("redis", "rediss", "unix", "sentinel", "cluster")(text))
     options = {name for name, _ in parse_qsl(parts.query, keep_blank_values=True)}
     if parts.scheme != "unix" and not re.fullmatch("/?[0-9]*", parts.path):
         raise _WrongError("must end with the number of a database, as /0")
@@ -238,7 +254,7 @@ class Settings:
             if name not in values and PREFIX + name.upper() not in faults:
                 faults[PREFIX + name.upper()] = f"must be set (or {PREFIX}{name.upper()}_FILE)"
         settings = cls(**values)
-        for name, fault in settings._together(faults.keys()):
+        for name, fault in settings._together(faults.keys(), provider):
             faults.setdefault(name, fault)
         if faults:
             raise ConfigError(faults)
@@ -246,7 +262,7 @@ class Settings:
         values.setdefault("rate_burst", max(1.0, settings.rate_limit))
         return cls(**values)
 
-    def _together(self, wrong: Collection[str]) -> Iterator[tuple[str, str]]:
+    def _together(self, wrong: Collection[str], provider: bool) -> Iterator[tuple[str, str]]:
         """Yields faults of settings that contradict each other, but none for those in ``wrong``."""
         timing = {f"{PREFIX}{name}" for name in ("LEASE", "CONNECT_TIMEOUT", "READ_TIMEOUT")}
         if timing.isdisjoint(wrong) and self.lease <= self.deadline:
@@ -261,6 +277,8 @@ class Settings:
             )
         if self.redis_url.startswith("unix:") and not self.broker_url:
             yield "COURIER_BROKER_URL", "must be set: Celery spells unix:// otherwise"
+        if provider and self.redis_url.startswith(redis_url.CLUSTER) and not self.broker_url:
+            yield "COURIER_BROKER_URL", NO_CLUSTER
 
 
 def _text(env: Mapping[str, str], name: str, filed: bool, read: Callable[[str], str]) -> str:

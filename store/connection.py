@@ -9,8 +9,10 @@ from redis import exceptions as errors
 from redis.backoff import FullJitterBackoff
 from redis.retry import Retry
 
-from viber_courier.schemas import sentinel
-from viber_courier.schemas.errors import CourierError
+from viber_courier.schemas import redis_url, sentinel
+from viber_courier.schemas.errors import ConfigError, CourierError
+from viber_courier.schemas.settings import NO_CLUSTER
+from viber_courier.store.cluster import PATIENCE, cluster_client, wrong_scheme
 from viber_courier.store.pools import Client, WholePool, follow
 
 SOCKET_OPTIONS: dict[str, Any] = {
@@ -35,8 +37,11 @@ class StoreUnavailable(CourierError, redis.RedisError):
     accepted: tuple[str, ...] | list[str] = ()
 
 
-def connect(url: str) -> redis.Redis:
-    """Returns a client that threads and forks can share; a command fails within seconds."""
+def connect(url: str, namespace: str = "") -> redis.Redis:
+    """Returns a client that threads and forks can share; a command fails within seconds.
+
+    In a cluster it reaches the node of the namespace's keys.
+    """
     options: dict[str, Any] = {
         **SOCKET_OPTIONS,
         "decode_responses": True,
@@ -45,6 +50,9 @@ def connect(url: str) -> redis.Redis:
         "retry": Retry(FullJitterBackoff(0.5, 0.05), 3, (redis.ConnectionError,)),
         "retry_on_error": [redis.ConnectionError],  # redis-py 5 repeats no command without it
     }
+    if url.startswith(redis_url.CLUSTER):
+        patient = {**options, "retry": PATIENCE}
+        return cluster_client(redis_url.parse(url), namespace, patient)
     if not url.startswith(sentinel.SCHEME):
         return Client(connection_pool=WholePool.from_url(url, **options))
     return follow(sentinel.parse(url), options)
@@ -52,6 +60,8 @@ def connect(url: str) -> redis.Redis:
 
 def broker(url: str) -> tuple[str, dict[str, Any]]:
     """Returns a broker's URL as Celery spells it, and its transport options."""
+    if url.startswith(redis_url.CLUSTER):
+        raise ConfigError({"COURIER_BROKER_URL": NO_CLUSTER})
     if not url.startswith(sentinel.SCHEME):
         return url, SOCKET_OPTIONS
     given = sentinel.parse(url)
@@ -68,7 +78,8 @@ def is_transient(error: BaseException | None) -> bool:
     """Returns whether a repeat may help: Redis did not answer, is full or is failing over."""
     if isinstance(error, _NOT_NOW_ERRORS) or not isinstance(error, redis.ResponseError):
         return isinstance(error, redis.RedisError)
-    return any(word in str(error) for word in _NOT_NOW)
+    # UNBLOCKED ends a blocking read whose key, or whose server's role, has gone.
+    return any(word in str(error) for word in (*_NOT_NOW, "UNBLOCKED"))
 
 
 @contextmanager
@@ -82,6 +93,8 @@ def store_errors() -> Iterator[None]:
             raise StoreUnavailable("Redis has reached its maxmemory: nothing was stored") from error
         if "NOREPLICAS " in str(error):
             raise StoreUnavailable("Redis has too few replicas: nothing was stored") from error
+        if wrong := wrong_scheme(error):
+            raise StoreUnavailable(wrong) from error
         raise StoreUnavailable(f"Redis can't be used now: {type(error).__name__}") from error
 
 

@@ -24,8 +24,10 @@ from viber_courier.producers.client import Producer
 from viber_courier.schemas.errors import ConfigError
 from viber_courier.schemas.lanes import INTAKE, LANES, POLL, queue
 from viber_courier.schemas.settings import Settings
+from viber_courier.store.cluster import wrong_scheme
 from viber_courier.store.connection import broker, connect
 from viber_courier.store.durability import dangers
+from viber_courier.store.keys import Keys
 from viber_courier.store.leases import Store
 from viber_courier.worker.bells import Bells, Listener
 from viber_courier.worker.decisions import Decider
@@ -113,7 +115,7 @@ class System:
 @cache
 def system() -> System:
     """Returns this process's System, made when it is first needed."""
-    client, provider = connect(settings.redis_url), Provider(settings)
+    client, provider = connect(settings.redis_url, settings.namespace), Provider(settings)
     store, decider = Store(client, settings), Decider(settings)
     return System(
         store=store,
@@ -199,13 +201,16 @@ def _set_up_logs(logger: logging.Logger, **_: Any) -> None:
 
 @worker_init.connect
 def _refuse_volatile_redis(**_: Any) -> None:
-    """Waits for Redis; ends the worker if that Redis would lose messages."""
-    with closing(connect(settings.redis_url)) as client:
+    """Waits for Redis; ends the worker if that Redis would lose messages or is of another kind."""
+    with closing(connect(settings.redis_url, settings.namespace)) as client:
         while True:
             try:
                 faults = dangers(client.info())
+                client.exists(Keys(settings.namespace).guard)  # a cluster's node may refuse it
                 break
             except RedisError as error:
+                if wrong := wrong_scheme(error):
+                    raise SystemExit(f"viber-courier can't start: {wrong}") from None
                 logger.warning("redis not checked yet", extra={"error": type(error).__name__})
                 time.sleep(1.0)
     if faults and "volatile-redis" not in settings.allow:

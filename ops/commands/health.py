@@ -134,7 +134,7 @@ def doctor(no_provider: bool, as_json: bool) -> None:
 
 def _examine(no_provider: bool) -> Iterator[Finding]:
     settings = Settings.from_env(os.environ)
-    with connect(settings.redis_url) as client:
+    with connect(settings.redis_url, settings.namespace) as client:
         redis_up = True
         try:
             yield from _store(client, settings)
@@ -219,7 +219,7 @@ def live(worker: str | None, timeout: float, as_json: bool) -> None:
     host = host if "@" in host else f"celery@{host}"
     began = time.monotonic()
     settings = Settings.from_env(os.environ)
-    with connect(settings.redis_url) as client:
+    with connect(settings.redis_url, settings.namespace) as client:
         alive = any(_prove(client, settings, [host], began + timeout))
     seconds = round(time.monotonic() - began, 3)
     if as_json:
@@ -241,7 +241,7 @@ def ready(timeout: float, as_json: bool) -> None:
     """
     settings = Settings.from_env(os.environ)
     end, names = time.monotonic() + timeout, (*LANES, POLL)
-    with connect(settings.redis_url) as client:
+    with connect(settings.redis_url, settings.namespace) as client:
         with store_errors():
             client.set(Keys(settings.namespace).check("ready"), "1", px=1000)
         with _unavailable():

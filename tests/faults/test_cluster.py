@@ -1,0 +1,163 @@
+"""Redis Cluster as the store: masters die under load, and the namespace's slot moves under load."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+from tests.cluster import Cluster
+from tests.conftest import Simulator, free_port, wait_for
+from tests.faults.installation import Installation, running
+from viber_courier.ops.redis_server import RedisServer
+
+COURIER = (str(Path(sys.executable).parent / "courier"),)
+BACK = 20.0
+"""Seconds within which everything is at work again."""
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    made = Cluster(tmp_path, 3, 3)
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[str]:
+    (tmp_path / "broker").mkdir()
+    server = RedisServer(tmp_path / "broker", free_port())
+    server.start()
+    yield server.url
+    server.stop(kill=True)
+
+
+def courier(system: Installation, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [*COURIER, *words]
+    env = {**os.environ, **system.env}
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+
+
+def no_traceback(system: Installation) -> None:
+    for program in (system.worker, system.beat):
+        assert "Traceback" not in program.log, program.log[-6000:]
+
+
+def test_every_part_works_on_a_cluster(
+    cluster: Cluster, broker: str, simulator: Simulator, namespace: str, tmp_path: Path
+) -> None:
+    # Given an installation at work on a cluster, of which its URL names one node without its slot
+    url = cluster.url(cluster.other(namespace))
+    with running(tmp_path, simulator, namespace, url, broker) as system:
+        # When someone looks, then all that should be well is well
+        doctor = courier(system, "doctor", "--json")
+        assert doctor.stdout, doctor.stderr
+        said = json.loads(doctor.stdout)
+        assert [each for each in said if each["severity"] == "error"] == []
+        assert courier(system, "ready").stdout == "ready\n"
+        assert json.loads(courier(system, "top", "--once", "--json").stdout)
+        # And a refused message is a dead letter, which can be sent again
+        to = ["--to", "79250000051", "--subject", "Shop", "--priority", "high", "--text", "t"]
+        sent = courier(system, "send", *to, "--id", "refused")
+        assert sent.stdout == "refused\n", sent.stderr
+        wait_for(lambda: "refused" in courier(system, "dead", "list").stdout, 20)
+        again = courier(system, "dead", "resend", "refused")
+        assert again.returncode == 0, again.stderr
+        shown = json.loads(courier(system, "show", "refused", "--json").stdout)
+        assert shown["status"] == "rejected" and shown["resentAs"]
+        # And lanes can be paused and resumed
+        assert courier(system, "pause", "low").returncode == 0
+        assert courier(system, "resume").stdout == "Resumed: low\n"
+        # And the exporter tells of the lanes
+        port = free_port()
+        exporter = subprocess.Popen(
+            [*COURIER, "exporter", "--port", str(port)],
+            env={**os.environ, **system.env},
+            stdout=subprocess.DEVNULL,
+        )
+        try:
+            wait_for(lambda: "courier_up 1.0" in scrape(port), 20, "the exporter tells nothing")
+        finally:
+            exporter.terminate()
+            exporter.wait(10)
+        assert system.exits == []
+        no_traceback(system)
+
+
+def scrape(port: int) -> str:
+    try:
+        return requests.get(f"http://127.0.0.1:{port}/metrics", timeout=10).text
+    except requests.ConnectionError:
+        return ""
+
+
+def test_the_master_dies_under_load(
+    cluster: Cluster, broker: str, simulator: Simulator, namespace: str, tmp_path: Path
+) -> None:
+    # Given an installation at work, whose URL names the node with its slot and no other
+    old = cluster.owner(namespace)
+    new = cluster.replica(old)
+    with running(tmp_path, simulator, namespace, cluster.url(old), broker) as system:
+        # When that node is killed
+        old.stop(kill=True)
+        # Then all go on with its replica
+        back = system.back_at_work(BACK)
+        assert cluster.owner(namespace) is new
+        # And stay there when the old one is back, as a replica
+        old.start()
+        wait_for(lambda: old.admin("ROLE")[0] == "slave", 20)
+        system.at_work()
+        ledger = system.ledger(asynchronous=True)
+        print(f"back {back:.1f} s, slowest call {system.load.slowest:.1f} s, {ledger.figures}")
+        assert system.exits == []
+        no_traceback(system)
+        # And what replication may cost was not more than the last second
+        assert len(ledger.lost) + len(ledger.repeated) + len(ledger.forked) <= 20
+
+
+def test_a_planned_failover_loses_nothing(
+    cluster: Cluster, broker: str, simulator: Simulator, namespace: str, tmp_path: Path
+) -> None:
+    # Given an installation at work
+    with running(tmp_path, simulator, namespace, cluster.url(), broker) as system:
+        new = cluster.replica(cluster.owner(namespace))
+        # When an operator has the replica take over
+        new.admin("CLUSTER", "FAILOVER")
+        wait_for(lambda: cluster.owner(namespace) is new, 20)
+        # Then all follow, and nothing is lost or sent twice
+        back = system.back_at_work(BACK)
+        ledger = system.ledger()
+        print(f"back {back:.1f} s, slowest call {system.load.slowest:.1f} s, {ledger.figures}")
+        assert system.exits == []
+        no_traceback(system)
+
+
+def test_the_slot_moves_under_load(
+    cluster: Cluster, broker: str, simulator: Simulator, namespace: str, tmp_path: Path
+) -> None:
+    # Given an installation at work
+    with running(tmp_path, simulator, namespace, cluster.url(), broker) as system:
+        first, began = cluster.owner(namespace), time.monotonic()
+        for _ in range(3):
+            # When the slot moves to another node, key by key and slowly, and everything waits
+            began = time.monotonic()
+            to = cluster.move(namespace, pause=0.005, meanwhile=lambda: time.sleep(0.5))
+            moved = time.monotonic() - began
+            # Then everything goes on there
+            back = system.back_at_work(BACK)
+            print(f"moved in {moved:.1f} s, back {back:.1f} s")
+            assert cluster.owner(namespace) is to
+        assert cluster.owner(namespace) is not first or len(cluster.nodes) > 2
+        # And nothing is lost or doubled, no event is missing
+        ledger = system.ledger()
+        print(f"slowest call {system.load.slowest:.1f} s, {ledger.figures}")
+        print(sorted(set(system.load.refusals)))
+        assert system.exits == []
+        no_traceback(system)
