@@ -10,7 +10,7 @@ before it has the whole slot (docs/decisions/0025-redis-cluster.md).
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import redis
@@ -24,7 +24,7 @@ from viber_courier.store.keys import Keys
 from viber_courier.store.pools import Client, WholePool
 
 LOOK_INTERVAL = 0.5
-"""Least seconds between two requests of a process for the slot's node, once it was known."""
+"""Least seconds between two requests of a client for its node, once that was known."""
 LOOK_TIMEOUT = 1.0
 """Seconds that a node has to answer such a request: there are others to ask."""
 PATIENCE = Retry(EqualJitterBackoff(0.5, 0.05), 6, (redis.ConnectionError,))
@@ -32,94 +32,75 @@ PATIENCE = Retry(EqualJitterBackoff(0.5, 0.05), 6, (redis.ConnectionError,))
 
 _Place = tuple[str, int]
 _REFUSALS = (errors.AskError, errors.TryAgainError, errors.ClusterDownError)  # MOVED: an AskError
-_WORDS = ("MOVED ", "ASK ", "TRYAGAIN ", "CLUSTERDOWN ")  # redis-py 5.0 has no classes for them
+_WORDS = ("MOVED ", "ASK ", "TRYAGAIN ", "CLUSTERDOWN ")
+"""How such errors begin in redis-py 5.0, which has no classes for them on a single connection."""
 
 
 class SlotUnavailable(redis.ConnectionError):
     """The slot has moved, is being moved, or has no node now. Nothing was done: repeat the call."""
 
 
-class NotACluster(redis.ResponseError):
-    """``cluster://`` leads to a server that is not part of a cluster."""
-
-
 def wrong_scheme(error: BaseException | None) -> str:
     """Returns what is wrong with the setting's scheme if this error shows it, else ""."""
-    if isinstance(error, NotACluster):
-        return (
-            "COURIER_REDIS_URL names no Redis Cluster: a single server is redis://, not cluster://"
-        )
-    if _is_refusal(error) or isinstance(error, errors.ClusterCrossSlotError):
-        return (
-            "this Redis is a node of a cluster: COURIER_REDIS_URL must be cluster://host:port,..."
-        )
+    if "cluster support disabled" in str(error):
+        return "COURIER_REDIS_URL must be redis://, not cluster://: this Redis is no cluster"
+    if _is_refusal(error):
+        return "COURIER_REDIS_URL must be cluster://host:port: this Redis is a node of a cluster"
     return ""
 
 
 def _is_refusal(error: BaseException | None) -> bool:
-    words = isinstance(error, redis.ResponseError) and str(error).startswith(_WORDS)
-    return isinstance(error, _REFUSALS) or words
+    return isinstance(error, _REFUSALS) or str(error).startswith(_WORDS)
 
 
 class _Slot:
-    """Knows where a slot's node is. Takes no lock: threads may look at the same time."""
+    """Knows where a slot's node is. Takes no lock: threads may look at the same time.
 
-    def __init__(
-        self, number: int, seeds: Sequence[_Place], node: type, options: Mapping[str, Any]
-    ):
-        self._number, self._seeds, self._node, self._options = number, seeds, node, options
-        self._known: list[_Place] = []
+    ``lost``: the node did not answer, or said that it hasn't the slot.
+    """
+
+    def __init__(self, number: int, seeds: Any, connection: Any, options: dict[str, Any]) -> None:
+        self._number, self._connection, self._options = number, connection, options
+        self._seeds = self._places = tuple(seeds)
         self._found: _Place | None = None
-        self._lost, self._next_look = True, 0.0
+        self._next_look, self.lost = 0.0, True
 
     def place(self) -> _Place:
         """Returns the node's address; looks for it if it is unknown or lost, at most so often."""
-        if self._found is None or (self._lost and time.monotonic() >= self._next_look):
+        if self._found is None or (self.lost and time.monotonic() >= self._next_look):
             self._next_look = time.monotonic() + LOOK_INTERVAL
-            self._found = self._look()
-            self._lost = False
+            self._found, self.lost = self._look(), False
         return self._found
-
-    def lose(self) -> None:
-        """Makes the next connection look for the node."""
-        self._lost = True
 
     def heed(self, error: redis.ResponseError, asked: str) -> None:
         """Remembers what a refusal by the node ``asked`` says of the slot."""
-        place = str(error).split()[-1]
-        if isinstance(error, errors.MovedError) or str(error).startswith("MOVED "):
-            host, _, port = place.rpartition(":")
-            self._found, self._lost = (_host(host, asked), int(port)), False
-        elif not isinstance(error, errors.AskError | errors.TryAgainError):
-            self.lose()
+        text = str(error)
+        self.lost = not (isinstance(error, errors.MovedError) or text.startswith("MOVED "))
+        if not self.lost:
+            host, _, port = text.split()[-1].rpartition(":")
+            self._found = _host(host, asked), int(port)
 
     def _look(self) -> _Place:
         failure: redis.RedisError = SlotUnavailable("no node has this hash slot")
-        places = dict.fromkeys((*self._known, *self._seeds))
-        for place in sorted(places, key=lambda each: each == self._found):  # the lost one is last
+        for place in sorted(self._places, key=lambda each: each == self._found):  # lost: last
             try:
-                ranges = self._ask(place)
+                ranges = self._ask(*place)
             except (redis.ConnectionError, redis.TimeoutError) as error:
                 failure = error
                 continue
-            nodes = [[(_host(n[0], place[0]), int(n[1])) for n in each[2:]] for each in ranges]
-            self._known = [node for each in nodes for node in each]
-            for (first, last, *_), (master, *_) in zip(ranges, nodes, strict=True):
+            nodes = [(_host(n[0], place[0]), n[1]) for each in ranges for n in each[2:]]
+            self._places = tuple(dict.fromkeys((*nodes, *self._seeds)))
+            for first, last, (host, port, *_), *_ in ranges:
                 if first <= self._number <= last:
-                    return master
+                    return _host(host, place[0]), port
         raise failure
 
-    def _ask(self, place: _Place) -> list[Any]:
-        connection = self._node(host=place[0], port=place[1], **self._options)
+    def _ask(self, host: str, port: int) -> Any:
+        connection = self._connection(host=host, port=port, **self._options)
         try:
             connection.connect()
             connection.send_command("CLUSTER", "SLOTS")
-            ranges: list[Any] = connection.read_response()
-            return ranges
-        except redis.ResponseError as error:
-            if "cluster support disabled" in str(error):
-                raise NotACluster(str(error)) from None
-            raise
+            return connection.read_response()
         finally:
             connection.disconnect()
 
@@ -129,50 +110,46 @@ def _host(said: str | None, asked: str) -> str:
     return asked if said in (None, "", "?") else str(said)
 
 
-class _SlotConnection:
+class _SlotConnection(redis.Connection):
     """Connects to the slot's node. What shows that it is elsewhere becomes a SlotUnavailable."""
 
     def __init__(self, *, slot: _Slot, **options: Any) -> None:
         self._slot = slot
-        super().__init__(**options)
+        super().__init__(**options)  # type: ignore[no-untyped-call]
 
     def connect(self) -> None:
-        self._to_node(super().connect)  # type: ignore[misc]
+        self._to_node(super().connect)
 
     def connect_check_health(self, *args: Any, **options: Any) -> None:
         """Connects; redis-py calls this instead of ``connect`` from version 6 on."""
-        self._to_node(super().connect_check_health, *args, **options)  # type: ignore[misc]
+        self._to_node(super().connect_check_health, *args, **options)
 
     def _to_node(self, connect: Any, *args: Any, **options: Any) -> None:
         # Not repeated here but by the caller: the node may be another one by then.
-        patient, self.retry = getattr(self, "retry", None), Retry(NoBackoff(), 0)
+        patient, self.retry = self.retry, Retry(NoBackoff(), 0)
         try:
             self.host, self.port = self._slot.place()
             connect(*args, **options)
         except (redis.ConnectionError, redis.TimeoutError):
-            self._slot.lose()
+            self._slot.lost = True
             raise
         finally:
             self.retry = patient
 
     def read_response(self, *args: Any, **options: Any) -> Any:
         try:
-            return super().read_response(*args, **options)  # type: ignore[misc]
+            return super().read_response(*args, **options)
         except redis.ResponseError as error:
             if not _is_refusal(error):
                 raise
             self._slot.heed(error, self.host)
             raise SlotUnavailable("the hash slot moves or has moved") from error
         except (redis.ConnectionError, redis.TimeoutError):
-            self._slot.lose()
+            self._slot.lost = True
             raise
 
 
-class _Plain(_SlotConnection, redis.Connection):
-    pass
-
-
-class _Secure(_SlotConnection, redis.SSLConnection):
+class _SecureSlotConnection(_SlotConnection, redis.SSLConnection):
     pass
 
 
@@ -186,11 +163,13 @@ class _SlotPool(WholePool):
 def cluster_client(address: Address, namespace: str, options: Mapping[str, Any]) -> redis.Redis:
     """Returns a client of the node that has the namespace's slot, wherever that goes."""
     given = {**options, "username": address.username, "password": address.password}
-    given |= address.tls or {}
-    asking = {**given, "socket_timeout": LOOK_TIMEOUT, "socket_connect_timeout": LOOK_TIMEOUT}
-    asking |= {"retry": Retry(NoBackoff(), 0), "retry_on_error": []}
-    secure = address.tls is not None
+    asking: Any = redis.Connection
+    ours = _SlotConnection
+    if address.tls is not None:
+        given |= address.tls
+        asking, ours = redis.SSLConnection, _SecureSlotConnection
+    short = {**given, "socket_timeout": LOOK_TIMEOUT, "socket_connect_timeout": LOOK_TIMEOUT}
+    short |= {"retry": Retry(NoBackoff(), 0), "retry_on_error": []}
     number = key_slot(Keys(namespace).guard.encode())
-    slot = _Slot(number, address.hosts, redis.SSLConnection if secure else redis.Connection, asking)
-    pool = _SlotPool(_Secure if secure else _Plain, slot=slot, **given)
-    return Client(connection_pool=pool)
+    slot = _Slot(number, address.hosts, asking, short)
+    return Client(connection_pool=_SlotPool(ours, slot=slot, **given))

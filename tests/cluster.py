@@ -2,36 +2,50 @@
 
 from __future__ import annotations
 
+import random
+import signal
+import socket
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import redis
 from redis.crc import key_slot
 
-from tests.conftest import free_port, wait_for
+from tests.conftest import wait_for
 from viber_courier.ops.redis_server import RedisServer
 
 SLOTS = 16384
 
 
 class Node(RedisServer):
-    """A server and its part in the cluster."""
+    """A server and its part in the cluster; ``asked``: how often the harness said CLUSTER."""
+
+    asked = 0
 
     def __init__(self, folder: Path, options: Sequence[str], password: str) -> None:
         folder.mkdir()
-        # The bus's port is the port plus 10000, and must be a port.
-        port = next(port for port in iter(free_port, 0) if port < 55000)
         more = ["--cluster-enabled", "yes", "--cluster-config-file", str(folder / "nodes.conf")]
         if password:
             more += ["--masterauth", password]
-        super().__init__(folder, port, [*more, *options])
-        self.log_file = folder / "redis.log"
+        super().__init__(folder, port_of_a_node(), [*more, *options])
 
     def admin(self, *words: str | int) -> Any:
+        self.asked += words[0] == "CLUSTER"
         with redis.Redis(port=self.port, decode_responses=True) as client:
             return client.execute_command(*words)
+
+    def freeze(self) -> None:
+        """SIGSTOP."""
+        assert self.process
+        self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """SIGCONT."""
+        assert self.process
+        self.process.send_signal(signal.SIGCONT)
 
     @property
     def id(self) -> str:
@@ -42,8 +56,8 @@ class Cluster:
     """``masters`` share the slots evenly; ``replicas`` follow them in turn."""
 
     def __init__(self, folder: Path, masters: int = 3, replicas: int = 0, *options: str) -> None:
-        # Most of a test's second would go by in the wait that slots are not served after a start.
-        fast = ["--cluster-node-timeout", "1000", "--repl-diskless-sync-delay", "0", *options]
+        # Shorter, and a busy machine makes the nodes take each other for dead.
+        fast = ["--cluster-node-timeout", "2000", "--repl-diskless-sync-delay", "0", *options]
         count = masters + replicas
         self.nodes = [Node(folder / f"node-{n}", fast, "") for n in range(count)]
         for node in self.nodes:
@@ -75,11 +89,11 @@ class Cluster:
         hosts = ",".join(f"127.0.0.1:{node.port}" for node in nodes or self.nodes)
         return f"cluster://{login}{hosts}{query}"
 
-    def owner(self, namespace: str) -> Node:
-        """The master of a namespace's slot, as a living node says."""
+    def owner(self, namespace: str, asked: Node | None = None) -> Node:
+        """The master of a namespace's slot, as this node says, or the first that runs."""
         slot = slot_of(namespace)
-        living = next(node for node in self.nodes if node.process)
-        for first, last, (_, port, *_), *_ in living.admin("CLUSTER", "SLOTS"):
+        asked = asked or next(node for node in self.nodes if node.process)
+        for first, last, (_, port, *_), *_ in asked.admin("CLUSTER", "SLOTS"):
             if first <= slot <= last:
                 return next(node for node in self.nodes if node.port == port)
         raise AssertionError("nobody has the slot")
@@ -98,17 +112,17 @@ class Cluster:
         )
 
     def move(self, namespace: str, pause: float = 0.0, meanwhile: Callable[[], Any] = int) -> Node:
-        """Moves the slot to another master, as redis-cli does: key by key. Returns that master.
+        """Moves the slot to another master, as redis-cli does, and returns that master.
 
-        ``pause``: seconds before each key, and before the end.
+        ``pause``: seconds before each key; 0: a hundred keys at once.
         """
         slot, source, target = slot_of(namespace), self.owner(namespace), self.other(namespace)
         target.admin("CLUSTER", "SETSLOT", slot, "IMPORTING", source.id)
         source.admin("CLUSTER", "SETSLOT", slot, "MIGRATING", target.id)
         meanwhile()
-        while keys := source.admin("CLUSTER", "GETKEYSINSLOT", slot, 1):
+        while keys := source.admin("CLUSTER", "GETKEYSINSLOT", slot, 1 if pause else 100):
             time.sleep(pause)
-            source.admin("MIGRATE", "127.0.0.1", target.port, keys[0], 0, 5000)
+            source.admin("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
         meanwhile()
         for node in (target, source, *self.nodes):
             if node.process and node.admin("ROLE")[0] == "master":
@@ -118,6 +132,20 @@ class Cluster:
     def stop(self) -> None:
         for node in self.nodes:
             node.stop(kill=True)
+
+
+def port_of_a_node() -> int:
+    """Returns a port that is free, as is the bus's, 10000 above.
+
+    Neither is among those that the system gives to outgoing connections (Linux: from 32768 on): a
+    node that is killed must find both free when it starts again.
+    """
+    while True:
+        port = random.randrange(10_000, 22_000)
+        with suppress(OSError), socket.socket() as one, socket.socket() as two:
+            one.bind(("127.0.0.1", port))
+            two.bind(("127.0.0.1", port + 10_000))
+            return port
 
 
 def slot_of(namespace: str) -> int:
