@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
@@ -13,7 +13,7 @@ _HOST = re.compile(r"(\[[^\]]+\]|[^:\s\[\]]+)(?::([0-9]{1,5}))?")
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where Redis is. ``tls``: redis-py's ssl_ options, None without TLS."""
+    """Where Redis is. ``tls``: redis-py's ssl_ options, empty without TLS."""
 
     scheme: str
     hosts: tuple[tuple[str, int], ...]
@@ -22,7 +22,7 @@ class Address:
     username: str | None = None
     password: str | None = None
     master: str = ""
-    tls: Mapping[str, Any] | None = None
+    tls: Mapping[str, Any] = field(default_factory=dict)
 
 
 def parse(text: str) -> Address:
@@ -45,5 +45,5 @@ def parse(text: str) -> Address:
         places,
         username=unquote(user) or None,
         password=unquote(password) or None,
-        tls=options if secure else None,
+        tls={"ssl_cert_reqs": "required", **options} if secure else {},
     )

@@ -165,7 +165,7 @@ def cluster_client(address: Address, namespace: str, options: Mapping[str, Any])
     given = {**options, "username": address.username, "password": address.password}
     asking: Any = redis.Connection
     ours = _SlotConnection
-    if address.tls is not None:
+    if address.tls:
         given |= address.tls
         asking, ours = redis.SSLConnection, _SecureSlotConnection
     short = {**given, "socket_timeout": LOOK_TIMEOUT, "socket_connect_timeout": LOOK_TIMEOUT}

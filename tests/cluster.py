@@ -15,6 +15,7 @@ import redis
 from redis.crc import key_slot
 
 from tests.conftest import wait_for
+from tests.tls import Authority, TlsFront
 from viber_courier.ops.redis_server import RedisServer
 
 SLOTS = 16384
@@ -25,12 +26,20 @@ class Node(RedisServer):
 
     asked = 0
 
-    def __init__(self, folder: Path, options: Sequence[str], password: str) -> None:
+    def __init__(self, folder: Path, options: Sequence[str], authority: Authority | None) -> None:
         folder.mkdir()
+        port = port_of_a_node()
         more = ["--cluster-enabled", "yes", "--cluster-config-file", str(folder / "nodes.conf")]
-        if password:
-            more += ["--masterauth", password]
-        super().__init__(folder, port_of_a_node(), [*more, *options])
+        self.front = TlsFront(port, authority) if authority else None
+        self.known_as = self.front.port if self.front else port
+        more += ["--cluster-announce-port", str(self.known_as)]
+        more += ["--cluster-announce-bus-port", str(port + 10_000)]
+        super().__init__(folder, port, [*more, *options])
+
+    def stop(self, kill: bool = False) -> None:
+        super().stop(kill)
+        if self.front:
+            self.front.close()
 
     def admin(self, *words: str | int) -> Any:
         self.asked += words[0] == "CLUSTER"
@@ -53,18 +62,29 @@ class Node(RedisServer):
 
 
 class Cluster:
-    """``masters`` share the slots evenly; ``replicas`` follow them in turn."""
+    """``masters`` share the slots evenly; ``replicas`` follow them in turn.
 
-    def __init__(self, folder: Path, masters: int = 3, replicas: int = 0, *options: str) -> None:
+    ``authority``: clients reach the nodes with TLS only, by the addresses that the nodes announce.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        masters: int = 3,
+        replicas: int = 0,
+        *options: str,
+        authority: Authority | None = None,
+    ) -> None:
         # Shorter, and a busy machine makes the nodes take each other for dead.
         fast = ["--cluster-node-timeout", "2000", "--repl-diskless-sync-delay", "0", *options]
         count = masters + replicas
-        self.nodes = [Node(folder / f"node-{n}", fast, "") for n in range(count)]
+        self.nodes = [Node(folder / f"node-{n}", fast, authority) for n in range(count)]
         for node in self.nodes:
             node.start()
         first = self.nodes[0]
-        for n, node in enumerate(self.nodes):
+        for n, node in enumerate(self.nodes):  # before they meet, or they choose epochs themselves
             node.admin("CLUSTER", "SET-CONFIG-EPOCH", n + 1)
+        for node in self.nodes:
             if node is not first:
                 first.admin("CLUSTER", "MEET", "127.0.0.1", node.port)
         step = -(-SLOTS // masters)
@@ -86,7 +106,7 @@ class Cluster:
 
     def url(self, *nodes: Node, login: str = "", query: str = "") -> str:
         """The URL that names these nodes, or all."""
-        hosts = ",".join(f"127.0.0.1:{node.port}" for node in nodes or self.nodes)
+        hosts = ",".join(f"127.0.0.1:{node.known_as}" for node in nodes or self.nodes)
         return f"cluster://{login}{hosts}{query}"
 
     def owner(self, namespace: str, asked: Node | None = None) -> Node:
@@ -95,7 +115,7 @@ class Cluster:
         asked = asked or next(node for node in self.nodes if node.process)
         for first, last, (_, port, *_), *_ in asked.admin("CLUSTER", "SLOTS"):
             if first <= slot <= last:
-                return next(node for node in self.nodes if node.port == port)
+                return next(node for node in self.nodes if node.known_as == port)
         raise AssertionError("nobody has the slot")
 
     def other(self, namespace: str) -> Node:

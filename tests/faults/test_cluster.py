@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import requests
 
 from tests.cluster import Cluster
-from tests.conftest import Simulator, free_port, wait_for
+from tests.conftest import Simulator, free_port, text_job, wait_for
 from tests.faults.installation import Installation, running
+from tests.tls import Authority
+from viber_courier import Producer, StoreUnavailable
 from viber_courier.ops.redis_server import RedisServer
+from viber_courier.schemas.settings import Settings
 
 COURIER = (str(Path(sys.executable).parent / "courier"),)
 BACK = 20.0
@@ -47,7 +52,8 @@ def courier(system: Installation, *words: str) -> subprocess.CompletedProcess[st
 
 def no_traceback(system: Installation) -> None:
     for program in (system.worker, system.beat):
-        assert "Traceback" not in program.log, program.log[-6000:]
+        before, found, after = program.log.partition("Traceback")
+        assert not found, f"{before[-1000:]}{found}{after[:5000]}"
 
 
 def test_every_part_works_on_a_cluster(
@@ -130,7 +136,8 @@ def test_the_master_dies_under_load(
         ledger = system.ledger(asynchronous=True)
         print(f"back {back:.1f} s, slowest call {system.load.slowest:.1f} s, {ledger.figures}")
         assert system.exits == []
-        no_traceback(system)
+        if not frozen:  # a call that times out twice ends a task, as with one server
+            no_traceback(system)
         # And what replication may cost was not more than the last second
         assert len(ledger.lost) + len(ledger.repeated) + len(ledger.forked) <= 20
 
@@ -174,3 +181,30 @@ def test_the_slot_moves_under_load(
         assert system.load.slowest < 5
         assert system.exits == []
         no_traceback(system)
+
+
+def test_a_cluster_behind_tls(tmp_path: Path, namespace: str) -> None:
+    # Given nodes that clients reach by TLS only, with certificates of an own authority
+    authority = Authority(tmp_path)
+    cluster = Cluster(tmp_path, authority=authority)
+    try:
+        other = cluster.other(namespace)
+        url = cluster.url(other, query=f"?ssl=true&ssl_ca_certs={authority.ca}")
+        settings = Settings(namespace=namespace, redis_url=url)
+        with contextlib.closing(Producer(settings)) as app:
+            # When an app calls, before and after its slot has moved
+            before = app.enqueue(text_job())
+            cluster.move(namespace)
+            after = app.enqueue(text_job())
+            # Then it reaches every node by TLS
+            assert app.get(before) and app.get(after)
+            fronts = [node.front for node in cluster.nodes if node.front]
+            assert sum(bool(front.encrypted) for front in fronts) >= 2
+            assert not any(front.plain for front in fronts)
+        # And checks who that is
+        unknown = cluster.url(other, query="?ssl=true")
+        app = Producer(replace(settings, redis_url=unknown))
+        with contextlib.closing(app), pytest.raises(StoreUnavailable):
+            app.enqueue(text_job())
+    finally:
+        cluster.stop()
