@@ -40,7 +40,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture
 def app(cluster: Cluster, namespace: str) -> Iterator[Producer]:
-    producer = Producer(Settings(namespace=namespace, redis_url=cluster.url()))
+    # Its bells outlast a test: one that expires would be a change.
+    settings = Settings(namespace=namespace, redis_url=cluster.url(), sweep_interval=3600)
+    producer = Producer(settings)
     yield producer
     producer.close()
 
@@ -218,9 +220,15 @@ def test_a_login_is_used_for_every_node(cluster: Cluster, namespace: str) -> Non
     wrong = impatient(cluster.url(login="shop:geheim@"), namespace)
     with pytest.raises(redis.AuthenticationError), closing(wrong):
         wrong.ping()
-    # And so is a user who may not ask where the slot is
+    # And the least that a user needs to find the slot is one permission
     for node in cluster.nodes:
-        node.admin("ACL", "SETUSER", "shop", "-cluster")
+        node.admin("ACL", "SETUSER", "shop", "resetkeys", f"~{{{namespace}}}:*")
+        node.admin("ACL", "SETUSER", "shop", "-@all", "+cluster|slots", "+set")
+    with closing(impatient(cluster.url(login=login), namespace)) as client:
+        assert client.set(Keys(namespace).swept, "1")
+    # And who lacks it is told so
+    for node in cluster.nodes:
+        node.admin("ACL", "SETUSER", "shop", "-@all", "+set")
     with pytest.raises(errors.NoPermissionError):
         impatient(cluster.url(login=login), namespace).ping()
 
