@@ -17,7 +17,8 @@ import requests
 
 from tests.cluster import Cluster
 from tests.conftest import Simulator, free_port, text_job, wait_for
-from tests.faults.installation import Installation, running
+from tests.faults.installation import SHORT, Installation, running
+from tests.faults.parts import WORKER
 from tests.tls import Authority
 from viber_courier import Producer, StoreUnavailable
 from viber_courier.ops.redis_server import RedisServer
@@ -208,3 +209,33 @@ def test_a_cluster_behind_tls(tmp_path: Path, namespace: str) -> None:
             app.enqueue(text_job())
     finally:
         cluster.stop()
+
+
+def test_a_worker_ends_at_the_wrong_scheme(
+    cluster: Cluster, broker: str, simulator: Simulator, namespace: str, tmp_path: Path
+) -> None:
+    # Given cluster:// to a single server, and redis:// to a node without the slot
+    env = {**os.environ, **SHORT, "COURIER_NAMESPACE": namespace, "COURIER_API_URL": simulator.url}
+    env["COURIER_BROKER_URL"] = broker
+    wrong = {
+        broker.replace("redis://", "cluster://"): "must be redis://, not cluster://",
+        cluster.other(namespace).url: "must be cluster://host:port",
+    }
+    for url, line in wrong.items():
+        env["COURIER_REDIS_URL"] = url
+        # When a worker starts, then it ends with one line, and the doctor has the same
+        ended = subprocess.run(
+            WORKER, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        )
+        told = [each for each in ended.stderr.splitlines() if "can't start" in each]
+        assert ended.returncode and len(told) == 1 and line in told[0], ended.stderr
+        assert "Traceback" not in ended.stderr
+        doctor = subprocess.run(
+            [*COURIER, "doctor", "--no-provider"],
+            env={**env, "COLUMNS": "300"},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert doctor.returncode == 2 and line in doctor.stdout, doctor.stdout
