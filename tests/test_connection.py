@@ -79,8 +79,9 @@ def test_celery_gets_the_spelling_that_it_knows() -> None:
     )
 
 
-def test_nothing_that_can_be_printed_shows_the_password() -> None:
-    client = connect("sentinel://app:geheim@127.0.0.1:1/0?master=mine")
+@pytest.mark.parametrize("url", ["sentinel://app:geheim@a:1/0?master=m", "redis://app:geheim@a"])
+def test_nothing_that_can_be_printed_shows_the_password(url: str) -> None:
+    client = connect(url)
     assert "geheim" not in f"{client!r} {client.connection_pool!r}"
 
 
