@@ -79,6 +79,13 @@ class Cluster:
         fast = ["--cluster-node-timeout", "2000", "--repl-diskless-sync-delay", "0", *options]
         count = masters + replicas
         self.nodes = [Node(folder / f"node-{n}", fast, authority) for n in range(count)]
+        try:
+            self._form(masters)
+        except BaseException:
+            self.stop()  # a fixture that fails leaves no server behind
+            raise
+
+    def _form(self, masters: int) -> None:
         for node in self.nodes:
             node.start()
         first = self.nodes[0]
