@@ -1,6 +1,7 @@
 -- Reads the state of lanes, watch set and result groups at one instant, without a scan.
 -- @include clock
 -- KEYS
+--   guard        never exists: a cluster refuses the call while its slot moves
 --   results
 --   swept        the instant of the latest sweep
 --   sets...      pairs: a set, and the fence of its leases

@@ -101,7 +101,7 @@ def take_look(client: redis.Redis, namespace: str) -> Look:
     sets += (keys.watch, keys.fence(POLL))
     here: Any = files("viber_courier.ops")
     look = source("look", here)
-    given = {"results": keys.results, "swept": keys.swept, "sets": sets, "time": None}
+    given = {**vars(keys), "sets": sets, "time": None}
     words, count = Script(client, look, given).words(instants=INSTANTS, most=GROUPS)
     pipe: Any = client.pipeline(transaction=False)
     pipe.eval(look.text, count, *words)

@@ -13,6 +13,7 @@ from redis.retry import Retry
 
 from viber_courier.schemas.errors import ConfigError, CourierError
 from viber_courier.schemas.redis_url import NO_BROKER, parse
+from viber_courier.store.cluster import PATIENCE, cluster_client
 from viber_courier.store.pools import Client, WholePool, follow
 from viber_courier.store.refusals import reason, refusal
 
@@ -59,7 +60,7 @@ def connect(url: str, namespace: str = "", **chosen: Any) -> redis.Redis:
         fault = f"has {min(unknown)}, which redis-py {redis.__version__} doesn't know: upgrade it"
         raise ConfigError({"COURIER_REDIS_URL": fault})
     if address.scheme == "cluster":
-        raise ConfigError({"COURIER_REDIS_URL": f"cluster:// needs store.cluster ({namespace})"})
+        return cluster_client(address, namespace, {**options, "retry": PATIENCE, **chosen})
     if address.scheme == "sentinel":
         return follow(address, options)
     options |= {"username": address.username, "password": address.password}
@@ -107,7 +108,8 @@ def is_transient(error: BaseException | None) -> bool:
         return False
     if isinstance(error, _NOT_NOW_ERRORS) or not isinstance(error, redis.ResponseError):
         return isinstance(error, redis.RedisError)
-    return any(word in str(error) for word in _NOT_NOW)
+    # UNBLOCKED ends a blocking read whose key, or whose server's role, has gone.
+    return any(word in str(error) for word in (*_NOT_NOW, "UNBLOCKED"))
 
 
 @contextmanager

@@ -47,6 +47,9 @@ class WholePool(redis.ConnectionPool):
         self._idle = deque()
         super().reset()
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}>"  # redis-py 6 and 7 would show the password
+
     def get_connection(self, *_: Any, **__: Any) -> Any:
         if self.pid != os.getpid():
             self.reset()

@@ -53,10 +53,15 @@ _SAID = (
     (r"DB index is out of|SELECT is not allowed", "the server has no database of this number"),
     (r"username-password|invalid password", "wrong user name or password (WRONGPASS)"),
     (r"without any password|no password is set", "the server has no password, but the URL has one"),
+    (r"cluster support disabled", "the server is no Redis Cluster: the URL must be redis://"),
     (r"authentication required|must be called with", "the server wants a password (NOAUTH)"),
 )
 _SUBCOMMANDS = {"script": "script|load", "xgroup": "xgroup|create", "xinfo": "xinfo|groups"}
 """What is needed of commands that Redis 6.2 names without their subcommand."""
+
+_REDIRECTS = (errors.AskError, errors.TryAgainError, errors.ClusterDownError)  # MOVED: an AskError
+_REDIRECT_WORDS = ("MOVED ", "ASK ", "TRYAGAIN ", "CLUSTERDOWN ")
+"""How such errors begin in redis-py 5.0, which has no classes for them on a single connection."""
 
 logger = logging.getLogger(__name__)
 _reported: dict[str, float] = {}
@@ -69,8 +74,8 @@ def refusal(error: BaseException | None) -> str:
     """
     if isinstance(error, errors.InvalidResponse):
         return "what answers there is no Redis server"
-    if isinstance(error, errors.MovedError):
-        return "the server is a node of a Redis Cluster"
+    if is_redirect(error):
+        return "the server is a node of a Redis Cluster: the URL must be cluster://host:port"
     if not isinstance(error, redis.ResponseError | redis.AuthenticationError):
         return refusal(error.__cause__) if error else ""
     said = str(error).rpartition(" of pipeline caused error: ")[2]  # without the arguments
@@ -81,6 +86,13 @@ def refusal(error: BaseException | None) -> str:
     if isinstance(error, redis.AuthenticationError):
         return "the server refuses the login"
     return "no permission (NOPERM)" if isinstance(error, errors.NoPermissionError) else ""
+
+
+def is_redirect(error: BaseException | None) -> bool:
+    """Returns whether a node of a cluster says that it does not serve the key now."""
+    if isinstance(error, errors.MasterDownError):  # a replica's, though a ClusterDownError by class
+        return False
+    return isinstance(error, _REDIRECTS) or str(error).startswith(_REDIRECT_WORDS)
 
 
 def tls_fault(error: BaseException | None) -> str:

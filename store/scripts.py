@@ -18,6 +18,7 @@ it. A missing or unknown name is a TypeError at the call. ``@include`` inserts
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import cache
 from hashlib import sha1
 from importlib.resources import files
@@ -215,8 +216,8 @@ class Script:
     def _repeat(self, command: tuple[str, ...]) -> Any:
         """Calls with redis-py's retries; loads the script if the server doesn't have it."""
         client: Any = self._client
-        try:
-            return client.execute_command(*command)
-        except redis.exceptions.NoScriptError:
-            client.script_load(self._source.text)
-            return client.execute_command(*command)
+        for _ in range(3):
+            with suppress(redis.exceptions.NoScriptError):
+                return client.execute_command(*command)
+            client.script_load(self._source.text)  # in a cluster perhaps on a node just left
+        return client.execute_command(*command)

@@ -21,7 +21,8 @@ def test_every_script_uses_names_only_and_every_name(name: str) -> None:
         line for line in (LUA / f"{name}.lua").read_text().splitlines() if line[:2] != "--"
     )
     assert not re.search(r"(KEYS|ARGV)\[\d", body)
-    for parameter in (*source(name).keys, *source(name).args):
+    assert source(name).keys[0] == Parameter("guard", None)  # for a cluster only
+    for parameter in (*source(name).keys[1:], *source(name).args):
         assert re.search(rf"\b{parameter.name}\b", body), parameter.name
 
 
@@ -40,7 +41,7 @@ def test_a_server_compiles_it(name: str, client: redis.Redis) -> None:
 
 
 def test_a_name_too_many_or_too_few_is_an_error_at_the_call(client: redis.Redis) -> None:
-    call = Script(client, "get", {"lanes": ["x"] * 8})
+    call = Script(client, "get", {"guard": "g", "lanes": ["x"] * 8})
     with pytest.raises(TypeError, match="script get: missing: id, record"):
         call()
     with pytest.raises(TypeError, match="script get: ids is unknown"):
@@ -51,7 +52,7 @@ def test_a_name_too_many_or_too_few_is_an_error_at_the_call(client: redis.Redis)
 
 def test_no_script_is_given_an_empty_key(client: redis.Redis) -> None:
     with pytest.raises(TypeError, match="script get: a key is empty"):
-        Script(client, "get", {"lanes": ["x"] * 8})(record="", id="a")
+        Script(client, "get", {"guard": "g", "lanes": ["x"] * 8})(record="", id="a")
 
 
 def test_values_go_over_as_text(client: redis.Redis) -> None:

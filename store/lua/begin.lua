@@ -1,6 +1,7 @@
 -- Renews the lease of messages, right before a request with them or after it.
 -- @include clock
 -- KEYS
+--   guard     never exists: a cluster refuses the call while its slot moves
 --   once      the answer to the first call, returned to repeats
 --   fence     the latest lease given
 --   set       the lane set that they were leased from

@@ -3,6 +3,7 @@
 -- @include bell
 -- @include bucket
 -- KEYS
+--   guard          never exists: a cluster refuses the call while its slot moves
 --   once           the answer to the first call, returned to repeats
 --   fence          the latest lease given
 --   bell           the bell of the lane served

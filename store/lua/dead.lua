@@ -1,6 +1,7 @@
 -- Reads dead letters in the order in which they ended, a chunk at a time; or one message.
 -- @include clock
 -- KEYS
+--   guard        never exists: a cluster refuses the call while its slot moves
 --   dead         dead letters
 -- ARGV
 --   id           the message, or '' for a chunk

@@ -1,5 +1,6 @@
 -- Removes messages from the list of dead letters and erases their contents.
 -- KEYS
+--   guard       never exists: a cluster refuses the call while its slot moves
 --   dead        dead letters
 -- ARGV
 --   records     prefix of the records' keys

@@ -2,6 +2,7 @@
 -- @include clock
 -- @include bell
 -- KEYS
+--   guard           never exists: a cluster refuses the call while its slot moves
 --   counts
 --   common          the campaign's content; not touched if common_digest is ''
 --   lanes[8]        the lane sets

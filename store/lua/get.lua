@@ -1,5 +1,6 @@
 -- Reads a record and the message's score in its lane, at one instant.
 -- KEYS
+--   guard       never exists: a cluster refuses the call while its slot moves
 --   lanes[8]    the lane sets
 --   record
 -- ARGV

@@ -3,6 +3,7 @@
 -- @include move
 -- @include bury
 -- KEYS
+--   guard        never exists: a cluster refuses the call while its slot moves
 --   results
 --   counts
 --   dead         dead letters

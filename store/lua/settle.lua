@@ -4,6 +4,7 @@
 -- @include gate
 -- @include bury
 -- KEYS
+--   guard            never exists: a cluster refuses the call while its slot moves
 --   once             the answer to the first call, returned to repeats
 --   set              the set that they were leased from
 --   watch

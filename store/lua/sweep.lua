@@ -2,6 +2,7 @@
 -- @include clock
 -- @include bell
 -- KEYS
+--   guard          never exists: a cluster refuses the call while its slot moves
 --   watch
 --   watch_bell
 --   lanes[8]       the lane sets
