@@ -36,6 +36,7 @@ from viber_courier.worker.provider import Provider
 from viber_courier.worker.runtime import flower
 from viber_courier.worker.runtime.app import App
 from viber_courier.worker.runtime.messages import BellTask, CheckTask, HiddenTask
+from viber_courier.worker.runtime.shutdown import Shutdown, end_with_worker
 from viber_courier.worker.runtime.watchdog import Watchdog
 from viber_courier.worker.send import Sender
 from viber_courier.worker.shift import task_limit
@@ -90,9 +91,12 @@ app.steps["consumer"].add(Watchdog)
 class Sweeper(Scheduler):  # type: ignore[misc]
     """Beat's scheduler: sweeps, and schedules nothing. Any number of beats may run."""
 
+    _parent = 0
+
     def tick(self, *_: Any, **__: Any) -> float:
         """Sweeps once; returns the seconds until the next sweep."""
-        started = time.monotonic()
+        started, self._parent = time.monotonic(), self._parent or os.getppid()
+        end_with_worker(self._parent)
         try:
             system().store.sweep()
         except RedisError as error:
@@ -142,7 +146,7 @@ class ListenerStep(bootsteps.StartStopStep):  # type: ignore[misc]
     stop = terminate = close
 
 
-app.steps["worker"].add(ListenerStep)
+app.steps["worker"].update({ListenerStep, Shutdown})
 
 
 @app.task(name="courier.send", base=BellTask)
