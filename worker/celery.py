@@ -15,7 +15,7 @@ from typing import Any
 from celery import bootsteps
 from celery.beat import Scheduler
 from celery.exceptions import Reject
-from celery.signals import after_setup_logger, after_setup_task_logger, worker_init
+from celery.signals import after_setup_logger, after_setup_task_logger, celeryd_init, worker_init
 from celery.utils.log import get_multiprocessing_logger
 from kombu import Queue
 from redis import RedisError
@@ -36,7 +36,7 @@ from viber_courier.worker.provider import Provider
 from viber_courier.worker.runtime import flower
 from viber_courier.worker.runtime.app import App
 from viber_courier.worker.runtime.messages import BellTask, CheckTask, HiddenTask
-from viber_courier.worker.runtime.shutdown import Shutdown, end_with_worker
+from viber_courier.worker.runtime.shutdown import is_orphan, set_handlers
 from viber_courier.worker.runtime.watchdog import Watchdog
 from viber_courier.worker.send import Sender
 from viber_courier.worker.shift import task_limit
@@ -96,7 +96,8 @@ class Sweeper(Scheduler):  # type: ignore[misc]
     def tick(self, *_: Any, **__: Any) -> float:
         """Sweeps once; returns the seconds until the next sweep."""
         started, self._parent = time.monotonic(), self._parent or os.getppid()
-        end_with_worker(self._parent)
+        if is_orphan(self._parent):
+            raise SystemExit
         try:
             system().store.sweep()
         except RedisError as error:
@@ -134,7 +135,8 @@ class ListenerStep(bootsteps.StartStopStep):  # type: ignore[misc]
     _listener: Listener | None = None
 
     def start(self, worker: Any) -> None:
-        """Starts the listener's thread."""
+        """Starts the listener's thread; replaces Celery's signal handlers."""
+        set_handlers()
         self._listener = Listener(system().store, Bells(settings), settings)
         threading.Thread(target=self._listener.run, daemon=True, name="listener").start()
 
@@ -146,7 +148,7 @@ class ListenerStep(bootsteps.StartStopStep):  # type: ignore[misc]
     stop = terminate = close
 
 
-app.steps["worker"].update({ListenerStep, Shutdown})
+app.steps["worker"].add(ListenerStep)
 
 
 @app.task(name="courier.send", base=BellTask)
@@ -189,6 +191,14 @@ def enqueue(self: Any, *args: object, **kwargs: object) -> str:
         logger.exception("jobs not stored yet", extra={"task_id": self.request.id})
         time.sleep(1.0)
         raise Reject(type(error).__name__, requeue=True) from None
+
+
+@celeryd_init.connect
+def _log_from_the_first_line(**_: Any) -> None:
+    """Formats what a worker logs before Celery sets up logging, and Python's warnings."""
+    logging.basicConfig()
+    set_up(logging.getLogger())
+    logging.captureWarnings(True)
 
 
 @after_setup_logger.connect

@@ -5,37 +5,30 @@ import signal
 from typing import Any
 
 from billiard import current_process
-from celery import bootsteps
 from celery.worker import state
 
-_NOHUP = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-"""The worker was started with nohup; read before Celery replaces that."""
+_ON_HUP = signal.getsignal(signal.SIGHUP)
+"""As the worker was started, perhaps with nohup; read before Celery replaces it."""
 
 
-class Shutdown(bootsteps.StartStopStep):  # type: ignore[misc]
-    """Sets the signal handlers of a worker's main process, after Celery has set its own.
+def set_handlers() -> None:
+    """Sets signal handlers of a worker's main process, after Celery has set its own.
 
     Celery's ends tasks on TERM if another app's ``REMAP_SIGTERM`` is set. HUP (a terminal was
     closed, systemd's ``SendSIGHUP``) starts Celery's worker anew, or kills it in a terminal.
     """
-
-    def start(self, worker: Any) -> None:
-        """Sets the handlers: the worker is about to start its pool."""
-        if os.environ.get("REMAP_SIGTERM"):
-            signal.signal(signal.SIGTERM, _finish)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN if _NOHUP else _finish)
+    if "REMAP_SIGTERM" in os.environ:
+        signal.signal(signal.SIGTERM, _finish)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN if _ON_HUP == signal.SIG_IGN else _finish)
 
 
 def _finish(*_: Any) -> None:
-    """Starts a warm shutdown: no new tasks; those that run are finished."""
-    if state.should_stop is None:
-        state.should_stop = os.EX_OK
+    state.should_stop = os.EX_OK  # a warm shutdown: tasks that run are finished
 
 
-def end_with_worker(parent: int) -> None:
-    """Ends this process if it is a worker's beat, once the worker, ``parent``, is gone.
+def is_orphan(parent: int) -> bool:
+    """Returns whether this process is the beat of a worker, ``parent``, that is gone.
 
-    Celery's beat would outlive a killed worker, one for each time.
+    Celery's beat outlives a killed worker: there would be one more each time.
     """
-    if current_process().name != "MainProcess" and os.getppid() != parent:
-        raise SystemExit("the worker of this beat is gone")
+    return current_process().name != "MainProcess" and os.getppid() != parent
