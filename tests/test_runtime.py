@@ -198,6 +198,7 @@ def test_a_worker_runs_in_each_pool_that_the_command_line_chooses(
 ) -> None:
     if pool in ("gevent", "eventlet") and find_spec(pool) is None:
         pytest.skip(f"{pool} is not installed")
+    del others["REMAP_SIGTERM"]  # else its processes would have no TERM to fear
     if pool in ("gevent", "eventlet"):
         del others["C_STRICT_APP"]  # an aid for debugging, which Celery itself stumbles over there
     # Given a worker with this pool among another Celery's settings, and a beat: -B and a green

@@ -36,7 +36,7 @@ from viber_courier.worker.provider import Provider
 from viber_courier.worker.runtime import flower
 from viber_courier.worker.runtime.app import App
 from viber_courier.worker.runtime.messages import BellTask, CheckTask, HiddenTask
-from viber_courier.worker.runtime.shutdown import is_orphan, set_handlers
+from viber_courier.worker.runtime.shutdown import end_orphan, set_handlers
 from viber_courier.worker.runtime.watchdog import Watchdog
 from viber_courier.worker.send import Sender
 from viber_courier.worker.shift import task_limit
@@ -96,8 +96,7 @@ class Sweeper(Scheduler):  # type: ignore[misc]
     def tick(self, *_: Any, **__: Any) -> float:
         """Sweeps once; returns the seconds until the next sweep."""
         started, self._parent = time.monotonic(), self._parent or os.getppid()
-        if is_orphan(self._parent):
-            raise SystemExit
+        end_orphan(self._parent)
         try:
             system().store.sweep()
         except RedisError as error:
@@ -194,17 +193,13 @@ def enqueue(self: Any, *args: object, **kwargs: object) -> str:
 
 
 @celeryd_init.connect
-def _log_from_the_first_line(**_: Any) -> None:
-    """Formats what a worker logs before Celery sets up logging, and Python's warnings."""
-    logging.basicConfig()
-    set_up(logging.getLogger())
-    logging.captureWarnings(True)
-
-
 @after_setup_logger.connect
 @after_setup_task_logger.connect
-def _set_up_logs(logger: logging.Logger, **_: Any) -> None:
-    for each in (logger, get_multiprocessing_logger()):  # the pool's log lines
+def _set_up_logs(logger: logging.Logger | None = None, **_: Any) -> None:
+    """Formats log lines, from before Celery sets up logging, and Python's warnings."""
+    logging.basicConfig()
+    logging.captureWarnings(True)
+    for each in (logger or logging.getLogger(), get_multiprocessing_logger()):  # the pool's lines
         set_up(each)
     for name in BELL_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -133,7 +133,7 @@ def test_ctrl_c_finishes_the_request_in_flight(
     worker = start_worker()
     ids = in_flight(app, simulator)
     os.killpg(worker.process.pid, signal.SIGINT)
-    worker.process.wait(20)
+    assert worker.process.wait(20) == 1
     assert [record.status for id in ids if (record := app.get(id))] == ["submitted"] * 2
 
 

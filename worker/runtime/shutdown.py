@@ -26,9 +26,10 @@ def _finish(*_: Any) -> None:
     state.should_stop = os.EX_OK  # a warm shutdown: tasks that run are finished
 
 
-def is_orphan(parent: int) -> bool:
-    """Returns whether this process is the beat of a worker, ``parent``, that is gone.
+def end_orphan(parent: int) -> None:
+    """Ends this process if it is the beat of a worker, ``parent``, that is gone.
 
     Celery's beat outlives a killed worker: there would be one more each time.
     """
-    return current_process().name != "MainProcess" and os.getppid() != parent
+    if current_process().name != "MainProcess" and os.getppid() != parent:
+        raise SystemExit
