@@ -68,7 +68,7 @@ def seldom() -> Callable[[logging.LogRecord], bool]:
     latest: dict[tuple[str, str, str], float] = {}
 
     def is_new(record: logging.LogRecord) -> bool:
-        key = (record.name, record.msg, str(data(record).get("error", "")))
+        key = (record.name, record.msg, str(getattr(record, "error", "")))
         new = not key[2] or record.created - latest.get(key, 0.0) >= REPEAT_SECONDS
         latest.update({key: record.created} if key[2] and new else {})
         return new

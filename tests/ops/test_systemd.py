@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Simulator, ends, text_job, wait_for
-from tests.ops.supervision import BIN, CONFIG, ROOT, WORKERS, children
+from tests.ops.supervision import BIN, CONFIG, PROGRAMS, ROOT, WORKERS, children
 from viber_courier import Producer
 from viber_courier.schemas.settings import Settings
 
@@ -129,6 +130,12 @@ def test_both_supervisors_wait_longer_than_a_lease() -> None:
     conf.read(CONFIG)
     for name in WORKERS:
         assert int(conf[f"program:{name}"]["stopwaitsecs"]) == wait
+
+
+@pytest.mark.parametrize("page", [UNIT, ROOT / "docs/operations.md"], ids=["unit", "page"])
+def test_page_and_unit_start_each_program(page: Path) -> None:
+    started = set(re.findall(r"viber-courier@([a-z-]+)", page.read_text())) - {"service"}
+    assert started == set(PROGRAMS)
 
 
 @pytest.mark.parametrize("how", ["stop", "restart", "kill"])
