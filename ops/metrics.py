@@ -115,7 +115,7 @@ def _pauses(look: Look) -> Iterator[Sample]:
 
 def _reason(text: str) -> str:
     """Returns a gate's reason if it is ours or a documented code of the provider."""
-    ours = re.fullmatch("[A-Za-z0-9-]{1,64}", text) and not text.startswith("error-")
+    ours = re.fullmatch("[A-Za-z0-9:, -]{1,80}", text) and not text.startswith("error-")
     return text if ours or is_known(text) else "other"
 
 

@@ -6,7 +6,6 @@ may pass: ``is_transient`` (store/connection.py) tells them apart.
 
 import logging
 import re
-import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,8 +17,6 @@ from redis import exceptions as errors
 from viber_courier.store.keys import Keys
 from viber_courier.store.scripts import Script, Source
 
-REPORT_INTERVAL = 60.0
-"""Seconds between two log lines about the same refusal, in one process."""
 CHECK_MS = 10_000
 """Lifetime of the key that a check of permissions writes, in milliseconds."""
 STORE = {
@@ -64,7 +61,6 @@ _REDIRECT_WORDS = ("MOVED ", "ASK ", "TRYAGAIN ", "CLUSTERDOWN ")
 """How such errors begin in redis-py 5.0, which has no classes for them on a single connection."""
 
 logger = logging.getLogger(__name__)
-_reported: dict[str, float] = {}
 
 
 def refusal(error: BaseException | None) -> str:
@@ -117,10 +113,8 @@ def reason(error: BaseException) -> str:
 
 
 def report(error: BaseException, setting: str = "COURIER_REDIS_URL") -> bool:
-    """Returns whether an error is a refusal, which it logs; the same one once a minute at most."""
-    why, now = refusal(error), time.monotonic()
-    if why and now - _reported.get(setting + why, float("-inf")) >= REPORT_INTERVAL:
-        _reported[setting + why] = now
+    """Returns whether an error is a refusal, which it logs (``worker/log.py``: once a minute)."""
+    if why := refusal(error):
         logger.error("redis refuses", extra={"error": f"{setting}: {why}"})
     return bool(why)
 

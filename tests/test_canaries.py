@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import uuid
@@ -18,6 +19,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import billiard
+import billiard.pool
 import kombu
 import pytest
 import redis
@@ -32,7 +34,7 @@ from tests.faults.parts import Proxy
 from viber_courier.ops.redis_server import RedisServer
 from viber_courier.worker.runtime import broker
 from viber_courier.worker.runtime.messages import HiddenRequest
-from viber_courier.worker.runtime.pool import LocklessWorker
+from viber_courier.worker.runtime.pool import PoolWorker
 
 PHONE, PASSWORD = "79251110001", "Zq7-p4ss"
 
@@ -120,7 +122,7 @@ def test_kombu_takes_tls_and_the_transport_from_the_urls_scheme_alone() -> None:
 # --- billiard -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("process", [PoolProcess, LocklessWorker])
+@pytest.mark.parametrize("process", [PoolProcess, PoolWorker])
 def test_billiards_process_takes_a_lock_before_it_ends(process: Any) -> None:
     context = billiard.get_context("fork")
     lock, taken = context.RLock(), list[bool]()
@@ -137,6 +139,26 @@ def test_billiards_process_takes_a_lock_before_it_ends(process: Any) -> None:
     ending.on_ready_counter = context.Value("i", 1, lock=Noted())
     assert ending._ensure_messages_consumed(completed=1)
     assert bool(taken) is (process is PoolProcess)
+
+
+@pytest.mark.parametrize("process", [PoolProcess, PoolWorker])
+def test_billiards_process_ends_on_anybodys_term(process: Any) -> None:
+    class Processes(billiard.pool.Pool):  # type: ignore[misc]
+        Worker = process
+
+    processes = Processes(1)
+    try:
+        number, (waiter,) = signal.SIGTERM, processes._pool
+        pid = processes.apply(os.getpid)
+        subprocess.run(["kill", f"-{number}", str(pid)], check=True)  # as somebody else
+        if process is PoolProcess:
+            waiter.join(10)
+        else:
+            assert processes.apply(os.getpid) == pid, "its parent's word alone counts"
+    finally:
+        processes.terminate()  # by TERM of its parent
+        processes.join()
+    assert not waiter.is_alive()
 
 
 # --- Celery: what shows ---------------------------------------------------------------------------

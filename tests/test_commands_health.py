@@ -73,13 +73,32 @@ def test_beat_ticks(ago: float | None, severity: int) -> None:
     ("outcome", "severity"),
     [
         (Statuses({}), 0),
-        (NotSent("ConnectionError"), 2),
+        (NotSent("connection refused"), 2),
         (Blocked("http-401"), 2),
         (Retryable("http-500", whole=True), 1),
     ],
 )
 def test_what_the_provider_answers(outcome: Any, severity: int) -> None:
     assert findings.provider(outcome).severity == severity
+
+
+@pytest.mark.parametrize(
+    ("why", "do"),
+    [
+        ("TLS: unknown CA, self-signed certificate", "set COURIER_CA_FILE"),
+        ("TLS: certificate has expired", "clock"),
+        ("TLS: hostname mismatch", "COURIER_API_URL"),
+        ("TLS: no TLS on this port, wrong version number", "http://"),
+        ("TLS: unsupported protocol, tlsv1 alert protocol version", "TLS 1.2"),
+        ("TLS: broken off", "COURIER_CA_FILE"),
+        ("proxy: HTTP 407", "COURIER_PROXY, its login"),
+        ("DNS: Name or service not known", "DNS"),
+        ("connection refused", "firewall"),
+    ],
+)
+def test_a_provider_that_is_not_reached_has_advice_by_its_cause(why: str, do: str) -> None:
+    found = findings.provider(NotSent(why))
+    assert found.seen == f"can't be reached: {why}" and do in found.do
 
 
 @pytest.mark.parametrize(

@@ -181,6 +181,10 @@ def test_pauses_show_by_whom_and_for_what(
     ones = {labels for labels, value in seen.all("courier_paused").items() if value}
     assert ones == {("hand", "low"), ("gate", "send"), ("gate", "poll")}
     assert seen.all("courier_gate_reason") == {("http-404", "send"): 1, ("other", "poll"): 1}
+    # And a connection's failure is told in its own words
+    client.hset(keys.gate("send"), "reason", "TLS: certificate has expired")
+    wanted = {("TLS: certificate has expired", "send"): 1, ("other", "poll"): 1}
+    assert scrape(settings).all("courier_gate_reason") == wanted
     assert seen.one("courier_gate_failures", "send") == 7
     assert seen.one("courier_gate_closings", "send") == 3
     assert 30 < seen.one("courier_gate_retry_seconds", "send") <= 40

@@ -15,7 +15,7 @@ import pytest
 
 from tests.conftest import Start, ends, log_lines, text_job, wait_for
 from viber_courier import Producer
-from viber_courier.worker.log import set_up
+from viber_courier.worker.log import REPEAT_SECONDS, set_up
 
 
 class Terminal(io.StringIO):
@@ -114,6 +114,27 @@ def test_celerys_own_data_is_in_no_object(file: io.StringIO) -> None:
     assert found["text"] == "Task received" and "7925000" not in file.getvalue()
 
 
+def test_the_same_failure_is_written_once_a_minute(file: io.StringIO) -> None:
+    logger = logging.getLogger("viber_courier.worker.send.test")
+    for error in ("ConnectionError", "ConnectionError", "TimeoutError", "ConnectionError"):
+        logger.warning("no sweep", extra={"error": error})
+    logger.warning("doorbell not rung", extra={"error": "ConnectionError"})
+    for _ in range(2):
+        logger.warning("paused", extra={"reason": "connection refused"})  # no failure's line
+    found = [json.loads(line) for line in file.getvalue().splitlines()]
+    assert [(line["text"], line.get("error")) for line in found] == [
+        ("no sweep", "ConnectionError"),
+        ("no sweep", "TimeoutError"),
+        ("doorbell not rung", "ConnectionError"),
+        ("paused", None),
+        ("paused", None),
+    ]
+    later = logger.makeRecord(logger.name, logging.WARNING, "", 0, "no sweep", (), None)
+    later.error, later.created = "TimeoutError", later.created + REPEAT_SECONDS  # type: ignore[attr-defined]
+    logger.handle(later)
+    assert len(file.getvalue().splitlines()) == 6
+
+
 def test_a_traceback_is_a_field(file: io.StringIO) -> None:
     fail(message_id="m")
     found = json.loads(file.getvalue())
@@ -145,8 +166,7 @@ def test_each_line_of_a_real_worker_is_an_object(
     # Given a worker that logs all that it can, stumbles over a bug, prints, and has a beat in it
     (tmp_path / "broken.py").write_text(BROKEN)
     command = (sys.executable, str(tmp_path / "broken.py"), "-A", "viber_courier.worker", "worker")
-    # (what is said before Celery has set up logging is plain: here that it is run by root)
-    worker = start_worker("-l", "DEBUG", command=command, PYTHONWARNINGS="ignore")
+    worker = start_worker("-l", "DEBUG", command=command)
     # When it sends, fails and ends
     app.enqueue(text_job("79250000001"))
     app.enqueue(text_job("79250000002", priority="low"))

@@ -6,6 +6,8 @@ import base64
 import contextlib
 import gzip
 import json
+import logging
+import re
 import shutil
 import socket
 import ssl
@@ -14,7 +16,9 @@ import subprocess
 import threading
 import time
 import tracemalloc
+from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,10 +28,13 @@ from hypothesis import given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
 
-from tests.conftest import Simulator, free_port, wait_for
+from tests.conftest import Clock, Simulator, free_port, text_job, wait_for
+from tests.workshop import Workshop
+from viber_courier.ops.redis_server import RedisServer
 from viber_courier.schemas import wire
 from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.wire import send_body
+from viber_courier.store.connection import connect as store_client
 from viber_courier.worker import provider as module
 from viber_courier.worker.answers import (
     Answer,
@@ -536,30 +543,63 @@ def test_a_connection_that_comes_after_the_deadline_sends_nothing(
 # TLS.
 
 
+NOW = ("-days", "2")
+PAST = ("-startdate", "20200101000000Z", "-enddate", "20200102000000Z")
+FUTURE = ("-startdate", "20890101000000Z", "-enddate", "20890102000000Z")
+CA = """
+[ca]
+default_ca = own
+[own]
+database = {folder}/index
+new_certs_dir = {folder}
+rand_serial = yes
+default_md = sha256
+policy = any
+copy_extensions = copy
+[any]
+commonName = supplied
+"""
+
+
+def signed(folder: Path, *when: str, names: str = "DNS:localhost", by: Path | None = None) -> Path:
+    """A new key, with its certificate beside it: by itself where there is no other key."""
+    folder.mkdir(exist_ok=True)
+    key = folder / "own.pem"
+    (folder / "index").touch()
+    (folder / "ca.cnf").write_text(CA.format(folder=folder))
+    signer = ("-keyfile", str(by), "-cert", f"{by}.crt") if by else ("-selfsign", "-keyfile", key)
+    for command in (
+        [
+            *("req", "-new", "-nodes", "-subj", "/CN=localhost", "-keyout", key),
+            *("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"),
+            *("-addext", f"subjectAltName={names}", "-out", f"{key}.csr"),
+        ],
+        [
+            *("ca", "-batch", "-notext", "-config", folder / "ca.cnf", *signer, *when),
+            *("-in", f"{key}.csr", "-out", f"{key}.crt"),
+        ],
+    ):
+        subprocess.run(["openssl", *command], check=True, capture_output=True)
+    return key
+
+
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A certificate for localhost that nobody knows, with its key."""
     if shutil.which("openssl") is None:
         pytest.skip("needs the openssl command for a certificate")
-    path = tmp_path_factory.mktemp("tls") / "own.pem"
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-nodes", "-days", "2", "-subj", "/CN=localhost"),
-            *("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"),
-            *("-addext", "subjectAltName=DNS:localhost"),
-            *("-keyout", str(path), "-out", f"{path}.crt"),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    return path
+    return signed(tmp_path_factory.mktemp("tls") / "own", *NOW)
+
+
+def server_context(key: Path) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(f"{key}.crt", key)
+    return context
 
 
 @pytest.fixture
 def tls(certificate: Path) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(f"{certificate}.crt", certificate)
-    return context
+    return server_context(certificate)
 
 
 def test_a_certificate_that_nobody_vouches_for_is_not_sent(
@@ -596,6 +636,178 @@ def test_a_server_that_speaks_no_tls_is_not_sent(serve: Serve, connect: Connect)
     provider = connect(url, connect_timeout=0.3)  # it waits for the end of our "request"
     assert isinstance(only(provider.send(BODY, 1)), NotSent)
     assert server.requests == []
+
+
+# Why there is no connection.
+
+
+def unsent(provider: Provider) -> str:
+    """Why nothing was sent; the same for both requests."""
+    outcome = only(provider.send(BODY, 1))
+    assert isinstance(outcome, NotSent) and provider.status([ID]) == outcome
+    assert re.fullmatch("[A-Za-z0-9:, -]{1,80}", outcome.why)
+    assert not {"localhost", "127", "nowhere", "secret"} & set(re.findall(r"\w+", outcome.why))
+    return outcome.why
+
+
+@pytest.mark.parametrize(
+    ("when", "names", "by", "why"),
+    [
+        (PAST, "DNS:localhost", None, "TLS: certificate has expired"),
+        (FUTURE, "DNS:localhost", None, "TLS: certificate is not yet valid"),
+        (NOW, "DNS:other.invalid", None, "TLS: hostname mismatch"),
+        (NOW, "DNS:localhost", "stranger", "TLS: unknown CA, unable to get local issuer"),
+    ],
+)
+def test_a_bad_certificate_is_told_in_its_own_words(
+    when: tuple[str, ...],
+    names: str,
+    by: str | None,
+    why: str,
+    serve: Serve,
+    connect: Connect,
+    certificate: Path,
+    tmp_path: Path,
+) -> None:
+    stranger = signed(tmp_path / by, *NOW) if by else None
+    key = signed(tmp_path / "own", *when, names=names, by=stranger)
+    server = serve(reply(ONE), server_context(key))
+    ca_file = f"{certificate if by else key}.crt"
+    assert unsent(connect(server.url, ca_file=ca_file)).startswith(why)
+    assert server.requests == []
+
+
+def test_a_certificate_for_another_address_and_one_of_its_own_are_told(
+    serve: Serve, connect: Connect, tls: ssl.SSLContext, certificate: Path
+) -> None:
+    server = serve(reply(ONE), tls)
+    assert re.fullmatch("TLS: unknown CA, self.signed certificate", unsent(connect(server.url)))
+    elsewhere = connect(server.url.replace("localhost", "127.0.0.1"), ca_file=f"{certificate}.crt")
+    assert unsent(elsewhere) == "TLS: ip address mismatch"
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
+@pytest.mark.parametrize("ciphers", ["ALL:@SECLEVEL=0", "DEFAULT"])
+def test_an_old_protocol_is_told(
+    ciphers: str, serve: Serve, connect: Connect, tls: ssl.SSLContext, certificate: Path
+) -> None:
+    tls.set_ciphers(ciphers)  # OpenSSL's default has none for old protocols: another alert
+    tls.minimum_version, tls.maximum_version = ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1
+    why = unsent(connect(serve(reply(ONE), tls).url, ca_file=f"{certificate}.crt"))
+    assert why.startswith("TLS: unsupported protocol")
+
+
+def greet(answer: bytes) -> Handler:
+    """Answers whatever comes first, be it no request; without a word it resets the connection."""
+
+    def handle(connection: socket.socket, stop: threading.Event) -> bool:
+        connection.recv(65536)
+        connection.sendall(answer)
+        return reset(connection, stop) if not answer else False
+
+    return handle
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n", "TLS: no TLS on this port, "),
+        (b"", "connection reset by peer"),
+    ],
+)
+def test_a_port_without_tls_is_told(
+    answer: bytes, why: str, serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Server, "_request", lambda *_: b"none")
+    server = serve(greet(answer))
+    assert unsent(connect(server.url.replace("http:", "https:"))).startswith(why)
+
+
+def test_a_handshake_that_hangs_is_told(serve: Serve, connect: Connect) -> None:
+    url = serve(reply(ONE)).url.replace("http:", "https:")  # it waits for our "request"
+    assert unsent(connect(url, connect_timeout=0.2)) == "TLS: handshake timeout"
+
+
+def test_a_refused_connection_and_an_unknown_name_are_told(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nowhere = f"127.0.0.1:{free_port()}"
+    proxied = connect("https://localhost", proxy=f"http://me:secret@{nowhere}")
+    assert unsent(connect(f"http://{nowhere}")) == "connection refused"
+    assert unsent(proxied) == "proxy: connection refused"
+
+    def no_such_name(*_: Any, **__: Any) -> Any:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", no_such_name)
+    assert unsent(connect("https://nowhere.invalid")) == "DNS: Name or service not known"
+    assert unsent(proxied) == "proxy: DNS: Name or service not known"
+
+
+def test_a_connection_that_takes_too_long_is_told(connect: Connect) -> None:
+    # Given a listener whose queue is full: nobody answers the next SYN
+    with socket.socket() as full, contextlib.ExitStack() as waiting:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for _ in range(3):
+            one = waiting.enter_context(socket.socket())
+            one.setblocking(False)
+            one.connect_ex(full.getsockname())
+        port = full.getsockname()[1]
+        why = unsent(connect(f"http://127.0.0.1:{port}", connect_timeout=0.2))
+        assert why == "connect timeout"
+
+
+@pytest.mark.parametrize("http", ["407 Proxy Authentication Required", "502 Bad Gateway"])
+def test_a_proxy_that_refuses_is_told(http: str, serve: Serve, connect: Connect) -> None:
+    proxy = serve(reply(b"", http)).url.replace("//", "//me:secret@")
+    assert unsent(connect("https://nowhere.invalid", proxy=proxy)) == f"proxy: HTTP {http[:3]}"
+
+
+def test_why_an_answer_is_missing_is_told_too(serve: Serve, connect: Connect) -> None:
+    provider = connect(serve(hang).url, read_timeout=0.1)
+    assert only(provider.send(BODY, 1)) == Unsure("read timeout")
+    assert provider.status([ID]) == Retryable("read timeout", whole=True)
+
+
+def test_what_was_not_sent_has_a_log_line_of_its_own_and_the_gate_says_why(
+    serve: Serve,
+    connect: Connect,
+    certificate: Path,
+    settings: Settings,
+    caplog: pytest.LogCaptureFixture,
+    redis_server: RedisServer,
+) -> None:
+    caplog.set_level(logging.INFO)
+    with store_client(redis_server.url) as client:
+        house = Workshop(client, settings, Clock())
+        # Given an accepted message, a waiting one, and a provider whose certificate nobody knows
+        house.producer.enqueue(text_job())
+        house.answer()
+        house.clock.advance(30)
+        house.producer.enqueue(text_job())
+        server = serve(reply(ONE), server_context(certificate))
+        provider = connect(server.url)
+        sender = replace(house.sender, provider=provider)
+        # When both requests fail until the gates are closed
+        for _ in range(5):
+            sender.serve("high")
+            replace(house.poller, provider=provider).serve()
+            house.clock.advance(400)
+        # Then the log and the gates tell why, and that nothing was sent
+        texts = Counter(record.message for record in caplog.records)
+        assert texts["request not sent"] == texts["statuses not asked"] == 5
+        assert texts["request sent"] == texts["statuses asked"] == 0
+        lines = [each for each in caplog.records if " not " in each.message]
+        why = {getattr(each, "reason", "") for each in lines}
+        assert len(why) == 1 and re.fullmatch("TLS: unknown CA, self.signed certificate", *why)
+        assert {house.gate(what)["reason"] for what in ("send", "poll")} == why
+        # But a refusal over HTTP was sent, and says why as well
+        caplog.clear()
+        busy = connect(serve(reply(b"", "503 Busy")).url)
+        replace(house.sender, provider=busy).serve("high")
+        (line,) = [each for each in caplog.records if each.message == "request sent"]
+        assert getattr(line, "reason", "") == "http-503"
 
 
 # After the request was written.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from celery import Celery
 
-from tests.conftest import Start, ends, iso_in, text_job
+from tests.conftest import Simulator, Start, ends, iso_in, text_job, wait_for
 from tests.faults.parts import BEAT, supervised
 from viber_courier import Producer
 from viber_courier.store.connection import broker
@@ -22,6 +23,11 @@ from viber_courier.worker.runtime.broker import Connection, SentinelTransport, T
 
 NOWHERE = "redis://127.0.0.1:1/0"
 HOSTILE = """
+open(__file__ + ".read", "w").close()
+task_serializer = result_serializer = event_serializer = "pickle"
+accept_content = result_accept_content = ["pickle"]
+task_protocol, task_compression, timezone, enable_utc = 1, "zlib", "Asia/Tokyo", False
+broker_transport_options = {"global_keyprefix": "theirs-"}
 broker_url = broker_read_url = broker_write_url = "redis://127.0.0.1:1/0"
 task_always_eager = True
 task_routes = {"*": "nowhere"}
@@ -31,6 +37,28 @@ worker_pool = "solo"
 """
 OTHERS = {
     "CELERY_CONFIG_MODULE": "others_celeryconfig",
+    "CELERY_CONFIG": "others_celeryconfig",
+    "CELERY_APP": "no.such",
+    "CELERY_BROKER": NOWHERE,
+    "CELERY_TASK_SERIALIZER": "pickle",
+    "CELERY_ACCEPT_CONTENT": "pickle",
+    "CELERY_TIMEZONE": "Asia/Tokyo",
+    "CELERY_CUSTOM_WORKER_POOL": "no.such:Pool",
+    "CELERY_LOG_LEVEL": "50",
+    "CELERYD_OPTS": "-c 1 -P solo",
+    "CELERYBEAT_OPTS": "-S no.such:Scheduler",
+    "CELERY_WORKER_CONCURRENCY": "1",
+    "CELERY_WORKER_LOGLEVEL": "CRITICAL",
+    "CELERY_WORKER_PURGE": "1",
+    "CELERY_WORKER_DETACH": "1",
+    "CELERY_WORKER_TIME_LIMIT": "0.001",
+    "REMAP_SIGTERM": "SIGQUIT",
+    "FORKED_BY_MULTIPROCESSING": "1",
+    "C_STRICT_APP": "1",
+    "C_WNOCONF": "1",
+    "KOMBU_LOG_DEBUG": "1",
+    "KOMBU_DEBUG_POOL": "1",
+    "DISABLE_TRACEBACKS": "1",
     "CELERY_LOADER": "default",
     **{f"CELERY_BROKER{kind}_URL": NOWHERE for kind in ("", "_READ", "_WRITE")},
     "BROKER_URL": NOWHERE,
@@ -52,7 +80,11 @@ def others(tmp_path: Path) -> dict[str, str]:
 
 
 def test_another_celerys_settings_reach_no_worker_and_no_beat(
-    others: dict[str, str], system_env: dict[str, str], app: Producer, start_worker: Start
+    others: dict[str, str],
+    system_env: dict[str, str],
+    app: Producer,
+    start_worker: Start,
+    tmp_path: Path,
 ) -> None:
     # Given a worker with its beat in an environment made for another Celery
     worker = start_worker(**others)
@@ -65,6 +97,8 @@ def test_another_celerys_settings_reach_no_worker_and_no_beat(
     code = "from viber_courier.ops.cli import main; main()"
     command = [sys.executable, "-c", code, "live"]
     subprocess.run(command, env={**os.environ, **system_env, **others}, check=True)
+    # And nobody has even read the other's configuration
+    assert not list(tmp_path.glob("*.read"))
 
 
 def test_beat_alone_is_as_deaf(
@@ -78,7 +112,7 @@ def test_beat_alone_is_as_deaf(
     with supervised({**system_env, **others}, tmp_path, BEAT) as (beat,):
         id = app.enqueue(text_job("79250000099", sendAt=iso_in(1.0)))
         assert ends(app, 1)[id][-1]["status"] == "read"
-    assert beat.exits == []
+    assert beat.exits == [] and not list(tmp_path.glob("*.read"))
 
 
 def test_our_app_changes_no_environment(system_env: dict[str, str]) -> None:
@@ -155,12 +189,22 @@ POOLS = {
 
 @pytest.mark.parametrize("pool", POOLS)
 def test_a_worker_runs_in_each_pool_that_the_command_line_chooses(
-    pool: str, app: Producer, start_worker: Start, system_env: dict[str, str], tmp_path: Path
+    pool: str,
+    others: dict[str, str],
+    app: Producer,
+    start_worker: Start,
+    simulator: Simulator,
+    system_env: dict[str, str],
+    tmp_path: Path,
 ) -> None:
     if pool in ("gevent", "eventlet") and find_spec(pool) is None:
         pytest.skip(f"{pool} is not installed")
-    # Given a worker with this pool, and a beat: -B and a green pool exclude each other
-    worker = start_worker(*(["-P", pool] if pool else []), beat=False)
+    del others["REMAP_SIGTERM"]  # else its processes would have no TERM to fear
+    if pool in ("gevent", "eventlet"):
+        del others["C_STRICT_APP"]  # an aid for debugging, which Celery itself stumbles over there
+    # Given a worker with this pool among another Celery's settings, and a beat: -B and a green
+    # pool exclude each other
+    worker = start_worker(*(["-P", pool] if pool else []), beat=False, **others)
     # When messages come, one of them from a plain Celery client
     app.enqueue(text_job("79250000099"))
     with (
@@ -174,6 +218,13 @@ def test_a_worker_runs_in_each_pool_that_the_command_line_chooses(
         assert [events[-1]["status"] for events in seen.values()] == ["read", "read"]
         (stats,) = (client.control.inspect(timeout=5, limit=1).stats() or {}).values()
     assert stats["pool"].get("implementation", OURS) == POOLS[pool]
-    # And it ends when it is told to
-    worker.stop()
+    # And all of its processes are told to end, as systemd does, while one is inside a request
+    simulator.fault(kind="slow", seconds=0.5, times=1)
+    id = app.enqueue(text_job(priority="low"))
+    wait_for(lambda: simulator.get("faults")[0]["fired"])
+    os.killpg(worker.process.pid, signal.SIGTERM)
+    worker.process.wait(20)
+    # Then the request is finished first
     assert worker.process.returncode == 0, worker.log[-2000:]
+    record = app.get(id)
+    assert record and record.provider_id and (record.attempts, record.unsure) == (1, 0)

@@ -15,7 +15,13 @@ from typing import Any
 from celery import bootsteps
 from celery.beat import Scheduler
 from celery.exceptions import Reject
-from celery.signals import after_setup_logger, after_setup_task_logger, beat_init, worker_init
+from celery.signals import (
+    after_setup_logger,
+    after_setup_task_logger,
+    beat_init,
+    celeryd_init,
+    worker_init,
+)
 from celery.utils.log import get_multiprocessing_logger
 from kombu import Queue
 from redis import Redis, RedisError, ResponseError
@@ -37,6 +43,7 @@ from viber_courier.worker.provider import Provider
 from viber_courier.worker.runtime import flower
 from viber_courier.worker.runtime.app import App
 from viber_courier.worker.runtime.messages import BellTask, CheckTask, HiddenTask
+from viber_courier.worker.runtime.shutdown import end_orphan, set_handlers
 from viber_courier.worker.runtime.watchdog import Watchdog
 from viber_courier.worker.send import Sender
 from viber_courier.worker.shift import task_limit
@@ -89,9 +96,12 @@ app.steps["consumer"].add(Watchdog)
 class Sweeper(Scheduler):  # type: ignore[misc]
     """Beat's scheduler: sweeps, and schedules nothing. Any number of beats may run."""
 
+    _parent = 0
+
     def tick(self, *_: Any, **__: Any) -> float:
         """Sweeps once; returns the seconds until the next sweep."""
-        started = time.monotonic()
+        started, self._parent = time.monotonic(), self._parent or os.getppid()
+        end_orphan(self._parent)
         try:
             system().store.sweep()
         except RedisError as error:
@@ -130,7 +140,8 @@ class ListenerStep(bootsteps.StartStopStep):  # type: ignore[misc]
     _listener: Listener | None = None
 
     def start(self, worker: Any) -> None:
-        """Starts the listener's thread."""
+        """Starts the listener's thread; replaces Celery's signal handlers."""
+        set_handlers()
         self._listener = Listener(system().store, Bells(settings), settings)
         threading.Thread(target=self._listener.run, daemon=True, name="listener").start()
 
@@ -189,10 +200,14 @@ def enqueue(self: Any, *args: object, **kwargs: object) -> str:
         raise Reject(type(error).__name__, requeue=True) from None
 
 
+@celeryd_init.connect
 @after_setup_logger.connect
 @after_setup_task_logger.connect
-def _set_up_logs(logger: logging.Logger, **_: Any) -> None:
-    for each in (logger, get_multiprocessing_logger()):  # the pool's log lines
+def _set_up_logs(logger: logging.Logger | None = None, **_: Any) -> None:
+    """Formats log lines, from before Celery sets up logging, and Python's warnings."""
+    logging.basicConfig()
+    logging.captureWarnings(True)
+    for each in (logger or logging.getLogger(), get_multiprocessing_logger()):  # the pool's lines
         set_up(each)
     for name in BELL_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)

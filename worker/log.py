@@ -6,6 +6,7 @@ own formats leave out.
 
 import json
 import logging
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,6 +16,8 @@ from viber_courier.store.refusals import refusal
 
 OURS = "viber_courier"
 """The logger whose ``extra`` is printed. That of Celery's loggers may hold jobs."""
+REPEAT_SECONDS = 60.0
+"""Seconds for which a process does not repeat a line about the same failure."""
 _USUAL = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime"})
 
 
@@ -81,11 +84,25 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, default=str)
 
 
+def seldom() -> Callable[[logging.LogRecord], bool]:
+    """Returns a filter that drops a line whose ``error`` repeats: one a minute is enough."""
+    latest: dict[tuple[str, str, str], float] = {}
+
+    def is_new(record: logging.LogRecord) -> bool:
+        key = (record.name, record.msg, str(getattr(record, "error", "")))
+        new = not key[2] or record.created - latest.get(key, 0.0) >= REPEAT_SECONDS
+        latest.update({key: record.created} if key[2] and new else {})
+        return new
+
+    return is_new
+
+
 def set_up(logger: logging.Logger) -> None:
     """Sets the formatter of each of the logger's handlers; a repeated call changes nothing."""
     for handler in logger.handlers:
         stream = getattr(handler, "stream", None)
         if stream is None or isinstance(handler.formatter, ForPeople | JsonLines):
             continue
+        handler.addFilter(seldom())
         known = handler.formatter or logging.Formatter()
         handler.setFormatter(ForPeople(known) if stream.isatty() else JsonLines())

@@ -84,3 +84,13 @@ def code_of(outcome: Outcome) -> str | None:
         case Refused(code) | Retryable(code) | Blocked(code) | RequestRefused(code):
             return code
     return None
+
+
+def failure(outcome: Outcome | StatusOutcome) -> tuple[bool, dict[str, str]]:
+    """Returns whether the request never left, and why it failed, as a log line's data.
+
+    With an HTTP code it left: that is an answer. The data holds no words of the provider's.
+    """
+    why: str = getattr(outcome, "why", getattr(outcome, "code", ""))
+    unsent = isinstance(outcome, NotSent) and not why.startswith("http-")
+    return unsent, {"reason": why} if why and not why.startswith("error-") else {}

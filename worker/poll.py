@@ -15,7 +15,7 @@ from viber_courier.store.records import Watched
 from viber_courier.worker.answers import oddity
 from viber_courier.worker.breaker import after_statuses
 from viber_courier.worker.decisions import Decider
-from viber_courier.worker.outcome import RequestRefused, Statuses
+from viber_courier.worker.outcome import RequestRefused, Statuses, failure
 from viber_courier.worker.provider import Provider
 from viber_courier.worker.send import log_gate
 from viber_courier.worker.shift import budget, work_off
@@ -54,7 +54,9 @@ class Poller:
         seconds = time.monotonic() - started
         figures = Figures({}, observed(POLL, size=len(messages), seconds=seconds))
         more = {"messages": len(messages), "seconds": round(seconds, 4)}
-        logger.info("statuses asked", extra=more)
+        unsent, why = failure(outcome)
+        if not unsent:
+            logger.info("statuses asked", extra=more)
         if isinstance(outcome, RequestRefused) and len(messages) > 1:
             middle = len(messages) // 2
             if lease.seconds_left() > self.settings.deadline:
@@ -64,7 +66,8 @@ class Poller:
         if not isinstance(outcome, Statuses):
             kind = type(outcome).__name__.lower()
             did[f"unanswered ({kind})"] += len(messages)
-            logger.warning("statuses not answered", extra={"outcome": kind})
+            what = "statuses not asked" if unsent else "statuses not answered"
+            logger.warning(what, extra={"outcome": kind, **more, **why})
         moves = self.decider.polled(messages, outcome, now)
         did.update(status for move in moves if (status := move.write.step.status))
         signal = after_statuses(outcome, self.decider.chance(), self.settings)

@@ -14,7 +14,7 @@ from viber_courier.schemas import wire
 from viber_courier.schemas.settings import Settings
 from viber_courier.worker.answers import Answer, read_send_answer, read_status_answer
 from viber_courier.worker.outcome import NotSent, Outcome, Retryable, StatusOutcome, Unsure
-from viber_courier.worker.transport import Session, deadline
+from viber_courier.worker.transport import Session, cause, deadline
 
 MAX_IDLE = 5.0
 """Seconds after which an idle connection isn't used again: the server may be closing it."""
@@ -73,7 +73,7 @@ class Provider:
                 OSError,
                 ValueError,
             ) as error:
-                why = type(error).__name__
+                why = cause(error, call.made)
                 return Unsure(why) if call.made else NotSent(why)
             finally:
                 self._local.used = time.monotonic()

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from logging import INFO, WARNING
 
 from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.wire import send_body
@@ -18,7 +19,7 @@ from viber_courier.worker.batching import assemble, requests
 from viber_courier.worker.breaker import after_request
 from viber_courier.worker.codes import is_known
 from viber_courier.worker.decisions import Decider, send_figures
-from viber_courier.worker.outcome import Accepted, Outcome, RequestRefused, code_of
+from viber_courier.worker.outcome import Accepted, Outcome, RequestRefused, code_of, failure
 from viber_courier.worker.provider import Provider
 from viber_courier.worker.shift import budget, work_off
 
@@ -176,7 +177,9 @@ class Sender:
     def _log(self, outcomes: Sequence[Outcome], figures: dict[str, float]) -> None:
         """Logs one line for each request, after it is settled so as not to delay that."""
         kinds = {kind.__name__.lower(): n for kind, n in Counter(map(type, outcomes)).items()}
-        logger.info("request sent", extra={"messages": len(outcomes), **figures, **kinds})
+        unsent, why = failure(outcomes[0])
+        text, level = ("request not sent", WARNING) if unsent else ("request sent", INFO)
+        logger.log(level, text, extra={"messages": len(outcomes), **figures, **kinds, **why})
         codes = {code_of(outcome) for outcome in outcomes if type(outcome) is not Accepted}
         for code in sorted(code for code in codes if code and not is_known(code)):
             self.store.count({Oddity.UNKNOWN_CODE: 1})

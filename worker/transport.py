@@ -5,7 +5,9 @@ It records whether a connection was made: before that, nothing can have been sen
 
 import contextlib
 import os
+import re
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -37,6 +39,49 @@ class Call:
             # The plain socket's shutdown: an SSLSocket's own would break the thread that reads.
             with contextlib.suppress(OSError):
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+
+_PLAIN = {
+    "unknown CA": "self.signed|issuer|first certificate|unknown ca",
+    "unsupported protocol": "protocol version|unknown protocol|protocols available",
+    "unsupported protocol or cipher": "handshake failure",
+    "no TLS on this port": "wrong version number|record layer failure|http request",
+}
+"""What OpenSSL's words mean, where they don't say it."""
+
+
+def cause(error: BaseException, made: bool) -> str:
+    """Returns why a request failed, in the words of the system's error, without any address.
+
+    It is at most 80 letters, digits and ``:,-``. ``made``: a connection had been made.
+    """
+    link: BaseException | None = error
+    proxy = "proxy: " if isinstance(error, requests.exceptions.ProxyError) else ""
+    while link is not None:
+        if words := _words(link, made):
+            return re.sub("[^A-Za-z0-9:,-]+", " ", proxy + words).strip()[:80]
+        inner = (link.__cause__, link.__context__, *link.args)
+        error, link = link, next((e for e in inner if isinstance(e, BaseException)), None)
+    return proxy + type(error).__name__
+
+
+def _words(error: BaseException, made: bool) -> str:
+    match error:
+        case ssl.SSLError():
+            said = getattr(error, "verify_message", None) or error.reason or "broken off"
+            # A mismatch goes on, after a comma, with the name that we asked for.
+            own = said.partition(",")[0].replace("_", " ").lower()
+            plain = next((f"{p}, " for p, theirs in _PLAIN.items() if re.search(theirs, own)), "")
+            return f"TLS: {plain}{own}"
+        case socket.gaierror():
+            return f"DNS: {error.strerror}"
+        case TimeoutError():
+            phase = "read" if made else "connect"
+            return f"{'TLS: handshake' if 'handshake' in str(error) else phase} timeout"
+        case OSError(errno=int(number)):
+            return os.strerror(number).lower()
+    tunnel = re.match(r"Tunnel connection failed: (\d{3})\b", str(error))
+    return f"HTTP {tunnel[1]}" if tunnel else ""
 
 
 _calls = threading.local()

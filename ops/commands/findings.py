@@ -128,11 +128,26 @@ def beat(ago: float | None, interval: float) -> Finding:
     return Finding(ERROR, "beat", seen, do)
 
 
+UNREACHED = {
+    "TLS: unknown CA": "set COURIER_CA_FILE to the file of the CA that signs it, if you trust it",
+    "TLS: no TLS": "check COURIER_API_URL: this port is for http://, or not the API's",
+    "TLS: unsupported protocol": "tell the provider: it offers only versions below TLS 1.2",
+    "TLS: certificate": "check this machine's clock, then tell the provider",
+    "TLS: hostname": "check COURIER_API_URL: its host is not one that the certificate names",
+    "TLS: ip address": "give COURIER_API_URL a host that the certificate names, not its address",
+    "TLS": "check COURIER_API_URL and COURIER_CA_FILE, then tell the provider",
+    "proxy": "check COURIER_PROXY, its login and what it allows",
+    "DNS": "check the host in COURIER_API_URL, and this machine's DNS",
+    "": "check COURIER_API_URL, COURIER_PROXY, COURIER_CA_FILE, DNS and the firewall",
+}
+"""What to do where no connection is made, by the beginning of its cause (worker/transport.py)."""
+
+
 def provider(outcome: StatusOutcome) -> Finding:
     """Checks the answer to a harmless /status request about an id that no message has."""
     match outcome:
         case NotSent(why):
-            do = "check COURIER_API_URL, COURIER_PROXY, COURIER_CA_FILE, DNS and the firewall"
+            do = next(do for begin, do in UNREACHED.items() if why.startswith(begin))
             return Finding(ERROR, "provider", f"can't be reached: {why}", do)
         case Blocked(code):
             do = "check COURIER_API_LOGIN, _PASSWORD and _URL, then ask the provider"

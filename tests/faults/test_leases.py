@@ -31,7 +31,7 @@ from viber_courier.ops.redis_server import RedisServer
 from viber_courier.schemas.settings import Settings
 from viber_courier.store.connection import connect
 from viber_courier.store.leases import Store
-from viber_courier.worker.runtime.pool import LocklessWorker
+from viber_courier.worker.runtime.pool import PoolWorker
 
 SHORT = {
     "COURIER_LEASE": "3",
@@ -164,7 +164,7 @@ def test_a_process_that_ends_holds_nothing_that_its_killing_would_leave_locked(
 ) -> None:
     # Given a worker's main process that counts a result of one of its pool's processes just now
     counted = billiard.get_context("fork").Value("i", 1)
-    ending: Any = LocklessWorker.__new__(LocklessWorker)
+    ending: Any = PoolWorker.__new__(PoolWorker)
     ending.on_ready_counter = counted
     ended = threading.Event()
 
@@ -183,7 +183,7 @@ def test_a_process_that_ends_holds_nothing_that_its_killing_would_leave_locked(
     asked += "from viber_courier.worker.celery import app;"
     asked += "print(pool_class(app.conf.worker_pool).Pool.Worker.__name__)"
     said = subprocess.check_output([sys.executable, "-c", asked], env={**os.environ, **system_env})
-    assert said.decode().strip() == LocklessWorker.__name__
+    assert said.decode().strip() == PoolWorker.__name__
 
 
 # --- killed ---------------------------------------------------------------------------------------

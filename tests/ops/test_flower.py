@@ -19,6 +19,7 @@ import requests
 
 from tests.conftest import Start, common_job, ends, free_port, text_job, wait_for
 from tests.test_redis_url import Place
+from tests.test_runtime import HOSTILE, OTHERS
 from viber_courier import Producer
 from viber_courier.ops.redis_server import RedisServer
 
@@ -118,6 +119,29 @@ def test_started_plainly_it_is_there_for_this_machine_only(
     # And changes nothing
     stop = requests.post(f"{made.url}/api/worker/shutdown/celery@x", timeout=5)
     assert stop.status_code in (401, 403)
+
+
+@pytest.mark.parametrize("command", [CELERYS, OURS], ids=["celery", "courier"])
+def test_another_celerys_settings_do_not_reach_it(
+    command: Sequence[str],
+    flower: Callable[..., Flower],
+    start_worker: Start,
+    app: Producer,
+    tmp_path: Path,
+) -> None:
+    for name in ("others_celeryconfig.py", "celeryconfig.py"):
+        (tmp_path / name).write_text(HOSTILE)
+    start_worker()
+    others = {name: value for name, value in OTHERS.items() if name != "C_STRICT_APP"}
+    # (an aid for debugging, with which Flower uses Celery in a way that this forbids)
+    made = flower(command=command, **others, PYTHONPATH=str(tmp_path)).ready()
+    # It hears of our workers' tasks, through our broker
+    page: Callable[[str], str] = lambda path: requests.get(f"{made.url}/{path}", timeout=5).text  # noqa: E731
+    wait_for(lambda: "celery@" in page("workers"), 30, made.log)
+    app.enqueue(text_job())
+    ends(app, 1)
+    assert made.process.poll() is None and "Traceback" not in made.log
+    assert not list(tmp_path.glob("*.read"))
 
 
 @pytest.mark.parametrize(

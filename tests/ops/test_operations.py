@@ -136,6 +136,15 @@ def test_every_command_of_the_page_is_run_by_some_test() -> None:
         "cp ops/simulator.env courier.env",
         "sh ops/simulator-secrets.sh",
         "docker compose --profile simulator up --build",
+        # or belongs to systemd, whose unit tests/ops/test_systemd.py runs
+        "cp ops/systemd/viber-courier@.service /etc/systemd/system/",
+        "useradd --system courier",
+        "chgrp -R courier /etc/viber-courier && chmod -R g+rX /etc/viber-courier",
+        "systemctl daemon-reload",
+        "systemctl enable --now viber-courier@send-urgent viber-courier@send-bulk"
+        " viber-courier@poll \\",
+        "  viber-courier@beat viber-courier@flower viber-courier@exporter",
+        "journalctl -u 'viber-courier@*' -o cat -n 20",
     }
     lines = {
         line
