@@ -37,9 +37,9 @@ def test_an_outage_is_written_once_and_as_objects_from_the_first_line(
     with ExitStack() as ends, supervised(env, tmp_path, *QUIET) as (worker, beat):
         ends.callback(server.stop)
         # When workers and beat have tried several times
-        wait_for(lambda: count(worker, "redis not checked yet") and count(beat, "no sweep"))
+        wait_for(lambda: all(count(each, "redis not checked yet") for each in (worker, beat)))
         threading.Event().wait(4)  # as long as four tries: none of them writes
-        assert count(worker, "redis not checked yet") == count(beat, "no sweep") == 1
+        assert [count(each, "redis not checked yet") for each in (worker, beat)] == [1, 1]
         # And then Redis comes, goes and comes
         server.start()
         wait_for(lambda: any(" ready." in str(line["text"]) for line in lines(worker)), 40)
