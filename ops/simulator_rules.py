@@ -272,7 +272,7 @@ FAULTS: dict[str, Json] = {
     "trickle": {"seconds": 1.0, "piece": 1},
     "oversized": {"bytes": 64 * 2**20},
     "disagree": {"code": "error-system"},
-    **{kind: {} for kind in ("garbled", "short", "long", "no_id", "same_id")},
+    **{kind: {} for kind in ("garbled", "short", "long", "no_id", "same_id", "quoted")},
 }
 _COUNT = _number(0, float("inf"), int)
 _FLAG = _number(0, 1, bool)
@@ -331,11 +331,21 @@ def _same_id(entries: list[Json]) -> list[Json]:
     return [e | {"providerId": first} if "providerId" in e else e for e in entries]
 
 
+def _quoted(value: Any) -> Any:
+    """Returns a value with each number as a string, as some servers write ids."""
+    if isinstance(value, list):
+        return [_quoted(each) for each in value]
+    if isinstance(value, dict):
+        return {name: _quoted(each) for name, each in value.items()}
+    return str(value) if isinstance(value, int) else value
+
+
 _SPOILED: dict[str, Callable[[list[Json]], list[Json]]] = {
     "short": lambda entries: entries[:-1],
     "long": lambda entries: [*entries, {"providerId": 3158611117333282815, "code": "ok"}],
     "no_id": lambda entries: [{k: v for k, v in e.items() if k != "providerId"} for e in entries],
     "same_id": _same_id,
+    "quoted": _quoted,
 }
 
 

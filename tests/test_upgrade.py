@@ -380,12 +380,11 @@ def check_records(app: Producer, events: dict[str, list[dict[str, Any]]]) -> Non
 
 def told(record: Record) -> dict[str, Any]:
     """A record's values by their names in an event."""
-    provider_id = None if record.provider_id is None else str(record.provider_id)
     return {
         **{"status": record.status, "final": record.final, "reason": record.reason},
-        **{"attempts": record.attempts, "unsure": record.unsure, "providerId": provider_id},
+        **{"attempts": record.attempts, "unsure": record.unsure, "providerId": record.provider_id},
         **{"providerStatus": record.provider_status, "metadata": record.metadata},
-        "sms": [{"id": None if s.id is None else str(s.id), "state": s.state} for s in record.sms],
+        "sms": [{"id": s.id, "state": s.state} for s in record.sms],
     }
 
 
