@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import pytest
 import redis
@@ -18,6 +19,9 @@ from hypothesis import strategies as st
 from tests.conftest import Clock, text_job
 from tests.odd_replies import FIRST_ID, SPELLINGS, Ledger, Spelling, odd_server, spell
 from tests.workshop import Workshop
+from viber_courier import Record
+from viber_courier.ops.commands import findings
+from viber_courier.ops.look import Look, silence, take_look
 from viber_courier.ops.redis_server import RedisServer
 from viber_courier.schemas.lanes import LANES
 from viber_courier.schemas.settings import Settings
@@ -61,6 +65,14 @@ def judge_status(how: Spelling, count: int) -> None:
         assert not missing or told or "same" in how.ids or how.shape == "one object"
 
 
+class Lived(NamedTuple):
+    """What became of some messages; ``look``: what an operator sees at their end."""
+
+    records: list[Record]
+    ledger: Ledger
+    look: Look
+
+
 class World:
     """Real parts over one Redis and one server of odd replies."""
 
@@ -69,7 +81,7 @@ class World:
     ) -> None:
         self.client, self.url, self.renew = client, url, renew
 
-    def live(self, spellings: Sequence[Spelling], lanes: Sequence[str]) -> None:
+    def live(self, spellings: Sequence[Spelling], lanes: Sequence[str]) -> Lived:
         """From ``enqueue`` to the end of messages to which the provider answers so."""
         ledger = self.renew(spellings)
         settings = Settings(
@@ -99,9 +111,11 @@ class World:
                 break
             clock.advance(400 if round < 30 else 14_400)
         assert not open_, [shop.producer.get(id) for id in open_]
+        look, records = take_look(self.client, settings.namespace), list[Record]()
         for n, (id, lane) in enumerate(jobs.items()):
             record = shop.producer.get(id)
             assert record is not None
+            records.append(record)
             most = 1 + RESENDS * (lane != "low")
             assert ledger.taken[f"7925{n:07}"] <= most, (record, ledger.taken)
             if record.provider_id is not None:
@@ -109,6 +123,7 @@ class World:
         assert ledger.again == []  # `ok` was said of it, whatever the id
         keys: Any = list(self.client.scan_iter(f"{{{settings.namespace}}}:*"))
         self.client.delete(*keys)
+        return Lived(records, ledger, look)
 
     def check_places(self, shop: Workshop, ids: list[str]) -> None:
         """Each message that has not ended waits in exactly one place, until some instant."""
@@ -136,9 +151,85 @@ def test_no_odd_reply_means_less_than_it_says(how: Spelling, count: int) -> None
     judge_status(how, count)
 
 
-@profile(deadline=None, max_examples=6)
+@profile(deadline=None, max_examples=5)
 @given(spellings=st.lists(SPELLINGS, min_size=1, max_size=5), lanes=LANE_LISTS)
 def test_whatever_is_answered_no_message_goes_too_often_or_nowhere(
     world: World, spellings: list[Spelling], lanes: list[str]
 ) -> None:
     world.live(spellings, lanes)
+
+
+PLAIN = Spelling(
+    truths=("",), ids=("%d",), codes=('"ok"',), states=('"read"',), sms=(None,), result='"ok"',
+    case=str, shape="as it is", encoding="utf-8", carrier="plain", http=200, text="",
+)  # fmt: skip
+URGENT = ["realtime", "high", "low"]
+
+
+def oddities(lived: Lived) -> dict[str, int]:
+    return {name: n for name, n in lived.look.counters.oddities.items() if n}
+
+
+@pytest.mark.parametrize("send", ["%d", '"%d"'])
+@pytest.mark.parametrize("status", ["%d", '"%d"', '" 0%d"'])
+def test_ids_in_quotes_are_followed_to_the_end(world: World, send: str, status: str) -> None:
+    spellings = [replace(PLAIN, ids=(send,))] * 3 + [replace(PLAIN, ids=(status,))]
+    lived = world.live(spellings, URGENT)
+    assert [record.status for record in lived.records] == ["read"] * 3
+    assert {*lived.ledger.taken.values()} == {1} and oddities(lived) == {}
+
+
+def test_segments_with_ids_in_quotes_end_a_message(world: World) -> None:
+    sms = '[{"id": "%d", "state": "delivered"}]'
+    how = replace(PLAIN, ids=('"%d"',), states=(None,), sms=(sms,))
+    (record,) = world.live([how], ["high"]).records
+    assert record.status == "sms_delivered" and record.provider_id is not None
+    assert [segment.id for segment in record.sms] == [str(int(record.provider_id) + 7)]
+
+
+@pytest.mark.parametrize("id", [None, "null", "3.15e18", '"3.15e18"', "0", "%d.0"])
+def test_ok_without_a_usable_id_is_sent_exactly_once(world: World, id: str | None) -> None:
+    lived = world.live([replace(PLAIN, ids=(id,))], URGENT)
+    ends = {(record.status, record.reason, record.unsure) for record in lived.records}
+    assert ends == {("lost", "no-provider-id", 0)}
+    assert {*lived.ledger.taken.values()} == {1} and lived.ledger.requests == 3
+    assert oddities(lived) == {"no-provider-id": 3}
+    assert lived.look.counters.seen.keys() == {"no-provider-id"}
+
+
+def test_answers_that_make_no_sense_are_counted_and_bounded(world: World) -> None:
+    lived = world.live([replace(PLAIN, shape="trailing comma")], ["high", "low"])
+    ends = {(record.status, record.reason) for record in lived.records}
+    assert ends == {("unconfirmed", "unsure")}
+    assert [record.unsure for record in lived.records] == [1 + RESENDS, 1]
+    assert oddities(lived) == {"unreadable-send": 2 + RESENDS}
+
+
+SILENT = {
+    "ids that spell nothing": (replace(PLAIN, ids=("%d.0",)), "unreadable"),
+    "strangers": (replace(PLAIN, ids=("5",)), "strangers"),
+    "no entries": (replace(PLAIN, shape="empty"), None),
+    "no state": (replace(PLAIN, states=(None,)), None),
+}
+
+
+@pytest.mark.parametrize("name", SILENT)
+def test_polls_without_any_news_are_told(world: World, name: str) -> None:
+    how, counted = SILENT[name]
+    lived = world.live([PLAIN, *[how] * 200], ["high"])
+    (record,) = lived.records
+    assert (record.status, record.reason) == ("lost", "tracking-ended")
+    assert oddities(lived).keys() == ({counted} if counted else set())
+    polls, since = lived.look.gates["poll"].silent, lived.look.gates["poll"].silent_since
+    assert polls >= findings.SILENT_POLLS and since > 0
+    # Nobody waits any more, so nothing is told; while it was watched, it was.
+    assert silence(lived.look) == (0, 0.0)
+    size = lived.look.watched._replace(size=1)
+    waits = replace(lived.look, watched=size, now=since + 1000)  # the workers' clock was a test's
+    assert findings.polls(*silence(waits)).severity == findings.ERROR
+    assert findings.polls(*silence(waits)).do
+
+
+def test_a_message_that_waits_long_is_no_silence(world: World) -> None:
+    lived = world.live([PLAIN, replace(PLAIN, states=('"enqueued"',))], ["high"])
+    assert lived.look.gates["poll"].silent == 0
