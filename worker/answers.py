@@ -145,8 +145,7 @@ def is_silent(outcome: StatusOutcome, asked: Collection[int]) -> bool:
     """Returns whether an answered /status has no known state for any of these ids."""
     if not isinstance(outcome, Statuses):
         return False
-    found = (outcome.entries.get(id) for id in asked)
-    return not any(entry and (entry.status or entry.sms) for entry in found)
+    return not any((e := outcome.entries.get(id)) and (e.status or e.sms) for id in asked)
 
 
 def retry_after(value: str | None, now: datetime | None = None) -> float | None:

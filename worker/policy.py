@@ -94,8 +94,7 @@ def _after_send(
 ) -> Step:
     match outcome:
         case Accepted(None):
-            changes = _counted(message, "ok")
-            return Step("end", 0, Status.LOST, Reason.NO_PROVIDER_ID, changes)
+            return Step("end", 0, Status.LOST, Reason.NO_PROVIDER_ID, _counted(message, "ok"))
         case Accepted():
             return _submitted(message, now, settings)
         case Refused(code):
