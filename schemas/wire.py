@@ -39,7 +39,8 @@ _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}")
 
 
 _NUMBER = re.compile(r"[0-9]{5,}")
-_ID = re.compile(r"[\s\ufeff]*\+?0*([1-9][0-9]{0,19})[\s\ufeff]*")
+_BLANKS = r"[\s\u200b-\u200f\u2060\ufeff]*"
+_ID = re.compile(rf"{_BLANKS}\+?0*([1-9][0-9]{{0,19}}){_BLANKS}")
 """An id's digits: blanks around them, a plus sign and leading zeros change no number."""
 _MAX_WORD = 64
 _MAX_SEGMENTS = 100

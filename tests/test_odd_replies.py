@@ -233,3 +233,29 @@ def test_polls_without_any_news_are_told(world: World, name: str) -> None:
 def test_a_message_that_waits_long_is_no_silence(world: World) -> None:
     lived = world.live([PLAIN, replace(PLAIN, states=('"enqueued"',))], ["high"])
     assert lived.look.gates["poll"].silent == 0
+
+
+def test_a_late_ok_without_an_id_is_not_sent_again_either(
+    client: redis.Redis, settings: Settings
+) -> None:
+    clock = Clock()
+    clock.freeze()
+    shop, other = (Workshop(client, settings, clock) for _ in range(2))
+    id = shop.producer.enqueue(text_job(priority="high"))
+    clock.advance(5)
+
+    def late(body: bytes, count: int) -> list[Any]:
+        clock.advance(settings.lease + 1)
+        other.triage(other.claim("high"))  # it lapsed inside: unsure, so due again
+        record = shop.producer.get(id)
+        assert record is not None and (record.status, record.unsure) == ("queued", 1)
+        return [Accepted(None)] * count
+
+    shop.provider.send = late  # type: ignore[method-assign]
+    shop.sender.serve("high")
+    record = shop.producer.get(id)
+    assert record is not None
+    assert (record.status, record.reason, record.unsure) == ("lost", "no-provider-id", 1)
+    assert [letter.id for letter in shop.producer.dead.list()] == [id]
+    clock.advance(10_000)
+    assert other.ids("high") == []

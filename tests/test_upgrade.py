@@ -207,7 +207,10 @@ class Provider:
                     return super().state(provider_id, now, step)
                 digits, resend, at = landed.provider[provider_id]
                 ending = rules.ENDINGS.get(int(digits), rules.Ending())
-                return rules.status_entry(provider_id, ending, resend, at, now, step)
+                entry = rules.status_entry(provider_id, ending, resend, at, now, step)
+                # Each other message's ids come in quotes; they are those that were stored.
+                quoted = json.loads(json.dumps(entry), parse_int=str)
+                return quoted if provider_id % 2 else entry
 
         made = simulator_module.Simulator("tester", "111111", 0.2, 7, True)
         self._memory = made.memory = Memory(made.memory.first_id, True)

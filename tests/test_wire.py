@@ -302,7 +302,7 @@ def test_any_bytes_are_read_or_called_malformed(body: bytes) -> None:
 
 SPELLINGS = (
     *(f"{ID}", f'"{ID}"', f'" {ID}"', f'"{ID} "', f'"\\t{ID}\\n"', f'"+{ID}"', f'"000{ID}"'),
-    *(f'"\u00a0{ID}\u2009"', f'"\ufeff{ID}"', '"\\u0033158611117333282817"'),
+    *(f'"\u00a0{ID}\u2009"', f'"\ufeff{ID}"', f'"\u200e{ID}\u200b"', '"\\u0033158611117333282817"'),
 )
 UNUSABLE = (
     *("3.15e18", "3158611117333282817.0", '"3.15e18"', f'"{ID}.0"', '"3,158,611"', f'"{ID}L"'),
