@@ -10,7 +10,16 @@ from typing import NamedTuple
 
 from viber_courier.schemas.instants import SECOND
 from viber_courier.schemas.status import Status
-from viber_courier.store.counters import BOUNDS, GATES, NOT_SENT, OTHER, UNSURE, Oddity, bounds_of
+from viber_courier.store.counters import (
+    BOUNDS,
+    GATES,
+    NOT_SENT,
+    OTHER,
+    UNSURE,
+    Oddity,
+    bounds_of,
+    seen_field,
+)
 
 _ENTERED = [str(status) for status in Status if status is not Status.SENDING]
 _FIELD = re.compile("([a-z_-]+)(?::([a-z0-9-]{1,64}))?")
@@ -30,7 +39,8 @@ class Counters:
 
     ``fields``: ``{ns}:counts`` as it is stored. ``statuses``: messages that entered each status,
     for whatever reason; ``reasons``: the same by status and reason ("" where there is none).
-    ``closings``: by gate. ``histograms``: by gate and measure.
+    ``closings``: by gate. ``histograms``: by gate and measure. ``seen``: when each oddity was last
+    counted, in seconds since 1970 by Redis's clock.
     """
 
     fields: Mapping[str, int]
@@ -39,6 +49,7 @@ class Counters:
     codes: Mapping[str, int]
     closings: Mapping[str, int]
     oddities: Mapping[str, int]
+    seen: Mapping[str, float]
     unsure: int
     bells: int
     claims: int
@@ -58,6 +69,7 @@ def read_counters(counts: Mapping[str, str], requests: Mapping[str, str]) -> Cou
         codes={NOT_SENT: 0, OTHER: 0} | codes,
         closings={gate: fields[f"closed:{gate}"] for gate in GATES},
         oddities={oddity: fields[oddity] for oddity in Oddity},
+        seen={each: n / SECOND for each in Oddity if (n := fields[seen_field(each)])},
         unsure=fields[UNSURE],
         bells=fields["bells"],
         claims=fields["claims"],

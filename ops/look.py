@@ -50,13 +50,16 @@ class Gate(NamedTuple):
     """The state of a gate.
 
     ``until``: when it lets one request try, in seconds since 1970; None if it is open.
-    ``failures``, ``closings``: how many in a row.
+    ``failures``, ``closings``: how many in a row. ``silent``: answered requests in a row that said
+    nothing about any message, ``silent_since``: when the first was, 0 if the latest said something.
     """
 
     until: float | None
     reason: str
     failures: int
     closings: int
+    silent: int = 0
+    silent_since: float = 0.0
 
 
 class Group(NamedTuple):
@@ -92,6 +95,15 @@ class Look:
     groups: Sequence[Group]
     counters: Counters
     memory: Mapping[str, Any]
+
+
+def silence(look: Look) -> tuple[int, float]:
+    """Returns how many polls in a row brought nothing, and for how many seconds; 0 if none is due
+    to come: then nobody waits for news."""
+    gate = look.gates[POLL]
+    if not gate.silent or not look.watched.size:
+        return 0, 0.0
+    return gate.silent, max(0.0, look.now - gate.silent_since)
 
 
 def take_look(client: redis.Redis, namespace: str) -> Look:
@@ -145,7 +157,8 @@ def _both(one: Backlog, two: Backlog) -> Backlog:
 def _gate(held: Mapping[str, str]) -> Gate:
     until = int(held["until"]) / SECOND if "until" in held else None
     failures, closings = int(held.get("row", 0)), int(held.get("step", 0))
-    return Gate(until, held.get("reason", ""), failures, closings)
+    silence = int(held.get("silent", 0)), int(held.get("silent_since", 0)) / SECOND
+    return Gate(until, held.get("reason", ""), failures, closings, *silence)
 
 
 def _group(now: float, name: str, unacked: int, lag: int | str, *oldest: str) -> Group:

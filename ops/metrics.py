@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 
 from prometheus_client.core import Metric
 
-from viber_courier.ops.look import PAUSABLE, Look
+from viber_courier.ops.look import PAUSABLE, Look, silence
 from viber_courier.schemas.lanes import POLL
 from viber_courier.worker.codes import is_known
 
@@ -26,6 +26,8 @@ METRICS = {
     "courier_watched_due_messages": (G, "Accepted messages whose poll is due."),
     "courier_poll_lag_seconds": (G, "How overdue the oldest poll is; 0: none is."),
     "courier_dead_letters": (G, "Messages on the list of dead letters."),
+    "courier_silent_polls": (G, "Answered polls in a row that said nothing about any message."),
+    "courier_silent_polls_seconds": (G, "How long that has gone on; 0: it hasn't."),
     "courier_sweep_age_seconds": (G, "Time since the latest sweep; +Inf: never."),
     "courier_paused": (G, "1: paused, by its gate (after answers of the provider) or by hand."),
     "courier_gate_reason": (G, "1 for the reason of a closed gate."),
@@ -89,6 +91,9 @@ def _others(look: Look) -> Iterator[Sample]:
     yield "courier_watched_due_messages", {}, look.watched.due
     yield "courier_poll_lag_seconds", {}, look.watched.overdue
     yield "courier_dead_letters", {}, look.dead
+    polls, seconds = silence(look)
+    yield "courier_silent_polls", {}, polls
+    yield "courier_silent_polls_seconds", {}, seconds
     age = float("inf") if look.swept is None else max(0.0, look.swept)
     yield "courier_sweep_age_seconds", {}, age
     for name, field in (

@@ -272,7 +272,7 @@ FAULTS: dict[str, Json] = {
     "trickle": {"seconds": 1.0, "piece": 1},
     "oversized": {"bytes": 64 * 2**20},
     "disagree": {"code": "error-system"},
-    **{kind: {} for kind in ("garbled", "short", "long", "no_id", "same_id")},
+    **{kind: {} for kind in ("garbled", "short", "long", "no_id", "same_id", "quoted")},
 }
 _COUNT = _number(0, float("inf"), int)
 _FLAG = _number(0, 1, bool)
@@ -336,6 +336,7 @@ _SPOILED: dict[str, Callable[[list[Json]], list[Json]]] = {
     "long": lambda entries: [*entries, {"providerId": 3158611117333282815, "code": "ok"}],
     "no_id": lambda entries: [{k: v for k, v in e.items() if k != "providerId"} for e in entries],
     "same_id": _same_id,
+    "quoted": lambda entries: json.loads(json.dumps(entries), parse_int=str),  # ids as strings
 }
 
 

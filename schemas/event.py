@@ -32,7 +32,7 @@ _ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 class SmsState:
     """One SMS segment: the SMS centre's id, and its state as the provider spells it."""
 
-    id: int | None
+    id: str | None
     state: str
 
 
@@ -58,7 +58,7 @@ def render(change: Change, namespace: str, now: float) -> Draft:
 
     ``now`` is the wall clock, in seconds since 1970.
     """
-    sms = [{"id": _text(s.id), "state": s.state} for s in change.sms]
+    sms = [{"id": s.id, "state": s.state} for s in change.sms]
     return (
         _TO_ID,
         _TO_SUBJECT % (_json(f"{SOURCE}/{namespace}"), change.status),
@@ -86,7 +86,3 @@ def resent(of: str | None) -> dict[str, str] | None:
 
 def _json(value: object) -> str:
     return "null" if value is None else _ENCODE(value)
-
-
-def _text(number: int | None) -> str | None:
-    return None if number is None else str(number)

@@ -218,6 +218,7 @@ class Settings:
     retry_cap: float = _set(300.0, _number(1))
     max_attempts: int = _set(0, _whole(0))
     on_unsure: str = _set("auto", _pattern("auto|park|resend", "auto, park or resend"))
+    unsure_resends: int = _set(2, _whole(0))
     poll_delays: tuple[float, ...] = _set((10, 30, 60, 300, 900, 3600, 14400), _delays)
     read_window: float = _set(86400.0, _number(0))
     sms_grace: float = _set(600.0, _number(0))

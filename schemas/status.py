@@ -38,6 +38,7 @@ class Reason(StrEnum):
     TRACKING_ENDED = "tracking-ended"
     CONTENT_GONE = "content-gone"
     ALL_REFUSED = "all-refused"
+    NO_PROVIDER_ID = "no-provider-id"
 
 
 S = Status
@@ -46,8 +47,9 @@ _UNSENT = frozenset({S.REJECTED, S.EXPIRED, S.FAILED, S.CANCELLED, S.UNCONFIRMED
 
 NEXT: dict[Status, frozenset[Status]] = {
     # A late answer makes `queued` -> `submitted` possible without `sending` in between.
-    S.QUEUED: frozenset({S.SENDING, S.SUBMITTED}) | _UNSENT,
-    S.SENDING: frozenset({S.QUEUED, S.SUBMITTED}) | _UNSENT,
+    # `lost` from there: accepted, but without a usable id.
+    S.QUEUED: frozenset({S.SENDING, S.SUBMITTED, S.LOST}) | _UNSENT,
+    S.SENDING: frozenset({S.QUEUED, S.SUBMITTED, S.LOST}) | _UNSENT,
     S.SUBMITTED: frozenset({S.SENT, S.DELIVERED, S.READ, S.SMS_SENT, S.SMS_DELIVERED, S.LOST})
     | _ENDS,
     S.SENT: frozenset({S.DELIVERED, S.READ, S.SMS_SENT, S.SMS_DELIVERED}) | _ENDS,

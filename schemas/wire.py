@@ -32,20 +32,30 @@ STATES = {
 
 _SMS_FINISHED = {"delivered": True, "undelivered": False}
 """SMS states after which a segment no longer changes, and whether it was delivered."""
+_SMS_STATES = {"", "enqueued", "sent", *_SMS_FINISHED}
 
 
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}")
 
 
 _NUMBER = re.compile(r"[0-9]{5,}")
+_BLANKS = r"[\s\u200b-\u200f\u2060\ufeff]*"
+_ID = re.compile(rf"{_BLANKS}\+?0*([1-9][0-9]{{0,19}}){_BLANKS}")
+"""An id's digits: blanks around them, a plus sign and leading zeros change no number."""
 _MAX_WORD = 64
 _MAX_SEGMENTS = 100
+_NAMES = {"status", "messages", "code", "providerId", "statusAt", "error", "errorCode"}
+_NAMES |= {"smsStates", "id", "state"}
+_FOLDED_NAMES = {name.lower(): name for name in _NAMES}
+"""The fields of replies, by their names without case, blanks, hyphens and underscores."""
+_CONTRADICTED = [None]
+"""The value of a field that an object has twice, with different values: nothing can use it."""
 
 
 @dataclass(frozen=True, slots=True)
 class SendEntry:
     """One entry of a /send reply. ``provider_id`` is None unless it is usable
-    (docs/provider-api.md#t22).
+    (docs/provider-api.md#t23).
     """
 
     code: str | None
@@ -57,7 +67,7 @@ class StatusEntry:
     """One entry of a /status reply. ``status`` is None if the state is missing or unknown.
 
     ``raw_at`` keeps a ``statusAt`` that isn't a date, cut to 64 characters
-    (docs/provider-api.md#t36).
+    (docs/provider-api.md#t36). ``unread``: it has a state or segments that can't be read.
     """
 
     provider_id: int
@@ -68,6 +78,7 @@ class StatusEntry:
     error: str | None
     sms: tuple[SmsState, ...]
     raw_at: str | None = None
+    unread: bool = False
 
 
 Entry = TypeVar("Entry")
@@ -75,10 +86,14 @@ Entry = TypeVar("Entry")
 
 @dataclass(frozen=True, slots=True)
 class Reply(Generic[Entry]):
-    """A reply: the code of the whole request, and its entries; each is None if unreadable."""
+    """A reply: the code of the whole request, and its entries; each is None if unreadable.
+
+    ``unread``: how many other entries it has, whose ids are not usable.
+    """
 
     status: str | None
     entries: Sequence[Entry] | None
+    unread: int = 0
 
 
 def send_body(
@@ -110,12 +125,18 @@ def read_status(body: bytes) -> Reply[StatusEntry]:
     status, items = _read(body)
     if items is None:
         return Reply(status, None)
-    return Reply(status, [e for each in items if (e := _status_entry(each)) is not None])
+    entries = [e for each in items if (e := _status_entry(each)) is not None]
+    return Reply(status, entries, len(items) - len(entries))
 
 
 def fold(word: str) -> str:
     """Returns a provider's word in lower case, "_" as "-" (docs/provider-api.md#t33, #t35)."""
     return word.strip().lower().replace("_", "-")
+
+
+def is_known_sms(states: Sequence[SmsState]) -> bool:
+    """Returns whether the document has each state; a segment may have none."""
+    return all(s.state.strip().lower() in _SMS_STATES for s in states)
 
 
 def sms_leg(states: Sequence[SmsState]) -> Status | None:
@@ -130,25 +151,56 @@ def sms_leg(states: Sequence[SmsState]) -> Status | None:
 
 def _read(body: bytes) -> tuple[str | None, list[dict[str, Any]] | None]:
     try:
-        reply = json.loads(body, parse_constant=_refuse)
+        try:
+            reply = _parse(body)
+        except UnicodeDecodeError:  # a text in another encoding; all that is used is ASCII
+            reply = _parse(body.decode("utf-8-sig", "replace"))
     except (ValueError, RecursionError):
         return None, None
     if not isinstance(reply, dict):
         return None, None
-    items = reply.get("messages")
-    if not isinstance(items, list):
-        return _word(reply.get("status")), None
+    status, items = _word(reply.get("status")), _listed(reply.get("messages"))
+    if items is None:
+        return status, None
     # An entry that is no object keeps its place: /send replies match by position
     # (docs/provider-api.md#t10).
-    return _word(reply.get("status")), [item if isinstance(item, dict) else {} for item in items]
+    return status, [item if isinstance(item, dict) else {} for item in items]
 
 
-def _refuse(constant: str) -> None:
-    raise ValueError(constant)
+class _Number(str):
+    """A number as it is spelled. Numbers are no words."""
+
+    __slots__ = ()
+
+
+def _parse(body: bytes | str) -> Any:
+    """Returns a JSON text's value, with every number as its text: no id becomes a float, and none
+    is too long to be read."""
+    texts: dict[str, Any] = dict.fromkeys(("parse_int", "parse_float", "parse_constant"), _Number)
+    return json.loads(body, object_pairs_hook=_object, strict=False, **texts)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Returns an object by our names of its fields (docs/provider-api.md#t43)."""
+    found = dict(pairs)
+    if len(found) == len(pairs) and found.keys() <= _NAMES:
+        return found
+    found.clear()
+    for given, value in pairs:
+        name = _FOLDED_NAMES.get(re.sub(r"[\s_-]", "", given).lower(), given)
+        found[name] = value if found.get(name, value) == value else _CONTRADICTED
+    return found
+
+
+def _listed(value: object) -> list[Any] | None:
+    """Returns a list; an object that stands for a list of one is one."""
+    if isinstance(value, dict) and value:
+        return [value]
+    return value if isinstance(value, list) else None
 
 
 def _word(value: object) -> str | None:
-    return _folded(value[: 4 * _MAX_WORD]) if isinstance(value, str) else None
+    return _folded(value[: 4 * _MAX_WORD]) if type(value) is str else None
 
 
 @lru_cache(256)
@@ -173,7 +225,10 @@ def _brief(value: str) -> str:
 
 
 def _id(value: object) -> int | None:
-    return value if type(value) is int and 0 < value < 2**64 else None
+    """Returns the id that a number or a string spells (docs/provider-api.md#t23)."""
+    found = _ID.fullmatch(value) if isinstance(value, str) else None
+    number = int(found[1]) if found else 0
+    return number if 0 < number < 2**64 else None
 
 
 def _status_entry(entry: Mapping[str, Any]) -> StatusEntry | None:
@@ -183,6 +238,8 @@ def _status_entry(entry: Mapping[str, Any]) -> StatusEntry | None:
     state = entry.get("status")
     word = _short(state[: 4 * _MAX_WORD]) if isinstance(state, str) else None
     at, raw_at = _instant(entry.get("statusAt")), entry.get("statusAt")
+    states = entry.get("smsStates")
+    segments = _listed(states) or ([None] if states else ())
     return StatusEntry(
         provider_id=provider_id,
         code=_word(entry.get("code")),
@@ -190,22 +247,20 @@ def _status_entry(entry: Mapping[str, Any]) -> StatusEntry | None:
         status=STATES.get(word.strip().lower()) if word else None,
         at=at,
         error=_word(entry.get("error")) or _word(entry.get("errorCode")),
-        sms=_segments(entry.get("smsStates")),
-        raw_at=_text(str(raw_at)[:64]) if at is None and raw_at is not None else None,
+        sms=_sms(segments),
+        raw_at=_text(raw_at[:64]) if at is None and isinstance(raw_at, str) else None,
+        unread=word is None is not state or not all(isinstance(each, dict) for each in segments),
     )
 
 
-def _segments(value: object) -> tuple[SmsState, ...]:
-    if not isinstance(value, list):
-        return ()
+def _sms(segments: Sequence[Any]) -> tuple[SmsState, ...]:
     found = []
-    for each in value[:_MAX_SEGMENTS]:
+    for each in segments[:_MAX_SEGMENTS]:
         if isinstance(each, dict):
-            state = each.get("state", each.get("status"))
+            state, id = each.get("state", each.get("status")), _id(each.get("id"))
             # A segment without a state counts as unfinished.
-            found.append(
-                SmsState(_id(each.get("id")), _brief(state) if isinstance(state, str) else "")
-            )
+            word = _brief(state) if isinstance(state, str) else ""
+            found.append(SmsState(str(id) if id else None, word))
     return tuple(found)
 
 

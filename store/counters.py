@@ -15,6 +15,7 @@ field                      counts
 ``claims:empty``           claims that found nothing
 ``closed:<gate>``          how often the gate of ``send`` or ``poll`` was closed
 each word of ``Oddity``    what should never happen
+``seen:<oddity>``          no count: its latest instant (us), by Redis's clock
 ========================== ===============================================================
 
 ``{ns}:requests`` holds histograms. ``<gate>:<measure>:le:<bound>`` counts the requests up to this
@@ -48,6 +49,12 @@ class Oddity(StrEnum):
     UNKNOWN_STATE = "unknown-state"
     STATUS_FAULT = "status-fault"
     STRANGERS = "strangers"
+    UNREADABLE = "unreadable"
+    UNREADABLE_SEND = "unreadable-send"
+    NO_PROVIDER_ID = "no-provider-id"
+
+
+ODDITIES = frozenset(Oddity)
 
 
 def status_field(status: str, reason: str | None = None) -> str:
@@ -58,6 +65,11 @@ def status_field(status: str, reason: str | None = None) -> str:
 def code_field(code: str) -> str:
     """Returns the field that counts attempts answered with this code."""
     return f"code:{code}"
+
+
+def seen_field(oddity: str) -> str:
+    """Returns the field of an oddity's latest instant."""
+    return f"seen:{oddity}"
 
 
 def observed(gate: str, **values: float) -> dict[str, int]:

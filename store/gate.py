@@ -23,7 +23,8 @@ class ProviderSignal:
     """What a request shows of the provider.
 
     ``accepted``: it accepted a message. ``pause``: seconds to close the gate for, whatever came
-    before (0: none); ``both``: close the other gate, too.
+    before (0: none); ``both``: close the other gate, too. ``silent``: an answered /status that says
+    nothing about any message.
     """
 
     verdict: Literal["good", "bad", "refused", ""] = ""
@@ -31,6 +32,7 @@ class ProviderSignal:
     pause: float = 0.0
     reason: str = ""
     both: bool = False
+    silent: bool = False
 
 
 def signal_values(

@@ -9,7 +9,7 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import redis
@@ -21,6 +21,7 @@ from viber_courier.schemas.lanes import LANES, POLL
 from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.status import Status
 from viber_courier.store.connection import is_transient
+from viber_courier.store.counters import ODDITIES, seen_field
 from viber_courier.store.gate import ProviderSignal, resent_by_default, signal_values
 from viber_courier.store.keys import Keys
 from viber_courier.store.records import (
@@ -115,7 +116,7 @@ class Figures:
     """What one request adds to ``Keys.counts`` and to the histograms (store/counters.py)."""
 
     counts: Mapping[str, int]
-    histograms: Mapping[str, int]
+    histograms: Mapping[str, int] = field(default_factory=dict)
 
 
 class Store:
@@ -245,6 +246,7 @@ class Store:
         report = signal and signal_values(signal, settings, name, lease.now) | {
             "counts": figures.counts if figures else {},
             "histograms": figures.histograms if figures else {},
+            "seen": [seen_field(n) for n in figures.counts if n in ODDITIES] if figures else [],
         }
         flags, change = self._until(
             lease.ends,
@@ -277,13 +279,16 @@ class Store:
         found: Any = self.redis.blpop([self.keys.wakes], timeout=seconds)
         return found[1] if found else None
 
-    def count(self, counts: Mapping[str, int], histograms: Mapping[str, int] | None = None) -> None:
+    def count(self, lease: Lease[M], figures: Figures) -> None:
         """Adds to counters outside of ``settle``; loses the counts if Redis does not answer."""
+        counts = figures.counts
         try:
             with self.redis.pipeline(transaction=False) as pipe:
                 for name, n in counts.items():
                     pipe.hincrby(self.keys.counts, name, n)
-                for name, n in (histograms or {}).items():
+                for name in ODDITIES.intersection(counts):
+                    pipe.hset(self.keys.counts, seen_field(name), lease.server_now())
+                for name, n in figures.histograms.items():
                     pipe.hincrby(self.keys.requests, name, n)
                 pipe.execute()
         except redis.RedisError as error:

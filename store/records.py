@@ -26,8 +26,8 @@ INSIDE = 2
 class Record:
     """A message as its app sees it, without its texts and phone number.
 
-    ``resend_of`` is the dead letter that this message sends again. ``resent_as`` is the message
-    that sends this one again.
+    Provider ids are strings, as in events. ``resend_of`` is the dead letter that this message sends
+    again. ``resent_as`` is the message that sends this one again.
     """
 
     id: str
@@ -36,7 +36,7 @@ class Record:
     reason: str | None
     attempts: int
     unsure: int
-    provider_id: int | None
+    provider_id: str | None
     provider_status: str | None
     provider_code: str | None
     status_at: str | None
@@ -48,11 +48,12 @@ class Record:
 
 _TEXTS = {"reason": "reason", "provider_status": "providerStatus", "status_at": "statusAt"}
 _TEXTS |= {"provider_code": "providerCode", "resend_of": "resendOf", "resent_as": "resentAs"}
+_TEXTS["provider_id"] = "provider"
 
 
 def record_values(id: str, fields: Mapping[str, str], score: float) -> dict[str, Any]:
     """Returns the attributes of a Record; ``score`` is that of its lane (0: it is in none)."""
-    inside, provider_id = score % 4 == INSIDE, fields.get("provider")
+    inside = score % 4 == INSIDE
     return {
         **{name: fields.get(stored) for name, stored in _TEXTS.items()},
         "id": id,
@@ -60,7 +61,6 @@ def record_values(id: str, fields: Mapping[str, str], score: float) -> dict[str,
         "final": "final" in fields,
         "attempts": int(fields.get("attempts", 0)) + inside,
         "unsure": int(fields.get("unsure", 0)),
-        "provider_id": int(provider_id) if provider_id else None,
         "sms": segments(fields.get("sms", "")),
         "metadata": json.loads(fields.get("metadata", "{}")),
     }
@@ -233,8 +233,9 @@ def read_watched(row: list[Any]) -> Watched:
 
 
 def segments(sms: str) -> tuple[SmsState, ...]:
-    """Returns the SMS segments of the stored text; "" has none."""
-    return tuple(SmsState(*each) for each in json.loads(sms)) if sms else ()
+    """Returns the SMS segments of the stored text; "" has none. Older records hold numbers."""
+    stored = json.loads(sms) if sms else ()
+    return tuple(SmsState(str(id) if id else None, state) for id, state in stored)
 
 
 def stored_segments(states: Sequence[SmsState]) -> str:

@@ -82,6 +82,25 @@ def test_what_the_provider_answers(outcome: Any, severity: int) -> None:
     assert findings.provider(outcome).severity == severity
 
 
+def test_odd_answers_are_told_for_a_day() -> None:
+    now, counts = 1e6, {"strangers": 3, "no-provider-id": 1, "late": 2}
+    seen = {"strangers": now - 60, "no-provider-id": now - 3600, "late": now - 90_000}
+    found = {each.about: each for each in findings.odd(counts, seen, now)}
+    assert {name: each.severity for name, each in found.items()} == {
+        "odd answers: strangers": 1,
+        "odd answers: no-provider-id": 2,
+    }
+    assert all("3 in all" in each.seen or "1 in all" in each.seen for each in found.values())
+
+
+@pytest.mark.parametrize(
+    ("silent", "seconds", "severity"),
+    [(0, 0, 0), (4, 9999, 0), (5, 899, 0), (500, 60, 0), (5, 900, 2), (700, 5000, 2)],
+)
+def test_polls_without_news_are_told(silent: int, seconds: float, severity: int) -> None:
+    assert findings.polls(silent, seconds).severity == severity
+
+
 @pytest.mark.parametrize(
     ("why", "do"),
     [

@@ -48,6 +48,18 @@ def test_show_masks_number_and_texts_unless_they_are_asked_for(
     assert "has this id" in courier("show", "nobody", code=1).stderr
 
 
+def test_every_64_bit_id_is_shown_as_a_string(courier: Courier, producer: Producer) -> None:
+    id, sms = producer.enqueue(text_job()), f'[[{2**63 + 1}, "sent"], [null, "sent"]]'
+    key = Keys(producer.settings.namespace).records + id
+    producer.redis.hset(key, mapping={"provider": str(2**63 + 3), "sms": sms})
+    seen = courier.json("show", id)
+    assert seen["providerId"] == str(2**63 + 3)
+    assert seen["sms"] == [{"id": str(2**63 + 1), "state": "sent"}, {"id": None, "state": "sent"}]
+    record = producer.get(id)
+    assert record is not None and record.provider_id == str(2**63 + 3)
+    assert [segment.id for segment in record.sms] == [str(2**63 + 1), None]
+
+
 def test_show_says_what_keeps_a_message(courier: Courier, producer: Producer) -> None:
     producer.enqueue(text_job(id="a", sendAt="2026-12-24T10:00:00+00:00", priority="low"))
     courier("pause", "low", "--reason", "closed")

@@ -22,6 +22,7 @@ from viber_courier.store.counters import (
     Oddity,
     code_field,
     observed,
+    seen_field,
     status_field,
 )
 
@@ -39,6 +40,7 @@ def test_what_is_written_under_a_name_is_read_by_it() -> None:
         UNSURE: 6,
         **{"bells": 7, "claims": 8, "claims:empty": 1, "closed:poll": 2},
         Oddity.LATE: 3,
+        seen_field(Oddity.LATE): 5_000_000,
     }
     # When they are read
     found = read_counters({name: str(n) for name, n in written.items()}, {})
@@ -54,6 +56,7 @@ def test_what_is_written_under_a_name_is_read_by_it() -> None:
     assert found.codes == {"error-system": 5, "not-sent": 0, "other": 0}
     assert (found.unsure, found.bells, found.claims, found.empty_claims) == (6, 7, 8, 1)
     assert found.closings == {"send": 0, "poll": 2}
+    assert found.seen == {Oddity.LATE: 5.0}
     assert found.oddities == {**dict.fromkeys(Oddity, 0), Oddity.LATE: 3}
 
 

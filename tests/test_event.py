@@ -38,7 +38,7 @@ def test_an_event_is_the_contracts_to_the_last_field() -> None:
         provider_code="ok",
         status_at="2026-11-23T09:59:58Z",
         attempts=1,
-        sms=(SmsState(583465579822710785, "delivered"),),
+        sms=(SmsState("583465579822710785", "delivered"),),
         metadata={"order": 7},
     )
     made = event(change, 3, 3158611117333282817)
@@ -129,7 +129,7 @@ def test_whatever_it_carries_an_event_is_one_line_of_json(
         final=False,
         provider_status=said,
         metadata=metadata,
-        sms=[SmsState(id, said)],
+        sms=[SmsState(str(id), said)],
     )
     text = complete(change, number, id, "n.s-1")
     assert "\n" not in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -50,6 +51,7 @@ def statuses(producer: Producer, ids: list[str]) -> list[str]:
 def test_five_failures_in_a_row_close_it_and_probes_go_alone_ever_later(
     failure: Outcome, producer: Producer, house: Workshop, clock: Clock
 ) -> None:
+    house = Workshop(house.client, replace(house.settings, unsure_resends=99), clock)
     fill(producer, 10, priority="low", onUnsure="resend")
     clock.freeze()
     house.provider.outcome = failure

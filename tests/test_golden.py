@@ -111,4 +111,4 @@ def test_the_documents_status_reply_repaired_reads_as_meant() -> None:
         assert (entry.status, entry.at, len(entry.sms)) == (None, None, segments)
         assert sms_leg(entry.sms) == Status.SMS_DELIVERED
     ids = [segment.id for place in (0, 2, 4) for segment in by_id[FIRST + place].sms]
-    assert ids == list(range(583465579822710784, 583465579822710800))
+    assert ids == [str(n) for n in range(583465579822710784, 583465579822710800)]

@@ -36,6 +36,7 @@ CHANCE = st.sampled_from([0.0, 0.5, 1.0])
 OUTCOMES = st.sampled_from(
     [
         "ok",
+        Accepted(None),
         Refused("error-address-unknown"),
         Retryable("error-system"),
         Unsure("ReadTimeout"),
@@ -92,7 +93,7 @@ class Life(RuleBasedStateMachine):
     @rule(data=st.data(), outcome=OUTCOMES, jitter=CHANCE)
     def answer(self, data: st.DataObject, outcome: Outcome | str, jitter: float) -> None:
         lease = self.inside.pop(data.draw(st.integers(0, len(self.inside) - 1)))
-        given = Accepted(1) if isinstance(outcome, str) else outcome
+        given = Accepted(1) if outcome == "ok" else outcome
         outcomes = self.shop.provider.outcomes(len(lease.messages), given)
         decider = replace(self.shop.decider, chance=lambda: jitter)
         self._settle(lease, decider.sent(lease.messages, outcomes, lease.server_now()))
@@ -109,7 +110,7 @@ class Life(RuleBasedStateMachine):
         self, data: st.DataObject, word: str | None, sms: list[str], answered: bool, named: bool
     ) -> None:
         lease = self.watched.pop(data.draw(st.integers(0, len(self.watched) - 1)))
-        states = tuple(SmsState(n + 1, state) for n, state in enumerate(sms))
+        states = tuple(SmsState(str(n + 1), state) for n, state in enumerate(sms))
         entries = {m.provider_id: entry(m.provider_id, word, sms=states) for m in lease.messages}
         said = Statuses(entries if named else {}) if answered else Retryable("error-system", True)
         decider = replace(self.shop.decider, chance=lambda: 0.5)
@@ -195,6 +196,7 @@ class Life(RuleBasedStateMachine):
         shown = Status.QUEUED if record.status == Status.SENDING else record.status
         assert shown == path[-1]
         assert {event["data"].get("resendOf") for event in events} <= {record.resend_of}
+        assert record.unsure <= self.settings.unsure_resends + 1
         assert record.final == (bool(finals) and finals[-1])
         assert record.final or not is_final(record.status)
         # A message that has not ended is in exactly one place, and an ended one in none.

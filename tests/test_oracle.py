@@ -108,6 +108,7 @@ GOOD: dict[str, Callable[[], Ledgers]] = {
     "parked though accepted": lambda: ledgers(
         [unsent(1, "unconfirmed", "unsure", unsure=1)], [taken()], BROKEN, onUnsure="park"
     ),
+    "accepted without an id": lambda: ledgers([unsent(1, "lost", "no-provider-id")], [taken()]),
     "rejected": lambda: ledgers(
         [unsent(1, "rejected", "error-address-unknown")], [], address="79250000050"
     ),
@@ -225,6 +226,13 @@ BAD: dict[str, list[Callable[[], Ledgers]]] = {
     "doubled silently": [
         lambda: ledgers(accepted=TWICE, conditions=BROKEN),
         lambda: ledgers(RESENT, [*TWICE, taken(3, 103)], BROKEN),
+    ],
+    "sent again too often": [
+        lambda: ledgers(
+            [unsent(1, "unconfirmed", "unsure", unsure=4, attempts=4)],
+            [taken(n, 100 + n) for n in (1, 2, 3, 4)],
+            Conditions(broken=dict.fromkeys((1, 2, 3, 4), "garbled"), unsure_answers=4),
+        )
     ],
     "double unexplained": [lambda: ledgers(RESENT, TWICE)],
     "unsure without a fault": [

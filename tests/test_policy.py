@@ -223,6 +223,29 @@ def test_the_unsure_are_parked_or_sent_again(
         assert written(step)["failures"] == 1
 
 
+@pytest.mark.parametrize("how", ["answered", "lapsed"])
+@pytest.mark.parametrize("most", [0, 1, 2, 5])
+def test_an_unsure_message_is_sent_again_so_often_and_then_parked(most: int, how: str) -> None:
+    made = Settings(unsure_resends=most)
+    message, copies = waiting("high:0"), 0
+    while True:
+        copies += 1
+        lapsed = message._replace(lapsed_inside=how == "lapsed")
+        step = triage(lapsed, NOW, 1.0, made) if how == "lapsed" else None
+        step = step or after_send(Unsure("ReadTimeout"), message, NOW, 1.0, made)
+        if step.place == "end":
+            break
+        message = message._replace(**{"unsure": written(step)["unsure"]})
+    assert end(step) == (Status.UNCONFIRMED, Reason.UNSURE)
+    assert copies == written(step)["unsure"] == 1 + most
+
+
+@pytest.mark.parametrize("unsure", [0, 1])
+def test_ok_without_an_id_is_accepted_and_never_sent_again(unsure: int) -> None:
+    step = after_send(Accepted(None), waiting("high:0", unsure=unsure), NOW, 1.0, SETTINGS)
+    assert end(step) == (Status.LOST, Reason.NO_PROVIDER_ID)
+
+
 def test_a_lapse_too_many_inside_a_request_ends_it_unconfirmed_as_crashed() -> None:
     message = waiting("high:0", lapsed_inside=True, lapses=6)
     step = triage(message, NOW, 1.0, SETTINGS)

@@ -120,7 +120,7 @@ ENTRIES: list[tuple[Any, Outcome | type[Unsure]]] = [
     ({"code": "error-ok"}, Refused("error-ok")),
     *[
         ({"code": "error-subject-unknown", "providerId": bad}, Refused("error-subject-unknown"))
-        for bad in (0, -1, None, "7", 1.5, True)
+        for bad in (0, -1, None, "7.0", 1.5, True)
     ],
     # Nobody can know:
     ({"providerId": ID}, Unsure),
@@ -131,11 +131,14 @@ ENTRIES: list[tuple[Any, Outcome | type[Unsure]]] = [
         ({"code": code, "providerId": 7}, Unsure)
         for code in ("error-system", "error-auth", "error-subject-unknown", "error-x", "error-ok")
     ],
+    ({"code": "error-system", "providerId": "7"}, Unsure),
+    # Accepted, and can't be followed:
     *[
-        ({"code": "ok", "providerId": bad}, Unsure)
-        for bad in (0, -1, True, 1.0, 3.2e18, str(ID), None, [], 2**64)
+        ({"code": "ok", "providerId": bad}, Accepted(None))
+        for bad in (0, -1, True, 1.0, 3.2e18, "3.2e18", None, [], {}, 2**64)
     ],
-    ({"code": "ok"}, Unsure),
+    ({"code": "ok"}, Accepted(None)),
+    ({"code": "ok", "providerId": str(ID)}, Accepted(ID)),
     *[(bad, Unsure) for bad in (None, "ok", 1, [])],
 ]
 
@@ -150,7 +153,7 @@ def test_each_entry_decides_about_its_own_message(entry: Any, outcome: Any) -> N
 
 def test_an_id_given_twice_in_a_reply_is_unsure_for_both() -> None:
     other = {"code": "ok", "providerId": 5}
-    one, two, three = read_send_answer(said(OK, other, OK), 3)
+    one, two, three = read_send_answer(said(OK, other, {**OK, "providerId": f"0{ID}"}), 3)
     assert isinstance(one, Unsure) and isinstance(three, Unsure)
     assert two == Accepted(5)
 
@@ -223,7 +226,7 @@ def test_without_entries_the_whole_request_has_one_outcome(given_: Answer, outco
 def test_every_answer_has_an_outcome_for_each_message(body: Any, http: int, count: int) -> None:
     outcomes = read_send_answer(answer(body, http), count)
     assert len(outcomes) == count
-    ids = [each.provider_id for each in outcomes if isinstance(each, Accepted)]
+    ids = [e.provider_id for e in outcomes if isinstance(e, Accepted) and e.provider_id]
     assert len(set(ids)) == len(ids)
     assert all(id > 0 for id in ids)
     read_status_answer(answer(body, http))
@@ -309,7 +312,7 @@ def test_entries_of_a_status_reply_count_whatever_stands_beside_them(given_: Ans
     ("given_", "outcome"),
     [
         (answer({"status": "ok", "messages": []}), Statuses({})),
-        (said({"code": "ok"}, None, {"providerId": -1}), Statuses({})),
+        (said({"code": "ok"}, None, {"providerId": -1}), Statuses({}, unread=3)),
         *[(answer({"status": code}), Blocked(code)) for code in AUTH],
         (answer({"status": "error-syntax"}), RequestRefused("error-syntax")),
         (answer({"status": "error-system"}), Retryable("error-system")),
@@ -331,6 +334,7 @@ def test_what_a_status_reply_says_in_two_ways_is_not_believed() -> None:
     for given_, ids in ((same, {5, 6}), (said(UNASKED, unlike, other, UNASKED), {6})):
         outcome = read_status_answer(given_)
         assert isinstance(outcome, Statuses) and outcome.entries.keys() == ids
+        assert outcome.unread == 2 - len(ids)
 
 
 @pytest.mark.parametrize(
@@ -1108,7 +1112,8 @@ def test_a_batch_has_an_outcome_for_each_of_its_messages(
         ({"kind": "garbled"}, Unsure, 2),
         ({"kind": "short"}, Unsure, 2),
         ({"kind": "long"}, Unsure, 2),
-        ({"kind": "no_id"}, Unsure, 2),
+        ({"kind": "no_id"}, Accepted, 2),
+        ({"kind": "quoted"}, Accepted, 2),
         ({"kind": "same_id"}, Unsure, 2),
         ({"kind": "oversized", "bytes": 8 * 2**20}, Unsure, 2),
         ({"kind": "disagree"}, Accepted, 2),

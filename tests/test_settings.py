@@ -67,6 +67,7 @@ TABLE: dict[str, tuple[Any, list[tuple[str, Any]], tuple[str, ...]]] = {
     "RETRY_CAP": (300, [("1", 1), ("1.5", 1.5)], ("0", "0.9", "Zq7", "nan")),
     "MAX_ATTEMPTS": (0, [("0", 0), ("7", 7)], COUNT),
     "ON_UNSURE": ("auto", [(w, w) for w in ("auto", "park", "resend")], ("Auto", "Zq7", "parks")),
+    "UNSURE_RESENDS": (2, [("0", 0), ("7", 7)], COUNT),
     "POLL_DELAYS": (
         (10, 30, 60, 300, 900, 3600, 14400),
         [("5", (5,)), ("0.5, 1,2", (0.5, 1, 2))],

@@ -46,7 +46,7 @@ def entry(word: str | None = None, sms: str = "", **known: Any) -> StatusEntry:
         "status": STATES.get(word or ""),
         "at": AT if word else None,
         "error": None,
-        "sms": tuple(SmsState(n, state) for n, state in enumerate(sms.split(), 1)),
+        "sms": tuple(SmsState(str(n), state) for n, state in enumerate(sms.split(), 1)),
     }
     return StatusEntry(**{**said, **known})
 
@@ -428,10 +428,11 @@ def test_the_providers_own_words_are_kept_where_they_are_news() -> None:
 
 def test_segments_are_kept_with_their_64_bit_ids() -> None:
     message = watched(resend=True)
-    states = (SmsState(583465579822710785, "sent"), SmsState(None, "Enqueued"))
+    states = (SmsState("583465579822710785", "sent"), SmsState(None, "Enqueued"))
     step = after_poll(message, replace(entry(), sms=states), T0 + SECOND, SETTINGS)
     message = changed(message, step)
     assert segments(message.sms) == states
+    assert segments('[[583465579822710785,"sent"],[null,"Enqueued"]]') == states  # as once stored
     assert after_poll(message, None, T0 + 2 * SECOND, SETTINGS).changes.sms is None
 
 

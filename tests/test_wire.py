@@ -13,6 +13,7 @@ from viber_courier.schemas.event import SmsState
 from viber_courier.schemas.status import Status
 from viber_courier.schemas.wire import (
     Reply,
+    SendEntry,
     fold,
     read_send,
     read_status,
@@ -63,9 +64,10 @@ def test_a_status_body_has_integers_each_once_in_order() -> None:
     "body",
     [
         *(b"", b" ", b"null", b"[]", b'"ok"', b"1", b"{", b"<html></html>", b"\xff", b"{}{}"),
-        *(b'{"status": ok}', b"{'status': 'ok'}", b'{"a": NaN}', b'{"a": Infinity}'),
-        *(b'{"status":"ok"} x', b'{"a":"\xd0"}', b"[" * 100_000, b'{"a":' * 100_000),
-        *(b'{"status":"ok" "messages":[]}', b'{"id":' + b"9" * 5000 + b"}"),
+        b'{"status":"ok",}',
+        *(b'{"status": ok}', b"{'status': 'ok'}"),
+        *(b'{"status":"ok"} x', b"[" * 100_000, b'{"a":' * 100_000),
+        b'{"status":"ok" "messages":[]}',
     ],
     ids=lambda body: repr(body[:16]),
 )
@@ -113,7 +115,7 @@ def send_entry(row: Any) -> tuple[str | None, int | None]:
         ({"code": " Error_Subject_Unknown"}, "error-subject-unknown", None),
         *[
             ({"code": "ok", "providerId": bad}, "ok", None)
-            for bad in (0, -1, True, False, 1.0, 3.2e18, str(ID), None, [], {}, 2**64)
+            for bad in (0, -1, True, False, 1.0, 3.2e18, None, [], {}, 2**64, 10**4200, [ID])
         ],
         *[({"code": bad, "providerId": 7}, None, 7) for bad in (None, 0, True, [], {})],
         *[(bad, None, None) for bad in (None, 1, "ok", [], {}, True)],
@@ -145,7 +147,8 @@ def test_an_entry_of_a_send_reply_keeps_its_place_and_what_is_usable(
 def test_the_providers_states_are_translated_and_kept(word: Any, status: Status | None) -> None:
     entry = status_entry({"status": word})
     assert entry.status is status
-    assert entry.word == (word if isinstance(word, str) else None)
+    assert entry.word == (str(word) if type(word) in (str, int) else None)
+    assert entry.unread == (word is not None and entry.word is None)
 
 
 def status_entry(row: dict[str, Any]) -> Any:
@@ -204,23 +207,28 @@ def test_the_reason_comes_from_either_field(row: Any, error: str | None) -> None
 @pytest.mark.parametrize(
     ("states", "read"),
     [
-        ([{"id": ID, "state": "sent"}], (SmsState(ID, "sent"),)),
-        ([{"id": ID, "status": "sent"}], (SmsState(ID, "sent"),)),
+        ([{"id": ID, "state": "sent"}], (SmsState(str(ID), "sent"),)),
+        ([{"id": ID, "status": "sent"}], (SmsState(str(ID), "sent"),)),
+        ([{"id": str(ID), "state": "sent"}], (SmsState(str(ID), "sent"),)),
+        ({"id": f" 0{ID}", "state": "sent"}, (SmsState(str(ID), "sent"),)),
+        ([{"id": 5.8e17, "state": "sent"}], (SmsState(None, "sent"),)),
         ([{"id": "x", "state": "sent"}], (SmsState(None, "sent"),)),
         ([{"state": "sent"}], (SmsState(None, "sent"),)),
-        ([{"id": 5}], (SmsState(5, ""),)),
-        ([{"id": 5, "state": None}], (SmsState(5, ""),)),
+        ([{"id": 5}], (SmsState("5", ""),)),
+        ([{"id": 5, "state": None}], (SmsState("5", ""),)),
         *[(bad, ()) for bad in (None, [], {}, "sent", 1, [None], ["sent"])],
     ],
 )
 def test_sms_segments_are_read_with_their_ids(states: Any, read: Any) -> None:
-    assert status_entry({"smsStates": states}).sms == read
+    entry = status_entry({"smsStates": states})
+    assert entry.sms == read
+    assert entry.unread == (bool(states) and not read)
 
 
 def test_status_entries_without_a_usable_id_are_left_out() -> None:
-    rows = [{"providerId": bad, "status": "read"} for bad in (0, -1, "7", True, 1.0, None)]
+    rows = [{"providerId": bad, "status": "read"} for bad in (0, -1, "7.0", True, 1.0, None)]
     body = json.dumps({"status": "ok", "messages": [*rows, {"status": "read"}, None, "x"]})
-    assert read_status(body.encode()).entries == []
+    assert read_status(body.encode()) == Reply("ok", [], unread=9)
 
 
 @pytest.mark.parametrize(
@@ -239,7 +247,7 @@ def test_status_entries_without_a_usable_id_are_left_out() -> None:
     ],
 )
 def test_segments_speak_together(states: str, leg: Status | None) -> None:
-    assert sms_leg([SmsState(1, state) for state in states.split()]) == leg
+    assert sms_leg([SmsState("1", state) for state in states.split()]) == leg
 
 
 def test_a_segment_without_a_state_is_not_finished() -> None:
@@ -276,7 +284,9 @@ def test_any_json_is_read_or_called_malformed(reply: dict[str, Any], row: Any) -
         reply["messages"].append(row)
     body = json.dumps(reply).encode()
     sent, asked = read_send(body), read_status(body)
-    if isinstance(reply.get("messages"), list):
+    if isinstance(reply.get("messages"), dict) and reply["messages"]:
+        assert sent.entries is not None and len(sent.entries) == 1
+    elif isinstance(reply.get("messages"), list):
         assert sent.entries is not None and len(sent.entries) == len(reply["messages"])
         assert asked.entries is not None
     else:
@@ -287,4 +297,78 @@ def test_any_json_is_read_or_called_malformed(reply: dict[str, Any], row: Any) -
 @given(st.binary(max_size=40))
 def test_any_bytes_are_read_or_called_malformed(body: bytes) -> None:
     for read in (read_send, read_status):
-        assert read(body) == Reply(None, None) or isinstance(json.loads(body), dict)
+        assert read(body) == Reply(None, None) or b"{" in body
+
+
+SPELLINGS = (
+    *(f"{ID}", f'"{ID}"', f'" {ID}"', f'"{ID} "', f'"\\t{ID}\\n"', f'"+{ID}"', f'"000{ID}"'),
+    *(f'"\u00a0{ID}\u2009"', f'"\ufeff{ID}"', f'"\u200e{ID}\u200b"', '"\\u0033158611117333282817"'),
+)
+UNUSABLE = (
+    *("3.15e18", "3158611117333282817.0", '"3.15e18"', f'"{ID}.0"', '"3,158,611"', f'"{ID}L"'),
+    *("0", "-1", '"0"', f'"-{ID}"', '"+"', '""', '"0x2b"', '"3_158"', '"٣١٥٨"', f'"{ID} {ID}"'),
+    *("true", "false", "null", "[]", f"[{ID}]", f'{{"id":{ID}}}', "NaN", "-Infinity", "1e999999"),
+    *(f"{2**64}", f'"{2**64}"', "9" * 5000, '"' + "9" * 5000 + '"', "-" + "1" * 5000),
+)
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_any_spelling_of_an_id_is_that_id(spelling: str) -> None:
+    body = f'{{"status":"ok","messages":[{{"code":"ok","providerId":{spelling},"status":"sent"}}]}}'
+    assert read_send(body.encode()).entries == [SendEntry("ok", ID)]
+    (entry,) = read_status(body.encode()).entries or ()
+    assert (entry.provider_id, entry.status) == (ID, Status.SENT)
+
+
+@pytest.mark.parametrize("spelling", UNUSABLE, ids=lambda text: text[:20])
+def test_what_spells_no_id_is_unusable_and_spoils_nothing_else(spelling: str) -> None:
+    other = '{"code":"ok","providerId":7,"status":"read"}'
+    odd = f'{{"code":"ok","providerId":{spelling},"status":"read"}}'
+    body = f'{{"status":"ok","messages":[{odd},{other}]}}'.encode()
+    assert read_send(body).entries == [SendEntry("ok", None), SendEntry("ok", 7)]
+    reply = read_status(body)
+    assert [entry.provider_id for entry in reply.entries or ()] == [7]
+    assert reply.unread == 1
+
+
+@pytest.mark.parametrize(
+    "encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32", "cp1251"]
+)
+@pytest.mark.parametrize("other", ["", "Принято\n\ttab"])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("status", "messages", "code", "providerId"),
+        ("Status", "Messages", "Code", "ProviderId"),
+        ("STATUS", "MESSAGES", "CODE", "PROVIDER_ID"),
+        ("status", "messages", "code", "provider-id"),
+    ],
+)
+def test_a_reply_is_read_in_any_encoding_and_case(
+    encoding: str, other: str, names: tuple[str, ...]
+) -> None:
+    status, messages, code, id = names
+    entries = f'[{{"{code}":"ok","{id}":{ID},"text":"{other}"}},{{"{code}":"error-system"}}]'
+    body = f'{{"{status}":"ok","{messages}":{entries}}}'.encode(encoding)
+    entries_read = [SendEntry("ok", ID), SendEntry("error-system", None)]
+    assert read_send(body) == Reply("ok", entries_read)
+
+
+@pytest.mark.parametrize(
+    ("entry", "read"),
+    [
+        (f'"code":"ok","code":"ok","providerId":{ID},"providerId":{ID}', SendEntry("ok", ID)),
+        (f'"code":"ok","Code":"error-system","providerId":{ID}', SendEntry(None, ID)),
+        (f'"code":"ok","providerId":{ID},"providerId":5', SendEntry("ok", None)),
+        ('"code":"ok","providerId":5,"providerId":6,"providerId":6', SendEntry("ok", None)),
+    ],
+)
+def test_a_field_given_twice_counts_only_if_both_agree(entry: str, read: SendEntry) -> None:
+    body = f'{{"status":"ok","messages":[{{{entry}}}]}}'
+    assert read_send(body.encode()).entries == [read]
+
+
+def test_two_lists_of_entries_are_no_list_at_all() -> None:
+    one, other = '[{"code":"ok","providerId":1}]', '[{"code":"error-system"}]'
+    body = f'{{"status":"error-system","messages":{one},"messages":{other}}}'
+    assert read_send(body.encode()) == Reply("error-system", [SendEntry(None, None)])

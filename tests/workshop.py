@@ -45,7 +45,7 @@ class Provider:
 
     def outcomes(self, count: int, outcome: Outcome | None = None) -> list[Outcome]:
         outcome = outcome or self.outcome
-        if not isinstance(outcome, Accepted):
+        if not isinstance(outcome, Accepted) or outcome.provider_id is None:
             return [outcome] * count
         self._id += count
         return [Accepted(self._id - n) for n in range(count)]
@@ -164,9 +164,9 @@ class Workshop:
         return _sizes(self.provider.asked, self.poller.serve, times)
 
     def gate(self, what: str = "send") -> dict[str, str]:
-        """The gate's hash, without how far the look for what must end has come."""
+        """The gate's hash, without how far the look for what must end has come, and silence."""
         found: Any = self.client.hgetall(self.store.keys.gate(what))
-        return {name: value for name, value in found.items() if not name.startswith("window:")}
+        return {k: v for k, v in found.items() if not k.startswith(("window:", "silent"))}
 
     def wakes(self) -> list[str]:
         """Takes all words that were left for the workers' listeners."""

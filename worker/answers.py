@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -52,10 +52,10 @@ def read_send_answer(answer: Answer, count: int) -> list[Outcome]:
 
 def _whole_send(answer: Answer, reply: Reply[SendEntry]) -> Outcome:
     if reply.entries:
-        return Unsure("wrong-count")
+        return Unsure("wrong-count", odd=True)
     code = canonical(reply.status or "")
     if code == OK:
-        return Unsure("no-entries")
+        return Unsure("no-entries", odd=True)
     return _by_code(code) if code.startswith("error-") else _by_http(answer)
 
 
@@ -70,15 +70,16 @@ def _by_code(code: str) -> Blocked | RequestRefused | Retryable:
 
 def _entries(entries: Sequence[SendEntry]) -> list[Outcome]:
     times = Counter(entry.provider_id for entry in entries)
+    del times[None]
     return [_entry(entry, times[entry.provider_id] > 1) for entry in entries]
 
 
 def _entry(entry: SendEntry, twice: bool) -> Outcome:
     code = canonical(entry.code) if entry.code else ""
-    if code == OK and entry.provider_id is not None and not twice:
+    if code == OK and not twice:
         return Accepted(entry.provider_id)
     if not code.startswith("error-") or entry.provider_id is not None:
-        return Unsure("entry")
+        return Unsure("entry", odd=True)
     if code == SYSTEM:
         return Retryable(code)
     return Blocked(code) if code in AUTH else Refused(code)
@@ -92,7 +93,7 @@ def _by_http(answer: Answer) -> Retryable | NotSent | Blocked | RequestRefused |
         return RequestRefused(code)
     if 300 <= http < 500:
         return Blocked(code)
-    return Unsure(code)
+    return Unsure(code, odd=http < 300)
 
 
 def read_status_answer(answer: Answer) -> StatusOutcome:
@@ -100,7 +101,9 @@ def read_status_answer(answer: Answer) -> StatusOutcome:
     reply = wire.read_status(answer.body)
     code = canonical(reply.status or "")
     if reply.entries or (reply.entries is not None and code == OK):
-        return Statuses(_by_id(reply.entries))
+        found = _by_id(reply.entries)
+        contradicted = {entry.provider_id for entry in reply.entries} - found.keys()
+        return Statuses(found, reply.unread + len(contradicted))
     if code.startswith("error-"):
         return _by_code(code)
     outcome = Unsure("no-entries") if code == OK else _by_http(answer)
@@ -117,12 +120,32 @@ def _by_id(entries: Sequence[StatusEntry]) -> dict[int, StatusEntry]:
 
 def oddity(entry: StatusEntry) -> str | None:
     """Returns the counter of an entry that should never come, or None."""
-    if entry.word is not None and entry.status is None:
+    if entry.unread:
+        return Oddity.UNREADABLE
+    if (entry.word is not None and entry.status is None) or not wire.is_known_sms(entry.sms):
         return Oddity.UNKNOWN_STATE
     code = canonical(entry.code) if entry.code else OK
     if entry.status is None and (not is_known(code) or code in OUR_FAULTS):
         return Oddity.STATUS_FAULT
     return None
+
+
+def oddities(outcome: StatusOutcome, asked: Collection[int]) -> Counter[str]:
+    """Returns the counters of what should never come in an answer to /status about these ids."""
+    odd = Counter[str]()
+    if isinstance(outcome, Statuses):
+        found = [oddity(entry) for id, entry in outcome.entries.items() if id in asked]
+        odd.update(each for each in found if each)
+        odd[Oddity.UNREADABLE] += outcome.unread
+        odd[Oddity.STRANGERS] += len(outcome.entries.keys() - asked)
+    return +odd
+
+
+def is_silent(outcome: StatusOutcome, asked: Collection[int]) -> bool:
+    """Returns whether an answered /status has no known state for any of these ids."""
+    if not isinstance(outcome, Statuses):
+        return False
+    return not any((e := outcome.entries.get(id)) and (e.status or e.sms) for id in asked)
 
 
 def retry_after(value: str | None, now: datetime | None = None) -> float | None:

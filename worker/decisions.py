@@ -11,7 +11,15 @@ from dataclasses import dataclass
 from viber_courier.schemas.event import Change, Draft, render, resent
 from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.status import Reason, Status, is_final
-from viber_courier.store.counters import NOT_SENT, OTHER, UNSURE, code_field, observed, status_field
+from viber_courier.store.counters import (
+    NOT_SENT,
+    OTHER,
+    UNSURE,
+    Oddity,
+    code_field,
+    observed,
+    status_field,
+)
 from viber_courier.store.leases import Figures, Move, Write
 from viber_courier.store.records import Step, Waiting, Watched, add_attempts, segments
 from viber_courier.worker.codes import is_known
@@ -151,13 +159,23 @@ def _code_label(code: str) -> str:
 
 
 def send_figures(outcomes: Sequence[Outcome], **measured: float) -> Figures:
-    """Returns what a /send adds to the counters: codes other than ``ok``, and its measures."""
+    """Returns what a /send adds to the counters: all but good acceptances, and its measures."""
     counts = Counter[str]()
-    for outcome in (each for each in outcomes if type(each) is not Accepted):
-        if (code := code_of(outcome)) is not None:
+    for outcome in outcomes:
+        if type(outcome) is Accepted:
+            counts[Oddity.NO_PROVIDER_ID] += outcome.provider_id is None
+        elif (code := code_of(outcome)) is not None:
             counts[code_field(_code_label(code))] += 1
         elif isinstance(outcome, NotSent):
             counts[code_field(NOT_SENT)] += 1
         elif isinstance(outcome, Unsure):
             counts[UNSURE] += 1
-    return Figures(counts, observed("send", **measured))
+            counts[Oddity.UNREADABLE_SEND] += outcome.odd
+    counts[Oddity.UNKNOWN_CODE] = len(unknown_codes(outcomes))
+    return Figures(+counts, observed("send", **measured))
+
+
+def unknown_codes(outcomes: Sequence[Outcome]) -> set[str]:
+    """Returns the codes that are not in the provider's document."""
+    found = {code_of(outcome) for outcome in outcomes if type(outcome) is not Accepted}
+    return {code for code in found if code and not is_known(code)}

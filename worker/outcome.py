@@ -12,9 +12,9 @@ from viber_courier.schemas.wire import StatusEntry
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The provider accepted the message and gave it this id."""
+    """The provider accepted the message and gave it this id; None: no usable one."""
 
-    provider_id: int
+    provider_id: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +37,13 @@ class Retryable:
 
 @dataclass(frozen=True, slots=True)
 class Unsure:
-    """The provider may have accepted the message or not."""
+    """The provider may have accepted the message or not.
+
+    ``odd``: its answer is complete and makes no sense.
+    """
 
     why: str
+    odd: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +74,13 @@ Outcome = Accepted | Refused | Retryable | Unsure | NotSent | Blocked | RequestR
 
 @dataclass(frozen=True, slots=True)
 class Statuses:
-    """The entries of an answered /status, by provider id."""
+    """The entries of an answered /status, by provider id.
+
+    ``unread``: how many others can't be used: without a usable id, or contradicting each other.
+    """
 
     entries: Mapping[int, StatusEntry]
+    unread: int = 0
 
 
 StatusOutcome = Statuses | Retryable | NotSent | Blocked | RequestRefused

@@ -93,6 +93,8 @@ def _after_send(
     outcome: Outcome, message: Waiting, now: int, jitter: float, settings: Settings, about_us: bool
 ) -> Step:
     match outcome:
+        case Accepted(None):
+            return Step("end", 0, Status.LOST, Reason.NO_PROVIDER_ID, _counted(message, "ok"))
         case Accepted():
             return _submitted(message, now, settings)
         case Refused(code):
@@ -142,7 +144,8 @@ def _wire(message: Waiting, name: str) -> int | None:
 
 def _unsure(message: Waiting, now: int, jitter: float, settings: Settings) -> Step:
     message = message._replace(unsure=message.unsure + 1)
-    if (message.on_unsure or settings.unsure_policy(message.lane)) == "park":
+    policy = message.on_unsure or settings.unsure_policy(message.lane)
+    if policy == "park" or message.unsure > settings.unsure_resends:
         return give_up(message, Status.UNCONFIRMED, Reason.UNSURE)
     return _retry(message, now, jitter, settings)
 

@@ -4,15 +4,15 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from viber_courier.schemas.lanes import POLL
 from viber_courier.schemas.settings import Settings
-from viber_courier.store.counters import Oddity, observed
+from viber_courier.store.counters import observed
 from viber_courier.store.leases import Figures, Lease, Store
 from viber_courier.store.records import Watched
-from viber_courier.worker.answers import oddity
+from viber_courier.worker.answers import is_silent, oddities
 from viber_courier.worker.breaker import after_statuses
 from viber_courier.worker.decisions import Decider
 from viber_courier.worker.outcome import RequestRefused, Statuses, failure
@@ -50,9 +50,10 @@ class Poller:
         if not messages:
             return ""
         now, started = lease.server_now(), time.monotonic()
-        outcome = self.provider.status([message.provider_id for message in messages])
-        seconds = time.monotonic() - started
-        figures = Figures({}, observed(POLL, size=len(messages), seconds=seconds))
+        asked = dict.fromkeys(message.provider_id for message in messages).keys()
+        outcome = self.provider.status(asked)
+        seconds, odd = time.monotonic() - started, oddities(outcome, asked)
+        figures = Figures(odd, observed(POLL, size=len(messages), seconds=seconds))
         more = {"messages": len(messages), "seconds": round(seconds, 4)}
         unsent, why = failure(outcome)
         if not unsent:
@@ -60,7 +61,7 @@ class Poller:
         if isinstance(outcome, RequestRefused) and len(messages) > 1:
             middle = len(messages) // 2
             if lease.seconds_left() > self.settings.deadline:
-                self.store.count(figures.counts, figures.histograms)
+                self.store.count(lease, figures)
                 self._ask(lease, messages[:middle], did)
                 return self._ask(lease, messages[middle:], did)
         if not isinstance(outcome, Statuses):
@@ -71,21 +72,13 @@ class Poller:
         moves = self.decider.polled(messages, outcome, now)
         did.update(status for move in moves if (status := move.write.step.status))
         signal = after_statuses(outcome, self.decider.chance(), self.settings)
+        signal = replace(signal, silent=is_silent(outcome, asked))
         lost, gate = self.store.settle(lease, moves, signal, figures)
-        if isinstance(outcome, Statuses):
-            self._count_odd(outcome, messages)
+        for what, n in odd.items():
+            logger.error("odd status entries", extra={"what": what, "entries": n})
         if gate:
             log_gate(POLL, gate, signal)
         for move in lost:
             did["overtaken"] += 1
             logger.warning("lease lost; answer not recorded", extra={"message_id": move.id})
         return gate
-
-    def _count_odd(self, outcome: Statuses, messages: Sequence[Watched]) -> None:
-        asked = {message.provider_id for message in messages}
-        odd = Counter(oddity(entry) for id, entry in outcome.entries.items() if id in asked)
-        odd[Oddity.STRANGERS] += len(outcome.entries.keys() - asked)
-        for what, n in odd.items():
-            if what and n:
-                self.store.count({what: n})
-                logger.error("odd status entries", extra={"what": what, "entries": n})

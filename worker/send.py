@@ -17,9 +17,8 @@ from viber_courier.store.leases import Figures, Lease, Move, Store
 from viber_courier.store.records import Waiting, add_attempts
 from viber_courier.worker.batching import assemble, requests
 from viber_courier.worker.breaker import after_request
-from viber_courier.worker.codes import is_known
-from viber_courier.worker.decisions import Decider, send_figures
-from viber_courier.worker.outcome import Accepted, Outcome, RequestRefused, code_of, failure
+from viber_courier.worker.decisions import Decider, send_figures, unknown_codes
+from viber_courier.worker.outcome import Accepted, Outcome, RequestRefused, Unsure, failure
 from viber_courier.worker.provider import Provider
 from viber_courier.worker.shift import budget, work_off
 
@@ -94,7 +93,7 @@ class Sender:
         figures = send_figures(outcomes, size=len(rest), seconds=seconds, bytes=len(body))
         measured = {"bytes": len(body), "seconds": round(seconds, 4)}
         if len(rest) > 1 and all(isinstance(outcome, RequestRefused) for outcome in outcomes):
-            self.store.count(figures.counts, figures.histograms)
+            self.store.count(lease, figures)
             self._log(outcomes, measured)
             return self._halve(held, tally)
         about_us = lease.refused >= REFUSALS
@@ -111,8 +110,8 @@ class Sender:
         self, lease: Lease[Waiting], message: Waiting, outcome: Outcome, tally: Tally
     ) -> None:
         """Handles an answer whose lease was lost: still records an acceptance if possible."""
-        provider_id = outcome.provider_id if isinstance(outcome, Accepted) else None
-        while provider_id is not None and (counts := self.store.attempts(message.id)):
+        accepted = isinstance(outcome, Accepted)
+        while accepted and (counts := self.store.attempts(message.id)):
             attempts, unsure = counts
             message = message._replace(attempts=attempts, unsure=unsure)
             (move,) = self.decider.sent([message], [outcome], lease.server_now())
@@ -123,9 +122,10 @@ class Sender:
             if counts == self.store.attempts(message.id):
                 break  # inside another request
         tally.did["overtaken"] += 1
-        if provider_id is not None:
-            self.store.count({Oddity.LATE: 1})
-        more = {"message_id": message.id, "provider_id": str(provider_id)}
+        if accepted:
+            self.store.count(lease, Figures({Oddity.LATE: 1}))
+        id = outcome.provider_id if isinstance(outcome, Accepted) else None
+        more = {"message_id": message.id, "provider_id": str(id)}
         logger.warning("lease lost; answer not recorded", extra=more)
 
     def _triage(self, lease: Lease[Waiting], tally: Tally, begun: bool = False) -> Lease[Waiting]:
@@ -134,7 +134,7 @@ class Sender:
         ``begun``: ``Store.begin`` has counted an attempt, which is taken back for the former.
         """
         if lapsed := sum(message.lapsed_inside for message in lease.messages):
-            self.store.count({UNSURE: lapsed})
+            self.store.count(lease, Figures({UNSURE: lapsed}))
         ready, moves = self.decider.claimed(lease.messages, lease.server_now(), begun)
         if not moves:
             return lease
@@ -180,9 +180,11 @@ class Sender:
         unsent, why = failure(outcomes[0])
         text, level = ("request not sent", WARNING) if unsent else ("request sent", INFO)
         logger.log(level, text, extra={"messages": len(outcomes), **figures, **kinds, **why})
-        codes = {code_of(outcome) for outcome in outcomes if type(outcome) is not Accepted}
-        for code in sorted(code for code in codes if code and not is_known(code)):
-            self.store.count({Oddity.UNKNOWN_CODE: 1})
+        if without := outcomes.count(Accepted(None)):
+            logger.error("accepted without a usable id", extra={"messages": without})
+        if odd := sum(type(outcome) is Unsure and outcome.odd for outcome in outcomes):
+            logger.error("answer makes no sense", extra={"messages": odd})
+        for code in sorted(unknown_codes(outcomes)):
             plain = code if re.fullmatch("[a-z-]+", code) else "(odd)"  # it may hold what we sent
             logger.error("code not in the provider's document", extra={"code": plain})
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from viber_courier.ops.look import Gate
 from viber_courier.schemas.instants import iso
 from viber_courier.schemas.lanes import LANES, POLL, queue
+from viber_courier.store.counters import Oddity
 from viber_courier.store.durability import DURABLE, dangers
 from viber_courier.worker.outcome import Blocked, NotSent, Retryable, StatusOutcome
 
@@ -19,6 +20,10 @@ SKEW = 2.0
 """Seconds that two clocks may differ by. The times in events come from the machine's clock."""
 IDLE = 300.0
 """Seconds after which a consumer with events to read counts as stuck."""
+DAY = 86400.0
+"""Seconds that an odd answer is reported for."""
+SILENT_POLLS, SILENT_SECONDS = 5, 900.0
+"""Polls in a row without news, and their least time, that count as silence; as in alerts.yml."""
 
 
 class Finding(NamedTuple):
@@ -166,6 +171,27 @@ def held(paused: Mapping[str, str], gates: Mapping[str, Gate]) -> Iterator[Findi
         if gate.until is not None:
             seen = f"closed until {iso(gate.until)}: {gate.reason}"
             yield Finding(WARNING, f"gate: {name}", seen, "workers retry by themselves then")
+
+
+def odd(counts: Mapping[str, int], seen: Mapping[str, float], now: float) -> Iterator[Finding]:
+    """Checks for answers of the provider that should never come, in the last day."""
+    for name, at in seen.items():
+        if now - at < DAY:
+            do = "see docs/runbook.md: CourierUnknownCode"
+            severity = WARNING
+            if name == Oddity.NO_PROVIDER_ID:
+                severity, do = ERROR, "see docs/runbook.md: CourierAcceptedWithoutId"
+            found = f"{counts[name]:,} in all, the latest at {iso(at)}"
+            yield Finding(severity, f"odd answers: {name}", found, do)
+
+
+def polls(silent: int, seconds: float) -> Finding:
+    """Checks that polls bring news: ``silent`` of them in a row, for so long, have not."""
+    if silent < SILENT_POLLS or seconds < SILENT_SECONDS:
+        return Finding(OK, "polls", "nothing odd")
+    seen = f"{silent:,} in a row said nothing about any message, for {seconds:,.0f} s"
+    do = "check that the account is the one that sent them; see docs/runbook.md: CourierSilentPolls"
+    return Finding(ERROR, "polls", seen, do)
 
 
 def consumers(newest: str | None, groups: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:

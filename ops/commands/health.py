@@ -27,7 +27,7 @@ from viber_courier.ops.commands.terminal import (
     emit,
     json_option,
 )
-from viber_courier.ops.look import take_look
+from viber_courier.ops.look import silence, take_look
 from viber_courier.schemas.lanes import LANES, POLL, queue
 from viber_courier.schemas.settings import Settings
 from viber_courier.store.connection import StoreUnavailable, broker, connect, store_errors
@@ -193,6 +193,8 @@ def _store(client: Redis, settings: Settings) -> Iterator[Finding]:
         look = take_look(client, settings.namespace)
     yield findings.beat(look.swept, settings.sweep_interval)
     yield from findings.held(look.paused, look.gates)
+    yield findings.polls(*silence(look))
+    yield from findings.odd(look.counters.oddities, look.counters.seen, look.now)
     with store_errors():
         newest: Any = client.xrevrange(keys.results, count=1)
         groups: Any = client.xinfo_groups(keys.results) if client.exists(keys.results) else []

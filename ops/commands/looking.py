@@ -42,9 +42,8 @@ def mask(address: str) -> str:
 
 def event_fields(record: Record) -> Json:
     """Returns a record under the names that events use."""
-    values = asdict(record)
-    values["provider_id"] = record.provider_id and str(record.provider_id)  # 64 bits
-    return {re.sub("_(.)", lambda found: found[1].upper(), n): v for n, v in values.items()}
+    values = asdict(record).items()
+    return {re.sub("_(.)", lambda found: found[1].upper(), n): v for n, v in values}
 
 
 def describe(producer: Producer, id: str, reveal: bool) -> Json | None:

@@ -23,8 +23,9 @@
 --   keep_content     how long its content is kept, in ms
 --   once_ms          how long the answer is kept, in ms
 --   signal           what the request shows, as JSON: the arguments of report (lua/lib/gate.lua), the
---                    gate's name, both (close the other gate, too), and what to add to which fields
---                    of counts and histograms; '' if there was no request
+--                    gate's name, both (close the other gate, too), what to add to which fields of
+--                    counts and histograms, and the fields of counts that get the instant (seen); ''
+--                    if there was no request
 --   total            number of messages
 --   tail...          their ids, then groups of them in the same order. A group is: number of messages,
 --                    from, to, place, score, late, count, the event's draft (5), number of shared and
@@ -99,6 +100,7 @@ if signal ~= '' then
   if gate_change == 'closed' then added[gate_change .. ':' .. request.name] = 1 end
   if request.both then report(other_gate, at, request) end
   for field, n in pairs(request.counts) do added[field] = (added[field] or 0) + n end
+  for _, field in ipairs(request.seen) do redis.call('HSET', counts, field, text(at)) end
   for field, n in pairs(request.histograms) do redis.call('HINCRBY', requests, field, n) end
 end
 for count, n in pairs(added) do redis.call('HINCRBY', counts, count, n) end

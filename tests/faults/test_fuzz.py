@@ -343,7 +343,7 @@ def test_any_reply_to_status_means_something_for_each_message(
             # What goes into Redis is text that UTF-8 can carry, and never much of it
             assert sum(len(f"{each}".encode()) for each in step_fields(step)) < 8000
             assert all(
-                state.id is None or state.id > 0 for state in segments(step.changes.sms or "")
+                state.id is None or int(state.id) > 0 for state in segments(step.changes.sms or "")
             )
 
 

@@ -237,7 +237,10 @@ FAULTS: list[dict[str, Any]] = [
     *({"kind": "http", "code": code, "body": ECHO} for code in (400, 401, 403, 404, 500, 503)),
     *({"kind": kind, "times": 1} for kind in ("redirect", "drop_before", "drop_after")),
     *({"kind": kind} for kind in ("hang_before", "hang_after", "slow", "trickle", "oversized")),
-    *({"kind": kind} for kind in ("disagree", "garbled", "short", "long", "no_id", "same_id")),
+    *(
+        {"kind": kind}
+        for kind in (*("disagree", "garbled", "short", "long"), *("no_id", "same_id", "quoted"))
+    ),
 ]
 
 

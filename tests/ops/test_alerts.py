@@ -172,6 +172,30 @@ CASES: dict[str, tuple[str, dict[str, Series], dict[str, Series]]] = {
         {"a code that isn't in the provider's document": odd("unknown-code", "0x3 1x40")},
         {"long ago": odd("unknown-code", "7x40"), "a late answer": odd("late", "0x3 1x40")},
     ),
+    "CourierAcceptedWithoutId": (
+        "10m",
+        {"one message": odd("no-provider-id", "0x5 1x40")},
+        {"another oddity": odd("strangers", "0+1x40")},
+    ),
+    "CourierSilentPolls": (
+        "40m",
+        {
+            "nothing for half an hour": {
+                "courier_silent_polls": "0+1x60",
+                "courier_silent_polls_seconds": "0+60x60",
+            }
+        },
+        {
+            "a burst that lags": {
+                "courier_silent_polls": "400x60",
+                "courier_silent_polls_seconds": "120x60",
+            },
+            "one message, seldom polled": {
+                "courier_silent_polls": "2x60",
+                "courier_silent_polls_seconds": "0+60x60",
+            },
+        },
+    ),
     "CourierUnconfirmed": (
         "20m",
         {"one in twenty": entered(unconfirmed="0+5x40", submitted="0+100x40")},

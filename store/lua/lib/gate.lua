@@ -8,10 +8,12 @@
 --   step            closings in a row
 --   reason          why it is closed
 --   refused         messages refused alone in a row
+--   silent          answered requests in a row that said nothing about any message
+--   silent_since    the instant of the first of them (us)
 --   window:<set>    how far the search for expired messages has come in a set
 
 -- report(gate, at, r): applies what a request shows that began at r.begun. r.verdict is one of
---   'good'       it was answered; r.accepted: a message was accepted
+--   'good'       it was answered; r.accepted: a message was accepted; r.silent: it says nothing
 --   'bad'        it failed; r.limit failures in a row close the gate, for r.base us, doubling to r.cap
 --   'refused'    a message alone was refused; r.most in a row close the gate for r.pause us
 --   ''           it shows nothing
@@ -29,6 +31,12 @@ local function report(gate, at, r)
   if r.verdict == 'good' then
     redis.call('HDEL', gate, 'until', 'opened', 'probe', 'row', 'step', 'reason')
     if r.accepted then redis.call('HDEL', gate, 'refused') end
+    if r.silent then
+      redis.call('HINCRBY', gate, 'silent', 1)
+      redis.call('HSETNX', gate, 'silent_since', text(at))
+    else
+      redis.call('HDEL', gate, 'silent', 'silent_since')
+    end
     return was[1] and 'opened' or ''
   end
   -- The probe's own answer lets the next probe through; that of an older request doesn't.

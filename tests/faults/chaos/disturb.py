@@ -32,7 +32,7 @@ NOT_SENT: list[Json] = [
     {"kind": "http", "code": 408},
     {"kind": "http", "code": 422},
     {"kind": "slow", "seconds": 0.5},
-    {"kind": "disagree"},
+    *({"kind": kind} for kind in ("disagree", "quoted", "no_id")),
 ]
 BLOCKING: list[Json] = [
     {"kind": "redirect"},
@@ -51,7 +51,7 @@ UNSURE: list[Json] = [
     {"kind": "hang_after"},
     {"kind": "trickle", "seconds": 0.5},
     {"kind": "oversized", "bytes": 5 * 2**20},
-    *({"kind": kind} for kind in ("garbled", "short", "long", "no_id", "same_id")),
+    *({"kind": kind} for kind in ("garbled", "short", "long", "same_id")),
 ]
 REFUSING = {"entry": "error-refused-by-chance"}
 STORMS: list[Json] = [

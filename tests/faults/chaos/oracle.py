@@ -16,7 +16,7 @@ from typing import Any
 
 Json = dict[str, Any]
 
-FIRST = {"submitted", "rejected", "expired", "failed", "cancelled", "unconfirmed"}
+FIRST = {"submitted", "rejected", "expired", "failed", "cancelled", "unconfirmed", "lost"}
 """What a message's first event may say: that it waits or is inside a request is no event."""
 _ENDS = {"undelivered", "failed", "cancelled"}
 _GOOD = {"delivered", "read"}
@@ -47,6 +47,7 @@ REASONS_UNSENT = {  # of a message without a provider's id
     "failed": "attempts|crashed",
     "cancelled": "by-request",
     "unconfirmed": f"unsure|attempts|crashed|ttl|by-request|{_CODE}",
+    "lost": "no-provider-id",
 }
 OPTIONS = {"id", "sendAt", "ttlSec", "onUnsure", "metadata", "resendSms"}
 """Of a job, what isn't sent."""
@@ -80,7 +81,7 @@ FORGETTABLE = {
         "double unexplained",
     ),
     *("accepted more often than tried", "accepted without an end that says so"),
-    *("cancelled but accepted", "cancelled but otherwise ended"),
+    *("cancelled but accepted", "cancelled but otherwise ended", "sent again too often"),
 }
 """What a Redis that loses its last writes at kill -9 does by itself."""
 
@@ -134,6 +135,7 @@ class Conditions:
     refusals: frozenset[str] = frozenset()  # codes that broken answers refused with
     acts: Sequence[Act] = ()
     forgotten: float = 3.0  # seconds of writes that a killed Redis may forget
+    resends: int = 2  # how often an unsure message may be sent again
     unnoticed: float = 30.0  # seconds in which Redis may hand a task to a worker that is gone
 
 
@@ -352,7 +354,7 @@ def _acceptance(life: Life, _: Conditions) -> Iterator[Finding]:
             yield "provider id never given", data["providerId"]
     elif data["status"] not in FIRST - {"submitted"}:
         yield "never accepted, not explained", data["status"]
-    elif given and data["status"] != "unconfirmed":
+    elif given and data["status"] not in ("unconfirmed", "lost"):
         yield "accepted without an end that says so", f"{data['status']}, {data['reason']}"
 
 
@@ -367,7 +369,9 @@ def _doubles(life: Life, conditions: Conditions) -> Iterator[Finding]:
         return
     if times > data["attempts"]:
         yield "accepted more often than tried", f"{times} times, {data['attempts']} attempts"
-    if times > data["unsure"] + bool(data["providerId"]):
+    if times > 1 + conditions.resends or data["unsure"] > 1 + conditions.resends:
+        yield "sent again too often", f"{times} times, unsure {data['unsure']}"
+    if times > data["unsure"] + (bool(data["providerId"]) or data["status"] == "lost"):
         yield "doubled silently", f"{times} times, unsure {data['unsure']}"
 
 

@@ -284,10 +284,9 @@ def _record(producer: Producer, id: str) -> Json | None:
     record = producer.get(id)
     if record is None:
         return None
-    provider_id = None if record.provider_id is None else str(record.provider_id)
     return {
         **{"status": str(record.status), "final": record.final, "reason": record.reason},
-        **{"attempts": record.attempts, "unsure": record.unsure, "providerId": provider_id},
+        **{"attempts": record.attempts, "unsure": record.unsure, "providerId": record.provider_id},
     }
 
 
