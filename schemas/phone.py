@@ -92,10 +92,14 @@ def read_slowly(plus: str, digits: str, country: str | None) -> Number:
         return _accepted(_valid("+" + digits), INVALID)
     national = _valid(digits, country) if country else None
     if digits.startswith("00"):
-        return _accepted(national or _valid("+" + digits[2:]), INVALID)
+        # Some countries dial 001, 009 or 0011 first: 009 1 268 464 0000 is not India's.
+        others = not national and any(_valid("+" + digits[size:]) for size in (3, 4, 5))
+        return _accepted(national or _valid("+" + digits[2:]), INVALID, others)
     bare = _plain(digits)
     if national and bare and national != bare and not _is_written_nationally(national, digits):
-        raise _refusal(AMBIGUOUS)
+        if bare.country != country:
+            raise _refusal(AMBIGUOUS)
+        national = None  # Germany's 491791112233 is a mobile, and no landline of Wittmund
     return _accepted(national or bare, NEITHER if country else NATIONAL)
 
 
@@ -121,8 +125,8 @@ class _Read(NamedTuple):
     type: int
 
 
-def _accepted(read: _Read | None, otherwise: str) -> Number:
-    if read is None:
+def _accepted(read: _Read | None, otherwise: str, in_doubt: bool = False) -> Number:
+    if read is None or in_doubt:
         raise _refusal(otherwise)
     kinds = _library().PhoneNumberType
     if read.type not in (kinds.MOBILE, kinds.FIXED_LINE, kinds.FIXED_LINE_OR_MOBILE, kinds.VOIP):

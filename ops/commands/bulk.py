@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+import rich.table
 from rich.console import Console, Group
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
@@ -257,17 +258,16 @@ def _show(survey: Survey, notes: list[str], common: Any, as_json: bool) -> None:
     ]
     counts = {"rows": survey.rows, "messages": survey.numbers, "repeated": survey.repeated}
     if as_json:
-        found = {"refused": survey.refused, "reasons": dict(survey.reasons.most_common())}
-        found |= {"countries": dict(survey.countries.most_common()), "landlines": survey.landlines}
-        return emit({"dryRun": True, **counts, **found, "notes": notes, "first": messages})
-    countries = [(f"{n:,}", _country_name(c)) for c, n in survey.countries.most_common(REASONS)]
-    reasons = [(f"{n:,}", text) for text, n in survey.reasons.most_common(REASONS)]
-    counts["refused"] = survey.refused
-    parts: list[Any] = [Text("Dry run: nothing is stored", "bold"), ""]
-    parts += [grid([(f"{n:,}", name) for name, n in counts.items()], ">", "")]
-    for title, rows in (("Countries", countries), ("Refused because", reasons)):
-        if rows:
-            parts += ["", Text(title, "bold"), grid(rows, ">", "")]
+        more = {"refused": survey.refused, "reasons": dict(survey.reasons.most_common())}
+        more |= {"countries": dict(survey.countries.most_common()), "landlines": survey.landlines}
+        return emit({"dryRun": True, **counts, **more, "notes": notes, "first": messages})
+    countries = {_country_name(c): n for c, n in survey.countries.most_common(REASONS)}
+    reasons = dict(survey.reasons.most_common(REASONS))
+    parts: list[Any] = [Text("Dry run: nothing is stored", "bold")]
+    parts += [_counts({**counts, "refused": survey.refused})]
+    for title, found in (("Countries", countries), ("Refused because", reasons)):
+        if found:
+            parts += ["", Text(title, "bold"), _counts(found)]
     if notes:
         parts += ["", Text("Notes", "bold"), *map(plain, notes)]
     for n, message in enumerate(messages, 1):
@@ -276,6 +276,11 @@ def _show(survey: Survey, notes: list[str], common: Any, as_json: bool) -> None:
         title = f"Message {n} of {survey.numbers:,}"
         parts += ["", Text(title, "bold"), grid([(k, plain(v)) for k, v in fields.items()])]
     console().print(Group(*parts))
+
+
+def _counts(found: Mapping[str, int]) -> rich.table.Table:
+    width = max(len(f"{count:,}") for count in found.values())
+    return grid([(f"{count:,}".rjust(width), name) for name, count in found.items()])
 
 
 def _report(

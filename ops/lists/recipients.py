@@ -99,15 +99,18 @@ class Survey:
     def notes(self, sends_all: bool, name_of: Callable[[str], str]) -> Iterator[str]:
         """Yields a sentence on each thing that the sender should know."""
         for country, count in self.few():
-            yield f"{_are(count, self.numbers)} in {name_of(country)}"
+            yield f"{count:,} of {self.numbers:,} numbers {_is(count)} in {name_of(country)}"
         if self.repeated:
             lines = ", ".join(map(str, self.repeated_lines))
             more = " ..." if self.repeated > LINES else ""
-            does = "are sent too (--repeat)" if sends_all else "are left out (--repeat sends all)"
-            yield f"{self.repeated:,} repeat an earlier row's number and {does}: line {lines}{more}"
+            does = "sent all the same (--repeat)" if sends_all else "left out (--repeat sends all)"
+            rows = f"{self.repeated:,} {'row repeats' if self.repeated == 1 else 'rows repeat'}"
+            yield f"{rows} an earlier row's number: {does}, line {lines}{more}"
         if self.landlines:
-            yield f"{_are(self.landlines, self.numbers)} landlines, where hardly anybody has Viber"
+            what = "a landline" if self.landlines == 1 else "landlines"
+            numbers = f"{self.landlines:,} of {self.numbers:,} numbers {_is(self.landlines)} {what}"
+            yield f"{numbers}, where hardly anybody has Viber"
 
 
-def _are(count: int, all: int) -> str:
-    return f"{count:,} of {all:,} numbers {'is' if count == 1 else 'are'}"
+def _is(count: int) -> str:
+    return "is" if count == 1 else "are"
