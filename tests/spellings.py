@@ -95,10 +95,10 @@ SENTENCE = "Здравствуйте, ваш заказ готов, приход
 
 
 @st.composite
-def tables(draw: st.DrawFn) -> tuple[bytes, list[dict[str, str]]]:
-    """A file as some program writes it, and its rows, without the empty cells."""
+def tables(draw: st.DrawFn) -> tuple[bytes, str, list[dict[str, str]]]:
+    """A file as some program writes it, its encoding, and its rows without the empty cells."""
     encoding, bom = draw(st.sampled_from(ENCODINGS))
-    columns = ["address", *draw(st.permutations(["content.text", "metadata.a", "metadata.b"]))]
+    columns = ["address", *draw(st.permutations(["content.text", "metadata.1", "metadata.2"]))]
     columns = columns[: draw(st.integers(1, 4))]
     cells = TEXTS.filter(lambda text: _fits(text, encoding))
     rows = []
@@ -112,6 +112,7 @@ def tables(draw: st.DrawFn) -> tuple[bytes, list[dict[str, str]]]:
     end = draw(st.sampled_from(["\r\n", "\n", "\r"]))
     out = io.StringIO()
     writer = csv.writer(out, delimiter=delimiter, quoting=quoting, lineterminator=end)
+    quoted = csv.writer(out, delimiter=delimiter, quoting=csv.QUOTE_ALL, lineterminator=end)
     if draw(st.booleans()):
         out.write(f"sep={delimiter}{end}")
     spelled = draw(st.sampled_from([str, str.upper, str.title, lambda name: f"  {name} "]))
@@ -121,11 +122,12 @@ def tables(draw: st.DrawFn) -> tuple[bytes, list[dict[str, str]]]:
         ways = draw(st.integers(0, 2))  # as it is, its last empty cells left out, more of them
         while ways == 1 and len(values) > 1 and not values[-1]:
             values.pop()
-        writer.writerow(values + [""] * (ways if ways == 2 else 0))
+        values += [""] * (ways if ways == 2 else 0)
+        (quoted if set("\r\n") & set("".join(values)) else writer).writerow(values)
         if draw(st.booleans()):
             out.write(draw(st.sampled_from([end, f" {delimiter} {end}", delimiter * 2 + end])))
     data = ("\ufeff" * bom + out.getvalue()).encode(encoding)
-    return data, [{name: cell for name, cell in row.items() if cell} for row in rows]
+    return data, encoding, [{name: cell for name, cell in row.items() if cell} for row in rows]
 
 
 def _fits(text: str, encoding: str) -> bool:

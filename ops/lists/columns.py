@@ -167,17 +167,17 @@ def find_header(records: Sequence[Row], renamed: Mapping[str, str]) -> int:
 def fit(records: Sequence[Row], renamed: Mapping[str, str]) -> tuple[int, int, int]:
     """Returns how well records fit a list's form; of several readings the greatest fits best.
 
-    That is: how many names of the header are fields, less those that are none; how many rows have
-    no more cells than the header; how many columns there are.
+    That is: how many names of the header are fields, less those that are none; how few rows have
+    more cells than the header; how little is left in the cells once the delimiters are taken out.
     """
     if not records:
-        return (0, 0, 0)
+        return (-1, 0, 0)
     place = find_header(records, renamed)
     names = [name_of(cell, renamed) for cell in trimmed(records[place].cells)]
     known = sum(1 if is_field(n) or n.casefold() == REASON else -1 for n in names)
-    known = known if is_header(names) else 0
     below = [len(trimmed(record.cells)) for record in records[place + 1 :]]
-    return known, sum(size <= len(names) for size in below), len(names)
+    left = sum(len(cell.strip(" ")) for record in records for cell in record.cells)
+    return known if is_header(names) else 0, -sum(size > len(names) for size in below), -left
 
 
 def has_no_header(first: Sequence[str]) -> bool:

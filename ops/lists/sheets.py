@@ -60,8 +60,9 @@ class Sheet:
 
     def records(self) -> Iterator[Row]:
         """Yields all rows but blank ones, the header's included, with each value as text."""
-        top, left = self._sheet.start or (0, 0)
-        for line, values in enumerate(self._sheet.iter_rows(), top + 1):
+        # Rows come from the sheet's first, cells from the first column that has any.
+        _, left = self._sheet.start or (0, 0)
+        for line, values in enumerate(self._sheet.iter_rows(), 1):
             cells = [_text(value) for value in values]
             for column in self._bad.get(line, ()):
                 if left <= column < left + len(cells):

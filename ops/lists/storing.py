@@ -47,22 +47,28 @@ class RefusedRows:
         self._path, self._form, self._stack = path, table.form, stack
         self._header = [*table.columns.header]
         self._header += [""] * (width - len(self._header))
-        self._writer: Any = None
+        self._writers: list[Any] = []
         self.reasons = Counter[str]()
         path.unlink(missing_ok=True)  # one that an earlier run left would be taken for ours
 
     def add(self, row: Row, reason: str) -> None:
         """Writes a row."""
         self.reasons[reason] += 1
-        if self._writer is None:
+        if not self._writers:
             fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             file = os.fdopen(fd, "w", encoding=self._form.encoding, newline="")
             self._form.begin(self._stack.enter_context(file))
             form = {"delimiter": self._form.delimiter, "lineterminator": self._form.line_end}
-            self._writer = csv.writer(file, **form)  # type: ignore[arg-type]
-            self._writer.writerow([*self._header, REASON])
+            for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL):
+                self._writers.append(csv.writer(file, quoting=quoting, **form))  # type: ignore
+            self._write([*self._header, REASON])
         fill = [""] * (len(self._header) - len(row.cells))
-        self._writer.writerow([*row.cells, *fill, reason])
+        self._write([*row.cells, *fill, reason])
+
+    def _write(self, cells: Sequence[str]) -> None:
+        # Python before 3.13 quotes only the line breaks that it ends lines with.
+        has_breaks = any("\r" in cell or "\n" in cell for cell in cells)
+        self._writers[has_breaks].writerow(cells)
 
     @property
     def count(self) -> int:

@@ -57,13 +57,15 @@ class Text:
         elif not delimiter:
             self.form = max(
                 (Form(found, has_bom, each, self.form.line_end, False) for each in DELIMITERS),
-                key=lambda form: fit(_sample(head, form), renamed),
+                key=lambda form: _fit(head, form, renamed),
             )
 
     def records(self) -> Iterator[Row]:
         """Yields all rows but blank ones, the header's included. Raises NotAList."""
         try:
             with self._path.open(encoding=self.form.encoding, newline="") as file:
+                if self.form.has_bom:
+                    file.read(1)
                 yield from _records(file, self.form)
         except UnicodeError:
             raise NotAList(f"line {self._first_bad_line()} is not {self.form.encoding}") from None
@@ -73,21 +75,20 @@ class Text:
             return next((n for n, line in enumerate(file, 1) if "\ufffd" in line), 1)
 
 
-def _sample(head: str, form: Form) -> list[Row]:
-    """Returns the first rows as this form has them, up to one that it can't have."""
-    rows = list[Row]()
+def _fit(head: str, form: Form, renamed: Mapping[str, str]) -> tuple[int, ...]:
+    rows, is_readable = list[Row](), False
     with suppress(NotAList):
         for row in islice(_records(io.StringIO(head, newline=""), form), SAMPLE_ROWS):
             rows.append(row)
-    return rows
+        is_readable = True
+    known, *more = fit(rows, renamed)
+    return known, is_readable, *more
 
 
 def _records(file: TextIO, form: Form) -> Iterator[Row]:
     reader, line = csv.reader(file, delimiter=form.delimiter, strict=True), 1
     try:
         for cells in reader:
-            if line == 1 and cells:
-                cells[0] = cells[0].removeprefix("\ufeff")
             if not (line == 1 and form.has_sep) and not all(map(is_blank, cells)):
                 yield Row(line, cells)
             line = reader.line_num + 1
