@@ -91,6 +91,8 @@ def read_slowly(plus: str, digits: str, country: str | None) -> Number:
     if plus:
         return _accepted(_valid("+" + digits), INVALID)
     national = _valid(digits, country) if country else None
+    if national and _has_lost_a_zero(national, digits, country):
+        raise _refusal(AMBIGUOUS)
     if digits.startswith("00"):
         # Some countries dial 001, 009 or 0011 first: 009 1 268 464 0000 is not India's.
         others = not national and any(_valid("+" + digits[size:]) for size in (3, 4, 5))
@@ -172,6 +174,13 @@ def _is_written_nationally(read: _Read, digits: str) -> bool:
     prefix = library.PhoneMetadata.metadata_for_region(read.country).national_prefix
     is_landline = read.type == library.PhoneNumberType.FIXED_LINE
     return not is_landline or (bool(prefix) and digits.startswith(prefix))
+
+
+def _has_lost_a_zero(read: _Read, digits: str, country: str | None) -> bool:
+    """Returns whether a spreadsheet may have dropped a 0 that is part of the number, as Gabon's."""
+    whole = None if digits.startswith("0") else _valid("0" + digits, country)
+    mobile = _library().PhoneNumberType.MOBILE
+    return whole is not None and whole.digits != read.digits and whole.type == mobile
 
 
 @cache

@@ -107,7 +107,7 @@ def refuse_all(path: Path, into: Path, reading: Reading = ANY) -> None:
 
 
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(tables())
 def test_a_table_in_any_form_has_its_rows(
@@ -342,7 +342,7 @@ def test_a_list_s_countries_and_repeated_numbers_are_counted() -> None:
     assert list(survey.notes(False, {"PK": "Pakistan"}.__getitem__)) == [
         "3 of 5,000 numbers are in Pakistan",
         "3 rows repeat an earlier row's number: left out (--repeat sends all),"
-        " line 5002, 5003, 5004",
+        " lines 5002, 5003, 5004",
         "1 of 5,000 numbers is a landline, where hardly anybody has Viber",
     ]
 

@@ -105,7 +105,8 @@ class Survey:
             more = " ..." if self.repeated > LINES else ""
             does = "sent all the same (--repeat)" if sends_all else "left out (--repeat sends all)"
             rows = f"{self.repeated:,} {'row repeats' if self.repeated == 1 else 'rows repeat'}"
-            yield f"{rows} an earlier row's number: {does}, line {lines}{more}"
+            line = "line" if self.repeated == 1 else "lines"
+            yield f"{rows} an earlier row's number: {does}, {line} {lines}{more}"
         if self.landlines:
             what = "a landline" if self.landlines == 1 else "landlines"
             numbers = f"{self.landlines:,} of {self.numbers:,} numbers {_is(self.landlines)} {what}"
