@@ -28,7 +28,9 @@ LABEL = re.compile(
 )
 QUOTED = re.compile(r"""=?\s*"(.*)"|['`](.*?)'?""", re.S)
 EXPONENT = re.compile(r"\+?([0-9]+)(?:[.,]([0-9]+))?[Ee]\+?([0-9]{1,2})")
-DECIMALS = re.compile(r"(\+?[0-9]+|[0-9]{1,3}(?:([ ,.'])[0-9]{3})(?:\2[0-9]{3})*)[.,]0+")
+DECIMALS = re.compile(
+    r"(\+?[0-9]+)[.,]0+|([0-9]{1,3}(?:([ ,.'])[0-9]{3})(?:\3[0-9]{3})*)(?!\3)[.,]00?"
+)
 THOUSANDS = re.compile(r"[0-9]{1,3}(?:,[0-9]{3})+")
 DATE = re.compile(r"[12][0-9]{3}-[01][0-9]-[0-3][0-9].*|[0-3][0-9]\.[01][0-9]\.[12][0-9]{3}.*")
 EXTENSION = re.compile(r"(?i)[0-9)\s.,;]\s*(?:ext|extn|x|доб|вн|#)[\w.]*\W*[0-9]+\W*")
@@ -310,7 +312,7 @@ def _without_excel(text: str) -> str:
             raise _refusal(CUT)
         return whole + fraction[:places]
     if found := DECIMALS.fullmatch(text):
-        text = found[1]
+        text = found[1] or found[2]
     return text.replace(",", "") if THOUSANDS.fullmatch(text) else text
 
 

@@ -85,6 +85,7 @@ def test_national_forms_are_read_with_their_country_only(
         *[("00 49 179 1112233", "491791112233"), ("491791112233", "491791112233")],
         *[("+38 (050) 123-45-67", "380501234567"), ("+49 (0)179 1112233", "491791112233")],
         *[("(+7 925) 000-00-01", "79250000001"), ("+49 30/1234567", "49301234567")],
+        *[("79,250,000,000", "79250000000"), ("79.250.000.001,0", "79250000001")],
         *[("=+79250000001", "79250000001"), ("79,250,000,001", "79250000001")],
         *[
             ("79\u00a0250\u00a0000\u00a0001,00", "79250000001"),
@@ -122,6 +123,7 @@ def test_what_is_plainly_international_is_read(text: str, number: str) -> None:
         ("15012345678", "RU", "plainly international"),  # China's, Germany's or Arkansas's
         ("7.925E+10", "RU", "Excel has cut"),
         ("3525550123", None, "not plainly international"),  # Luxembourg's or Florida's
+        ("5,016,220", "FR", "plainly international"),
         ("6030000", "GA", "national or an international"),  # or 06 03 00 00, without its 0
         ("5321234567", None, "not plainly international"),  # Cuba's or Turkey's
     ],
