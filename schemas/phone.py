@@ -95,10 +95,8 @@ def read_slowly(plus: str, digits: str, country: str | None) -> Number:
     national = _valid(digits, country) if country else None
     if national and _has_lost_a_zero(national, digits, country):
         raise _refusal(AMBIGUOUS)
-    if digits.startswith("00"):
-        # Some countries dial 001, 009 or 0011 first: 009 1 268 464 0000 is not India's.
-        others = not national and any(_valid("+" + digits[size:]) for size in (3, 4, 5))
-        return _accepted(national or _valid("+" + digits[2:]), INVALID, others)
+    if digits.startswith("00") or (digits.startswith("0") and _is_abroad(national, country)):
+        return _accepted(_after_zeros(digits, national), INVALID)
     bare = _plain(digits)
     if national and bare and national != bare and not _is_written_nationally(national, digits):
         if bare.country != country:
@@ -129,8 +127,8 @@ class _Read(NamedTuple):
     type: int
 
 
-def _accepted(read: _Read | None, otherwise: str, in_doubt: bool = False) -> Number:
-    if read is None or in_doubt:
+def _accepted(read: _Read | None, otherwise: str) -> Number:
+    if read is None:
         raise _refusal(otherwise)
     kinds = _library().PhoneNumberType
     if read.type not in (kinds.MOBILE, kinds.FIXED_LINE, kinds.FIXED_LINE_OR_MOBILE, kinds.VOIP):
@@ -153,6 +151,16 @@ def _valid(text: str, country: str | None = None) -> _Read | None:
     return _Read(digits, region, library.number_type(number)) if region != "001" else None
 
 
+def _exact(digits: str) -> _Read | None:
+    """Returns the international number that digits are, at most with a (0) after the country code.
+
+    phonenumbers also takes 119 376 310 000, dialled in Cuba, for 1 and +1 937 631 0000.
+    """
+    read = _valid("+" + digits)
+    spellings = (digits[:n] + digits[n + 1 :] for n in (1, 2, 3) if digits[n : n + 1] == "0")
+    return read if read and read.digits in (digits, *spellings) else None
+
+
 def _plain(digits: str) -> _Read | None:
     """Returns the international number that digits without a plus are beyond doubt, else None.
 
@@ -161,7 +169,7 @@ def _plain(digits: str) -> _Read | None:
     """
     if digits.startswith("0") or len(digits) < LEAST_BARE:
         return None
-    read = _valid("+" + digits)
+    read = _exact(digits)
     if read is None or (digits.startswith(HOME) and len(digits) == LEAST_BARE):
         return read
     for country in TRUNK_8 if digits.startswith("8") else ():
@@ -176,6 +184,21 @@ def _is_written_nationally(read: _Read, digits: str) -> bool:
     prefix = library.PhoneMetadata.metadata_for_region(read.country).national_prefix
     is_landline = read.type == library.PhoneNumberType.FIXED_LINE
     return not is_landline or (bool(prefix) and digits.startswith(prefix))
+
+
+def _is_abroad(read: _Read | None, country: str | None) -> bool:
+    return read is not None and not read.digits.startswith(
+        str(_library().country_code_for_region(country))
+    )
+
+
+def _after_zeros(digits: str, national: _Read | None) -> _Read | None:
+    """Returns the number after 00, or after 001, 009, 011, 0011, which some countries dial instead.
+
+    None if there are two: 009 1 268 464 0000 is Antigua's and, after 00, India's.
+    """
+    found = {national, *(_exact(digits[size:]) for size in (2, 3, 4, 5))} - {None}
+    return found.pop() if len(found) == 1 else None
 
 
 def _has_lost_a_zero(read: _Read, digits: str, country: str | None) -> bool:

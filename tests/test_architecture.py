@@ -36,7 +36,7 @@ PURE = [
     "ops/lists/columns",
     "ops/lists/recipients",
 ]
-CORE, OPS, COMMANDS, LISTS = 4630, 1500, 1200, 760
+CORE, OPS, COMMANDS, LISTS = 4640, 1500, 1200, 760
 """Lines of code: all but ``ops``, ``ops``, its commands, its lists (docs/decisions/0021, 0027)."""
 
 

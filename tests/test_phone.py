@@ -66,6 +66,7 @@ def test_national_numbers_are_no_other_country_s() -> None:
         ("US", "(212) 555-0123", "12125550123"),
         ("CN", "150 1234 5678", "8615012345678"),  # +1 501 234 5678 is Arkansas
         ("VN", "084 912 3456", "84849123456"),
+        ("US", "011 44 7911 123456", "447911123456"),
         ("UZ", "90 123 45 67", "998901234567"),
     ],
 )
@@ -86,6 +87,8 @@ def test_national_forms_are_read_with_their_country_only(
         *[("+38 (050) 123-45-67", "380501234567"), ("+49 (0)179 1112233", "491791112233")],
         *[("(+7 925) 000-00-01", "79250000001"), ("+49 30/1234567", "49301234567")],
         *[("79,250,000,000", "79250000000"), ("79.250.000.001,0", "79250000001")],
+        *[("49 (0)179 1112233", "491791112233"), ("+7 8 925 000 00 01", "79250000001")],
+        *[("0011 49 179 1112233", "491791112233"), ("009 49 179 1112233", "491791112233")],
         *[("=+79250000001", "79250000001"), ("79,250,000,001", "79250000001")],
         *[
             ("79\u00a0250\u00a0000\u00a0001,00", "79250000001"),
@@ -123,6 +126,10 @@ def test_what_is_plainly_international_is_read(text: str, number: str) -> None:
         ("15012345678", "RU", "plainly international"),  # China's, Germany's or Arkansas's
         ("7.925E+10", "RU", "Excel has cut"),
         ("3525550123", None, "not plainly international"),  # Luxembourg's or Florida's
+        ("0011 501 622-0000", "BZ", "no such numbers"),  # Belize's from Australia, or Arkansas's
+        ("011 248 2 510 000", "SC", "no such numbers"),  # 01 and 1, or 011 and 248
+        ("119 376 310 000", None, "not plainly international"),  # Andorra's, dialled in Cuba
+        ("009 1 268 464 0000", None, "no such numbers"),
         ("5,016,220", "FR", "plainly international"),
         ("6030000", "GA", "national or an international"),  # or 06 03 00 00, without its 0
         ("5321234567", None, "not plainly international"),  # Cuba's or Turkey's
