@@ -11,7 +11,7 @@ except ModuleNotFoundError:
     raise SystemExit("courier needs the extra ops: pip install 'viber-courier[ops]'") from None
 
 _MODULES = {
-    "commands.bulk": {"bulk": "Store a message for each row of a CSV file."},
+    "commands.bulk": {"bulk": "Store a message for each row of a list."},
     "commands.flower": {"flower": "Serve pages that show workers and tasks."},
     "commands.health": {
         "doctor": "Check everything and say what to do.",

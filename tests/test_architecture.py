@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ORDER = ["schemas", "store", "producers", "worker", "ops"]
 """Each package may import those before it."""
-FOLDERS = [ROOT / name for name in (*ORDER, "worker/runtime", "ops/commands")]
+FOLDERS = [ROOT / name for name in (*ORDER, "worker/runtime", "ops/commands", "ops/lists")]
 SCRIPTS = sorted([*(ROOT / "store" / "lua").rglob("*.lua"), ROOT / "ops" / "look.lua"])
 MODULES = sorted(path for folder in FOLDERS for path in folder.glob("*.py"))
 PURE = [
@@ -33,9 +33,11 @@ PURE = [
     "store/keys",
     "store/records",
     "ops/commands/findings",
+    "ops/lists/columns",
+    "ops/lists/recipients",
 ]
-CORE, OPS, COMMANDS = 5400, 1700, 1450
-"""Lines of code: all but ``ops``, ``ops``, its commands (docs/decisions/0002 and 0021)."""
+CORE, OPS, COMMANDS, LISTS = 5600, 1700, 1450, 760
+"""Lines of code: all but ``ops``, ``ops``, its commands, its lists (docs/decisions/0021, 0027)."""
 
 
 def imported(path: Path) -> set[str]:
@@ -136,9 +138,11 @@ def code_lines(path: Path) -> int:
 def test_the_four_packages_stay_small() -> None:
     sizes = {path: code_lines(path) for path in (*MODULES, *SCRIPTS)}
     commands = sum(size for path, size in sizes.items() if path.parent.name == "commands")
+    lists = sum(size for path, size in sizes.items() if path.parent.name == "lists")
     core = sum(size for path, size in sizes.items() if path.relative_to(ROOT).parts[0] in ORDER[:4])
     assert core <= CORE
-    assert sum(sizes.values()) - core - commands <= OPS
+    assert sum(sizes.values()) - core - commands - lists <= OPS
+    assert lists <= LISTS
     assert commands <= COMMANDS
     assert sum(map(code_lines, (ROOT / "ops" / "bench").glob("*.py"))) <= 1000
     assert not {name_of(path): size for path, size in sizes.items() if size > 300}

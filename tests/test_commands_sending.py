@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import openpyxl
 import pytest
 
 from tests.conftest import Courier, common_job, free_port, iso_in, text_job, wait_for
@@ -17,6 +18,7 @@ from viber_courier import Producer
 from viber_courier.ops.redis_server import RedisServer
 from viber_courier.store.keys import Keys
 
+CASES = Path(__file__).parent / "cases"
 COMMON = common_job(priority="low", sendAt=iso_in(86400))
 
 
@@ -113,7 +115,7 @@ def test_send_stores_though_the_broker_is_away(courier: Courier, producer: Produ
     assert waiting(producer) == ["a"]
 
 
-def test_bulk_stores_each_row_and_refuses_with_line_and_reason(
+def test_bulk_stores_each_row_and_writes_the_refused_ones_with_the_reason(
     courier: Courier, producer: Producer, common: str, tmp_path: Path
 ) -> None:
     # Given a file as Excel writes it: BOM, semicolons, line breaks in quotes, rows of nothing
@@ -123,35 +125,40 @@ def test_bulk_stores_each_row_and_refuses_with_line_and_reason(
     file.write_text("\r\n".join(lines), encoding="utf-8-sig", newline="")
     # When
     told = courier.json("bulk", str(file), "--common", common, code=1)
-    # Then good rows are stored: an empty cell is the common part's
+    # Then good rows are stored: an empty cell, or one that isn't there, is the common part's
     refused = Path(told["refusedFile"])
-    assert told == {
-        "stored": 2,
-        "storedBefore": 0,
-        "refused": 3,
-        "refusedFile": f"{file}.refused.csv",
-    }
+    counts = {"stored": 3, "storedBefore": 0, "repeated": 0, "refused": 2}
+    assert {name: told[name] for name in counts} == counts
+    assert refused == Path(f"{file}.refused.csv") and sum(told["reasons"].values()) == 2
     texts = {job["address"]: job["content"]["text"] for job in jobs(courier, producer)}
-    assert texts == {"79250000001": "Привет,\nмир", "79250000002": COMMON["content"]["text"]}
-    # And the others told, with the line that they begin on, for their owner only
-    rows = refused.read_text(encoding="utf-8-sig").splitlines()
-    assert rows[0] == "line,reason,address,content.text,metadata.order,ttlSec"
-    assert rows[1].startswith('7,"address must be an international number')
-    assert rows[2].startswith("8,has 2 cells; the first line has 4,79250000003,y")
-    assert rows[3].startswith("9,ttlSec must be a whole number")
+    common_text = COMMON["content"]["text"]
+    assert texts == dict(
+        zip((f"7925000000{n}" for n in (1, 2, 3)), ("Привет,\nмир", common_text, "y"), strict=True)
+    )
+    # And the others are in a file of the same form, for their owner only
+    rows = refused.read_bytes().decode("utf-8-sig").split("\r\n")
+    assert rows[0] == "address;content.text;metadata.order;ttlSec;reason"
+    assert rows[1].startswith("12;x;3;60;address is not a number")
+    assert rows[2].startswith("79250000004;z;4;soon;ttlSec must be a whole number")
     assert refused.stat().st_mode & 0o777 == 0o600
+    # Given back as it is, it is refused as before; mended, it is stored
+    again = courier.json("bulk", str(refused), "--common", common, code=1)
+    assert again["refused"] == 2
+    assert Path(again["refusedFile"]).read_bytes() == refused.read_bytes()
+    refused.write_bytes(refused.read_bytes().replace(b"soon", b"60"))
+    assert courier.json("bulk", str(refused), "--common", common, code=1)["stored"] == 1
     # And once more changes nothing
     again = courier.json("bulk", str(file), "--common", common, code=1)
-    assert (again["stored"], again["storedBefore"], len(waiting(producer))) == (0, 2, 2)
+    assert (again["stored"], again["storedBefore"], len(waiting(producer))) == (0, 3, 4)
 
 
 def test_bulk_again_sends_nobody_twice_however_the_file_was_edited(
     courier: Courier, producer: Producer, common: str, tmp_path: Path
 ) -> None:
-    # Given a file with one number twice: that is two messages
+    # Given a file with one number twice, that is to be two messages
     file = tmp_path / "list.csv"
     file.write_text("address\n79250000001\n79250000002\n+79250000001\n")
-    assert courier.json("bulk", str(file), "--common", common)["stored"] == 3
+    assert courier.json("bulk", str(file), "--common", common, "--repeat")["stored"] == 3
     # When rows were moved, added and dropped, and the file has another name
     file = file.rename(tmp_path / "other.csv")
     file.write_text("address\n79250000003\n79250000002\n79250000001\n")
@@ -178,19 +185,84 @@ def test_bulk_takes_ids_of_the_app_s_own(
     file = tmp_path / "list.csv"
     file.write_text("id,address\na,79250000001\n,79250000001\na,79250000001\na,79250000002\n")
     told = courier.json("bulk", str(file), "--common", common, code=1)
-    assert (told["stored"], told["refused"], len(waiting(producer))) == (2, 1, 2)
-    assert "a" in waiting(producer)
+    assert (told["stored"], told["repeated"], told["refused"]) == (1, 2, 1)
+    assert told["reasons"] == {"id belongs to another message": 1}
+    told = courier.json("bulk", str(file), "--common", common, "--repeat", code=1)
+    assert (told["stored"], told["storedBefore"], told["refused"]) == (1, 1, 1)
+    assert "a" in waiting(producer) and len(waiting(producer)) == 2
+
+
+def test_bulk_sends_to_a_number_once_however_it_is_spelled(
+    courier: Courier, producer: Producer, common: str, tmp_path: Path
+) -> None:
+    # Given a list that has one number three times, and told so
+    said = courier("bulk", str(CASES / "duplicates.csv"), "--common", common)
+    assert "1 messages stored" in said.stdout
+    assert "2 rows repeat an earlier row's number: left out (--repeat" in said.stderr
+    assert "lines 3, 4" in said.stderr and "79250000001" not in said.output
+    # When it comes again in a workbook, spelled otherwise and edited
+    book = openpyxl.Workbook()
+    for row in (["address", "metadata.row"], ["8 (925) 000-00-02"], [89250000001, 1], [None, "x"]):
+        book.active.append(row)
+    book.save(tmp_path / "list.xlsx")
+    words = ("bulk", str(tmp_path / "list.xlsx"), "--common", common, "--country", "RU")
+    told = courier.json(*words, code=1)
+    # Then who has the message doesn't get it again
+    assert (told["stored"], told["storedBefore"], told["refused"]) == (1, 1, 1)
+    # With --repeat, all rows are sent, the first of them before
+    told = courier.json("bulk", str(CASES / "duplicates.csv"), "--common", common, "--repeat")
+    assert (told["stored"], told["storedBefore"], told["repeated"]) == (2, 1, 0)
+    # A number's second row is sent where its first is refused
+    file = tmp_path / "list.csv"
+    file.write_text("address,ttlSec\n79250000009,soon\n+7 925 000-00-09,60\n79250000009,60\n")
+    told = courier.json("bulk", str(file), "--common", common, code=1)
+    assert (told["stored"], told["repeated"], told["refused"]) == (1, 1, 1)
+
+
+def test_bulk_dry_run_shows_what_would_be_sent_and_needs_no_redis(
+    courier: Courier, common: str, tmp_path: Path
+) -> None:
+    # Given a list with a neighbour's number, a wrong one and one that comes twice
+    file = tmp_path / "list.csv"
+    lines = [f"7925000000{n};{n}" for n in range(9)] + ["+923001234567;9", "7,925E+10;x"]
+    file.write_text("address;metadata.n\n" + "\n".join([*lines, "8 925 000-00-01;y", "1;z"]))
+    courier.env["COURIER_REDIS_URL"] = f"redis://127.0.0.1:{free_port()}/0"
+    words = ("bulk", str(file), "--common", common, "--country", "ru", "--dry-run")
+    # When it is tried
+    told = courier.json(*words, code=1)
+    # Then it is counted, the first messages are whole, and nothing is written
+    counts = {"rows": 13, "messages": 10, "repeated": 1, "refused": 2, "landlines": 0}
+    assert {name: told[name] for name in counts} == counts
+    assert told["countries"] == {"RU": 9, "PK": 1} and len(told["reasons"]) == 2
+    assert told["first"][0] == {**COMMON, "address": "79250000000", "metadata": {"n": "0"}}
+    assert len(told["first"]) == 3 and not list(tmp_path.glob("*.refused.csv"))
+    said = courier(*words, code=1, COLUMNS="80").stdout
+    assert "1 of 10 numbers is in Pakistan" in said and "9  Russia" in said
+    assert "Excel has cut this number's digits" in said and "Message 3 of 10" in said
+    assert max(map(len, said.splitlines())) <= 80
+
+
+def test_bulk_wants_a_country_and_a_delimiter_that_exist(courier: Courier, tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("address\n79250000001\n")
+    for option, words in (
+        (("--country", "Russia"), "two letters, such as RU"),
+        (("--delimiter", ";;"), "must be one character"),
+    ):
+        file = str(tmp_path / "list.csv")
+        assert words in courier("bulk", file, "--campaign", "a", *option, code=2).stderr
 
 
 @pytest.mark.parametrize(
     ("content", "options", "words"),
     [
-        ("address,content.text\n79250000001,Привет\n".encode("cp1251"), [], "line 2 is not utf-8"),
+        ("address,content.text\n79250000001,Я\n".encode("cp1251"), [], "name it with --encoding"),
+        ("address\n79250000001,Я\n".encode(), ["--encoding", "cp1251"], "is utf-8, not cp1251"),
+        (b"%PDF-1.4\n79250000001", [], "a PDF"),
         (b"address,adress\n", [], "column 'adress' is not a field"),
-        (b"79250000001,x\n", [], "column number 1 is not a field"),
+        (b"79250000001,x\n", [], "no column is a field of a job"),
         (b"address,address\n", [], "there are two columns"),
         (b"subject\n", [], "no column 'address'"),
-        (b"", [], "column number 1 is not a field"),
+        (b"", [], "the file is empty"),
         (b'address,comment\n79250000001,"x\n79250000002,y\n', [], "begins on line 2 can't be read"),
         (b"address\n", ["--encoding", "klingon"], "no such encoding"),
         (b"address\n", ["--common", "/dev/null"], "is not JSON"),

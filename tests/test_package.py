@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 
 from tests.conftest import ROOT
 
-PACKAGES = ("schemas", "store", "producers", "worker", "ops", "ops/commands")
+PACKAGES = ("schemas", "store", "producers", "worker", "ops", "ops/commands", "ops/lists")
 BUILD = """
 import sys
 from setuptools import build_meta

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         QueueFull,
         Unconfirmed,
     )
+    from viber_courier.schemas.phone import normalize_address
     from viber_courier.schemas.settings import Settings
     from viber_courier.schemas.status import Reason, Status
     from viber_courier.store.connection import StoreUnavailable
@@ -38,6 +39,7 @@ _HOMES = {
         *("ConfigError", "Conflict", "ContentGone", "CourierError", "DeadLetterError"),
         *("EnqueueError", "InvalidMessage", "NotDead", "QueueFull", "Unconfirmed"),
     ),
+    "schemas.phone": ("normalize_address",),
     "schemas.settings": ("Settings",),
     "schemas.status": ("Reason", "Status"),
     "store.connection": ("StoreUnavailable",),
@@ -66,6 +68,7 @@ __all__ = [
     "Status",
     "StoreUnavailable",
     "Unconfirmed",
+    "normalize_address",
 ]
 
 

@@ -1,211 +1,53 @@
-"""``courier bulk``: streams a campaign from a CSV file. Started again, it sends nothing twice."""
+"""``courier bulk``: sends to a list from a file. Started again, it sends nothing twice."""
 
 from __future__ import annotations
 
-import csv
 import json
-import os
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
-from uuid import NAMESPACE_OID, uuid5
+from typing import Any, TypeVar
 
 import click
-from rich.console import Console
+import rich.table
+from rich.console import Console, Group
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
-from viber_courier import (
-    Conflict,
-    EnqueueError,
-    InvalidMessage,
-    Producer,
-    QueueFull,
-    StoreUnavailable,
-)
+from viber_courier import InvalidMessage, Producer, QueueFull, StoreUnavailable
 from viber_courier.ops.commands.terminal import (
     PARTLY,
     WRONG,
     Duration,
     Failure,
     command,
+    console,
     emit,
+    grid,
     is_terminal,
     json_option,
+    plain,
 )
+from viber_courier.ops.lists.files import NotAList
+from viber_courier.ops.lists.recipients import Survey, reason_of
+from viber_courier.ops.lists.storing import Ids, RefusedRows, Storing
+from viber_courier.ops.lists.tables import Reading, Table
 from viber_courier.producers.client import CHUNK_ROWS
 from viber_courier.schemas.encoding import digest_of
-from viber_courier.schemas.fields import CONTENT, JOB, Seconds
-from viber_courier.store.connection import is_transient, store_errors
-from viber_courier.store.keys import Keys
+from viber_courier.schemas.message import Campaign, parse_job
+from viber_courier.schemas.phone import require_country
+from viber_courier.store.connection import is_transient
 
-FIELDS = JOB.fields
-COLUMNS = {
-    *(FIELDS.keys() - {"content", "metadata"}),
-    *(f"content.{name}" for schema in CONTENT.values() for name in schema.fields),
-}
-"""Allowed names of columns, besides ``metadata.<name>``."""
 RETRY_SECONDS = 0.5
 """Pause between tries while the queue is full or Redis can't be used."""
+REASONS = 10
+"""Most reasons that are listed."""
 T = TypeVar("T")
-Row = tuple[int, list[str]]
-"""The line on which a row begins, from 1, and its cells."""
-
-
-class Table:
-    """A CSV file (RFC 4180): its columns and its rows, which can be read again."""
-
-    def __init__(
-        self, path: Path, encoding: str, delimiter: str | None, renamed: Mapping[str, str]
-    ) -> None:
-        self._path = path
-        # utf-8-sig reads files with and without a BOM.
-        self._encoding = "utf-8-sig" if encoding.lower() in ("utf-8", "utf8") else encoding
-        with self._open() as file:
-            first = file.readline()
-        self._delimiter = delimiter or max(",;\t|", key=first.count)
-        self.header = next(self._records(), (1, [""]))[1]
-        self.names = [renamed.get(name.strip(), name.strip()) for name in self.header]
-        if missing := [name for name in renamed if name not in map(str.strip, self.header)]:
-            raise _wrong(f"--map names a column {missing[0]!r} that the file doesn't have")
-        for place, name in enumerate(self.names, 1):
-            if name not in COLUMNS and not name.startswith("metadata.") and name != "-":
-                # In a file without a header this would be a phone number.
-                column = repr(name) if any(map(str.isalpha, name)) else f"number {place}"
-                raise _wrong(
-                    f"column {column} is not a field of a job: the first line must name the fields;"
-                    " --map COLUMN=FIELD renames a column, --map COLUMN=- ignores it"
-                )
-        if twice := [n for n, times in Counter(self.names).items() if times > 1 and n != "-"]:
-            raise _wrong(f"there are two columns {twice[0]!r}")
-        if "address" not in self.names:
-            raise _wrong("no column 'address' for the phone numbers (--map COLUMN=address)")
-
-    def rows(self) -> Iterator[Row]:
-        """Yields the rows below the header, without empty ones."""
-        return ((line, cells) for line, cells in islice(self._records(), 1, None) if any(cells))
-
-    def count(self) -> int:
-        """Counts the rows, and so finds what can't be read before anything is stored."""
-        return sum(1 for _ in self.rows())
-
-    def job(self, cells: Sequence[str]) -> dict[str, Any]:
-        """Returns a row as a job, without the fields of empty cells."""
-        job: dict[str, Any] = {}
-        for name, cell in zip(self.names, cells, strict=True):
-            if cell and name != "-":
-                outer, dot, inner = name.partition(".")
-                digits = isinstance(FIELDS[outer], Seconds) and cell.isascii() and cell.isdigit()
-                value = int(cell) if digits and len(cell) < 10 else cell
-                (job.setdefault(outer, {}) if dot else job)[inner or outer] = value
-        return job
-
-    def _open(self) -> TextIO:
-        return self._path.open(encoding=self._encoding, newline="")
-
-    def _records(self) -> Iterator[Row]:
-        try:
-            with self._open() as file:
-                reader, line = csv.reader(file, delimiter=self._delimiter, strict=True), 1
-                for cells in reader:
-                    if cells:
-                        yield line, cells
-                    line = reader.line_num + 1
-        except csv.Error as error:
-            raise _wrong(f"the row that begins on line {line} can't be read: {error}") from None
-
-
-class Ids:
-    """Makes each row's id from the campaign and the phone number, not from the row's place.
-
-    So a row that moves, or comes again in another file, stays the same message. A number's second
-    row in one file is another message. Takes about 100 bytes of memory for each number.
-    """
-
-    def __init__(self, campaign: str) -> None:
-        self._space = uuid5(NAMESPACE_OID, campaign)
-        self._rows = Counter[str]()
-
-    def next(self, address: str) -> str:
-        """Returns the id of the next row with this number."""
-        number = address.removeprefix("+")
-        self._rows[number] += 1
-        return str(uuid5(self._space, f"{number} {self._rows[number]}"))
-
-
-class Refused:
-    """The file of refused rows. The first of them creates it, readable by its owner only."""
-
-    def __init__(self, path: Path, header: Sequence[str], stack: ExitStack) -> None:
-        self._path, self._header, self._stack = path, header, stack
-        self._writer: Any = None
-        self.count = 0
-        path.unlink(missing_ok=True)  # one that an earlier run left would be taken for ours
-
-    def add(self, line: int, reason: str, cells: Sequence[str]) -> None:
-        self.count += 1
-        if self._writer is None:
-            fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with_bom = "utf-8-sig"  # without a BOM, Excel guesses the encoding wrong
-            file = self._stack.enter_context(os.fdopen(fd, "w", encoding=with_bom, newline=""))
-            self._writer = csv.writer(file)
-            self._writer.writerow(["line", "reason", *self._header])
-        self._writer.writerow([line, reason, *cells])
-
-
-class Run:
-    """One pass over the file. ``stored_before``: rows that an earlier run had stored."""
-
-    def __init__(
-        self,
-        producer: Producer,
-        table: Table,
-        ids: Ids,
-        refused: Refused,
-        common: Mapping[str, Any] | None,
-        retry: Callable[[Callable[[], Any]], Any],
-    ) -> None:
-        self._producer, self._table, self._ids, self._refused = producer, table, ids, refused
-        self._common, self._retry = common, retry
-        self._record = Keys(producer.settings.namespace).records
-        self.stored = self.stored_before = 0
-
-    def store(self, chunk: Sequence[Row]) -> None:
-        """Stores those of the rows that are valid. Repeating it changes nothing."""
-        complete: list[tuple[Row, dict[str, Any]]] = []
-        refused: list[tuple[Row, str]] = []
-        for row in chunk:
-            if len(row[1]) != len(self._table.names):
-                text = f"has {len(row[1])} cells; the first line has {len(self._table.names)}"
-                refused.append((row, text))
-            else:
-                job = self._table.job(row[1])
-                id = self._ids.next(job.get("address", ""))
-                complete.append((row, {"id": id, **job}))
-        before = self._retry(lambda: self._exist([job["id"] for _, job in complete]))
-        ids, faults = self._retry(lambda: self._enqueue([job for _, job in complete]))
-        refused += [(complete[n][0], _reason(error, self._table.names)) for n, error in faults]
-        for (line, cells), text in sorted(refused):
-            self._refused.add(line, text, cells)
-        self.stored_before += len(before.intersection(ids))
-        self.stored += len(set(ids) - before)
-
-    def _exist(self, ids: Sequence[str]) -> set[str]:
-        with store_errors(), self._producer.redis.pipeline(transaction=False) as pipe:
-            for id in ids:
-                pipe.exists(self._record + id)
-            return {id for id, found in zip(ids, pipe.execute(), strict=True) if found}
-
-    def _enqueue(self, jobs: list[dict[str, Any]]) -> tuple[list[str], list[tuple[int, Any]]]:
-        faults: list[tuple[int, EnqueueError]] = []
-        ids = self._producer.enqueue_many(
-            jobs, self._common, lambda number, _, error: faults.append((number, error))
-        )
-        return ids, faults
+PATH = click.Path(dir_okay=False, path_type=Path)
 
 
 def retrying(wait: float) -> Callable[[Callable[[], T]], T]:
@@ -231,38 +73,21 @@ def retrying(wait: float) -> Callable[[Callable[[], T]], T]:
     return retry
 
 
-def _reason(error: EnqueueError, names: Sequence[str]) -> str:
-    if isinstance(error, Conflict) and "id" not in names:
-        return "this number has another message in this campaign: use a new --campaign NAME"
-    if isinstance(error, InvalidMessage):
-        return "; ".join(f"{path} {' '.join(t)}" for path, t in sorted(error.errors.items()))
-    return str(error)
-
-
 def _wrong(text: str) -> Failure:
     return Failure(f"nothing was stored: {text}", WRONG)
 
 
-def _open_table(path: Path, encoding: str, *more: Any) -> tuple[Table, int]:
-    """Returns the table and its number of rows; Failure if it can't be read to its end."""
+@contextmanager
+def _before_storing() -> Iterator[None]:
+    """Ends the command where the file or the common part is wrong."""
     try:
-        table = Table(path, encoding, *more)
-        return table, table.count()
-    except LookupError:
-        raise click.UsageError(f"no such encoding: {encoding}") from None
-    except UnicodeError:
-        with path.open("rb") as file:
-            bad = next((n for n, line in enumerate(file, 1) if not _decodes(line, encoding)), 1)
-        text = f"line {bad} is not {encoding}: name the encoding with --encoding, e.g. cp1251"
-        raise _wrong(text) from None
-
-
-def _decodes(line: bytes, encoding: str) -> bool:
-    try:
-        line.decode(encoding)
-    except UnicodeError:
-        return False
-    return True
+        yield
+    except NotAList as error:
+        raise _wrong(str(error)) from None
+    except InvalidMessage as error:
+        raise _wrong(reason_of(error)) from None  # the common part is wrong, not a row
+    except ImportError as error:
+        raise _wrong(str(error)) from None
 
 
 def _read_common(path: Path | None) -> Any:
@@ -278,7 +103,21 @@ def _renamed(ctx: Any, param: Any, pairs: tuple[str, ...]) -> dict[str, str]:
     return dict(pair.partition("=")[::2] for pair in pairs)
 
 
-PATH = click.Path(dir_okay=False, path_type=Path)
+def _delimiter(ctx: Any, param: Any, text: str | None) -> str | None:
+    char = {"tab": "\t", "\\t": "\t"}.get(text or "", text)
+    if char is not None and (len(char) != 1 or char in '"\r\n\0' or char.isalnum()):
+        raise click.BadParameter('must be one character, such as ";", or "tab"')
+    return char
+
+
+def _country(ctx: Any, param: Any, text: str | None) -> str | None:
+    try:
+        require_country(country := text.upper() if text else None)
+    except ValueError:
+        raise click.BadParameter("must be a country's two letters, such as RU") from None
+    except ImportError as error:
+        raise click.UsageError(str(error)) from None
+    return country
 
 
 @command(
@@ -290,9 +129,13 @@ PATH = click.Path(dir_okay=False, path_type=Path)
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--common", "common_file", type=PATH, help="JSON: the fields that all rows share.")
 @click.option("--campaign", help="Name that the ids are made from. [default: the common part]")
+@click.option("--country", callback=_country, help="Whose national numbers to read, e.g. RU.")
+@click.option("--dry-run", is_flag=True, help="Show what would be sent; store nothing.")
+@click.option("--repeat", is_flag=True, help="Send also to numbers that earlier rows have.")
 @click.option("--map", "renamed", multiple=True, metavar="COLUMN=FIELD", callback=_renamed)
-@click.option("--delimiter", help="[default: found in the first line: , ; tab or |]")
-@click.option("--encoding", default="utf-8", help="With or without a BOM.")
+@click.option("--sheet", metavar="NAME", help="Of a workbook. [default: the first]")
+@click.option("--delimiter", callback=_delimiter, help="[default: found out]")
+@click.option("--encoding", help="[default: found out]")
 @click.option("--refused", "refused_file", type=PATH, help="[default: FILE.refused.csv]")
 @click.option("--wait", type=Duration(), default="10m", help="Longest time to keep retrying.")
 @json_option
@@ -300,55 +143,97 @@ def bulk(
     file: Path,
     common_file: Path | None,
     campaign: str | None,
-    refused_file: Path | None,
-    wait: float,
+    country: str | None,
+    dry_run: bool,
+    repeat: bool,
     as_json: bool,
-    **form: Any,
+    **more: Any,
 ) -> None:
-    """Store a message for each row of a CSV file.
+    """Store a message for each row of a list: a CSV file or a workbook (.xlsx).
 
     The first line names the fields: address, id, subject, content.text, metadata.order ... For an
     empty cell the common part's value is used. --map COLUMN=FIELD renames a column, --map COLUMN=-
-    ignores it.
+    ignores it. Encoding and delimiter are found out.
+
+    Phone numbers may be written as people write them, but internationally. With --country RU,
+    Russia's national numbers are read too: 8 (925) 000-00-01. Each number gets one message, however
+    often and however spelled the list has it; with --repeat, one for each row.
 
     After an interruption, start the same command again: it sends nothing twice, even if you have
-    edited the file, because ids are made from the campaign and the phone number. A number that is
-    in the file twice gets two messages. To send the same again, name another campaign.
+    edited the file, because ids are made from the campaign and the phone number. To send the same
+    again, name another campaign.
 
-    Refused rows go to a file, with their line and the reason. While the queue is full or Redis
-    can't be used, the command retries for up to --wait.
+    Refused rows go to a file in the list's own form, with the reason as the last column. Mend them
+    there and give that file to the same command. While the queue is full or Redis can't be used,
+    the command retries for up to --wait.
     """
-    common = _read_common(common_file)
-    if common is None and not campaign:
+    common, wait = _read_common(common_file), more.pop("wait")
+    refused_file = _refused_file(file, more.pop("refused_file"))
+    if common is None and not (campaign or dry_run):
         raise click.UsageError("without --common, you must name the --campaign")
+    with _before_storing():
+        table = Table(file, Reading(**more))
+        survey = Survey(_checking(common) if dry_run else None)
+        survey.add(table.rows(), table.columns, country)
+    notes = [*table.notes, *survey.notes(repeat, _country_name)]
+    if dry_run:
+        _show(survey, notes, common, as_json)
+        sys.exit(PARTLY if survey.refused else 0)
+    producer = Producer.from_env()
+    for note in notes if not as_json else ():
+        click.echo(f"Note: {note}", err=True)
+    with ExitStack() as stack:
+        refused = RefusedRows(refused_file, table, survey.width, stack)
+        ids = Ids(campaign or digest_of(common), counts=repeat)
+        retry = retrying(wait)
+        storing = Storing(producer, table, country, ids, refused, common, repeat, retry)
+        _store_all(storing, table, file.name, survey.rows)
+    _report(storing, refused, refused_file, survey, notes if as_json else None)
+    sys.exit(PARTLY if refused.count else 0)
+
+
+def _refused_file(file: Path, given: Path | None) -> Path:
+    path = given or file.with_name(f"{file.name}.refused.csv")
     if not file.is_file():
         raise click.UsageError("FILE must be a regular file: it is read twice")
-    refused_file = refused_file or file.with_name(f"{file.name}.refused.csv")
-    if refused_file.resolve() == file.resolve():
+    if path.resolve() == file.resolve():
         raise click.UsageError("--refused must be another file than FILE")
-    table, total = _open_table(file, form["encoding"], form["delimiter"], form["renamed"])
-    producer = Producer.from_env()
-    with ExitStack() as stack:
-        bar = stack.enter_context(_bar())
-        task = bar.add_task(file.name, total=total, rate="")
-        refused = Refused(refused_file, table.header, stack)
-        ids = Ids(campaign or digest_of(common))
-        run = Run(producer, table, ids, refused, common, retrying(wait))
+    return path
+
+
+def _store_all(storing: Storing, table: Table, name: str, total: int) -> None:
+    with _bar() as bar:
+        task = bar.add_task(name, total=total, rate="")
         began, done, rows = time.monotonic(), 0, table.rows()
         try:
             while chunk := list(islice(rows, CHUNK_ROWS)):
-                run.store(chunk)
+                with _before_storing():
+                    storing.store(chunk)
                 done += len(chunk)
                 rate = f"{done / (time.monotonic() - began):,.0f}/s"
                 bar.update(task, completed=done, rate=rate)
-        except InvalidMessage as error:
-            raise _wrong(_reason(error, ())) from None  # the common part is wrong, not a row
         except (KeyboardInterrupt, QueueFull, StoreUnavailable):
             bar.stop()
-            _report_interruption(run, total)
+            stored = storing.stored + storing.stored_before
+            advice = "Start the same command again to go on; it sends nothing twice."
+            click.echo(f"Stopped: {stored:,} of {total:,} rows are stored. {advice}", err=True)
             raise
-    _report(run, refused, refused_file, as_json)
-    sys.exit(PARTLY if refused.count else 0)
+
+
+def _checking(common: Mapping[str, Any] | None) -> Callable[[Mapping[str, Any]], object]:
+    now = time.time()
+    if common is None:
+        return partial(parse_job, now=now)
+    return partial(Campaign(common, now).parse_row, now=now)
+
+
+def _country_name(code: str) -> str:
+    # Loaded only where a country is named: it takes half a second and 90 MB.
+    from phonenumbers import example_number
+    from phonenumbers.geocoder import country_name_for_number
+
+    example = example_number(code)
+    return (example and country_name_for_number(example, "en")) or code
 
 
 def _bar() -> Progress:
@@ -365,19 +250,53 @@ def _bar() -> Progress:
     )
 
 
-def _report_interruption(run: Run, total: int) -> None:
-    stored = run.stored + run.stored_before
-    advice = "Start the same command again to go on; it sends nothing twice."
-    click.echo(f"Stopped: {stored:,} of {total:,} rows are stored. {advice}", err=True)
-
-
-def _report(run: Run, refused: Refused, path: Path, as_json: bool) -> None:
-    kept = str(path) if refused.count else None
+def _show(survey: Survey, notes: list[str], common: Any, as_json: bool) -> None:
+    """Prints what a dry run found."""
+    messages = [
+        {name: v for name, v in {**(common or {}), **each.job}.items() if v is not None}
+        for each in survey.first
+    ]
+    counts = {"rows": survey.rows, "messages": survey.numbers, "repeated": survey.repeated}
     if as_json:
-        counts = {"stored": run.stored, "storedBefore": run.stored_before, "refused": refused.count}
-        return emit({**counts, "refusedFile": kept})
-    click.echo(f"{run.stored:,} messages stored, {run.stored_before:,} were there before")
-    if run.stored_before and not run.stored:
+        more = {"refused": survey.refused, "reasons": dict(survey.reasons.most_common())}
+        more |= {"countries": dict(survey.countries.most_common()), "landlines": survey.landlines}
+        return emit({"dryRun": True, **counts, **more, "notes": notes, "first": messages})
+    countries = {_country_name(c): n for c, n in survey.countries.most_common(REASONS)}
+    reasons = dict(survey.reasons.most_common(REASONS))
+    parts: list[Any] = [Text("Dry run: nothing is stored", "bold")]
+    parts += [_counts({**counts, "refused": survey.refused})]
+    for title, found in (("Countries", countries), ("Refused because", reasons)):
+        if found:
+            parts += ["", Text(title, "bold"), _counts(found)]
+    if notes:
+        parts += ["", Text("Notes", "bold"), *map(plain, notes)]
+    for n, message in enumerate(messages, 1):
+        content = message.pop("content", {})
+        fields = {**message, **{f"content.{k}": v for k, v in content.items()}}
+        title = f"Message {n} of {survey.numbers:,}"
+        parts += ["", Text(title, "bold"), grid([(k, plain(v)) for k, v in fields.items()])]
+    console().print(Group(*parts))
+
+
+def _counts(found: Mapping[str, int]) -> rich.table.Table:
+    width = max(len(f"{count:,}") for count in found.values())
+    return grid([(f"{count:,}".rjust(width), name) for name, count in found.items()])
+
+
+def _report(
+    storing: Storing, refused: RefusedRows, path: Path, survey: Survey, notes: list[str] | None
+) -> None:
+    """Prints what was done; as JSON if there are ``notes``, which are printed before else."""
+    kept = str(path) if refused.count else None
+    if notes is not None:
+        counts = {"stored": storing.stored, "storedBefore": storing.stored_before}
+        counts |= {"repeated": storing.repeated, "refused": refused.count}
+        found = {"reasons": dict(refused.reasons.most_common()), "countries": survey.countries}
+        return emit({**counts, "refusedFile": kept, **found, "notes": notes})
+    click.echo(f"{storing.stored:,} messages stored, {storing.stored_before:,} were there before")
+    if storing.stored_before and not storing.stored:
         click.echo("This campaign has nothing new. To send it again, use --campaign NAME.")
     if kept:
         click.echo(f"{refused.count:,} rows refused: see {kept}", err=True)
+        for reason, count in refused.reasons.most_common(REASONS):
+            click.echo(f"  {count:,}: {reason}", err=True)

@@ -1,0 +1,158 @@
+"""Finds out a text's encoding: what is UTF-8 beyond ASCII is never read as anything else."""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Collection
+from pathlib import Path
+
+from viber_courier.ops.lists.files import HEAD, NotAList
+
+MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),  # before UTF-16's, which begins alike
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+CANDIDATES = ("cp1251", "koi8-r", "cp866", "cp1252")
+"""One byte a character; what else there is must be named with --encoding."""
+SEQUENCE = re.compile(
+    rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}"
+)
+HIGH = re.compile(rb"[\x80-\xff]")
+COMMON = "оеаинтсрвлкмдпуяыьгзбчйхіїєў"
+"""Cyrillic letters that are frequent; the others are valid, and rare."""
+PAIRS = frozenset(
+    re.findall(
+        "..",
+        "стнотонаеновнираворококапорепраталилеетвевероголанеиедеталоснымиинтетиожесьдоскзааннн"
+        "ольосамодаиязабыигчтасрочевивасяютчекидиайейийаяоекапикубеявпользвашатьелатутьшанхор",
+    )
+)
+LATIN = "éèàçüöäßñóíáêôîúãõâøåæëïù"
+QUIET = " «»–—…№“”„’‘°©®€"
+"""Signs beyond ASCII that say nothing of the letters."""
+UNLIKELY = -4
+
+
+def find_encoding(path: Path, given: str | None, names: Collection[str]) -> tuple[str, bool]:
+    """Returns a file's encoding and whether it begins with a BOM. Raises NotAList.
+
+    ``given`` is what the user says, ``names`` are columns that must be there.
+    """
+    if given:
+        try:
+            given = codecs.lookup(given).name
+        except LookupError:
+            raise NotAList(f"no such encoding: {given}") from None
+        given = given.removesuffix("-sig")
+    with path.open("rb") as file:
+        head = file.read(HEAD)
+    for mark, name in MARKS:
+        if head.startswith(mark):
+            return _agreed(name, given), True
+    if wide := _wide(head):
+        return _agreed(wide, given), False
+    if b"\0" in head:
+        raise NotAList("the file is no text and no workbook: a list is .xlsx or CSV")
+    is_utf8, lines, first = _scan(path)
+    if is_utf8:
+        return _agreed("utf-8", given) if lines else given or "utf-8", False
+    sample = b"\n".join(lines)
+    high = len(HIGH.findall(sample))
+    if sum(map(len, SEQUENCE.findall(sample))) > 0.9 * high or given == "utf-8":
+        raise NotAList(f"line {first} is not utf-8" + (": mend this line" if not given else ""))
+    return given or _best(sample, path, names, first), False
+
+
+def _agreed(found: str, given: str | None) -> str:
+    if given not in (None, found, found[:-3]):  # utf-16 names both utf-16-le and utf-16-be
+        raise NotAList(f"the file is {found}, not {given}: leave --encoding out")
+    return found
+
+
+def _wide(head: bytes) -> str:
+    """Returns which UTF-16 a text without a BOM is, else "". Its digits have every other byte 0."""
+    even, odd = head[::2].count(0), head[1::2].count(0)
+    for name, zeros, others in (("utf-16-le", odd, even), ("utf-16-be", even, odd)):
+        if zeros > 0.1 * len(head) / 2 and others < 0.02 * zeros:
+            text = head[: len(head) // 2 * 2].decode(name, "replace")
+            if all(char.isprintable() or char in "\r\n\t" for char in text[:-1]):
+                return name
+    return ""
+
+
+def _scan(path: Path) -> tuple[bool, list[bytes], int]:
+    """Returns whether a file is UTF-8, lines of it beyond ASCII, the first line that isn't."""
+    is_utf8, lines, size, first = True, list[bytes](), 0, 1
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if line.isascii():
+                continue
+            if size < HEAD:
+                lines.append(line)
+                size += len(line)
+            if is_utf8:
+                try:
+                    line.decode()
+                except UnicodeDecodeError:
+                    is_utf8, first = False, number
+            elif size >= HEAD:
+                break
+    return is_utf8, lines, first
+
+
+def _best(sample: bytes, path: Path, names: Collection[str], first: int) -> str:
+    """Returns the encoding in which the sample reads best. Raises NotAList if none stands out."""
+    with path.open("rb") as file:
+        head = file.read(HEAD)
+    wanted = [name.casefold() for name in names if not name.isascii()]
+    ranks = []
+    for name in CANDIDATES:
+        try:
+            text = sample.decode(name)
+        except UnicodeDecodeError:
+            continue
+        beginning = head.decode(name, "replace").casefold()
+        fits = all(each in beginning for each in wanted)
+        ranks.append((fits, likeness(text), name))
+    ranks.sort(reverse=True)
+    if ranks:
+        fits, rank, name = ranks[0]
+        second = max((r for f, r, n in ranks[1:] if f == fits), default=UNLIKELY)
+        letters = len(HIGH.findall(sample))
+        if rank > 0 and rank - second >= max(0.2, 1 / letters):
+            return name
+        if fits and wanted and len([1 for f, *_ in ranks if f]) == 1:
+            return name
+    text = "has letters whose encoding can't be told: name it with --encoding, e.g. cp1251"
+    raise NotAList(f"line {first} {text}")
+
+
+def likeness(text: str) -> float:
+    """Returns how much the characters beyond ASCII look like words: about 2, or below 0."""
+    total, count, before = 0.0, 0, " "
+    for char, after in zip(text, text[1:] + " ", strict=True):
+        if not char.isascii() and char not in QUIET:
+            total += _weight(before, char, after)
+            count += 1
+        before = char
+    return total / count if count else UNLIKELY
+
+
+def _weight(before: str, char: str, after: str) -> float:
+    if not char.isalpha():
+        return UNLIKELY if char.isprintable() else 2 * UNLIKELY
+    lower = char.lower()
+    if before.islower() and char.isupper():
+        return UNLIKELY  # no word has a capital in its midst
+    if "\u0400" <= char <= "\u04ff":
+        if (before.isalpha() and before.isascii()) or (after.isalpha() and after.isascii()):
+            return UNLIKELY  # no word mixes Latin and Cyrillic
+        pair = (before + char).lower() in PAIRS
+        return (2.0 if lower in COMMON else -1.0) + pair
+    if not before.isascii() and before.isalpha():
+        return UNLIKELY  # an accented letter beside another is rare
+    return 2.0 if lower in LATIN else -1.0

@@ -1,0 +1,125 @@
+"""Reads a list from a sheet of a workbook: .xlsx, and what else python-calamine reads."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Iterator
+from datetime import date, time
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+from viber_courier.ops.lists.columns import Row, is_blank
+from viber_courier.ops.lists.files import NotAList
+from viber_courier.ops.lists.texts import Form
+
+ERROR = "#N/A"
+"""What stands for a cell with an error, or with a formula that was never calculated."""
+SHEET = re.compile(rb"<(?:\w+:)?sheet\b[^>]*>")
+BAD_CELL = re.compile(
+    rb"<(?:\w+:)?c\b(?=[^>]*\bt=\"e\")[^>]*\br=\"([A-Z]{1,3})([0-9]{1,7})\"|"
+    rb"<(?:\w+:)?c\b[^>]*\br=\"([A-Z]{1,3})([0-9]{1,7})\"[^>]*>\s*"
+    rb"<(?:\w+:)?f\b(?:[^>]*/>|[^>]*>[^<]*</(?:\w+:)?f>)\s*"
+    rb"(?:<(?:\w+:)?v\s*/>|<(?:\w+:)?v></(?:\w+:)?v>|</(?:\w+:)?c>)"
+)
+
+
+class Sheet:
+    """A list in a workbook: the sheet with this name, else the first that isn't hidden."""
+
+    form = Form()
+
+    def __init__(self, path: Path, name: str | None) -> None:
+        try:
+            import python_calamine as calamine
+        except ModuleNotFoundError:
+            text = "workbooks are read with python-calamine: pip install 'viber-courier[ops]'"
+            raise NotAList(text) from None
+        try:
+            self._book = calamine.CalamineWorkbook.from_path(path)
+        except calamine.PasswordError:
+            raise NotAList("the workbook is protected by a password: save it without") from None
+        except (calamine.CalamineError, OSError):
+            text = "the file is no workbook that can be read: save it as .xlsx or CSV"
+            raise NotAList(text) from None
+        sheets, visible = self._book.sheets_metadata, calamine.SheetVisibleEnum.Visible
+        shown = [n for n, sheet in enumerate(sheets) if sheet.visible == visible]
+        if name is not None:
+            shown = [n for n, sheet in enumerate(sheets) if sheet.name == name]
+            if not shown:
+                raise NotAList("the workbook has no sheet with the name that --sheet gives")
+        if not shown:
+            raise NotAList("all sheets are hidden: name one with --sheet")
+        try:
+            self._sheet = self._book.get_sheet_by_index(shown[0])
+        except calamine.CalamineError:
+            raise NotAList("the sheet can't be read: save the workbook again") from None
+        self.others = [sheets[n].name for n in shown[1:]]
+        self._bad = _bad_cells(path, shown[0])
+
+    def records(self) -> Iterator[Row]:
+        """Yields all rows but blank ones, the header's included, with each value as text."""
+        # Rows come from the sheet's first, cells from the first column that has any.
+        _, left = self._sheet.start or (0, 0)
+        for line, values in enumerate(self._sheet.iter_rows(), 1):
+            cells = [_text(value) for value in values]
+            for column in self._bad.get(line, ()):
+                if left <= column < left + len(cells):
+                    cells[column - left] = ERROR
+            if not all(map(is_blank, cells)):
+                yield Row(line, cells)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() else repr(value)
+    return value.isoformat() if isinstance(value, date | time) else str(value)
+
+
+def _bad_cells(path: Path, place: int) -> dict[int, list[int]]:
+    """Returns by line the columns, from 0, of cells that calamine shows as empty, but aren't."""
+    found: dict[int, list[int]] = {}
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(_part(archive, place)) as file:
+            rest, more = b"", True
+            while more:
+                more = bool(piece := file.read(1 << 16))
+                rest += piece
+                # The last row may go on in the next piece.
+                end = max(rest.rfind(b"row>"), 0) if more else len(rest)
+                for match in BAD_CELL.finditer(rest, 0, end):
+                    letters, line = match[1] or match[3], match[2] or match[4]
+                    found.setdefault(int(line), []).append(_column(letters))
+                rest = rest[end:]
+    except (zipfile.BadZipFile, KeyError, IndexError):
+        pass  # another format of workbook
+    return found
+
+
+def _part(archive: zipfile.ZipFile, place: int) -> str:
+    """Returns the name of a sheet's part in the archive. Raises KeyError or IndexError."""
+    tag = SHEET.findall(archive.read("xl/workbook.xml"))[place]
+    links = archive.read("xl/_rels/workbook.xml.rels")
+    id = _attribute(tag, rb"\w+:id")
+    for link in re.findall(rb"<(?:\w+:)?Relationship\b[^>]*>", links):
+        if _attribute(link, b"Id") == id:
+            target = unescape(_attribute(link, b"Target").decode())
+            return target.removeprefix("/") if target.startswith("/") else f"xl/{target}"
+    raise KeyError
+
+
+def _attribute(tag: bytes, name: bytes) -> bytes:
+    found = re.search(rb"\s" + name + rb"\s*=\s*[\"']([^\"']*)[\"']", tag)
+    return found[1] if found else b""
+
+
+def _column(letters: bytes) -> int:
+    number = 0
+    for letter in letters:
+        number = number * 26 + letter - 64
+    return number - 1

@@ -1,0 +1,159 @@
+"""Stores a list's messages, each number once, so that a second run sends nothing twice."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+from uuid import NAMESPACE_OID, uuid5
+
+from viber_courier import Conflict, EnqueueError, InvalidMessage, Producer
+from viber_courier.ops.lists.columns import REASON, Refusal, Row
+from viber_courier.ops.lists.recipients import Recipient, read_recipient, reason_of
+from viber_courier.ops.lists.tables import Table
+from viber_courier.store.connection import store_errors
+from viber_courier.store.keys import Keys
+
+
+class Ids:
+    """Makes each message's id from the campaign and the phone number, not from the row's place.
+
+    So a row that moves, is spelled otherwise or comes in another file stays the same message. With
+    ``counts``, a number's second row in one file is another message.
+    """
+
+    def __init__(self, campaign: str, counts: bool) -> None:
+        self._space = uuid5(NAMESPACE_OID, campaign)
+        self._rows, self._counts = Counter[str](), counts
+
+    def next(self, number: str) -> str:
+        """Returns the id of the next row with this number."""
+        if self._counts:
+            self._rows[number] += 1
+        return str(uuid5(self._space, f"{number} {self._rows[number] if self._counts else 1}"))
+
+
+class RefusedRows:
+    """The file of refused rows, in the list's own form and with the reason as the last column.
+
+    The first of them creates it, readable by its owner only. ``width``: the list's widest row.
+    """
+
+    def __init__(self, path: Path, table: Table, width: int, stack: ExitStack) -> None:
+        self._path, self._form, self._stack = path, table.form, stack
+        self._header = [*table.columns.header]
+        self._header += [""] * (width - len(self._header))
+        self._writers: list[Any] = []
+        self.reasons = Counter[str]()
+        path.unlink(missing_ok=True)  # one that an earlier run left would be taken for ours
+
+    def add(self, row: Row, reason: str) -> None:
+        """Writes a row."""
+        self.reasons[reason] += 1
+        if not self._writers:
+            fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            file = os.fdopen(fd, "w", encoding=self._form.encoding, newline="")
+            self._form.begin(self._stack.enter_context(file))
+            form = {"delimiter": self._form.delimiter, "lineterminator": self._form.line_end}
+            for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL):
+                self._writers.append(csv.writer(file, quoting=quoting, **form))  # type: ignore
+            self._write([*self._header, REASON])
+        fill = [""] * (len(self._header) - len(row.cells))
+        self._write([*row.cells, *fill, reason])
+
+    def _write(self, cells: Sequence[str]) -> None:
+        # Python before 3.13 quotes only the line breaks that it ends lines with.
+        has_breaks = any("\r" in cell or "\n" in cell for cell in cells)
+        self._writers[has_breaks].writerow(cells)
+
+    @property
+    def count(self) -> int:
+        """How many rows were refused."""
+        return self.reasons.total()
+
+
+class Storing:
+    """One pass over a list. ``stored_before``: messages that an earlier run had stored."""
+
+    def __init__(
+        self,
+        producer: Producer,
+        table: Table,
+        country: str | None,
+        ids: Ids,
+        refused: RefusedRows,
+        common: Mapping[str, Any] | None,
+        sends_all: bool,
+        retry: Callable[[Callable[[], Any]], Any],
+    ) -> None:
+        self._producer, self._columns, self._country = producer, table.columns, country
+        self._ids, self._refused, self._common = ids, refused, common
+        self._sends_all, self._retry = sends_all, retry
+        self._record = Keys(producer.settings.namespace).records
+        self._numbers = set[int]()
+        self.stored = self.stored_before = self.repeated = 0
+
+    def store(self, chunk: Sequence[Row]) -> None:
+        """Stores those of the rows that are valid. Repeating it changes nothing."""
+        good, refused = list[Recipient](), list[tuple[Row, str]]()
+        for row in chunk:
+            try:
+                good.append(read_recipient(row, self._columns, self._country))
+            except Refusal as wrong:
+                refused.append((row, str(wrong)))
+        while good:
+            batch, good = self._split(good)
+            refused += self._enqueue(batch)
+        for row, reason in sorted(refused):
+            self._refused.add(row, reason)
+
+    def _split(self, rows: list[Recipient]) -> tuple[list[Recipient], list[Recipient]]:
+        """Returns the first row of each number, and those to look at again after these are stored.
+
+        A number's second row is sent if its first is refused.
+        """
+        if self._sends_all:
+            return rows, []
+        batch, later = dict[str, Recipient](), list[Recipient]()
+        for each in rows:
+            if int(each.number.digits) in self._numbers:
+                self.repeated += 1
+            elif batch.setdefault(each.number.digits, each) is not each:
+                later.append(each)
+        return [*batch.values()], later
+
+    def _enqueue(self, batch: list[Recipient]) -> Iterator[tuple[Row, str]]:
+        """Stores rows; returns those that were refused, with the reason."""
+        jobs = [{"id": self._ids.next(each.number.digits), **each.job} for each in batch]
+        before = self._retry(lambda: self._existing([job["id"] for job in jobs]))
+        ids, faults = self._retry(lambda: self._attempt(jobs))
+        self.stored_before += len(before.intersection(ids))
+        self.stored += len(set(ids) - before)
+        if not self._sends_all:
+            self._numbers.update(int(each.number.digits) for each in batch)
+            self._numbers.difference_update(int(batch[n].number.digits) for n, _ in faults)
+        return ((batch[n].row, self._reason(error, "id" in batch[n].job)) for n, error in faults)
+
+    def _existing(self, ids: Sequence[str]) -> set[str]:
+        with store_errors(), self._producer.redis.pipeline(transaction=False) as pipe:
+            for id in ids:
+                pipe.exists(self._record + id)
+            return {id for id, found in zip(ids, pipe.execute(), strict=True) if found}
+
+    def _attempt(self, jobs: list[dict[str, Any]]) -> tuple[list[str], list[tuple[int, Any]]]:
+        faults: list[tuple[int, EnqueueError]] = []
+        ids = self._producer.enqueue_many(
+            jobs, self._common, lambda number, _, error: faults.append((number, error))
+        )
+        return ids, faults
+
+    def _reason(self, error: EnqueueError, has_own_id: bool) -> str:
+        if isinstance(error, Conflict):
+            if has_own_id:
+                return "id belongs to another message"
+            return "this number has another message in this campaign: use a new --campaign NAME"
+        return reason_of(error) if isinstance(error, InvalidMessage) else str(error)
