@@ -21,7 +21,8 @@ each word of ``Oddity``    what should never happen
 bound and above the one before it. ``...:sum`` is the sum of their values (seconds are kept as
 microseconds), ``...:count`` their number.
 
-Scripts count ``bells``, ``claims``, ``claims:empty`` and ``closed:<gate>`` themselves.
+Scripts count ``bells``, ``claims``, ``claims:empty``, ``closed:<gate>`` and ``events-missed``
+themselves.
 """
 
 from bisect import bisect_left
@@ -48,6 +49,8 @@ class Oddity(StrEnum):
     UNKNOWN_STATE = "unknown-state"
     STATUS_FAULT = "status-fault"
     STRANGERS = "strangers"
+    CLOCK_STEP = "clock-step"
+    EVENTS_MISSED = "events-missed"
 
 
 def status_field(status: str, reason: str | None = None) -> str:
