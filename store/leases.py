@@ -298,7 +298,8 @@ class Store:
         logger.error("redis's clock has stepped", extra={"seconds": round(seconds, 1)})
         with self.redis.pipeline() as pipe:
             pipe.hincrby(self.keys.counts, Oddity.CLOCK_STEP, 1)
-            pipe.hset(self.keys.clock, mapping={"at": at, "by": f"{seconds:.1f}"}).execute()
+            pipe.hset(self.keys.clock, mapping={"at": at, "by": f"{seconds:.1f}"})
+            pipe.execute()
 
     def wake(self, word: str) -> None:
         """Leaves a lane's name, or ``poll``, on the wake list."""

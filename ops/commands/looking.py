@@ -189,14 +189,25 @@ def _peeked(producer: Producer, last: int, follow: bool) -> Iterator[Json]:
 def _consumed(producer: Producer, group: str, follow: bool) -> Iterator[Json]:
     source = f"viber-courier/{producer.settings.namespace}"
     consumer = f"courier-cli@{socket.gethostname()}"
-    while True:
-        for event in producer.results(group, consumer, block=5.0 if follow else 0.0):
-            head = {"specversion": "1.0", "id": event.id, "source": source, "type": event.type}
-            more = {"subject": event.subject, "time": event.time}
-            yield {**head, **more, "datacontenttype": "application/json", "data": event.data}
-            event.ack()  # the caller has printed it
-        if not follow:
-            return
+    missed, reading = False, True
+    while reading:
+        events = producer.results(group, consumer, block=5.0 if follow else 0.0)
+        try:
+            for event in events:
+                yield _document(event, source)
+                event.ack()  # the caller has printed it
+            reading = follow
+        except EventsMissed as error:
+            click.echo(f"Warning: {error}", err=True)
+            missed = True
+    if missed:
+        sys.exit(PARTLY)
+
+
+def _document(event: Event, source: str) -> Json:
+    head = {"specversion": "1.0", "id": event.id, "source": source, "type": event.type}
+    more = {"subject": event.subject, "time": event.time}
+    return {**head, **more, "datacontenttype": "application/json", "data": event.data}
 
 
 def _print_event(event: Json) -> None:
