@@ -47,7 +47,8 @@ class CourierCollector(Collector):
         """Returns every metric, or only ``courier_up 0`` if Redis does not answer."""
         try:
             with closing(_connect(self._settings.redis_url)) as client:
-                return families(take_look(client, self._settings.namespace))
+                look = take_look(client, self._settings.namespace)
+                return families(look, self._settings.results_retention)
         except redis.RedisError as error:
             logger.warning("redis not read", extra={"error": type(error).__name__})
             return families(None)

@@ -171,14 +171,16 @@ def _store(client: Redis, settings: Settings) -> Iterator[Finding]:
         info: Any = client.info()
     yield from findings.redis(info, skew)
     with store_errors():
-        look, stepped = take_look(client, settings.namespace), client.hgetall(keys.clock)
+        look = take_look(client, settings.namespace)
+        stepped: Any = client.hgetall(keys.clock)
     yield from findings.clock_steps(stepped, look.now)
     yield findings.beat(look.swept, settings.sweep_interval)
     yield from findings.held(look.paused, look.gates)
     with store_errors():
         newest: Any = client.xrevrange(keys.results, count=1)
         groups: Any = client.xinfo_groups(keys.results) if client.exists(keys.results) else []
-        missed, lags = client.hgetall(keys.missed), {each.name: each.lag_seconds for each in look.groups}
+        missed: Any = client.hgetall(keys.missed)
+        lags = {each.name: each.lag_seconds for each in look.groups}
         for group in groups:
             group |= {"missed": True} if group["name"] in missed else {}
             group["share"] = lags.get(group["name"], 0.0) / settings.results_retention

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from viber_courier import Producer, Record
+from viber_courier import Event, EventsMissed, Producer, Record
 from viber_courier.ops.commands import terminal
 from viber_courier.ops.commands.terminal import (
     PARTLY,
@@ -153,7 +153,7 @@ def _contents(producer: Producer) -> Iterator[tuple[str, str]]:
             yield name.removeprefix(keys.records), row or own or ""
 
 
-@command()
+@command(partly="events were deleted before the group read them")
 @click.option("--group", help="Read as this consumer group and acknowledge each event.")
 @click.option("--last", type=click.IntRange(0), default=20, help="How many events to show.")
 @click.option("--follow", is_flag=True, help="Keep showing new events until Ctrl-C.")
@@ -162,7 +162,8 @@ def results(group: str | None, last: int, follow: bool, as_json: bool) -> None:
     """Show the --last result events, one on a line, oldest first. It takes none from a group.
 
     With --group the command reads as a consumer of that group: it acknowledges what it shows, and
-    the group's other consumers don't get it. With --json each line is a CloudEvents document.
+    the group's other consumers don't get it. If events were deleted before the group read them, it
+    says so on stderr and goes on. With --json each line is a CloudEvents document.
     """
     if group == "":  # an unset shell variable
         raise click.UsageError("--group must not be empty")

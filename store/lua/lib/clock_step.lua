@@ -48,6 +48,7 @@ local function walk(clock, at, lease, sets, records, most)
   local back, due, lapse = tonumber(state[1]), tonumber(state[2]), tonumber(state[3])
   if not back or second and at < lapse then return false end
   local members = redis.call('ZRANGEBYSCORE', sets[place], score, '+inf', 'WITHSCORES', 'LIMIT', skip, most)
+  local ahead = second and 0 or redis.call('ZCOUNT', sets[place], text(at + 1), text(due))
   local function follows(id)
     local found = redis.call('HMGET', records .. id, 'attempts', 'resendOf')
     return place == 1 or (found[1] or '0') ~= '0' or found[2]
@@ -56,8 +57,10 @@ local function walk(clock, at, lease, sets, records, most)
     local kind = from % 4
     if second then return kind > 0 and from > at + lease and at + kind end
     if from <= at then return false end
-    -- Keeps their order, within the last second, behind most of what is due already.
-    if from <= due then return at - 4 * math.floor((due - from) / (due - at) * 250000) + kind end
+    if from <= due then  -- keeps its place: the last of them is due now
+      ahead = ahead - 1
+      return at - 4 * ahead + kind
+    end
     return kind == 0 and follows(id) and from - back
   end
   local moved = {}
