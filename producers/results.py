@@ -217,7 +217,7 @@ class _Reader:
             entries = self._group_read(self._own)
             self._own = entries[-1][0] if entries else ">"
             self._next = [entry for entry in entries if entry[1]]
-            self._lose([id for id, fields in entries if not fields])
+            self._raise(self._lose([id for id, fields in entries if not fields]))
         if not self._next and is_check_due:
             reply: Any = self._client.xautoclaim(
                 self._stream, self._group, self._consumer, int(STALE_AFTER * 1000), count=READ_COUNT
@@ -236,27 +236,37 @@ class _Reader:
         """
         client, stream = self._client, self._stream
         noted: Any = client.hgetall(self._noted)
-        if (span := noted.get(self._group)) and client.hdel(self._noted, self._group):
-            raise _missed(self._group, *span.split())
+        lost, span = list[str](), noted.get(self._group)
+        if span and client.hdel(self._noted, self._group):
+            lost += span.split()
         first: Any = client.xrange(stream, count=1)
         end, idle = f"({first[0][0]}" if first else "+", int(STALE_AFTER * 1000)
-        pending: Any = client.xpending_range(stream, self._group, "-", end, READ_COUNT, idle=idle)
-        self._lose([each["message_id"] for each in pending])
+        # What this consumer has in its hands is not lost, what it had before it started is.
+        for more in ({"idle": idle}, {"consumername": self._consumer})[: 1 + (self._own == "0")]:
+            pending: Any = client.xpending_range(stream, self._group, "-", end, READ_COUNT, **more)
+            lost += self._lose([each["message_id"] for each in pending])
         groups: Any = client.xinfo_groups(stream)
         places = {each["name"]: each["last-delivered-id"] for each in groups}
-        last = places.get(self._group, "0-0")
-        if _instant(last) < max((1, 0), _instant(noted.get("", "0-0"))):
-            return
-        if not client.xrange(stream, last, last, count=1):
-            later: Any = client.xrange(stream, f"({last}", count=1)
+        place = places.get(self._group, "0-0")
+        is_by_hand = _instant(place) >= max((1, 0), _instant(noted.get("", "0-0")))
+        if is_by_hand and not client.xrange(stream, place, place, count=1):
+            later: Any = client.xrange(stream, f"({place}", count=1)
             self._next = self._group_read(">")  # moves the group's place behind the gap
-            if later:
-                raise _missed(self._group, last, later[0][0])
+            lost += [place, later[0][0]] if later else []
+        self._raise(lost)
 
-    def _lose(self, entries: list[str]) -> None:
-        if entries and self._client.xack(self._stream, self._group, *entries):
-            milliseconds, number = _instant(entries[-1])
-            raise _missed(self._group, entries[0], f"{milliseconds + 1}-{number}")
+    def _lose(self, entries: list[str]) -> list[str]:
+        """Acknowledges deleted entries; returns ids around them, none if another has done it."""
+        if not entries or not self._client.xack(self._stream, self._group, *entries):
+            return []
+        milliseconds, number = _instant(entries[-1])
+        return [entries[0], f"{milliseconds + 1}-{number}"]
+
+    def _raise(self, lost: list[str]) -> None:
+        if lost:
+            ends = [_instant(id)[0] / 1000 for id in lost]
+            since, until = (datetime.fromtimestamp(end, UTC) for end in (min(ends), max(ends)))
+            raise EventsMissed(self._group, since, until)
 
     def _group_read(self, start: str, block: int | None = None) -> Entries:
         reply: Any = self._client.xreadgroup(
@@ -287,8 +297,3 @@ def require_start(start: object) -> None:
 def _instant(id: str) -> tuple[int, int]:
     milliseconds, _, number = id.partition("-")
     return int(milliseconds), int(number)
-
-
-def _missed(group: str, *ids: str) -> EventsMissed:
-    since, until = (datetime.fromtimestamp(_instant(id)[0] / 1000, UTC) for id in ids)
-    return EventsMissed(group, since, until)

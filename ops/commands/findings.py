@@ -62,7 +62,7 @@ def redis(info: Mapping[str, Any], skew: float) -> Iterator[Finding]:
 
 
 def clock_steps(noted: Mapping[str, str], now: float) -> Iterator[Finding]:
-    """Checks that Redis's clock has not stepped lately; ``noted``: the latest step (store/clock)."""
+    """Checks that Redis's clock has not stepped lately; ``noted``: ``{ns}:clock``."""
     by, at = float(noted.get("by", 0)), float(noted.get("at", 0)) / 1000
     if by and now - at < RECENT:
         seen = f"{abs(by):,.0f} s {'ahead' if by > 0 else 'back'} at {iso(at)}"

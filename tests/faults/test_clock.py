@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 
 import pytest
 
-from tests.conftest import Courier, Simulator, free_port
+from tests.conftest import Courier, Simulator, Start, ends, free_port, iso_in, text_job, wait_for
 from tests.faults.installation import running
 from viber_courier import Producer
 from viber_courier.ops.redis_server import RedisServer
@@ -90,3 +92,27 @@ def test_a_step_of_redis_s_clock_delays_and_hurries_nothing(
         (told,) = [each for each in found if each["about"] == "clock steps"]
         assert f"{abs(step):,} s {'ahead' if step > 0 else 'back'}" in told["seen"]
         print(f"step {step}: back at work in {took:.1f} s; {ledger.figures}")
+
+
+@pytest.mark.parametrize("off", [-HOUR, HOUR])
+def test_a_worker_an_hour_off_sends_and_polls_what_is_due_when_it_is_due(
+    off: int, faked: Faked, app: Producer, start_worker: Start, simulator: Simulator
+) -> None:
+    # Given a worker and a beat an hour off, and an answer that makes one message wait for a retry
+    faked.set(off)
+    start_worker(**faked.env)
+    app.enqueue(text_job("79250000012"))
+    wait_for(simulator.accepted)
+    simulator.fault(kind="status", code="error-system", times=1)
+    # When messages come, most of them dated
+    jobs = [(f"7925000{n:04}", 2 + 0.3 * n) for n in range(1, 8)]
+    due = {address: time.time() + wait for address, wait in jobs}
+    for address, wait in jobs:
+        app.enqueue(text_job(address, sendAt=iso_in(wait)))
+    app.enqueue(text_job("79250000011"))
+    # Then each leaves when it is due (on a busy machine some are late), and is followed to its end
+    ends(app, len(jobs) + 2, 60)
+    left = {each["message"]["address"]: each["at"] for each in simulator.accepted()}
+    late = [left[address] - due[address] for address in due]
+    assert min(late) > -0.01 and median(late) < 3, late
+    assert left["79250000011"] < min(due.values())
