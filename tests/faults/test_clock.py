@@ -11,9 +11,19 @@ from statistics import median
 
 import pytest
 
-from tests.conftest import Courier, Simulator, Start, ends, free_port, iso_in, text_job, wait_for
+from tests.conftest import (
+    Courier,
+    Simulator,
+    Start,
+    common_job,
+    ends,
+    free_port,
+    iso_in,
+    text_job,
+    wait_for,
+)
 from tests.faults.installation import running
-from viber_courier import Producer
+from viber_courier import EventsMissed, Producer
 from viber_courier.ops.redis_server import RedisServer
 
 LIBRARIES = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
@@ -116,3 +126,30 @@ def test_a_worker_an_hour_off_sends_and_polls_what_is_due_when_it_is_due(
     late = [left[address] - due[address] for address in due]
     assert min(late) > -0.01 and median(late) < 3, late
     assert left["79250000011"] < min(due.values())
+
+
+def test_a_group_that_lags_behind_the_trimming_is_told(
+    app: Producer, start_worker: Start, simulator: Simulator
+) -> None:
+    # Given a group that has read a little, and is down while workers delete what is 3 s old
+    start_worker(COURIER_RESULTS_RETENTION="3", COURIER_BATCH_SIZE="10")
+    app.enqueue(text_job("79250000001"))
+    ends(app, 1)
+    rows = [{"address": f"79{n:07}99"} for n in range(300)]
+    ids = {*app.enqueue_many(rows, common=common_job())}
+    wait_for(lambda: app.redis.hget(app._keys.counts, "events-missed"), 60)
+    # When it comes back
+    reader, told = app.results("test", "one", block=2.0), list[EventsMissed]()
+    while True:
+        try:
+            event = next(reader)
+        except EventsMissed as error:
+            told.append(error)
+        except StopIteration:
+            break
+        else:
+            event.ack()
+            assert told
+    # Then it is told before the first event that follows, and the records still know all
+    assert told and told[0].group == "test" and told[0].since < told[0].until
+    assert all((record := app.get(id)) and record.provider_id for id in ids)

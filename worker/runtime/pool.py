@@ -6,7 +6,6 @@ from typing import Any
 from billiard import pool
 from celery.concurrency import asynpool, prefork
 
-
 STOPPED = 1.0
 """Seconds by which a time limit is late only if the worker was stopped, or its machine."""
 THAW = 3.0
