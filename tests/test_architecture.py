@@ -34,7 +34,7 @@ PURE = [
     "store/records",
     "ops/commands/findings",
 ]
-CORE, OPS, COMMANDS = 4560, 1500, 1250
+CORE, OPS, COMMANDS = 4705, 1500, 1260
 """Lines of code: all but ``ops``, ``ops``, its commands (docs/decisions/0002 and 0021)."""
 
 
