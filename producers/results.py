@@ -225,6 +225,7 @@ class _Reader:
             self._next = [tuple(entry) for entry in reply[1] if entry[0] is not None]
             if not self._next:
                 self._looked = time.monotonic()
+            self._raise(reply[2] if len(reply) > 2 else [])  # Redis 7 drops what is deleted
         entries, self._next = self._next, []
         return entries or self._group_read(">", int(block * 1000) or None)
 
@@ -235,7 +236,11 @@ class _Reader:
         shows where the group's place is an event that is gone, though no sweep has removed it.
         """
         client, stream = self._client, self._stream
-        noted: Any = client.hgetall(self._noted)
+        groups: Any = client.xinfo_groups(stream)
+        places = {each["name"]: each["last-delivered-id"] for each in groups}
+        place = places.get(self._group, "0-0")
+        is_gone = not client.xrange(stream, place, place, count=1)
+        noted: Any = client.hgetall(self._noted)  # after that look: a sweep may have been between
         lost, span = list[str](), noted.get(self._group)
         if span and client.hdel(self._noted, self._group):
             lost += span.split()
@@ -245,11 +250,7 @@ class _Reader:
         for more in ({"idle": idle}, {"consumername": self._consumer})[: 1 + (self._own == "0")]:
             pending: Any = client.xpending_range(stream, self._group, "-", end, READ_COUNT, **more)
             lost += self._lose([each["message_id"] for each in pending])
-        groups: Any = client.xinfo_groups(stream)
-        places = {each["name"]: each["last-delivered-id"] for each in groups}
-        place = places.get(self._group, "0-0")
-        is_by_hand = _instant(place) >= max((1, 0), _instant(noted.get("", "0-0")))
-        if is_by_hand and not client.xrange(stream, place, place, count=1):
+        if is_gone and _instant(place) >= max((1, 0), _instant(noted.get("", "0-0"))):
             later: Any = client.xrange(stream, f"({place}", count=1)
             self._next = self._group_read(">")  # moves the group's place behind the gap
             lost += [place, later[0][0]] if later else []

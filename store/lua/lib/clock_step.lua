@@ -50,8 +50,9 @@ local function walk(clock, at, lease, sets, records, most)
   local members = redis.call('ZRANGEBYSCORE', sets[place], score, '+inf', 'WITHSCORES', 'LIMIT', skip, most)
   local ahead = second and 0 or redis.call('ZCOUNT', sets[place], text(at + 1), text(due))
   local function follows(id)
+    if place == 1 then return true end  -- a poll
     local found = redis.call('HMGET', records .. id, 'attempts', 'resendOf')
-    return place == 1 or (found[1] or '0') ~= '0' or found[2]
+    return (found[1] or '0') ~= '0' or found[2]
   end
   local function target(id, from)
     local kind = from % 4
