@@ -46,7 +46,7 @@ RATE_SLICE = 0.1
 """Seconds of the rate that a claim waits for, so that messages share a request."""
 RETRY_PAUSE = 0.2
 """Seconds between repeats of a call that Redis has not answered."""
-BROUGHT_BACK = 2000
+BROUGHT_BACK = 1000
 """Most members that one call of sweep.lua brings back after a step of the server's clock."""
 POLL_LEASE_MARGIN = 5.0
 """Seconds that a lease of watched messages lasts beyond the deadline of a request."""
