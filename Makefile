@@ -6,6 +6,7 @@ READY := .venv/.ready
 BENCH_READY := .venv/.ready-bench
 RUN_READY := .venv/.ready-run
 OPS_READY := .venv/.ready-ops
+FAULTS_READY := .venv/.ready-faults
 
 .PHONY: setup check format test test-faults test-ops test-versions chaos demo up bench bench-quick clean
 
@@ -33,7 +34,7 @@ format: setup
 test: setup
 	$(BIN)/pytest -n 2 --dist worksteal --ignore tests/faults --ignore tests/ops
 
-test-faults: setup
+test-faults: $(FAULTS_READY)
 	$(BIN)/pytest -n 4 --dist worksteal --timeout 600 tests/faults --ignore tests/faults/test_fuzz.py
 	$(BIN)/pytest -n 2 --dist worksteal --timeout 600 tests/faults/test_fuzz.py  # alone: any thread would be chance to it
 
@@ -67,6 +68,13 @@ $(BENCH_READY): $(READY)
 $(RUN_READY): $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[run]'
 	@touch $(RUN_READY)
+
+# Debian's libfaketime makes Redis's clock step: where it can't be had, those tests say so and skip.
+$(FAULTS_READY): $(READY)
+	@test -n "$$(ls /usr/lib/*/faketime 2>/dev/null)" || test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null \
+	  || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends faketime >/dev/null; } \
+	  || echo "faketime could not be installed: its tests are skipped"
+	@touch $(FAULTS_READY)
 
 # Debian's chromium, prometheus, docker-compose and luacheck: where they can't be had, the tests that need them say so and skip.
 $(OPS_READY): $(RUN_READY)

@@ -59,7 +59,8 @@ class CourierCollector(Collector):
     def _families(self) -> Iterable[Metric]:
         namespace = self._settings.namespace
         with closing(connect(self._settings.redis_url, namespace, **IMPATIENT)) as client:
-            return families(take_look(client, namespace))
+            look = take_look(client, namespace)
+            return families(look, self._settings.results_retention)
 
     def fault(self) -> str:
         """Returns what Redis refuses, in words; "" if nothing, or if Redis can't be reached."""

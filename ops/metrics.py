@@ -47,6 +47,10 @@ METRICS = {
     "courier_request_bytes": (H, "Bytes of a request's body."),
     "courier_results_events": (G, "Events on the results stream."),
     "courier_results_groups": (G, "Groups that read the stream."),
+    "courier_results_retention_seconds": (
+        G,
+        "How long events are kept, by the exporter's settings.",
+    ),
     "courier_results_lag_seconds": (G, "Age of the oldest event that the group has not read."),
     "courier_results_lag_events": (G, "Events that the group has not read; from Redis 7 on."),
     "courier_results_unacked_seconds": (G, "Age of its oldest event read and not acknowledged."),
@@ -60,12 +64,16 @@ METRICS = {
 Sample = tuple[str, dict[str, str], float]
 
 
-def families(look: Look | None) -> Iterable[Metric]:
-    """Returns every metric; only ``courier_up`` if Redis did not answer (None)."""
+def families(look: Look | None, retention: float = 0.0) -> Iterable[Metric]:
+    """Returns every metric; only ``courier_up`` if Redis did not answer (None).
+
+    ``retention``: seconds that events are kept.
+    """
     if look is None:
         return _metrics([("courier_up", {}, 0)], ["courier_up"])
     parts = (_lanes, _others, _pauses, _counters, _histograms, _results)
-    return _metrics((sample for part in parts for sample in part(look)), METRICS)
+    kept: Sample = ("courier_results_retention_seconds", {}, retention)
+    return _metrics((kept, *(sample for part in parts for sample in part(look))), METRICS)
 
 
 def _metrics(samples: Iterable[Sample], names: Iterable[str]) -> Iterable[Metric]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, NamedTuple
 
 import redis
 
 from viber_courier.producers.dead import DeadLetters, Letter
-from viber_courier.producers.results import Event, read_results
+from viber_courier.producers.results import EventStream, Start, read_results, require_start
 from viber_courier.schemas.errors import Conflict, EnqueueError, QueueFull
 from viber_courier.schemas.event import Change, render, resent
 from viber_courier.schemas.message import Campaign, Job, parse_job
@@ -29,7 +29,6 @@ COLLECT_AFTER = 0.02
 """Longest wait for the next row before collecting the previous chunk's reply, in seconds."""
 
 _Fault = tuple[int, Any, EnqueueError]
-EventStream = Generator[Event, None, None]
 OnInvalid = Callable[[int, Any, EnqueueError], object]
 
 
@@ -135,14 +134,20 @@ class Producer:
                 return False
         return False
 
-    def results(self, group: str, consumer: str, block: float = 5.0) -> EventStream:
+    def results(
+        self, group: str, consumer: str, block: float = 5.0, *, start: Start = "oldest"
+    ) -> EventStream:
         """Yields result events for a consumer of a group, until none comes for ``block`` seconds.
 
-        A new group starts at the oldest event that is kept. The consumer first gets its own
+        ``start`` is where a new group starts: ``oldest`` is the oldest event that is kept, ``new``
+        the next one, a datetime the first one written then or later. A consumer first gets its own
         unacknowledged events, then those that others have not acknowledged for 60 s, then new ones.
+        Raises EventsMissed, once, where events were deleted before the group had them: go on with
+        the same stream or a new one.
         """
+        require_start(start)
         names = require_name("group", group), require_name("consumer", consumer)
-        return read_results(self.redis, self._keys.results, *names, block)
+        return EventStream(read_results(self.redis, self._keys, *names, block, start))
 
     def _parse(
         self, chunk: list[tuple[int, Any]], campaign: Campaign | None

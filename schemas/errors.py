@@ -1,6 +1,7 @@
 """The exceptions that this project raises on purpose, except store/connection.py's."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 
 Faults = Mapping[str, Sequence[str]]
 """Maps a field path (``content.text``) to what is wrong there; never holds the value."""
@@ -64,6 +65,18 @@ class QueueFull(EnqueueError):
     def __init__(self, limit: int) -> None:
         self.limit = limit
         super().__init__(f"the queue is full: COURIER_MAX_QUEUED is {limit}")
+
+
+class EventsMissed(CourierError):
+    """Result events were deleted before ``group`` read them, or before it acknowledged them.
+
+    They were written at ``since`` or later, and before ``until``. Reading goes on behind them.
+    """
+
+    def __init__(self, group: str, since: datetime, until: datetime) -> None:
+        self.group, self.since, self.until = group, since, until
+        span = f"from {since.isoformat()} to {until.isoformat()}"
+        super().__init__(f"group {group!r} has missed events {span}: they were deleted unread")
 
 
 class DeadLetterError(CourierError):

@@ -22,7 +22,8 @@ each word of ``Oddity``    what should never happen
 bound and above the one before it. ``...:sum`` is the sum of their values (seconds are kept as
 microseconds), ``...:count`` their number.
 
-Scripts count ``bells``, ``claims``, ``claims:empty`` and ``closed:<gate>`` themselves.
+Scripts count ``bells``, ``claims``, ``claims:empty``, ``closed:<gate>`` and ``events-missed``
+themselves.
 """
 
 from bisect import bisect_left
@@ -52,6 +53,8 @@ class Oddity(StrEnum):
     UNREADABLE = "unreadable"
     UNREADABLE_SEND = "unreadable-send"
     NO_PROVIDER_ID = "no-provider-id"
+    CLOCK_STEP = "clock-step"
+    EVENTS_MISSED = "events-missed"
 
 
 ODDITIES = frozenset(Oddity)

@@ -20,6 +20,8 @@ key                      type    holds
 ``{ns}:paused:<lane|poll>`` string the operator's reason, while the lane or polling is paused
 ``{ns}:swept``           string  milliseconds since 1970 of the latest sweep
 ``{ns}:guard``             nothing never exists: each script names it (store/cluster.py)
+``{ns}:clock``           hash    the latest step of the server's clock (store/clock.py)
+``{ns}:missed``          hash    events trimmed before a group read them (lua/lib/trim.lua)
 ``{ns}:check:<nonce>``   string  the worker that answered this check (``courier live``)
 ``{ns}:counts``          hash    counters (store/counters.py)
 ``{ns}:requests``        hash    histograms of requests (store/counters.py)
@@ -40,7 +42,7 @@ The instant of a lease is unique, so the score is also the holder's fencing toke
 (docs/decisions/0001-the-score-is-the-lease.md).
 """
 
-from viber_courier.schemas.lanes import LANES
+from viber_courier.schemas.lanes import LANES, POLL
 
 
 class Keys:
@@ -61,7 +63,12 @@ class Keys:
         self.guard = self._key("guard")
         self.dead, self.pace = self._key("dead"), self._key("dead:pace")
         self.counts, self.requests = self._key("counts"), self._key("requests")
-        self.results = self._key("results")
+        self.results, self.missed = self._key("results"), self._key("missed")
+        self.clock = self._key("clock")
+        self.gates, self.buckets, self.fences = (
+            [what(name) for name in ("send", POLL)] for what in (self.gate, self.bucket, self.fence)
+        )
+        self.pauses = [self.paused(name) for name in (*LANES, POLL)]
 
     def lanes_from(self, lane: str) -> list[str]:
         """Returns the lane sets that a bell of ``lane`` serves: its own and those above it."""

@@ -20,8 +20,9 @@ from viber_courier.schemas.instants import SECOND, micros, millis
 from viber_courier.schemas.lanes import LANES, POLL
 from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.status import Status
+from viber_courier.store.clock import StepWatch, even_seconds
 from viber_courier.store.connection import is_transient
-from viber_courier.store.counters import ODDITIES, seen_field
+from viber_courier.store.counters import ODDITIES, Oddity, seen_field
 from viber_courier.store.gate import ProviderSignal, resent_by_default, signal_values
 from viber_courier.store.keys import Keys
 from viber_courier.store.records import (
@@ -46,6 +47,8 @@ RATE_SLICE = 0.1
 """Seconds of the rate that a claim waits for, so that messages share a request."""
 RETRY_PAUSE = 0.2
 """Seconds between repeats of a call that Redis has not answered."""
+BROUGHT_BACK = 1000
+"""Most members that one call of sweep.lua brings back after a step of the server's clock."""
 POLL_LEASE_MARGIN = 5.0
 """Seconds that a lease of watched messages lasts beyond the deadline of a request."""
 
@@ -120,13 +123,22 @@ class Figures:
 
 
 class Store:
-    """A worker's steps. ``now`` overrides the server's clock in tests: microseconds; "": TIME."""
+    """A worker's steps.
+
+    Tests override the server's clock by ``now``: microseconds; "": TIME. ``even`` is this process's
+    own clock for noticing steps of the server's; None: one that agrees with ``now``.
+    """
 
     def __init__(
-        self, client: redis.Redis, settings: Settings, now: Callable[[], int | str] = lambda: ""
+        self,
+        client: redis.Redis,
+        settings: Settings,
+        now: Callable[[], int | str] = lambda: "",
+        even: Callable[[], float] | None = None,
     ) -> None:
         self.redis, self._settings, self._now = client, settings, now
-        self.keys = Keys(settings.namespace)
+        self._even = even or (lambda: int(at) / SECOND if (at := now()) else even_seconds())
+        self.keys, self._watch = Keys(settings.namespace), StepWatch()
         names, given = ("claim", "begin", "settle", "sweep", "wake"), shared(settings)
         self._scripts = {name: Script(client, name, given) for name in names}
 
@@ -255,6 +267,7 @@ class Store:
             gate=keys.gate(name),
             other_gate=keys.gate(other),
             held=lease.token,
+            said=lease.server_now(),
             once_ms=millis(settings.lease),
             signal=json.dumps(report) if report else "",
             total=len(moves),
@@ -265,10 +278,30 @@ class Store:
     def sweep(self, unless_within: float = 0.0) -> list[str]:
         """Wakes workers for due messages that have no bell; returns the words that it left.
 
+        Logs and counts a step of the server's clock.
+
         ``unless_within``: does nothing if the latest sweep is less than so many seconds old.
         """
-        words: list[str] = self._scripts["sweep"](time=self._now(), unless_ms=millis(unless_within))
+        words, unfinished = list[str](), "1"
+        while unfinished == "1":  # a step back left much ahead: it is brought back in parts
+            began = self._even()
+            now, before, unfinished, *more = self._scripts["sweep"](
+                time=self._now(),
+                unless_ms=millis(unless_within),
+                expected_ms=self._watch.expected(began),
+                most=BROUGHT_BACK,
+            )
+            words += more
+            if step := self._watch.step(int(now), int(before), began, self._even()):
+                self._note_step(step, int(now))
         return words
+
+    def _note_step(self, seconds: float, at: int) -> None:
+        logger.error("redis's clock has stepped", extra={"seconds": round(seconds, 1)})
+        with self.redis.pipeline() as pipe:
+            pipe.hincrby(self.keys.counts, Oddity.CLOCK_STEP, 1)
+            pipe.hset(self.keys.clock, mapping={"at": at, "by": f"{seconds:.1f}"})
+            pipe.execute()
 
     def wake(self, word: str) -> None:
         """Leaves a lane's name, or ``poll``, on the wake list."""

@@ -20,9 +20,9 @@ from viber_courier.store.scripts import Script, Source
 CHECK_MS = 10_000
 """Lifetime of the key that a check of permissions writes, in milliseconds."""
 STORE = {
-    "": "GET EXISTS MGET ZCARD",
-    "0": "HGET HDEL HMGET ZMSCORE ZREM RPUSH BLPOP",
-    "0 0": "HSET HINCRBY LREM ZADD ZRANGEBYSCORE ZREMRANGEBYSCORE ZREVRANGE",
+    "": "GET EXISTS MGET PTTL ZCARD XINFO|GROUPS",
+    "0": "HGET HDEL HEXISTS HMGET ZMSCORE ZREM RPUSH BLPOP",
+    "0 0": "HSET HINCRBY LREM XRANGE ZADD ZCOUNT ZRANGEBYSCORE ZREMRANGEBYSCORE ZREVRANGE",
     "0 0 0": "XADD",
     "MAXLEN 0": "XTRIM",
     str(CHECK_MS): "PEXPIRE",
@@ -153,7 +153,7 @@ def commands_fault(client: Any, key: str, commands: Mapping[str, str]) -> str:
     calls = [(name, *args.split()) for args, names in commands.items() for name in names.split()]
     for name, *args in (*calls, ("DEL",)):
         try:
-            client.execute_command(name, key, *args)
+            client.execute_command(*name.split("|"), key, *args)
         except redis.ResponseError as error:
             if "NOPERM" in (why := refusal(error)):
                 denied += f" +{name.lower()}"

@@ -26,9 +26,10 @@ from typing import Any, NamedTuple
 
 import redis
 
-from viber_courier.schemas.instants import millis
+from viber_courier.schemas.instants import micros, millis
 from viber_courier.schemas.lanes import LANES, POLL
 from viber_courier.schemas.settings import Settings
+from viber_courier.store.clock import STEP, longest_gap
 from viber_courier.store.keys import Keys
 from viber_courier.store.pools import WholePool
 
@@ -143,6 +144,9 @@ def shared(settings: Settings) -> dict[str, Any]:
         "keep_content": millis(settings.content_retention),
         "keep_events": millis(settings.results_retention),
         "max_queued": settings.max_queued,
+        "step_ms": millis(STEP),
+        "gap_us": micros(longest_gap(settings)),
+        "full_lease": micros(settings.lease),
     }
 
 

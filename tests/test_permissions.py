@@ -6,6 +6,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 
 import pytest
 import redis
@@ -229,6 +230,7 @@ def use_results(url: str, settings: Settings) -> None:
         producer.cancel(producer.enqueue(text_job()))
         events = list(producer.results("crm", "one", block=0.0))
         assert events
+        list(producer.results("late", "one", block=0.0, start=datetime.now(UTC)))
         with store_errors():
             producer.redis.xack(Keys(settings.namespace).results, "crm", "0-1")  # as ack() does
     finally:

@@ -986,6 +986,15 @@ def test_a_wish_to_wait_is_read_from_the_header(serve: Serve, connect: Connect) 
     assert only(connect(server.url).send(BODY, 1)) == NotSent("http-429", 17.0)
 
 
+def test_a_date_to_wait_until_counts_from_the_reply_s_own_date(
+    serve: Serve, connect: Connect
+) -> None:
+    # whatever this machine's clock says
+    until, date = "Mon, 23 Nov 2026 10:01:30 GMT", "Mon, 23 Nov 2026 10:01:00 GMT"
+    server = serve(reply(b"", "429 Too Many", f"Retry-After: {until}\r\nDate: {date}"))
+    assert only(connect(server.url).send(BODY, 1)) == NotSent("http-429", 30.0)
+
+
 def test_neither_netrc_nor_a_proxy_of_the_environment_is_used(
     serve: Serve, connect: Connect, tmp_path: Path, monkeypatch: Any
 ) -> None:

@@ -40,6 +40,7 @@ class Answer:
     http: int
     body: bytes
     retry_after: str | None = None
+    date: str | None = None
 
 
 def read_send_answer(answer: Answer, count: int) -> list[Outcome]:
@@ -88,7 +89,7 @@ def _entry(entry: SendEntry, twice: bool) -> Outcome:
 def _by_http(answer: Answer) -> Retryable | NotSent | Blocked | RequestRefused | Unsure:
     http, code = answer.http, f"http-{answer.http}"
     if http in (408, 429, 503):
-        return NotSent(code, retry_after(answer.retry_after))
+        return NotSent(code, retry_after(answer.retry_after, _moment(answer.date or "")))
     if http in (400, 413, 422):
         return RequestRefused(code)
     if 300 <= http < 500:
@@ -149,15 +150,27 @@ def is_silent(outcome: StatusOutcome, asked: Collection[int]) -> bool:
 
 
 def retry_after(value: str | None, now: datetime | None = None) -> float | None:
-    """Returns the seconds of a Retry-After header (RFC 9110, 10.2.3); None if missing or bad."""
+    """Returns the seconds of a Retry-After header (RFC 9110, 10.2.3); None if missing or bad.
+
+    A date counts from ``now``, the reply's own Date; from this machine's clock if it has none.
+    """
     if value is None:
         return None
     value = value.strip()
     if value.isascii() and value.isdigit():
         return float(value[:12])
     try:
-        moment = parsedate_to_datetime(value)
-        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-        return max(0.0, (moment - (now or datetime.now(UTC))).total_seconds())
+        until = _moment(value)
+        if until is None:
+            return None
+        return max(0.0, (until - (now or datetime.now(UTC))).total_seconds())
+    except OverflowError:
+        return None
+
+
+def _moment(text: str) -> datetime | None:
+    try:
+        moment = parsedate_to_datetime(text)
+        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     except (ValueError, TypeError, OverflowError):
         return None

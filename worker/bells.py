@@ -13,6 +13,7 @@ from redis import RedisError
 
 from viber_courier.schemas.lanes import LANES, POLL, queue
 from viber_courier.schemas.settings import Settings
+from viber_courier.store.clock import STALE_SWEEPS
 from viber_courier.store.connection import broker
 from viber_courier.store.leases import Store
 from viber_courier.store.refusals import BROKER, commands_fault, lasting, reason, report
@@ -26,8 +27,6 @@ FAILURE_PAUSE = 1.0
 """Seconds between tries while the store or the broker can't be used."""
 MAX_LISTEN = 1.0
 """Longest wait for a word before the listener checks for sweeps, in seconds."""
-STALE_SWEEPS = 3
-"""Sweep intervals without a sweep after which the listener sweeps: perhaps no beat runs."""
 RING_OPTIONS = {"socket_timeout": 2, "max_retries": 1, "interval_start": 0, "interval_step": 0}
 """Transport options for ringing: one try, because a failed word goes back to the wake list."""
 

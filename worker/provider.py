@@ -65,8 +65,8 @@ class Provider:
                             return Unsure("reply-too-large")
                     if time.monotonic() > call.end and not _is_whole(response.raw):
                         return Unsure("deadline")
-                    retry_after = response.headers.get("Retry-After")
-                    return Answer(response.status_code, bytes(text), retry_after)
+                    wait, date = map(response.headers.get, ("Retry-After", "Date"))
+                    return Answer(response.status_code, bytes(text), wait, date)
             except (
                 requests.RequestException,
                 urllib3.exceptions.HTTPError,

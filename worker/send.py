@@ -135,6 +135,9 @@ class Sender:
         """
         if lapsed := sum(message.lapsed_inside for message in lease.messages):
             self.store.count(lease, Figures({UNSURE: lapsed}))
+            logger.warning(
+                "lease lapsed inside a request; answers unknown", extra={"messages": lapsed}
+            )
         ready, moves = self.decider.claimed(lease.messages, lease.server_now(), begun)
         if not moves:
             return lease

@@ -18,12 +18,18 @@ OK, WARNING, ERROR = 0, 1, 2
 """Severities, and doctor's exit codes."""
 SKEW = 2.0
 """Seconds that two clocks may differ by. The times in events come from the machine's clock."""
+RECENT = 86400.0
+"""Seconds that a step of Redis's clock is told of."""
 IDLE = 300.0
 """Seconds after which a consumer with events to read counts as stuck."""
 DAY = 86400.0
 """Seconds that an odd answer is reported for."""
 SILENT_POLLS, SILENT_SECONDS = 5, 900.0
 """Polls in a row without news, and their least time, that count as silence; as in alerts.yml."""
+
+
+LATE_SHARE = 0.5
+"""Share of the retention that a group may be behind."""
 
 
 class Finding(NamedTuple):
@@ -74,6 +80,15 @@ def clock(skew: float) -> Finding:
         do = "run NTP on both: times in events are wrong"
         return Finding(WARNING, "clock", difference, do)
     return Finding(OK, "clock", difference)
+
+
+def clock_steps(noted: Mapping[str, str], now: float) -> Iterator[Finding]:
+    """Checks that Redis's clock has not stepped lately; ``noted``: ``{ns}:clock``."""
+    by, at = float(noted.get("by", 0)), float(noted.get("at", 0)) / 1000
+    if by and now - at < RECENT:
+        seen = f"{abs(by):,.0f} s {'ahead' if by > 0 else 'back'} at {iso(at)}"
+        do = "keep its host's clock by NTP that slews: see CourierClockStepped in docs/runbook.md"
+        yield Finding(WARNING, "clock steps", seen, do)
 
 
 def _memory(info: Mapping[str, Any]) -> Finding:
@@ -207,7 +222,14 @@ def consumers(newest: str | None, groups: Sequence[Mapping[str, Any]]) -> Iterat
         about = f"results: {group['name']}"
         do = "restart its app, or remove the group with XGROUP DESTROY"
         behind = group["last-delivered-id"] != newest and newest
-        if group["unacked"] > IDLE:
+        if "missed" in group:
+            do = "its next read raises EventsMissed: look those messages up with producer.get"
+            yield Finding(WARNING, about, "events were deleted before it read them", do)
+        if group.get("share", 0.0) > LATE_SHARE:
+            seen = f"{group['share']:.0%} of COURIER_RESULTS_RETENTION behind"
+            do = "start its app now, or raise that retention: events are deleted unread"
+            yield Finding(ERROR, about, seen, do)
+        elif group["unacked"] > IDLE:
             seen = f"{group['pending']:,} unacknowledged, one of them for {group['unacked']:,.0f} s"
             do = "fix its app: it reads events and doesn't acknowledge them"
             yield Finding(WARNING, about, seen, do)

@@ -191,6 +191,8 @@ def _store(client: Redis, settings: Settings) -> Iterator[Finding]:
         yield from findings.redis(info, skew)
     with store_errors():
         look = take_look(client, settings.namespace)
+        stepped: Any = client.hgetall(keys.clock)
+    yield from findings.clock_steps(stepped, look.now)
     yield findings.beat(look.swept, settings.sweep_interval)
     yield from findings.held(look.paused, look.gates)
     yield findings.polls(*silence(look))
@@ -198,7 +200,11 @@ def _store(client: Redis, settings: Settings) -> Iterator[Finding]:
     with store_errors():
         newest: Any = client.xrevrange(keys.results, count=1)
         groups: Any = client.xinfo_groups(keys.results) if client.exists(keys.results) else []
+        missed: Any = client.hgetall(keys.missed)
+        lags = {each.name: each.lag_seconds for each in look.groups}
         for group in groups:
+            group |= {"missed": True} if group["name"] in missed else {}
+            group["share"] = lags.get(group["name"], 0.0) / settings.results_retention
             readers: Any = client.xinfo_consumers(keys.results, group["name"])
             group["idle"] = min([each["idle"] for each in readers], default=1e12) / 1000
             pending: Any = client.xpending_range(

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from viber_courier import Producer, Record
+from viber_courier import Event, EventsMissed, Producer, Record
 from viber_courier.ops.commands import terminal
 from viber_courier.ops.commands.terminal import (
     PARTLY,
@@ -152,7 +152,7 @@ def _contents(producer: Producer) -> Iterator[tuple[str, str]]:
             yield name.removeprefix(keys.records), row or own or ""
 
 
-@command()
+@command(partly="events were deleted before the group read them")
 @click.option("--group", help="Read as this consumer group and acknowledge each event.")
 @click.option("--last", type=click.IntRange(0), default=20, help="How many events to show.")
 @click.option("--follow", is_flag=True, help="Keep showing new events until Ctrl-C.")
@@ -161,7 +161,8 @@ def results(group: str | None, last: int, follow: bool, as_json: bool) -> None:
     """Show the --last result events, one on a line, oldest first. It takes none from a group.
 
     With --group the command reads as a consumer of that group: it acknowledges what it shows, and
-    the group's other consumers don't get it. With --json each line is a CloudEvents document.
+    the group's other consumers don't get it. If events were deleted before the group read them, it
+    says so on stderr and goes on. With --json each line is a CloudEvents document.
     """
     if group == "":  # an unset shell variable
         raise click.UsageError("--group must not be empty")
@@ -188,14 +189,25 @@ def _peeked(producer: Producer, last: int, follow: bool) -> Iterator[Json]:
 def _consumed(producer: Producer, group: str, follow: bool) -> Iterator[Json]:
     source = f"viber-courier/{producer.settings.namespace}"
     consumer = f"courier-cli@{socket.gethostname()}"
-    while True:
-        for event in producer.results(group, consumer, block=5.0 if follow else 0.0):
-            head = {"specversion": "1.0", "id": event.id, "source": source, "type": event.type}
-            more = {"subject": event.subject, "time": event.time}
-            yield {**head, **more, "datacontenttype": "application/json", "data": event.data}
-            event.ack()  # the caller has printed it
-        if not follow:
-            return
+    missed, reading = False, True
+    while reading:
+        events = producer.results(group, consumer, block=5.0 if follow else 0.0)
+        try:
+            for event in events:
+                yield _document(event, source)
+                event.ack()  # the caller has printed it
+            reading = follow
+        except EventsMissed as error:
+            click.echo(f"Warning: {error}", err=True)
+            missed = True
+    if missed:
+        sys.exit(PARTLY)
+
+
+def _document(event: Event, source: str) -> Json:
+    head = {"specversion": "1.0", "id": event.id, "source": source, "type": event.type}
+    more = {"subject": event.subject, "time": event.time}
+    return {**head, **more, "datacontenttype": "application/json", "data": event.data}
 
 
 def _print_event(event: Json) -> None:

@@ -11,12 +11,14 @@
 --   gate
 --   bucket
 --   counts
+--   swept          the instant of the latest sweep
 --   groups...      groups of sets, the most urgent first; each is its sets, then the key that exists
 --                  while the group is paused
 -- ARGV
 --   time           '' for this server's clock
 --   size           most members to lease
 --   lease          its length in us
+--   gap_us         the longest time from one sweep to the next, in us
 --   answered       '1' if this claim answers the bell
 --   bell_ms        how long a bell is set, in ms
 --   word           the lane's name, or poll, for the wake list
@@ -49,20 +51,35 @@
 -- and the lapse is counted.
 -- When the gate is closed, the lane paused or the bucket empty, the claim leases only messages that
 -- must end: expired, or lapsed inside a request.
+-- If the clock may have stepped forward, leases that were live at the latest sweep before it are left
+-- alone for as long as one lasts: their holders are at work (lua/lib/clock_step.lua).
 -- If contents aren't wanted and the last request failed, there is one request at a time: one that
 -- hangs takes only one slot away from sending.
 local at, has_contents = now(time), contents ~= ''
 local due = text(at)
-size, rank = tonumber(size), tonumber(rank)
+size, rank, lease = tonumber(size), tonumber(rank), tonumber(lease)
 local sets, pauses = {}, {}
 for g = groups, #KEYS, rank + 1 do
   for i = g, g + rank - 1 do sets[#sets + 1] = KEYS[i] end
   pauses[#pauses + 1] = KEYS[g + rank]
 end
-local paused = redis.call('MGET', unpack(pauses))
-local function halted(place) return paused[math.ceil(place / rank)] end
+local paused = redis.call('MGET', swept, unpack(pauses))
+local state = redis.call('HMGET', gate, 'until', 'refused', 'probe', 'row', 'seen', 'held')
+local seen, gap = tonumber(paused[1] or 0) * 1000, tonumber(gap_us)
+if seen == 0 or at - seen <= gap then seen = tonumber(state[6] or 0) > at and tonumber(state[5]) end
+local function halted(place) return paused[math.ceil(place / rank) + 1] end
 local function first(place, from, count)
-  return redis.call('ZRANGEBYSCORE', sets[place], '-inf', due, 'WITHSCORES', 'LIMIT', from, count)
+  local most, found = seen and count + 5000 or count, {}
+  local members = redis.call('ZRANGEBYSCORE', sets[place], '-inf', due, 'WITHSCORES', 'LIMIT', from, most)
+  if not seen then return members end
+  for i = 1, #members, 2 do
+    local score = tonumber(members[i + 1])
+    if (score % 4 == 0 or score < seen or score > seen + gap + lease) and #found < 2 * count then
+      found[#found + 1] = members[i]
+      found[#found + 1] = members[i + 1]
+    end
+  end
+  return found
 end
 
 local function oldest()
@@ -115,7 +132,6 @@ local function probe()
 end
 
 local place, new, members
-local state = redis.call('HMGET', gate, 'until', 'refused', 'probe', 'row')
 local open, free = not state[1], tonumber(state[3] or 0) <= at
 local ajar = not open and tonumber(state[1]) <= at and free
 local wary = open and not has_contents and state[4]
@@ -154,7 +170,7 @@ else
   end
   redis.call('HINCRBY', counts, place and 'claims' or 'claims:empty', 1)
   if not place then return {} end
-  new = math.max(at + tonumber(lease), tonumber(redis.call('GET', fence) or 0) + 4)
+  new = math.max(at + lease, tonumber(redis.call('GET', fence) or 0) + 4)
   redis.call('SET', fence, text(new))
   redis.call('SET', once, place .. ' ' .. text(new) .. (ajar and ' 3' or ' 0'), 'PX', once_ms)
 end

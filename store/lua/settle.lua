@@ -19,6 +19,8 @@
 --   records          prefix of the records' keys
 --   contents         prefix of the contents' keys
 --   held             the lease held
+--   said             the instant that it is for the caller, from which the scores were reckoned
+--   step_ms          by how much the clock must step to be noticed, in ms
 --   keep             how long the record of an ended message is kept, in ms
 --   keep_content     how long its content is kept, in ms
 --   once_ms          how long the answer is kept, in ms
@@ -49,6 +51,9 @@ total = tonumber(total)
 local ids, written_flags, added = {unpack(ARGV, tail, tail + total - 1)}, {}, {}
 local scores = redis.call('ZMSCORE', set, unpack(ids))
 local stay, followed, gone, buried = {}, {}, {}, {}
+-- us that the clock has gone back since the messages were leased
+local back = tonumber(said) - at
+back = back > tonumber(step_ms) * 1000 and back - back % 4 or 0
 
 local function is_held(k, late)
   local score = tonumber(scores[k] or 0)
@@ -72,7 +77,7 @@ local function settle(g)
     if over then change.content = contents .. id end
     if is_held(k, late) and move(records .. id, results, change) then
       if not over then
-        to[#to + 1] = score
+        to[#to + 1] = back > 0 and text(tonumber(score) - back) or score
         to[#to + 1] = id
       end
       if place ~= 'stay' then gone[#gone + 1] = id end

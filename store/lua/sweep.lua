@@ -1,6 +1,9 @@
--- Rings for due messages that have no bell; removes events and dead letters that are too old.
+-- Rings for due messages that have no bell; removes events and dead letters that are too old. Notices
+-- a step of this server's clock, and brings back what a step back has left ahead.
 -- @include clock
 -- @include bell
+-- @include clock_step
+-- @include trim
 -- KEYS
 --   guard          never exists: a cluster refuses the call while its slot moves
 --   watch
@@ -12,6 +15,13 @@
 --   dead           dead letters
 --   counts
 --   swept          the instant of the latest sweep
+--   clock          steps of the clock (lua/lib/clock_step.lua)
+--   missed         events that groups have missed (lua/lib/trim.lua)
+--   gates[2]
+--   buckets[2]
+--   fences[2]
+--   pauses[5]      keys that exist while an operator has paused a lane, or polling
+--   pace           the latest due time given to a dead letter sent again
 -- ARGV
 --   time           '' for this server's clock
 --   unless_ms      do nothing if the latest sweep is less than so many ms old
@@ -20,20 +30,40 @@
 --   keep           how long records of ended messages are kept, in ms
 --   watch_word     the word for the wake list that makes a worker poll
 --   words[4]       the lanes' names, for the wake list
--- Reply the words that were left on the wake list.
-local at = now(time)
-local ago = math.floor(at / 1000) - tonumber(redis.call('GET', swept) or 0)
-if ago >= 0 and ago < tonumber(unless_ms) then return {} end  -- below 0: the clock was set back
+--   records        prefix of the records' keys
+--   full_lease     the longest lease, in us
+--   step_ms        by how much the clock must step to be noticed, in ms
+--   gap_us         the longest time from one sweep to the next, in us
+--   expected_ms    the instant that it is by this clock, if it has not stepped; '' if the caller
+--                  doesn't know
+--   most           most members to bring back in this call
+-- Reply {now (ms), the latest sweep before (ms, 0: none), '1' if there is more to bring back, the words
+-- that were left on the wake list ...}
+local at, last = now(time), tonumber(redis.call('GET', swept) or 0)
+local at_ms, step, lease = math.floor(at / 1000), tonumber(step_ms), tonumber(full_lease)
+local ago = at_ms - last
+if ago < -step then
+  step_back(clock, at, last * 1000, tonumber(gap_us), lease, {bells = {watch_bell, unpack(bells)}, pauses = pauses,
+    gates = gates, instants = {pace, fences[1], fences[2], buckets[1], buckets[2]}})
+elseif ago > step and expected_ms ~= '' and at_ms - tonumber(expected_ms) > step then
+  -- It seems to have gone forward. Until a lease later, claims spare leases from before (claim.lua).
+  for _, gate in ipairs(gates) do
+    redis.call('HSET', gate, 'seen', text(last * 1000), 'held', text(at + lease))
+  end
+end
+local unfinished = walk(clock, at, lease, {watch, unpack(lanes)}, records, tonumber(most))
+local left = {text(at_ms), text(last), unfinished and '1' or '0'}
+if ago >= 0 and ago < tonumber(unless_ms) then return left end  -- below 0: the clock was set back
 local function due(set) return #redis.call('ZRANGEBYSCORE', set, '-inf', text(at), 'LIMIT', 0, 1) > 0 end
-local left = {}
-if due(watch) and ring(watch_bell, wakes, watch_word, bell_ms) then left[1] = watch_word end
+if due(watch) and ring(watch_bell, wakes, watch_word, bell_ms) then left[4] = watch_word end
 for lane = 1, 4 do
   if (due(lanes[2 * lane - 1]) or due(lanes[2 * lane])) and ring(bells[lane], wakes, words[lane], bell_ms) then
     left[#left + 1] = words[lane]
   end
 end
-if #left > 0 then redis.call('HINCRBY', counts, 'bells', #left) end
-redis.call('SET', swept, text(math.floor(at / 1000)))
-redis.call('XTRIM', results, 'MINID', '~', text(math.floor(at / 1000) - tonumber(keep_events)))
+if #left > 3 then redis.call('HINCRBY', counts, 'bells', #left - 3) end
+redis.call('SET', swept, text(at_ms))
+local losers = trim(results, missed, at_ms - tonumber(keep_events))
+if losers > 0 then redis.call('HINCRBY', counts, 'events-missed', losers) end
 redis.call('ZREMRANGEBYSCORE', dead, '-inf', text(at - tonumber(keep) * 1000))
 return left

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -48,21 +49,30 @@ THREADS = ("-P", "threads")
 # --- stalled beyond the lease ---------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("pool", [THREADS, ()], ids=["threads", "prefork"])
 def test_an_answer_that_comes_after_the_lease_is_recorded_if_the_message_still_waits(
-    app: Producer, system_env: dict[str, str], simulator: Simulator, tmp_path: Path
+    pool: tuple[str, ...],
+    app: Producer,
+    system_env: dict[str, str],
+    simulator: Simulator,
+    tmp_path: Path,
 ) -> None:
+    # (a worker with processes would kill them as soon as it goes on, with the answer in hand)
     env = {**system_env, **SHORT, **FAR}
     simulator.fault(kind="slow", seconds=0.5, times=1)
-    with supervised(env, tmp_path, named("a", *THREADS)) as (a,):
+    with supervised(env, tmp_path, named("a", *pool)) as (a,):
         ready(a)
         # Given a worker that stalls while the provider answers it
         id = app.enqueue(text_job())
         wait_for(simulator.accepted)
         a.freeze()
-        with supervised(env, tmp_path, named("b"), BEAT):
+        frozen = time.monotonic()
+        with supervised(env, tmp_path, named("b"), BEAT) as (b, _):
             # When another one takes over and plans to send it again, much later
             wait_for(lambda: record(app, id).unsure == 1)
             assert record(app, id).status == "queued"
+            assert log_lines(b.log, "lease lapsed inside a request; answers unknown", messages=1)
+            wait_for(lambda: time.monotonic() > frozen + 5)  # over a second past its time limit
             # Then the answer, found by the stalled one at last, is better than that
             a.thaw()
             (*_, last) = ends(app, 1)[id]

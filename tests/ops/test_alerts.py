@@ -69,6 +69,10 @@ def results(**values: str) -> Series:
     return {f'courier_results_{name}{{group="crm"}}': v for name, v in values.items()}
 
 
+def kept(values: str) -> Series:
+    return {"courier_results_retention_seconds": values}
+
+
 def stream(events: str, groups: str) -> Series:
     return {"courier_results_events": events, "courier_results_groups": groups}
 
@@ -196,6 +200,11 @@ CASES: dict[str, tuple[str, dict[str, Series], dict[str, Series]]] = {
             },
         },
     ),
+    "CourierClockStepped": (
+        "10m",
+        {"once": odd("clock-step", "0x3 1x40")},
+        {"long ago": odd("clock-step", "1x40"), "another oddity": odd("late", "0x3 1x40")},
+    ),
     "CourierUnconfirmed": (
         "20m",
         {"one in twenty": entered(unconfirmed="0+5x40", submitted="0+100x40")},
@@ -229,6 +238,16 @@ CASES: dict[str, tuple[str, dict[str, Series], dict[str, Series]]] = {
         "20m",
         {"the reader is away": results(lag_seconds="0+60x40")},
         {"it was restarted": results(lag_seconds="0x16 60 120 0x40")},
+    ),
+    "CourierEventsExpiring": (
+        "20m",
+        {"over half of two days": results(lag_seconds="90000x40") | kept("172800x40")},
+        {"five hours": results(lag_seconds="18000x40") | kept("172800x40")},
+    ),
+    "CourierEventsMissed": (
+        "10m",
+        {"a group has": odd("events-missed", "0x3 1x40")},
+        {"long ago": odd("events-missed", "1x40")},
     ),
     "CourierResultsNotAcked": (
         "30m",

@@ -11,6 +11,10 @@ from celery.concurrency import asynpool, prefork
 
 ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 """Signals that end a process of the pool, if the worker's main process sends them."""
+STOPPED = 1.0
+"""Seconds by which a time limit is late only if the worker was stopped, or its machine."""
+THAW = 3.0
+"""Seconds that its processes have from then on to write down the answers they hold."""
 
 
 class PoolWorker(asynpool.Worker):  # type: ignore[misc]
@@ -53,6 +57,27 @@ def _obey(parent: int) -> None:
 
 class _Pool(asynpool.AsynPool):  # type: ignore[misc]
     Worker = PoolWorker
+    _hub: Any
+
+    def _create_timelimit_handlers(self, hub: Any) -> None:
+        self._hub = hub
+        super()._create_timelimit_handlers(hub)
+
+    def _on_hard_timeout(self, job: int) -> None:
+        """Kills a process past its time limit; not yet if the worker itself was stopped, too.
+
+        Then the process was stopped with it, and the provider's answer may be in its socket: it has
+        some seconds to write that down. Its leases are over, so it can do no harm.
+        """
+        result = self._cache.get(job)
+        if result and result._time_accepted and not getattr(result, "is_spared", False):
+            late = time.monotonic() - result._time_accepted - (result._timeout or self.timeout)
+            if late > STOPPED:
+                result.is_spared = True
+                timer = self._hub.call_later(THAW, self._on_hard_timeout, job)
+                self._tref_for_id[job] = timer
+                return
+        super()._on_hard_timeout(job)
 
 
 class TaskPool(prefork.TaskPool):  # type: ignore[misc]
