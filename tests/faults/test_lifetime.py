@@ -134,11 +134,13 @@ def test_a_message_a_month_ahead_costs_nothing_while_it_waits(
             for each in monitor.listen():
                 if each["client_type"] == "lua" and f"{{{app.settings.namespace}}}" in str(each):
                     command = each["command"].split()[0].lower()
-                    seen[command] += seen["xtrim"] > 0 or command == "xtrim"
-                    if seen["xtrim"] == 11:
+                    if command == "set" and app._keys.swept in each["command"]:
+                        command = "sweep"
+                    seen[command] += seen["sweep"] > 0 or command == "sweep"
+                    if seen["sweep"] == 11:
                         break
         # How often the listener looks when the latest sweep was is not a sweep's work.
-        others = {"xtrim", "time", "get"}
+        others = {"sweep", "time", "get", "hmget"}
         return {name: number / 10 for name, number in seen.items() if name not in others and number}
 
     empty = work()
