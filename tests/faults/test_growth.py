@@ -14,7 +14,7 @@ import requests
 
 from tests.conftest import Simulator, Worker, common_job, free_port, iso_in, text_job, wait_for
 from tests.faults.test_security import post, stored
-from viber_courier import Producer
+from viber_courier import EventsMissed, Producer
 from viber_courier.ops.redis_server import RedisServer
 
 RETENTION, CONTENT, RESULTS = 8.0, 2.0, 3.0
@@ -97,6 +97,17 @@ def state(app: Producer, namespace: str) -> dict[str, Any]:
     }
 
 
+def read_all(app: Producer, reader: int) -> None:
+    events = app.results(f"group-{reader}", f"reader-{reader}", block=0.2)
+    while True:
+        try:
+            for event in events:
+                event.ack()
+            return
+        except EventsMissed:  # the group reads every other wave only
+            continue
+
+
 def test_waves_of_messages_leave_nothing_behind(
     env: dict[str, str], app: Producer, simulator: Simulator, namespace: str, tmp_path: Path
 ) -> None:
@@ -110,8 +121,7 @@ def test_waves_of_messages_leave_nothing_behind(
             wait_for(lambda ids=ids: all(app.redis.exists(record + id) for id in ids), 30)
             wait_for(lambda: _ended(app), 60)
             requests.delete(f"{simulator.url}/admin/faults", timeout=10)
-            for event in app.results(f"group-{number % 2}", f"reader-{number % 2}", block=0.2):
-                event.ack()
+            read_all(app, number % 2)
             # Then numbers and texts go first, while status and id stay
             wait_for(lambda: not list(app.redis.scan_iter(content + "*", 1000)), CONTENT + 5)
             kept = app.get(ids[0])
@@ -166,7 +176,7 @@ def test_what_waits_for_a_month_costs_nothing(
         # Then there are sweeps, and nothing that touches a message, rings or claims
         assert sum(":swept" in each for each in seen) > 5
         assert not [each for each in seen if "later-" in each]
-        assert not [each for each in seen if ":fence:send" in each]
+        assert not [each for each in seen if ":once:" in each]
         assert not [each for each in seen if "PUSH" in each and f"{namespace}.send." in each]
         assert app.redis.memory_usage(f"{{{namespace}}}:m:later-7") == before
         assert "request sent" not in worker.log

@@ -139,7 +139,7 @@ def test_everything_runs_with_exactly_the_documented_permissions(
     env = {**system_env, "COURIER_NAMESPACE": NAMESPACE, "COURIER_MAX_QUEUED": "1000"}
     app = Producer.from_env({**env, "COURIER_REDIS_URL": stored.make("courier-app")})
     env |= {"COURIER_REDIS_URL": stored.make("courier-worker")}
-    env |= {"COURIER_BROKER_URL": queued.make("courier-worker")}
+    env |= {"COURIER_BROKER_URL": queued.make("courier-worker"), "COURIER_RESULTS_RETENTION": "8"}
     operator = {"COURIER_REDIS_URL": stored.make("courier-cli")}
     operator |= {"COURIER_BROKER_URL": queued.make("courier-cli")}
     # and messages of each kind: one that a dead worker has left, and a task of another app's
@@ -170,6 +170,10 @@ def test_everything_runs_with_exactly_the_documented_permissions(
         wait_for(lambda: "xread" in watched.seen[f"courier-cli-{NAMESPACE}"])
         following.kill()
         following.communicate()
+        # and a step of Redis's clock is mended
+        stored.admin.set("{courier}:paused:low", "for a while", px=3_600_000)
+        stored.admin.set("{courier}:swept", round(1000 * time.time()) + 3_600_000)
+        wait_for(lambda: {"pttl", "zcount"} <= watched.seen[f"courier-worker-{NAMESPACE}"].keys())
         # and nothing was refused
         assert "refuses" not in worker.log and "Traceback" not in worker.log
         worker.process.terminate()

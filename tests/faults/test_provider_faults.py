@@ -182,7 +182,7 @@ def test_a_dead_provider_costs_nothing_but_time(
         assert gate(app) == {}
         assert {e[-1]["status"] for e in ends(app, 400).values()} == {"read"}
         batches = provider.get("requests")["batches"]
-        assert batches == [1, *[20] * 19, 19]
+        assert batches[0] == 1 and sorted(batches[1:]) == [19, *[20] * 19]
     finally:
         provider.stop()
 

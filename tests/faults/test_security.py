@@ -563,7 +563,8 @@ def test_no_message_ends_the_worker_or_comes_back_for_ever(
         with redis.Redis.from_url(broker) as client:
             wait_for(lambda: not client.llen(queue) and not client.hlen("unacked"), 20)
         assert "Traceback" not in worker.log, worker.log
-        assert max(map(len, worker.lines)) < 300
+        # Python's own warning, that root runs it, is long.
+        assert max(len(line) for line in worker.lines if "py.warnings" not in line) < 300
     finally:
         worker.stop()
         app.close()
