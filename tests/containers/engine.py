@@ -28,7 +28,9 @@ IMPORTED = FOLDER / "data/imported"
 """Beside the images, so that it goes with them."""
 SUITE, PYTHON = "bookworm", "3.11"
 """Debian's release in the stand-ins, and its Python."""
-PACKAGES = "python3,python3-venv,python3-pip,redis-server,prometheus,wget"
+PACKAGES = (
+    "ca-certificates,netbase,tzdata,python3,python3-venv,python3-pip,redis-server,prometheus,wget"
+)
 COMPOSE_SUITE = "trixie"
 """The first release of Debian whose docker-compose is version 2; it runs on older ones as well."""
 NEW_NETWORK = 0x40000000
@@ -36,7 +38,7 @@ NEW_NETWORK = 0x40000000
 
 STAND_INS = {
     "python": """
-        RUN ln -s /usr/bin/python3 /usr/local/bin/python && rm -f /usr/lib/python3*/EXTERNALLY-MANAGED
+        RUN ln -s /usr/bin/python3 /usr/local/bin/python
         COPY wheels /wheels
         RUN printf '[global]\\nno-index = true\\nfind-links = /wheels\\n' > /etc/pip.conf
         """,
@@ -78,12 +80,13 @@ def requirements() -> list[str]:
     extras = project["project"]["optional-dependencies"]
     wanted = [*project["project"]["dependencies"], *extras["worker"], *extras["ops"], "flower"]
     wanted += [*project["build-system"]["requires"], "wheel"]
+    wanted += ["async-timeout"]  # redis-py's, before Python 3.11.3; Debian's is 3.11.2
     return [each for each in wanted if not each.startswith("viber-courier")]
 
 
 def download_wheels(folder: Path) -> None:
     """Downloads the wheels that our image needs, for the stand-in's Python."""
-    given = [ROOT / "ops/constraints.txt", ROOT / "pyproject.toml"]
+    given = [ROOT / "ops/constraints.txt", ROOT / "pyproject.toml", Path(__file__)]
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in given)).hexdigest()
     if (folder / "digest").exists() and (folder / "digest").read_text() == digest:
         return
@@ -102,8 +105,8 @@ def fetch_compose(plugins: Path) -> None:
     (FOLDER / "lists/partial").mkdir(parents=True, exist_ok=True)
     (FOLDER / "archives/partial").mkdir(parents=True, exist_ok=True)
     sources.write_text(
-        f"Types: deb\nURIs: {mirror}\nSuites: {COMPOSE_SUITE}\nComponents: main\n"
-        "Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg\n"
+        f"Types: deb\nURIs: {mirror}\nSuites: {COMPOSE_SUITE}\n"
+        "Components: main\nSigned-By: /usr/share/keyrings/debian-archive-keyring.gpg\n"
     )
     apart = {
         "Dir::Etc::sourcelist": sources,
@@ -120,6 +123,11 @@ def fetch_compose(plugins: Path) -> None:
     plugins.mkdir(parents=True, exist_ok=True)
     (found,) = (FOLDER / "compose").glob("usr/*/docker/cli-plugins/docker-compose")
     shutil.copy(found, plugins)
+
+
+def is_imported() -> bool:
+    """Whether the engine has the base image, of these packages."""
+    return IMPORTED.exists() and IMPORTED.read_text() == PACKAGES
 
 
 def make_base(tar: Path) -> None:
@@ -197,9 +205,9 @@ class Engine:
 
     def make_stand_ins(self) -> None:
         """Makes the base images under the tags that our files name."""
-        if not IMPORTED.exists():
+        if not is_imported():
             self.docker("import", BASE, "stand-in:base")
-            IMPORTED.touch()
+            IMPORTED.write_text(PACKAGES)
             BASE.unlink()
         for image in base_images():
             lines = STAND_INS[image.partition(":")[0]].strip().splitlines()
@@ -219,7 +227,7 @@ def engine() -> Iterator[Engine]:
     try:
         fetch_compose(FOLDER / "config/cli-plugins")
         download_wheels(CONTEXT / "wheels")
-        if not IMPORTED.exists():
+        if not is_imported():
             make_base(BASE)
     except (RuntimeError, OSError) as error:
         raise NoEngineError(str(error)) from error
