@@ -203,6 +203,15 @@ class Engine:
         found: list[dict[str, Any]] = json.loads(self.docker("inspect", name))
         return found[0]
 
+    def clean(self) -> None:
+        """Removes what a run left that was killed, and images of the days before."""
+        if left := self.docker("ps", "--all", "--quiet").split():
+            self.docker("rm", "--force", *left)
+        if left := self.docker("volume", "ls", "--quiet").split():
+            self.docker("volume", "rm", *left)
+        self.docker("network", "prune", "--force")
+        self.docker("image", "prune", "--force", "--filter", "until=72h")
+
     def make_stand_ins(self) -> None:
         """Makes the base images under the tags that our files name."""
         if not is_imported():
@@ -234,6 +243,7 @@ def engine() -> Iterator[Engine]:
     with network_of_its_own():
         process = made.start()
         try:
+            made.clean()
             made.make_stand_ins()
             yield made
         finally:

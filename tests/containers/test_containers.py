@@ -95,7 +95,7 @@ class Host:
             else:
                 target.write_bytes((ROOT / name).read_bytes())
         services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
-        often = {"interval": "4s"}  # a real check each half minute would be most of the test's time
+        often = {"interval": "3s"}  # a real check each half minute would be most of the test's time
         override = yaml.safe_load(OVERRIDE)
         for name in services.keys() - {"grafana", "redis"}:
             override["services"][name] = {"healthcheck": often}
