@@ -170,7 +170,6 @@ class Engine:
             "HOME": str(FOLDER),
             "DOCKER_HOST": f"unix://{FOLDER}/docker.sock",
             "DOCKER_CONFIG": str(FOLDER / "config"),
-            "DOCKER_BUILDKIT": "0",  # its client is a package of its own, buildx
         }
 
     def start(self) -> subprocess.Popen[bytes]:
@@ -222,7 +221,8 @@ class Engine:
             lines = STAND_INS[image.partition(":")[0]].strip().splitlines()
             recipe = "\n".join(("FROM stand-in:base", *map(str.strip, lines)))
             (CONTEXT / "Dockerfile").write_text(recipe)
-            self.docker("build", "--quiet", "--tag", image, CONTEXT)
+            classic = {**self.env, "DOCKER_BUILDKIT": "0"}  # the other is a package of its own
+            run("docker", "build", "--quiet", "--tag", image, CONTEXT, env=classic)
 
 
 @contextmanager

@@ -215,6 +215,8 @@ def test_a_second_up_recreates_nothing(host: Host) -> None:
     before = host.ids()
     host.type("docker compose up -d --wait")
     assert host.ids() == before
+    host.type("docker compose up -d --build --wait")
+    assert host.ids() == before
 
 
 def test_a_campaign_ends(host: Host) -> None:
