@@ -46,7 +46,7 @@ OVERRIDE = """
 services:
   grafana: {profiles: [left-out]}
 """
-"""What is different here: no Grafana, which Debian does not have, and health checks more often."""
+"""What is different here: no Grafana, which Debian does not have. Health checks are more frequent."""
 
 
 class Published(Simulator):
@@ -244,7 +244,7 @@ def test_a_stop_under_load_leaves_nothing_unsure(host: Host) -> None:
     with host.load("s") as system:
         started = time.monotonic()
         host.type(f"docker compose stop {' '.join(WORKERS)}")
-        assert time.monotonic() - started < 60
+        assert time.monotonic() - started < 120  # the grace is 130 s
         assert {host.inspect(name)["State"]["ExitCode"] for name in WORKERS} == {0}
         host.type("docker compose up -d --wait")
         ledger = system.ledger(120)
