@@ -46,7 +46,7 @@ OVERRIDE = """
 services:
   grafana: {profiles: [left-out]}
 """
-"""What is different here: no Grafana, which Debian does not have. Health checks are more frequent."""
+"""What is different here: no Grafana, which Debian does not have; more frequent health checks."""
 
 
 class Published(Simulator):
