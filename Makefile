@@ -8,7 +8,7 @@ RUN_READY := .venv/.ready-run
 OPS_READY := .venv/.ready-ops
 FAULTS_READY := .venv/.ready-faults
 
-.PHONY: setup check format test test-faults test-ops test-versions chaos demo up bench bench-quick clean
+.PHONY: setup check format test test-faults test-ops test-containers test-versions chaos demo up bench bench-quick clean
 
 setup: $(READY)
 
@@ -32,7 +32,7 @@ format: setup
 	$(BIN)/ruff format .
 
 test: setup
-	$(BIN)/pytest -n 2 --dist worksteal --ignore tests/faults --ignore tests/ops
+	$(BIN)/pytest -n 2 --dist worksteal --ignore tests/faults --ignore tests/ops --ignore tests/containers
 
 test-faults: $(FAULTS_READY)
 	$(BIN)/pytest -n 4 --dist worksteal --timeout 600 tests/faults --ignore tests/faults/test_fuzz.py
@@ -40,6 +40,16 @@ test-faults: $(FAULTS_READY)
 
 test-ops: $(OPS_READY)
 	$(BIN)/pytest -n 2 --dist worksteal --timeout 300 tests/ops
+
+# docker-compose.yml on a real engine, which is started for it and ended: tests/containers.
+test-containers: $(READY)
+	@for name in dockerd mmdebstrap; do \
+	  command -v $$name >/dev/null || test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null \
+	    || { apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -qq -y \
+	         --no-install-recommends $$(echo $$name | sed 's/dockerd/docker.io/') >/dev/null; } \
+	    || echo "$$name could not be installed: the tests are skipped"; \
+	done
+	$(BIN)/pytest -x --timeout 900 --durations 12 tests/containers
 
 # Producers on each Python and each end of the ranges of dependencies, from the wheel: tests/versions.
 test-versions: setup
@@ -78,7 +88,7 @@ $(FAULTS_READY): $(READY)
 
 # Debian's chromium, prometheus, docker-compose and luacheck: where they can't be had, the tests that need them say so and skip.
 $(OPS_READY): $(RUN_READY)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[browser]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[browser,manifests]'
 	@for name in chromium promtool docker-compose luacheck; do \
 	  command -v $$name >/dev/null || test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null \
 	    || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y \

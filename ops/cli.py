@@ -15,9 +15,9 @@ _MODULES = {
     "commands.flower": {"flower": "Serve pages that show workers and tasks."},
     "commands.health": {
         "doctor": "Check everything and say what to do.",
-        "live": "Prove that one worker runs tasks.",
         "ready": "Prove that Redis works and each lane has a worker.",
     },
+    "commands.live": {"live": "Prove that one worker runs tasks."},
     "commands.looking": {
         "find": "Find messages by phone number.",
         "results": "Show result events, or read them as a consumer group.",

@@ -10,7 +10,10 @@ keep api_login tester
 keep api_password 111111
 keep flower_password "$(made_up)"
 keep grafana_password "$(made_up)"
-# Containers read them under users of their own, so all may; the folder is this user's.
+# Containers read them under users of their own, so all may; the folder is this user's. The same
+# goes for the mounted files of a checkout under umask 077.
 chmod 700 secrets
 chmod 444 secrets/*
+ops=$(dirname "$0")
+chmod -R go+rX "$ops/redis.conf" "$ops/prometheus" "$ops/grafana"
 echo "Flower and Grafana: operator, with the passwords in secrets/flower_password and secrets/grafana_password"

@@ -101,6 +101,13 @@ def test_importing_is_light() -> None:
     assert not [name for name in loaded if name.startswith(HEAVY)]
 
 
+def test_a_health_check_loads_little() -> None:
+    loaded = loaded_by("import viber_courier.ops.commands.live, viber_courier.ops.cli")
+    # It runs each half minute beside each worker: Celery alone would double what it costs
+    assert not [name for name in loaded if name.split(".")[0] in ("celery", "requests", "aiohttp")]
+    assert not [name for name in loaded if name.startswith(("viber_courier.worker", "marshmallow"))]
+
+
 def test_the_old_names_of_a_checkout_lead_to_the_new_ones() -> None:
     loaded = loaded_by(
         "from producers import Producer; import viber_courier; "

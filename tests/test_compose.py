@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import time
+import tomllib
 from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,7 +32,9 @@ DOCKERFILE = (ROOT / "ops/Dockerfile").read_text("utf-8")
 PINNED = r"[a-z][a-z0-9./-]*:v?\d+\.\d+\.\d+(-[a-z0-9.-]+)?"
 
 
-OURS = [name for name in SERVICES if SERVICES[name]["image"] == "viber-courier"]
+VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
+IMAGE = f"viber-courier:{VERSION}"
+OURS = [name for name in SERVICES if SERVICES[name]["image"] == IMAGE]
 """Services that run our image."""
 PROGRAMS = ("send-urgent", "send-bulk", "poll", "beat", "flower", "exporter")
 WORKERS = PROGRAMS[:3]
@@ -77,7 +80,7 @@ def test_settings_come_from_a_file_and_secrets_from_files_of_their_own() -> None
     for secret in COMPOSE["secrets"].values():
         assert secret["file"].startswith("./secrets/")
     ignored = (ROOT / ".gitignore").read_text().splitlines()
-    assert {"/secrets/", "/courier.env"} <= {*ignored}
+    assert {"/secrets/", "/courier.env", "/.env"} <= {*ignored}
     assert "!secrets" not in (ROOT / ".dockerignore").read_text().split()
     assert (ROOT / ".dockerignore").read_text().splitlines()[1] == "*"
 
@@ -91,7 +94,14 @@ def test_settings_for_the_simulator_are_valid(name: str) -> None:
 
 
 def test_the_simulators_secrets_are_made_once(tmp_path: Path) -> None:
-    script = ["sh", str(ROOT / "ops/simulator-secrets.sh")]
+    # Given a checkout under umask 077
+    mounted = ("redis.conf", "prometheus/alerts.yml", "grafana/dashboards/courier.json")
+    for name in ("simulator-secrets.sh", *mounted):
+        (tmp_path / "ops" / name).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        shutil.copy(ROOT / "ops" / name, tmp_path / "ops" / name)
+        (tmp_path / "ops" / name).chmod(0o600)
+    script = ["sh", "ops/simulator-secrets.sh"]
+    # When the script runs twice
     subprocess.run(script, cwd=tmp_path, check=True, capture_output=True)
     first = {path.name: path.read_text() for path in (tmp_path / "secrets").iterdir()}
     subprocess.run(script, cwd=tmp_path, check=True, capture_output=True)
@@ -99,6 +109,12 @@ def test_the_simulators_secrets_are_made_once(tmp_path: Path) -> None:
     assert first == second and first.keys() == COMPOSE["secrets"].keys()
     assert first["api_login"] == "tester" and len(first["flower_password"]) == 24
     assert first["flower_password"] != first["grafana_password"]
+    # And the users in the containers may read what they mount
+    for name in mounted:
+        assert (tmp_path / "ops" / name).stat().st_mode & 0o044 == 0o044
+        assert (
+            name == "redis.conf" or (tmp_path / "ops" / name).parent.stat().st_mode & 0o055 == 0o055
+        )
 
 
 def test_nothing_of_the_callers_environment_comes_in() -> None:
@@ -110,7 +126,9 @@ def test_nothing_of_the_callers_environment_comes_in() -> None:
 @pytest.mark.parametrize("name", SERVICES)
 def test_each_service_may_do_little(name: str) -> None:
     service = SERVICES[name]
-    assert service["read_only"] is True and service["tmpfs"] == ["/tmp"]
+    assert service["read_only"] is True and service["tmpfs"] == ["/tmp:size=64m"]
+    assert service["init"] is True  # else a SIGTERM before the program's handlers is ignored
+    assert bytes_of(service["mem_limit"]) <= 4 * 2**30 and service["pids_limit"] <= 200
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert service["restart"] == "unless-stopped"
@@ -119,13 +137,54 @@ def test_each_service_may_do_little(name: str) -> None:
         assert service["user"] not in ("root", "0")
 
 
-@pytest.mark.parametrize("name", SERVICES)
-def test_images_are_pinned_or_built_here(name: str) -> None:
-    service = SERVICES[name]
-    if "build" in service:
-        assert (ROOT / service["build"]["context"] / service["build"]["dockerfile"]).exists()
-    else:
-        assert re.fullmatch(PINNED, service["image"])
+def bytes_of(size: str) -> int:
+    """What ``512m`` or ``2gb`` stands for."""
+    number, unit = re.fullmatch(r"(\d+)([mg])b?", size).groups()  # type: ignore[union-attr]
+    return int(number) * {"m": 2**20, "g": 2**30}[unit]
+
+
+def test_redis_is_full_before_its_container_is() -> None:
+    words = SERVICES["redis"]["command"]
+    full = bytes_of(words[words.index("--maxmemory") + 1])
+    assert 2 * full <= bytes_of(SERVICES["redis"]["mem_limit"])  # it forks to rewrite its file
+
+
+def test_redis_may_take_minutes_to_load() -> None:
+    assert SERVICES["redis"]["healthcheck"]["start_period"] == "10m"
+
+
+def test_one_service_builds_the_image_and_nobody_pulls_it() -> None:
+    assert {*OURS} == {*PROGRAMS, "simulator"}
+    assert [name for name in SERVICES if "build" in SERVICES[name]] == ["send-urgent"]
+    build = SERVICES["send-urgent"]["build"]
+    assert (ROOT / build["context"] / build["dockerfile"]).exists()
+    assert {SERVICES[name]["pull_policy"] for name in OURS} == {"never"}
+
+
+@pytest.mark.parametrize("name", [name for name in SERVICES if name not in OURS])
+def test_images_of_others_are_pinned(name: str) -> None:
+    assert re.fullmatch(PINNED, SERVICES[name]["image"])
+
+
+def test_the_image_says_what_it_is() -> None:
+    labels = dict(re.findall(r'org\.opencontainers\.image\.(\w+)="([^"]+)"', DOCKERFILE))
+    assert (labels["title"], labels["version"]) == ("viber-courier", VERSION)
+    assert labels["description"] and f"-t {IMAGE} ." in DOCKERFILE
+
+
+def test_who_watches_does_not_reach_redis() -> None:
+    networks = {name: {*SERVICES[name]["networks"]} for name in SERVICES}
+    assert {name for name in SERVICES if "watch" in networks[name]} == {
+        *("exporter", "prometheus", "grafana")
+    }
+    assert networks["exporter"] == {"store", "watch"}
+    assert {name for name in SERVICES if "store" not in networks[name]} == {"prometheus", "grafana"}
+    assert COMPOSE["networks"].keys() == {"store", "watch"}
+
+
+def test_prometheus_keeps_no_more_than_fits() -> None:
+    words = SERVICES["prometheus"]["command"]
+    assert {"--storage.tsdb.retention.time=30d", "--storage.tsdb.retention.size=4GB"} <= {*words}
 
 
 def test_base_images_are_pinned() -> None:

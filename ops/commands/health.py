@@ -1,38 +1,34 @@
-"""Health checks: ``doctor``, ``live``, ``ready``."""
+"""Health checks: ``doctor``, ``ready``. ``live`` has a module of its own."""
 
 from __future__ import annotations
 
 import os
-import socket
 import sys
 import time
 import uuid
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
 from typing import Any
 
 import click
-from celery.utils.nodenames import worker_direct
-from kombu.exceptions import OperationalError
 from redis import Redis, RedisError
 
 from viber_courier import ConfigError, CourierError
 from viber_courier.ops.commands import findings, terminal
 from viber_courier.ops.commands.findings import ERROR, OK, Finding
-from viber_courier.ops.commands.terminal import (
-    UNAVAILABLE,
-    Duration,
-    Failure,
-    command,
-    emit,
-    json_option,
+from viber_courier.ops.commands.live import (
+    BrokerUnavailable,
+    Checks,
+    broker_errors,
+    timeout_option,
+    unavailable,
 )
+from viber_courier.ops.commands.terminal import UNAVAILABLE, Failure, command, emit, json_option
 from viber_courier.ops.look import silence, take_look
 from viber_courier.schemas.lanes import LANES, POLL, queue
 from viber_courier.schemas.settings import Settings
 from viber_courier.store.connection import StoreUnavailable, broker, connect, store_errors
 from viber_courier.store.keys import Keys
-from viber_courier.store.refusals import reason, refusal, store_fault
+from viber_courier.store.refusals import refusal, store_fault
 from viber_courier.worker.bells import RING_OPTIONS, Bells
 from viber_courier.worker.provider import Provider
 from viber_courier.worker.runtime.app import App
@@ -45,16 +41,11 @@ TASK_SECONDS = 5.0
 """How long ``doctor`` gives workers to run a task."""
 
 
-class BrokerUnavailable(CourierError):
-    """The broker failed or did not answer. The text holds no address."""
-
-    do = "check it and COURIER_BROKER_URL"
-
-
 class Workers:
     """Talks to the workers through the broker."""
 
     def __init__(self, settings: Settings) -> None:
+        self._settings = settings
         self._app = App(set_as_current=False)
         self._app.conf.update(broker(settings.broker_url, **RING_OPTIONS))
         self.refused: dict[str, str] = {}
@@ -62,7 +53,7 @@ class Workers:
 
     def serving(self, seconds: float) -> dict[str, set[str]]:
         """Returns the queues of each worker that answers in time."""
-        with _broker_errors(), self._app.connection_for_write() as connection:
+        with broker_errors(), self._app.connection_for_write() as connection:
             asking = self._app.control.inspect(timeout=seconds, connection=connection)
             found = asking.active_queues() or {}
         return {host: {each["name"] for each in queues} for host, queues in found.items()}
@@ -73,19 +64,12 @@ class Workers:
         A worker to which Redis refuses something is not one of them. Ends when all have answered,
         or at ``end`` (monotonic).
         """
+        checks = Checks(self._settings)
         waiting = {uuid.uuid4().hex: host for host in hosts}
         try:
             for nonce, host in waiting.items():
                 left = max(0.1, end - time.monotonic())
-                with _broker_errors():
-                    self._app.send_task(
-                        "courier.check",
-                        args=[nonce],
-                        queue=worker_direct(host),
-                        expires=left,
-                        ignore_result=True,
-                        retry=False,
-                    )
+                checks.send(host, nonce, left)
             while waiting and time.monotonic() < end:
                 for nonce, host in list(waiting.items()):
                     with store_errors():
@@ -100,26 +84,8 @@ class Workers:
                 time.sleep(0.05)
         finally:
             for host in waiting.values():
-                self._forget(host)
-
-    def _forget(self, host: str) -> None:
-        """Empties the queue of a worker that runs no tasks. It holds nothing but checks."""
-        with (
-            suppress(BrokerUnavailable),
-            _broker_errors(),
-            self._app.connection_for_write() as connection,
-        ):
-            worker_direct(host)(connection.default_channel).purge()
-
-
-@contextmanager
-def _broker_errors() -> Iterator[None]:
-    try:
-        yield
-    except (OperationalError, RedisError, OSError) as error:
-        if why := refusal(error):
-            raise BrokerUnavailable(f"the broker refuses: {why}") from None
-        raise BrokerUnavailable(f"the broker can't be used now: {reason(error)}") from None
+                checks.forget(host)
+            checks.close()
 
 
 @command(done="all is well", partly="warnings", wrong="errors; wrong usage or settings", away="")
@@ -244,36 +210,6 @@ def _print(found: list[Finding]) -> None:
     terminal.console().print(terminal.grid(rows))
 
 
-timeout_option = click.option(
-    "--timeout", type=Duration(), default="10s", help="Longest time to wait."
-)
-
-
-@command(partly="no answer in time", away="Redis or the broker can't be used")
-@click.option("--worker", help="The worker's name. [default: celery@<this host>]")
-@timeout_option
-@json_option
-def live(worker: str | None, timeout: float, as_json: bool) -> None:
-    """Prove that one worker runs tasks: send it one and wait until it has run.
-
-    A worker whose processes all hang still answers Celery's ping, but fails this check. Use it as
-    the worker's health check.
-    """
-    host = worker or socket.gethostname()
-    host = host if "@" in host else f"celery@{host}"
-    began = time.monotonic()
-    settings = Settings.from_env(os.environ)
-    with connect(settings.redis_url, settings.namespace) as client:
-        alive = any(_prove(client, settings, [host], began + timeout))
-    seconds = round(time.monotonic() - began, 3)
-    if as_json:
-        emit({"worker": host, "live": alive, "seconds": seconds})
-    elif alive:
-        click.echo(f"{host} ran a task in {seconds:.2f} s")
-    if not alive:
-        raise Failure(f"{host} ran no task in {timeout:g} s: restart it if this goes on")
-
-
 @command(partly="some lane has no worker that runs tasks", away="Redis or the broker can't be used")
 @timeout_option
 @json_option
@@ -288,7 +224,7 @@ def ready(timeout: float, as_json: bool) -> None:
     end, names = time.monotonic() + timeout, (*LANES, POLL)
     with connect(settings.redis_url, settings.namespace) as client:
         _check_store(client, settings)
-        with _unavailable():
+        with unavailable():
             _check_broker(settings)
             serving = Workers(settings).serving(min(ANSWER_SECONDS, timeout / 2))
         lanes = {
@@ -314,15 +250,7 @@ def ready(timeout: float, as_json: bool) -> None:
 
 def _prove(client: Redis, settings: Settings, hosts: list[str], end: float) -> Iterator[str]:
     workers = Workers(settings)
-    with _unavailable():
+    with unavailable():
         yield from workers.prove(client, Keys(settings.namespace), hosts, end)
     if workers.refused:
         raise Failure("; ".join(f"{host}: {why}" for host, why in workers.refused.items()))
-
-
-@contextmanager
-def _unavailable() -> Iterator[None]:
-    try:
-        yield
-    except BrokerUnavailable as error:
-        raise Failure(f"{error}: {error.do}", UNAVAILABLE) from None
