@@ -18,7 +18,7 @@ from kombu.utils.url import url_to_parts
 from tests.conftest import ROOT, free_port
 from tests.tls import Authority, TlsFront
 from viber_courier import ConfigError, Producer
-from viber_courier.ops.commands.health import BrokerUnavailable, _broker_errors
+from viber_courier.ops.commands.live import BrokerUnavailable, broker_errors
 from viber_courier.ops.redis_server import RedisServer
 from viber_courier.schemas.redis_url import OPTIONS, REFUSED_OPTIONS, Address, AddressError, parse
 from viber_courier.schemas.settings import Settings
@@ -409,7 +409,7 @@ def test_a_url_that_the_server_refuses_is_one_line(
     with pytest.raises(StoreUnavailable) as store:
         app.get("id")
     app.close()
-    with pytest.raises(BrokerUnavailable) as celery, _broker_errors():
+    with pytest.raises(BrokerUnavailable) as celery, broker_errors():
         through_celery(settings.broker_url, ("PING",))
     for error in (store.value, celery.value):
         assert UNUSABLE[form] in str(error)
