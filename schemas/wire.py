@@ -39,7 +39,8 @@ _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}")
 
 
 _NUMBER = re.compile(r"[0-9]{5,}")
-_BLANKS = r"[\s\u200b-\u200f\u2060\ufeff]*"
+_INVISIBLE = "\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"
+_BLANKS = rf"[\s{_INVISIBLE}]*"
 _ID = re.compile(rf"{_BLANKS}\+?0*([1-9][0-9]{{0,19}}){_BLANKS}")
 """An id's digits: blanks around them, a plus sign and leading zeros change no number."""
 _MAX_WORD = 64
@@ -131,19 +132,24 @@ def read_status(body: bytes) -> Reply[StatusEntry]:
 
 def fold(word: str) -> str:
     """Returns a provider's word in lower case, "_" as "-" (docs/provider-api.md#t33, #t35)."""
-    return word.strip().lower().replace("_", "-")
+    return _plain(word).replace("_", "-")
+
+
+@lru_cache(256)
+def _plain(word: str) -> str:
+    return word.translate(dict.fromkeys(map(ord, _INVISIBLE))).strip().lower()
 
 
 def is_known_sms(states: Sequence[SmsState]) -> bool:
     """Returns whether the document has each state; a segment may have none."""
-    return all(s.state.strip().lower() in _SMS_STATES for s in states)
+    return all(_plain(s.state) in _SMS_STATES for s in states)
 
 
 def sms_leg(states: Sequence[SmsState]) -> Status | None:
     """Returns the status of all segments together; None without any (docs/provider-api.md#t28)."""
     if not states:
         return None
-    ends = [_SMS_FINISHED.get(s.state.strip().lower()) for s in states]
+    ends = [_SMS_FINISHED.get(_plain(s.state)) for s in states]
     if None in ends:
         return Status.SMS_SENT
     return Status.SMS_DELIVERED if all(ends) else Status.UNDELIVERED
@@ -239,29 +245,36 @@ def _status_entry(entry: Mapping[str, Any]) -> StatusEntry | None:
     word = _short(state[: 4 * _MAX_WORD]) if isinstance(state, str) else None
     at, raw_at = _instant(entry.get("statusAt")), entry.get("statusAt")
     states = entry.get("smsStates")
-    segments = _listed(states) or ([None] if states else ())
+    sms, odd = _sms(_listed(states) or ([None] if states else ()))
     return StatusEntry(
         provider_id=provider_id,
         code=_word(entry.get("code")),
         word=word,
-        status=STATES.get(word.strip().lower()) if word else None,
+        status=STATES.get(_plain(word)) if word else None,
         at=at,
         error=_word(entry.get("error")) or _word(entry.get("errorCode")),
-        sms=_sms(segments),
+        sms=sms,
         raw_at=_text(raw_at[:64]) if at is None and isinstance(raw_at, str) else None,
-        unread=word is None is not state or not all(isinstance(each, dict) for each in segments),
+        unread=odd or word is None is not state,
     )
 
 
-def _sms(segments: Sequence[Any]) -> tuple[SmsState, ...]:
-    found = []
-    for each in segments[:_MAX_SEGMENTS]:
-        if isinstance(each, dict):
-            state, id = each.get("state", each.get("status")), _id(each.get("id"))
-            # A segment without a state counts as unfinished.
-            word = _brief(state) if isinstance(state, str) else ""
-            found.append(SmsState(str(id) if id else None, word))
-    return tuple(found)
+def _sms(segments: Sequence[Any]) -> tuple[tuple[SmsState, ...], bool]:
+    """Returns the segments, and whether some of them, or of what they say, can't be read."""
+    if not segments:
+        return (), False
+    readable = [each for each in segments[:_MAX_SEGMENTS] if isinstance(each, dict)]
+    found, odd = list[SmsState](), len(readable) < len(segments)
+    for each in readable:
+        state = each.get("state")
+        state = each.get("status") if state is None else state
+        id = _id(each.get("id"))
+        odd = odd or not isinstance(state, str | None) or id is None is not each.get("id")
+        word = _brief(state) if isinstance(state, str) else ""
+        found.append(SmsState(str(id) if id else None, word))
+    if found and len(found) < len(segments):
+        found.append(SmsState(None, ""))  # a segment without a state counts as unfinished
+    return tuple(found), odd
 
 
 def _instant(value: object) -> str | None:

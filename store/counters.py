@@ -52,6 +52,7 @@ class Oddity(StrEnum):
     UNREADABLE = "unreadable"
     UNREADABLE_SEND = "unreadable-send"
     NO_PROVIDER_ID = "no-provider-id"
+    SHARED_ID = "shared-id"
 
 
 ODDITIES = frozenset(Oddity)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import Clock, text_job
 from tests.odd_replies import FIRST_ID, SPELLINGS, Ledger, Spelling, odd_server, spell
-from tests.workshop import Workshop
+from tests.workshop import Workshop, entry
 from viber_courier import Record
 from viber_courier.ops.commands import findings
 from viber_courier.ops.look import Look, silence, take_look
@@ -210,6 +210,8 @@ SILENT = {
     "strangers": (replace(PLAIN, ids=("5",)), "strangers"),
     "no entries": (replace(PLAIN, shape="empty"), None),
     "no state": (replace(PLAIN, states=(None,)), None),
+    "refused": (replace(PLAIN, shape="html", http=400), None),
+    "refused whole": (replace(PLAIN, shape="missing", result='"error_syntax"'), None),
 }
 
 
@@ -259,3 +261,20 @@ def test_a_late_ok_without_an_id_is_not_sent_again_either(
     assert [letter.id for letter in shop.producer.dead.list()] == [id]
     clock.advance(10_000)
     assert other.ids("high") == []
+
+
+def test_one_id_for_two_messages_of_ours_is_told(client: redis.Redis, settings: Settings) -> None:
+    clock = Clock()
+    clock.freeze()
+    shop = Workshop(client, settings, clock)
+    shop.provider.send = lambda body, count: [Accepted(7)] * count  # type: ignore[method-assign]
+    ids = []
+    for _ in range(2):
+        ids.append(shop.producer.enqueue(text_job(priority="high")))
+        clock.advance(5)
+        shop.sender.serve("high")
+    clock.advance(15)
+    shop.provider.statuses = Statuses({7: entry(7, "read")})
+    shop.poll()
+    assert [shop.producer.get(id).status for id in ids] == ["read"] * 2  # type: ignore[union-attr]
+    assert take_look(client, settings.namespace).counters.oddities["shared-id"] == 1

@@ -9,7 +9,7 @@ from functools import partial
 
 from viber_courier.schemas.lanes import POLL
 from viber_courier.schemas.settings import Settings
-from viber_courier.store.counters import observed
+from viber_courier.store.counters import Oddity, observed
 from viber_courier.store.leases import Figures, Lease, Store
 from viber_courier.store.records import Watched
 from viber_courier.worker.answers import is_silent, oddities
@@ -53,6 +53,8 @@ class Poller:
         asked = dict.fromkeys(message.provider_id for message in messages).keys()
         outcome = self.provider.status(asked)
         seconds, odd = time.monotonic() - started, oddities(outcome, asked)
+        if len(asked) < len(messages):
+            odd[Oddity.SHARED_ID] = len(messages) - len(asked)
         figures = Figures(odd, observed(POLL, size=len(messages), seconds=seconds))
         more = {"messages": len(messages), "seconds": round(seconds, 4)}
         unsent, why = failure(outcome)

@@ -4,6 +4,7 @@ It records whether a connection was made: before that, nothing can have been sen
 """
 
 import contextlib
+import http.client
 import os
 import re
 import socket
@@ -129,7 +130,19 @@ def _deadlines(pid: int, seconds: float) -> _Deadlines:
     return _Deadlines(seconds)  # the process id is part of the key: a fork needs its own thread
 
 
+class _Final(http.client.HTTPResponse):
+    """The answer behind interim ones: http.client skips 100 only, and would take the answer itself
+    for the next request's (RFC 9110, 15.2)."""
+
+    def begin(self) -> None:
+        super().begin()
+        while self.status < 200:
+            self.headers: Any = None  # else nothing more is read
+            super().begin()
+
+
 class _Recorded:
+    response_class: Any = _Final
     sock: Any
 
     def connect(self) -> None:
