@@ -8,7 +8,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Generic, TypeVar
 
 from viber_courier.schemas.encoding import dumps
@@ -180,16 +180,20 @@ class _Number(str):
 
 
 def _parse(body: bytes | str) -> Any:
-    """Returns a JSON text's value, with every number as its text: no id becomes a float, and none
-    is too long to be read."""
-    texts: dict[str, Any] = dict.fromkeys(("parse_int", "parse_float", "parse_constant"), _Number)
-    return json.loads(body, object_pairs_hook=_object, strict=False, **texts)
+    """Returns a JSON text's value. A number with a point or exponent stays text: no id becomes a
+    float."""
+    texts: dict[str, Any] = dict.fromkeys(("parse_float", "parse_constant"), _Number)
+    read = partial(json.loads, body, object_pairs_hook=_object, strict=False, **texts)
+    try:
+        return read()
+    except ValueError:  # perhaps a whole number with more digits than Python makes an int of
+        return read(parse_int=_Number)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Returns an object by our names of its fields (docs/provider-api.md#t43)."""
     found = dict(pairs)
-    if len(found) == len(pairs) and found.keys() <= _NAMES:
+    if len(found) == len(pairs) and _NAMES.issuperset(found):
         return found
     found.clear()
     for given, value in pairs:
@@ -220,6 +224,11 @@ def _short(value: str) -> str:
     return _brief(value)
 
 
+def _spelled(value: object) -> str | None:
+    """Returns a text, or a number's text; None of anything else."""
+    return value if isinstance(value, str) else str(value) if type(value) is int else None
+
+
 def _text(value: str) -> str:
     """Returns a text that UTF-8 can encode: JSON may hold lone surrogates."""
     return value.encode("utf-8", "replace").decode()
@@ -232,18 +241,19 @@ def _brief(value: str) -> str:
 
 def _id(value: object) -> int | None:
     """Returns the id that a number or a string spells (docs/provider-api.md#t23)."""
-    found = _ID.fullmatch(value) if isinstance(value, str) else None
-    number = int(found[1]) if found else 0
-    return number if 0 < number < 2**64 else None
+    if type(value) is not int:
+        found = _ID.fullmatch(value) if isinstance(value, str) else None
+        value = int(found[1]) if found else 0
+    return value if 0 < value < 2**64 else None
 
 
 def _status_entry(entry: Mapping[str, Any]) -> StatusEntry | None:
     provider_id = _id(entry.get("providerId"))
     if provider_id is None:
         return None
-    state = entry.get("status")
-    word = _short(state[: 4 * _MAX_WORD]) if isinstance(state, str) else None
-    at, raw_at = _instant(entry.get("statusAt")), entry.get("statusAt")
+    state, raw_at = entry.get("status"), _spelled(entry.get("statusAt"))
+    word = None if (spelled := _spelled(state)) is None else _short(spelled[: 4 * _MAX_WORD])
+    at = _instant(raw_at)
     states = entry.get("smsStates")
     sms, odd = _sms(_listed(states) or ([None] if states else ()))
     return StatusEntry(
@@ -254,7 +264,7 @@ def _status_entry(entry: Mapping[str, Any]) -> StatusEntry | None:
         at=at,
         error=_word(entry.get("error")) or _word(entry.get("errorCode")),
         sms=sms,
-        raw_at=_text(raw_at[:64]) if at is None and isinstance(raw_at, str) else None,
+        raw_at=_text(raw_at[:64]) if at is None is not raw_at else None,
         unread=odd or word is None is not state,
     )
 
@@ -266,20 +276,21 @@ def _sms(segments: Sequence[Any]) -> tuple[tuple[SmsState, ...], bool]:
     readable = [each for each in segments[:_MAX_SEGMENTS] if isinstance(each, dict)]
     found, odd = list[SmsState](), len(readable) < len(segments)
     for each in readable:
-        state = each.get("state")
+        state, id = each.get("state"), _id(each.get("id"))
         state = each.get("status") if state is None else state
-        id = _id(each.get("id"))
-        odd = odd or not isinstance(state, str | None) or id is None is not each.get("id")
-        word = _brief(state) if isinstance(state, str) else ""
-        found.append(SmsState(str(id) if id else None, word))
+        word = _spelled(state)
+        odd = odd or word is None is not state or id is None is not each.get("id")
+        found.append(
+            SmsState(str(id) if id else None, _short(word[: 4 * _MAX_WORD]) if word else "")
+        )
     if found and len(found) < len(segments):
         found.append(SmsState(None, ""))  # a segment without a state counts as unfinished
     return tuple(found), odd
 
 
-def _instant(value: object) -> str | None:
+def _instant(value: str | None) -> str | None:
     """Returns ``statusAt`` as ISO 8601 in UTC; None if no date (docs/provider-api.md#t36)."""
-    return _utc(value) if isinstance(value, str) and _DATE.fullmatch(value) else None
+    return _utc(value) if value and _DATE.fullmatch(value) else None
 
 
 @lru_cache(256)
