@@ -198,7 +198,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found.clear()
     for given, value in pairs:
         name = _FOLDED_NAMES.get(re.sub(r"[\s_-]", "", given).lower(), given)
-        found[name] = value if found.get(name, value) == value else _CONTRADICTED
+        was = found.get(name, value)
+        agrees = was == value or (_id(was) or 0) == _id(value)
+        found[name] = value if agrees else _CONTRADICTED
     return found
 
 

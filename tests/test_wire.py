@@ -389,6 +389,7 @@ def test_a_reply_is_read_in_any_encoding_and_case(
     [
         (f'"code":"ok","code":"ok","providerId":{ID},"providerId":{ID}', SendEntry("ok", ID)),
         (f'"code":"ok","Code":"error-system","providerId":{ID}', SendEntry(None, ID)),
+        (f'"code":"ok","providerId":{ID},"provider_id":" {ID}"', SendEntry("ok", ID)),
         (f'"code":"ok","providerId":{ID},"providerId":5', SendEntry("ok", None)),
         ('"code":"ok","providerId":5,"providerId":6,"providerId":6', SendEntry("ok", None)),
     ],
