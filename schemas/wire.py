@@ -226,6 +226,12 @@ def _short(value: str) -> str:
     return _brief(value)
 
 
+@lru_cache(256)
+def _state(value: str) -> tuple[str, Status | None]:
+    word = _brief(value)
+    return word, STATES.get(_plain(word))
+
+
 def _spelled(value: object) -> str | None:
     """Returns a text, or a number's text; None of anything else."""
     return value if isinstance(value, str) else str(value) if type(value) is int else None
@@ -254,15 +260,16 @@ def _status_entry(entry: Mapping[str, Any]) -> StatusEntry | None:
     if provider_id is None:
         return None
     state, raw_at = entry.get("status"), _spelled(entry.get("statusAt"))
-    word = None if (spelled := _spelled(state)) is None else _short(spelled[: 4 * _MAX_WORD])
+    spelled = _spelled(state)
+    word, status = (None, None) if spelled is None else _state(spelled[: 4 * _MAX_WORD])
     at = _instant(raw_at)
     states = entry.get("smsStates")
-    sms, odd = _sms(_listed(states) or ([None] if states else ()))
+    sms, odd = _sms(_listed(states) or [None]) if states else ((), False)
     return StatusEntry(
         provider_id=provider_id,
         code=_word(entry.get("code")),
         word=word,
-        status=STATES.get(_plain(word)) if word else None,
+        status=status,
         at=at,
         error=_word(entry.get("error")) or _word(entry.get("errorCode")),
         sms=sms,
@@ -273,8 +280,6 @@ def _status_entry(entry: Mapping[str, Any]) -> StatusEntry | None:
 
 def _sms(segments: Sequence[Any]) -> tuple[tuple[SmsState, ...], bool]:
     """Returns the segments, and whether some of them, or of what they say, can't be read."""
-    if not segments:
-        return (), False
     readable = [each for each in segments[:_MAX_SEGMENTS] if isinstance(each, dict)]
     found, odd = list[SmsState](), len(readable) < len(segments)
     for each in readable:
