@@ -180,7 +180,7 @@ def oddities(lived: Lived) -> dict[str, int]:
 def test_ids_in_quotes_are_followed_to_the_end(world: World, send: str, status: str) -> None:
     spellings = [replace(PLAIN, ids=(send,))] * 3 + [replace(PLAIN, ids=(status,))]
     lived = world.live(spellings, URGENT)
-    assert [record.status for record in lived.records] == ["read"] * 3
+    assert [(record.status, record.status_at) for record in lived.records] == [("read", None)] * 3
     assert {*lived.ledger.taken.values()} == {1} and oddities(lived) == {}
 
 
