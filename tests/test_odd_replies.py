@@ -23,6 +23,7 @@ from viber_courier import Record
 from viber_courier.ops.commands import findings
 from viber_courier.ops.look import Look, silence, take_look
 from viber_courier.ops.redis_server import RedisServer
+from viber_courier.schemas.errors import Unconfirmed
 from viber_courier.schemas.lanes import LANES
 from viber_courier.schemas.settings import Settings
 from viber_courier.store.connection import connect
@@ -268,6 +269,8 @@ def test_a_late_ok_without_an_id_is_not_sent_again_either(
     assert [letter.id for letter in shop.producer.dead.list()] == [id]
     clock.advance(10_000)
     assert other.ids("high") == []
+    assert isinstance(shop.producer.dead.resend_many().refused[id], Unconfirmed)
+    assert shop.producer.dead.resend(id, unconfirmed=True) != id
 
 
 def test_one_id_for_two_messages_of_ours_is_told(client: redis.Redis, settings: Settings) -> None:
