@@ -206,7 +206,9 @@ class Session(requests.Session):
         super().__init__()
         self.trust_env = False  # ignores netrc and the environment's proxy
         self.verify = ca_file or True
-        self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))  # none is sent, so none kept
+        self.cookies.set_policy(
+            DefaultCookiePolicy(allowed_domains=[])
+        )  # none is sent, so none kept
         if proxy:
             self.proxies = dict.fromkeys(("http", "https"), proxy)
         adapter = _Adapter(pool_connections=1, pool_maxsize=1, max_retries=0)
