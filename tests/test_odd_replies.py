@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
 
-from tests.conftest import Clock, text_job
+from tests.conftest import Clock, common_job, text_job
 from tests.odd_replies import FIRST_ID, SPELLINGS, Ledger, Spelling, odd_server, spell
 from tests.workshop import Workshop, entry
 from viber_courier import Record
@@ -27,8 +27,9 @@ from viber_courier.schemas.errors import Unconfirmed
 from viber_courier.schemas.lanes import LANES
 from viber_courier.schemas.settings import Settings
 from viber_courier.store.connection import connect
+from viber_courier.store.gate import REFUSALS
 from viber_courier.worker.answers import Answer, is_silent, read_send_answer, read_status_answer
-from viber_courier.worker.outcome import Accepted, Statuses, Unsure
+from viber_courier.worker.outcome import Accepted, RequestRefused, Statuses, Unsure
 from viber_courier.worker.poll import Poller
 from viber_courier.worker.provider import Provider
 from viber_courier.worker.send import Sender
@@ -288,3 +289,32 @@ def test_one_id_for_two_messages_of_ours_is_told(client: redis.Redis, settings: 
     shop.poll()
     assert [shop.producer.get(id).status for id in ids] == ["read"] * 2  # type: ignore[union-attr]
     assert take_look(client, settings.namespace).counters.oddities["shared-id"] == 1
+
+
+def test_refusals_of_whole_polls_do_not_become_a_storm(
+    client: redis.Redis, settings: Settings
+) -> None:
+    clock = Clock()
+    clock.freeze()
+    shop = Workshop(client, settings, clock)
+    ids = shop.producer.enqueue_many(
+        [{"address": f"7925{n:07}"} for n in range(100)], common=common_job(priority="low")
+    )
+    clock.advance(5)
+    shop.serve()
+    clock.advance(15)
+    # Each is refused: that's no one message's fault.
+    shop.provider.statuses = RequestRefused("http-400")
+    sizes = shop.poll()
+    assert REFUSALS <= sizes.count(1) <= REFUSALS + 2 and len(sizes) < 60
+    # Each is asked for again, and answered then.
+    clock.advance(60)
+    shop.provider.statuses = Statuses(
+        {int(p): entry(int(p), "read") for p in provider_ids(shop, ids)}
+    )
+    shop.poll()
+    assert {shop.producer.get(id).status for id in ids} == {"read"}  # type: ignore[union-attr]
+
+
+def provider_ids(shop: Workshop, ids: Sequence[str]) -> list[str]:
+    return [shop.producer.get(id).provider_id for id in ids]  # type: ignore[union-attr,misc]
