@@ -18,7 +18,7 @@ from viber_courier.schemas.errors import (
 from viber_courier.schemas.instants import iso
 from viber_courier.schemas.message import MAX_AHEAD, Job, parse_job
 from viber_courier.schemas.settings import Settings
-from viber_courier.schemas.status import DEAD, Status
+from viber_courier.schemas.status import DEAD, Reason, Status
 from viber_courier.store.connection import require_name, store_errors
 from viber_courier.store.keys import Keys
 from viber_courier.store.records import (
@@ -107,7 +107,8 @@ class DeadLetters:
     def resend(self, id: str, unconfirmed: bool = False) -> str:
         """Sends a letter again, at once; returns the new message's id, also when repeated.
 
-        A letter that ended ``unconfirmed`` may have been sent already, so it needs ``unconfirmed``.
+        A letter that ended ``unconfirmed`` may have been sent already, one with ``no-provider-id``
+        was: they need ``unconfirmed``.
         Raises NotDead, Unconfirmed, ContentGone, or what ``enqueue`` raises; then nothing is done.
         """
         found = self._look(id)
@@ -168,7 +169,9 @@ class DeadLetters:
         return dropped
 
     def _letter(self, found: _Found, unconfirmed: bool) -> Letter:
-        if _require_listed(found).fields["status"] == Status.UNCONFIRMED and not unconfirmed:
+        end = _require_listed(found).fields
+        sent = end["status"] == Status.UNCONFIRMED or end.get("reason") == Reason.NO_PROVIDER_ID
+        if sent and not unconfirmed:
             raise Unconfirmed(found.id)
         # The new id includes the score: an app may use the same id again after COURIER_RETENTION.
         new = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{found.id}@{found.score}"))

@@ -8,7 +8,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Generic, TypeVar
 
 from viber_courier.schemas.encoding import dumps
@@ -39,7 +39,8 @@ _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}")
 
 
 _NUMBER = re.compile(r"[0-9]{5,}")
-_BLANKS = r"[\s\u200b-\u200f\u2060\ufeff]*"
+_INVISIBLE = "\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"
+_BLANKS = rf"[\s{_INVISIBLE}]*"
 _ID = re.compile(rf"{_BLANKS}\+?0*([1-9][0-9]{{0,19}}){_BLANKS}")
 """An id's digits: blanks around them, a plus sign and leading zeros change no number."""
 _MAX_WORD = 64
@@ -131,19 +132,24 @@ def read_status(body: bytes) -> Reply[StatusEntry]:
 
 def fold(word: str) -> str:
     """Returns a provider's word in lower case, "_" as "-" (docs/provider-api.md#t33, #t35)."""
-    return word.strip().lower().replace("_", "-")
+    return _plain(word).replace("_", "-")
+
+
+@lru_cache(256)
+def _plain(word: str) -> str:
+    return word.translate(dict.fromkeys(map(ord, _INVISIBLE))).strip().lower()
 
 
 def is_known_sms(states: Sequence[SmsState]) -> bool:
     """Returns whether the document has each state; a segment may have none."""
-    return all(s.state.strip().lower() in _SMS_STATES for s in states)
+    return all(_plain(s.state) in _SMS_STATES for s in states)
 
 
 def sms_leg(states: Sequence[SmsState]) -> Status | None:
     """Returns the status of all segments together; None without any (docs/provider-api.md#t28)."""
     if not states:
         return None
-    ends = [_SMS_FINISHED.get(s.state.strip().lower()) for s in states]
+    ends = [_SMS_FINISHED.get(_plain(s.state)) for s in states]
     if None in ends:
         return Status.SMS_SENT
     return Status.SMS_DELIVERED if all(ends) else Status.UNDELIVERED
@@ -174,21 +180,27 @@ class _Number(str):
 
 
 def _parse(body: bytes | str) -> Any:
-    """Returns a JSON text's value, with every number as its text: no id becomes a float, and none
-    is too long to be read."""
-    texts: dict[str, Any] = dict.fromkeys(("parse_int", "parse_float", "parse_constant"), _Number)
-    return json.loads(body, object_pairs_hook=_object, strict=False, **texts)
+    """Returns a JSON text's value. A number with a point or exponent stays text: no id becomes a
+    float."""
+    texts: dict[str, Any] = dict.fromkeys(("parse_float", "parse_constant"), _Number)
+    read = partial(json.loads, body, object_pairs_hook=_object, strict=False, **texts)
+    try:
+        return read()
+    except ValueError:  # perhaps a whole number with more digits than Python makes an int of
+        return read(parse_int=_Number)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Returns an object by our names of its fields (docs/provider-api.md#t43)."""
     found = dict(pairs)
-    if len(found) == len(pairs) and found.keys() <= _NAMES:
+    if len(found) == len(pairs) and _NAMES.issuperset(found):
         return found
     found.clear()
     for given, value in pairs:
         name = _FOLDED_NAMES.get(re.sub(r"[\s_-]", "", given).lower(), given)
-        found[name] = value if found.get(name, value) == value else _CONTRADICTED
+        was = found.get(name, value)
+        agrees = was == value or (_id(was) or 0) == _id(value)
+        found[name] = value if agrees else _CONTRADICTED
     return found
 
 
@@ -214,6 +226,17 @@ def _short(value: str) -> str:
     return _brief(value)
 
 
+@lru_cache(256)
+def _state(value: str) -> tuple[str, Status | None]:
+    word = _brief(value)
+    return word, STATES.get(_plain(word))
+
+
+def _spelled(value: object) -> str | None:
+    """Returns a text, or a number's text; None of anything else."""
+    return value if isinstance(value, str) else str(value) if type(value) is int else None
+
+
 def _text(value: str) -> str:
     """Returns a text that UTF-8 can encode: JSON may hold lone surrogates."""
     return value.encode("utf-8", "replace").decode()
@@ -226,47 +249,55 @@ def _brief(value: str) -> str:
 
 def _id(value: object) -> int | None:
     """Returns the id that a number or a string spells (docs/provider-api.md#t23)."""
-    found = _ID.fullmatch(value) if isinstance(value, str) else None
-    number = int(found[1]) if found else 0
-    return number if 0 < number < 2**64 else None
+    if type(value) is not int:
+        found = _ID.fullmatch(value) if isinstance(value, str) else None
+        value = int(found[1]) if found else 0
+    return value if 0 < value < 2**64 else None
 
 
 def _status_entry(entry: Mapping[str, Any]) -> StatusEntry | None:
     provider_id = _id(entry.get("providerId"))
     if provider_id is None:
         return None
-    state = entry.get("status")
-    word = _short(state[: 4 * _MAX_WORD]) if isinstance(state, str) else None
-    at, raw_at = _instant(entry.get("statusAt")), entry.get("statusAt")
+    state, raw_at = entry.get("status"), _spelled(entry.get("statusAt"))
+    spelled = _spelled(state)
+    word, status = (None, None) if spelled is None else _state(spelled[: 4 * _MAX_WORD])
+    at = _instant(raw_at)
     states = entry.get("smsStates")
-    segments = _listed(states) or ([None] if states else ())
+    sms, odd = _sms(_listed(states) or [None]) if states else ((), False)
     return StatusEntry(
         provider_id=provider_id,
         code=_word(entry.get("code")),
         word=word,
-        status=STATES.get(word.strip().lower()) if word else None,
+        status=status,
         at=at,
         error=_word(entry.get("error")) or _word(entry.get("errorCode")),
-        sms=_sms(segments),
-        raw_at=_text(raw_at[:64]) if at is None and isinstance(raw_at, str) else None,
-        unread=word is None is not state or not all(isinstance(each, dict) for each in segments),
+        sms=sms,
+        raw_at=_text(raw_at[:64]) if at is None is not raw_at else None,
+        unread=odd or word is None is not state,
     )
 
 
-def _sms(segments: Sequence[Any]) -> tuple[SmsState, ...]:
-    found = []
-    for each in segments[:_MAX_SEGMENTS]:
-        if isinstance(each, dict):
-            state, id = each.get("state", each.get("status")), _id(each.get("id"))
-            # A segment without a state counts as unfinished.
-            word = _brief(state) if isinstance(state, str) else ""
-            found.append(SmsState(str(id) if id else None, word))
-    return tuple(found)
+def _sms(segments: Sequence[Any]) -> tuple[tuple[SmsState, ...], bool]:
+    """Returns the segments, and whether some of them, or of what they say, can't be read."""
+    readable = [each for each in segments[:_MAX_SEGMENTS] if isinstance(each, dict)]
+    found, odd = list[SmsState](), len(readable) < len(segments)
+    for each in readable:
+        state, id = each.get("state"), _id(each.get("id"))
+        state = each.get("status") if state is None else state
+        word = _spelled(state)
+        odd = odd or word is None is not state or id is None is not each.get("id")
+        found.append(
+            SmsState(str(id) if id else None, _short(word[: 4 * _MAX_WORD]) if word else "")
+        )
+    if found and len(found) < len(segments):
+        found.append(SmsState(None, ""))  # a segment without a state counts as unfinished
+    return tuple(found), odd
 
 
-def _instant(value: object) -> str | None:
+def _instant(value: str | None) -> str | None:
     """Returns ``statusAt`` as ISO 8601 in UTC; None if no date (docs/provider-api.md#t36)."""
-    return _utc(value) if isinstance(value, str) and _DATE.fullmatch(value) else None
+    return _utc(value) if value and _DATE.fullmatch(value) else None
 
 
 @lru_cache(256)

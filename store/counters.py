@@ -55,6 +55,7 @@ class Oddity(StrEnum):
     NO_PROVIDER_ID = "no-provider-id"
     CLOCK_STEP = "clock-step"
     EVENTS_MISSED = "events-missed"
+    SHARED_ID = "shared-id"
 
 
 ODDITIES = frozenset(Oddity)

@@ -55,7 +55,7 @@ def record_values(id: str, fields: Mapping[str, str], score: float) -> dict[str,
     """Returns the attributes of a Record; ``score`` is that of its lane (0: it is in none)."""
     inside = score % 4 == INSIDE
     return {
-        **{name: fields.get(stored) for name, stored in _TEXTS.items()},
+        **{name: fields.get(stored) or None for name, stored in _TEXTS.items()},
         "id": id,
         "status": Status.SENDING if inside else Status(fields["status"]),
         "final": "final" in fields,

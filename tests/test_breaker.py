@@ -36,6 +36,8 @@ AUTH = ProviderSignal(pause=60.0, reason="error-auth", both=True)
         ([Refused("error-address-unknown"), Retryable("error-system")], ProviderSignal("good")),
         ([Retryable("error-system")] * 2, ProviderSignal("good")),
         ([DOWN] * 2, ProviderSignal("bad", reason="error-system")),
+        # Such a reason is logged and shown, and an unknown code may repeat a message's text.
+        ([Retryable("error-your code is 1", whole=True)], ProviderSignal("bad", reason="other")),
         ([Unsure("ReadTimeout")] * 2, ProviderSignal("bad", reason="ReadTimeout")),
         ([Retryable("error-system"), Unsure("entry")], ProviderSignal("bad", reason="entry")),
         ([NotSent("NewConnectionError")] * 2, ProviderSignal("bad", reason="NewConnectionError")),

@@ -14,7 +14,7 @@ from tests.conftest import Courier, Simulator, Start, free_port, text_job, wait_
 from viber_courier import Producer
 from viber_courier.ops.commands import findings, health
 from viber_courier.store.keys import Keys
-from viber_courier.worker.outcome import Blocked, NotSent, Retryable, Statuses
+from viber_courier.worker.outcome import Blocked, NotSent, RequestRefused, Retryable, Statuses
 
 WELL = {
     **{"redis_version": "7.0.15", "aof_enabled": 1, "maxmemory_policy": "noeviction"},
@@ -76,6 +76,8 @@ def test_beat_ticks(ago: float | None, severity: int) -> None:
         (NotSent("connection refused"), 2),
         (Blocked("http-401"), 2),
         (Retryable("http-500", whole=True), 1),
+        (RequestRefused("http-400"), 1),
+        (RequestRefused("error-instant-message-provider-id-unknown"), 0),
     ],
 )
 def test_what_the_provider_answers(outcome: Any, severity: int) -> None:

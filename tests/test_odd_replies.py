@@ -16,18 +16,20 @@ from hypothesis import given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
 
-from tests.conftest import Clock, text_job
+from tests.conftest import Clock, common_job, text_job
 from tests.odd_replies import FIRST_ID, SPELLINGS, Ledger, Spelling, odd_server, spell
-from tests.workshop import Workshop
+from tests.workshop import Workshop, entry
 from viber_courier import Record
 from viber_courier.ops.commands import findings
 from viber_courier.ops.look import Look, silence, take_look
 from viber_courier.ops.redis_server import RedisServer
+from viber_courier.schemas.errors import Unconfirmed
 from viber_courier.schemas.lanes import LANES
 from viber_courier.schemas.settings import Settings
 from viber_courier.store.connection import connect
+from viber_courier.store.gate import REFUSALS
 from viber_courier.worker.answers import Answer, is_silent, read_send_answer, read_status_answer
-from viber_courier.worker.outcome import Accepted, Statuses, Unsure
+from viber_courier.worker.outcome import Accepted, RequestRefused, Statuses, Unsure
 from viber_courier.worker.poll import Poller
 from viber_courier.worker.provider import Provider
 from viber_courier.worker.send import Sender
@@ -66,11 +68,13 @@ def judge_status(how: Spelling, count: int) -> None:
 
 
 class Lived(NamedTuple):
-    """What became of some messages; ``look``: what an operator sees at their end."""
+    """What became of some messages; ``look``: what an operator sees at their end; ``silent``: how
+    many polls in a row were silent at most, and since when."""
 
     records: list[Record]
     ledger: Ledger
     look: Look
+    silent: tuple[int, float]
 
 
 class World:
@@ -101,10 +105,13 @@ class World:
             shop.producer.enqueue(text_job(f"7925{n:07}", priority=lane)): lane
             for n, lane in enumerate(lanes)
         }
+        silent, gate = (0, 0.0), shop.store.keys.gate("poll")
         for round in range(70):
             for lane in LANES:
                 sender.serve(lane)
             poller.serve()
+            held: Any = self.client.hmget(gate, "silent", "silent_since")
+            silent = max(silent, (int(held[0] or 0), int(held[1] or 0) / 1e6))
             open_ = [id for id in jobs if not shop.producer.get(id).final]  # type: ignore[union-attr]
             self.check_places(shop, open_)
             if not open_:
@@ -123,7 +130,7 @@ class World:
         assert ledger.again == []  # `ok` was said of it, whatever the id
         keys: Any = list(self.client.scan_iter(f"{{{settings.namespace}}}:*"))
         self.client.delete(*keys)
-        return Lived(records, ledger, look)
+        return Lived(records, ledger, look, silent)
 
     def check_places(self, shop: Workshop, ids: list[str]) -> None:
         """Each message that has not ended waits in exactly one place, until some instant."""
@@ -175,7 +182,7 @@ def oddities(lived: Lived) -> dict[str, int]:
 def test_ids_in_quotes_are_followed_to_the_end(world: World, send: str, status: str) -> None:
     spellings = [replace(PLAIN, ids=(send,))] * 3 + [replace(PLAIN, ids=(status,))]
     lived = world.live(spellings, URGENT)
-    assert [record.status for record in lived.records] == ["read"] * 3
+    assert [(record.status, record.status_at) for record in lived.records] == [("read", None)] * 3
     assert {*lived.ledger.taken.values()} == {1} and oddities(lived) == {}
 
 
@@ -210,6 +217,8 @@ SILENT = {
     "strangers": (replace(PLAIN, ids=("5",)), "strangers"),
     "no entries": (replace(PLAIN, shape="empty"), None),
     "no state": (replace(PLAIN, states=(None,)), None),
+    "refused": (replace(PLAIN, shape="html", http=400), None),
+    "refused whole": (replace(PLAIN, shape="missing", result='"error_syntax"'), None),
 }
 
 
@@ -220,12 +229,14 @@ def test_polls_without_any_news_are_told(world: World, name: str) -> None:
     (record,) = lived.records
     assert (record.status, record.reason) == ("lost", "tracking-ended")
     assert oddities(lived).keys() == ({counted} if counted else set())
-    polls, since = lived.look.gates["poll"].silent, lived.look.gates["poll"].silent_since
-    assert polls >= findings.SILENT_POLLS and since > 0
-    # Nobody waits any more, so nothing is told; while it was watched, it was.
-    assert silence(lived.look) == (0, 0.0)
+    polls, since = lived.silent
+    assert polls >= findings.SILENT_POLLS - 1 and since > 0  # and the one that ended it
+    # Nobody waits any more, so nothing is told, nor when the next message comes.
     size = lived.look.watched._replace(size=1)
-    waits = replace(lived.look, watched=size, now=since + 1000)  # the workers' clock was a test's
+    assert silence(lived.look) == silence(replace(lived.look, watched=size)) == (0, 0.0)
+    # While it was watched, it was told; the workers' clock was a test's.
+    gate = lived.look.gates["poll"]._replace(silent=polls + 1, silent_since=since)
+    waits = replace(lived.look, watched=size, gates={"poll": gate}, now=since + 1000)
     assert findings.polls(*silence(waits)).severity == findings.ERROR
     assert findings.polls(*silence(waits)).do
 
@@ -259,3 +270,51 @@ def test_a_late_ok_without_an_id_is_not_sent_again_either(
     assert [letter.id for letter in shop.producer.dead.list()] == [id]
     clock.advance(10_000)
     assert other.ids("high") == []
+    assert isinstance(shop.producer.dead.resend_many().refused[id], Unconfirmed)
+    assert shop.producer.dead.resend(id, unconfirmed=True) != id
+
+
+def test_one_id_for_two_messages_of_ours_is_told(client: redis.Redis, settings: Settings) -> None:
+    clock = Clock()
+    clock.freeze()
+    shop = Workshop(client, settings, clock)
+    shop.provider.send = lambda body, count: [Accepted(7)] * count  # type: ignore[method-assign]
+    ids = []
+    for _ in range(2):
+        ids.append(shop.producer.enqueue(text_job(priority="high")))
+        clock.advance(5)
+        shop.sender.serve("high")
+    clock.advance(15)
+    shop.provider.statuses = Statuses({7: entry(7, "read")})
+    shop.poll()
+    assert [shop.producer.get(id).status for id in ids] == ["read"] * 2  # type: ignore[union-attr]
+    assert take_look(client, settings.namespace).counters.oddities["shared-id"] == 1
+
+
+def test_refusals_of_whole_polls_do_not_become_a_storm(
+    client: redis.Redis, settings: Settings
+) -> None:
+    clock = Clock()
+    clock.freeze()
+    shop = Workshop(client, settings, clock)
+    ids = shop.producer.enqueue_many(
+        [{"address": f"7925{n:07}"} for n in range(100)], common=common_job(priority="low")
+    )
+    clock.advance(5)
+    shop.serve()
+    clock.advance(15)
+    # Each is refused: that's no one message's fault.
+    shop.provider.statuses = RequestRefused("http-400")
+    sizes = shop.poll()
+    assert REFUSALS <= sizes.count(1) <= REFUSALS + 2 and len(sizes) < 60
+    # Each is asked for again, and answered then.
+    clock.advance(60)
+    shop.provider.statuses = Statuses(
+        {int(p): entry(int(p), "read") for p in provider_ids(shop, ids)}
+    )
+    shop.poll()
+    assert {shop.producer.get(id).status for id in ids} == {"read"}  # type: ignore[union-attr]
+
+
+def provider_ids(shop: Workshop, ids: Sequence[str]) -> list[str]:
+    return [shop.producer.get(id).provider_id for id in ids]  # type: ignore[union-attr,misc]

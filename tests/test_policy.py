@@ -240,6 +240,13 @@ def test_an_unsure_message_is_sent_again_so_often_and_then_parked(most: int, how
     assert copies == written(step)["unsure"] == 1 + most
 
 
+def test_a_message_stored_with_more_unsure_attempts_than_allowed_is_not_sent_again() -> None:
+    for unsure, most in ((1, 0), (7, 2)):
+        step = triage(waiting("high:0", unsure=unsure), NOW, 1.0, Settings(unsure_resends=most))
+        assert step is not None and end(step) == (Status.UNCONFIRMED, Reason.UNSURE)
+    assert triage(waiting("high:0", unsure=2), NOW, 1.0, Settings(unsure_resends=2)) is None
+
+
 @pytest.mark.parametrize("unsure", [0, 1])
 def test_ok_without_an_id_is_accepted_and_never_sent_again(unsure: int) -> None:
     step = after_send(Accepted(None), waiting("high:0", unsure=unsure), NOW, 1.0, SETTINGS)

@@ -56,6 +56,7 @@ from viber_courier.worker.outcome import (
     Unsure,
 )
 from viber_courier.worker.provider import Provider
+from viber_courier.worker.transport import Session, deadline
 
 ID = 3158611117333282817
 OK = {"code": "ok", "providerId": ID}
@@ -923,7 +924,44 @@ def test_a_reply_is_read_up_to_its_limit(
     monkeypatch.setattr(module, "MAX_REPLY_BYTES", 100_000)
     server = serve(reply(ONE + b" " * (100_000 + over - len(ONE))))
     outcome = only(connect(server.url).send(BODY, 1))
-    assert isinstance(outcome, Unsure) if over else outcome == Accepted(ID)
+    assert (isinstance(outcome, Unsure) and outcome.odd) if over else outcome == Accepted(ID)
+
+
+def test_a_reply_that_isnt_packed_as_it_says_is_odd(serve: Serve, connect: Connect) -> None:
+    outcome = only(connect(serve(reply(ONE, "200 OK", "Content-Encoding: gzip")).url).send(BODY, 1))
+    assert outcome == Unsure("undecodable") and outcome.odd
+
+
+def test_no_log_repeats_a_header_that_cant_be_read(
+    serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = serve(reply(ONE, "200 OK", "the message for 79250000001"))
+    assert only(connect(server.url).send(BODY, 1)) == Accepted(ID)
+    assert "79250000001" not in caplog.text
+
+
+def test_cookies_are_not_kept(serve: Serve) -> None:
+    server = serve(reply(ONE, "200 OK", "Set-Cookie: a=1; Max-Age=1000"))
+    with Session("", "") as session, deadline(5):
+        session.post(server.url)
+        assert not session.cookies
+
+
+def test_interim_replies_are_waited_out_and_answer_no_other_request(
+    serve: Serve, connect: Connect
+) -> None:
+    def interim(connection: socket.socket, stop: threading.Event) -> bool:
+        heads = b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"
+        connection.sendall(heads)
+        stop.wait(0.1)
+        entry = {"code": "ok", "providerId": ID + len(server.requests)}
+        body = json.dumps({"status": "ok", "messages": [entry]}).encode()
+        return reply(body)(connection, stop)
+
+    server = serve(interim)
+    provider = connect(server.url)
+    assert [only(provider.send(BODY, 1)) for _ in range(2)] == [Accepted(ID + 1), Accepted(ID + 2)]
+    assert [number for number, _ in server.requests] == [1, 1]
 
 
 def test_a_reply_that_never_ends_is_not_read_to_its_end(

@@ -222,7 +222,37 @@ def test_the_reason_comes_from_either_field(row: Any, error: str | None) -> None
 def test_sms_segments_are_read_with_their_ids(states: Any, read: Any) -> None:
     entry = status_entry({"smsStates": states})
     assert entry.sms == read
-    assert entry.unread == (bool(states) and not read)
+    unusable = [{"id": 5.8e17, "state": "sent"}], [{"id": "x", "state": "sent"}]
+    assert entry.unread == ((bool(states) and not read) or states in unusable)
+
+
+@pytest.mark.parametrize(
+    ("states", "read", "unread"),
+    [
+        (
+            [None, {"id": 5, "state": "delivered"}],
+            (SmsState("5", "delivered"), SmsState(None, "")),
+            1,
+        ),
+        ([{"id": 5, "state": {}}], (SmsState("5", ""),), 1),
+        ([{"id": 5, "state": ["delivered"]}], (SmsState("5", ""),), 1),
+        ([{"id": 5, "state": None, "status": "delivered"}], (SmsState("5", "delivered"),), 0),
+        ([{"id": 5}] * 101, (SmsState("5", ""),) * 100 + (SmsState(None, ""),), 0),
+    ],
+)
+def test_what_cant_be_read_of_a_segment_is_told_and_ends_nothing(
+    states: Any, read: Any, unread: bool
+) -> None:
+    entry = status_entry({"smsStates": states})
+    assert entry.sms == read and entry.unread >= unread
+    assert not unread or sms_leg(entry.sms) == Status.SMS_SENT
+
+
+def test_what_nobody_sees_in_a_word_changes_nothing() -> None:
+    assert send_entry({"code": "\ufeffok\u200b", "providerId": 7}) == ("ok", 7)
+    assert status_entry({"status": "\u200edelivered\u2060"}).status == Status.DELIVERED
+    (segment,) = status_entry({"smsStates": [{"id": 5, "state": "delivered\u200b"}]}).sms
+    assert sms_leg([segment]) == Status.SMS_DELIVERED
 
 
 def test_status_entries_without_a_usable_id_are_left_out() -> None:
@@ -359,6 +389,7 @@ def test_a_reply_is_read_in_any_encoding_and_case(
     [
         (f'"code":"ok","code":"ok","providerId":{ID},"providerId":{ID}', SendEntry("ok", ID)),
         (f'"code":"ok","Code":"error-system","providerId":{ID}', SendEntry(None, ID)),
+        (f'"code":"ok","providerId":{ID},"provider_id":" {ID}"', SendEntry("ok", ID)),
         (f'"code":"ok","providerId":{ID},"providerId":5', SendEntry("ok", None)),
         ('"code":"ok","providerId":5,"providerId":6,"providerId":6', SendEntry("ok", None)),
     ],

@@ -145,7 +145,7 @@ def oddities(outcome: StatusOutcome, asked: Collection[int]) -> Counter[str]:
 def is_silent(outcome: StatusOutcome, asked: Collection[int]) -> bool:
     """Returns whether an answered /status has no known state for any of these ids."""
     if not isinstance(outcome, Statuses):
-        return False
+        return isinstance(outcome, RequestRefused)
     return not any((e := outcome.entries.get(id)) and (e.status or e.sms) for id in asked)
 
 

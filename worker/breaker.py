@@ -8,7 +8,9 @@ from collections.abc import Sequence
 
 from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.status import Reason
+from viber_courier.store.counters import OTHER
 from viber_courier.store.gate import ProviderSignal
+from viber_courier.worker.codes import is_known
 from viber_courier.worker.outcome import (
     Accepted,
     Blocked,
@@ -62,7 +64,8 @@ def _failure(outcome: Outcome, jitter: float, settings: Settings) -> ProviderSig
         case NotSent(why) | Unsure(why):
             return ProviderSignal("bad", reason=why)
         case Retryable(code, whole=True):
-            return ProviderSignal("bad", reason=code)
+            unknown = code.startswith("error-") and not is_known(code)  # it may hold what we sent
+            return ProviderSignal("bad", reason=OTHER if unknown else code)
         case RequestRefused():
             return ProviderSignal("refused", pause=BLOCKED_PAUSE, reason=Reason.ALL_REFUSED)
     return ProviderSignal()

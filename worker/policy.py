@@ -47,6 +47,8 @@ def triage(message: Waiting, now: int, jitter: float, settings: Settings) -> Ste
         return give_up(message, Status.FAILED, Reason.CRASHED)
     if message.content is None:
         return give_up(message, Status.FAILED, Reason.CONTENT_GONE)
+    if message.unsure > settings.unsure_resends:  # the limit was higher, or there was none
+        return give_up(message, Status.UNCONFIRMED, Reason.UNSURE)
     return None
 
 

@@ -9,18 +9,22 @@ from functools import partial
 
 from viber_courier.schemas.lanes import POLL
 from viber_courier.schemas.settings import Settings
-from viber_courier.store.counters import observed
+from viber_courier.store.counters import Oddity, observed
+from viber_courier.store.gate import REFUSALS
 from viber_courier.store.leases import Figures, Lease, Store
 from viber_courier.store.records import Watched
 from viber_courier.worker.answers import is_silent, oddities
 from viber_courier.worker.breaker import after_statuses
 from viber_courier.worker.decisions import Decider
-from viber_courier.worker.outcome import RequestRefused, Statuses, failure
+from viber_courier.worker.outcome import RequestRefused, Statuses, StatusOutcome, failure
 from viber_courier.worker.provider import Provider
 from viber_courier.worker.send import log_gate
 from viber_courier.worker.shift import budget, work_off
 
 logger = logging.getLogger(__name__)
+
+_ALONE = "refused alone in a row"
+"""What a task counts so; from REFUSALS on it halves no more: no one message is the cause."""
 
 
 @dataclass(frozen=True)
@@ -53,17 +57,18 @@ class Poller:
         asked = dict.fromkeys(message.provider_id for message in messages).keys()
         outcome = self.provider.status(asked)
         seconds, odd = time.monotonic() - started, oddities(outcome, asked)
+        if len(asked) < len(messages):
+            odd[Oddity.SHARED_ID] = len(messages) - len(asked)
         figures = Figures(odd, observed(POLL, size=len(messages), seconds=seconds))
         more = {"messages": len(messages), "seconds": round(seconds, 4)}
         unsent, why = failure(outcome)
         if not unsent:
             logger.info("statuses asked", extra=more)
-        if isinstance(outcome, RequestRefused) and len(messages) > 1:
+        if self._is_halved(lease, outcome, len(messages), did):
             middle = len(messages) // 2
-            if lease.seconds_left() > self.settings.deadline:
-                self.store.count(lease, figures)
-                self._ask(lease, messages[:middle], did)
-                return self._ask(lease, messages[middle:], did)
+            self.store.count(lease, figures)
+            self._ask(lease, messages[:middle], did)
+            return self._ask(lease, messages[middle:], did)
         if not isinstance(outcome, Statuses):
             kind = type(outcome).__name__.lower()
             did[f"unanswered ({kind})"] += len(messages)
@@ -82,3 +87,15 @@ class Poller:
             did["overtaken"] += 1
             logger.warning("lease lost; answer not recorded", extra={"message_id": move.id})
         return gate
+
+    def _is_halved(
+        self, lease: Lease[Watched], outcome: StatusOutcome, size: int, did: Counter[str]
+    ) -> bool:
+        """Returns whether to ask for the halves of a request; counts those refused alone."""
+        if isinstance(outcome, Statuses):
+            del did[_ALONE]
+        if not isinstance(outcome, RequestRefused):
+            return False
+        if size == 1:
+            did[_ALONE] += 1
+        return size > 1 and did[_ALONE] < REFUSALS and lease.seconds_left() > self.settings.deadline

@@ -62,11 +62,13 @@ class Provider:
                     for piece in response.iter_content(65536):
                         text += piece
                         if len(text) > MAX_REPLY_BYTES:
-                            return Unsure("reply-too-large")
+                            return Unsure("reply-too-large", odd=True)
                     if time.monotonic() > call.end and not _is_whole(response.raw):
                         return Unsure("deadline")
                     wait, date = map(response.headers.get, ("Retry-After", "Date"))
                     return Answer(response.status_code, bytes(text), wait, date)
+            except requests.exceptions.ContentDecodingError:
+                return Unsure("undecodable", odd=True)
             except (
                 requests.RequestException,
                 urllib3.exceptions.HTTPError,

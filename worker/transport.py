@@ -4,6 +4,8 @@ It records whether a connection was made: before that, nothing can have been sen
 """
 
 import contextlib
+import http.client
+import logging
 import os
 import re
 import socket
@@ -14,12 +16,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+# Its warnings repeat a header that can't be read, and so perhaps what we sent.
+logging.getLogger("urllib3").setLevel(logging.ERROR)
 
 
 @dataclass(slots=True, eq=False)
@@ -129,7 +135,19 @@ def _deadlines(pid: int, seconds: float) -> _Deadlines:
     return _Deadlines(seconds)  # the process id is part of the key: a fork needs its own thread
 
 
+class _Final(http.client.HTTPResponse):
+    """The answer behind interim ones: http.client skips 100 only, and would take the answer itself
+    for the next request's (RFC 9110, 15.2)."""
+
+    def begin(self) -> None:
+        super().begin()
+        while self.status < 200:
+            self.headers: Any = None  # else nothing more is read
+            super().begin()
+
+
 class _Recorded:
+    response_class: Any = _Final
     sock: Any
 
     def connect(self) -> None:
@@ -188,6 +206,9 @@ class Session(requests.Session):
         super().__init__()
         self.trust_env = False  # ignores netrc and the environment's proxy
         self.verify = ca_file or True
+        self.cookies.set_policy(
+            DefaultCookiePolicy(allowed_domains=[])
+        )  # none is sent, so none kept
         if proxy:
             self.proxies = dict.fromkeys(("http", "https"), proxy)
         adapter = _Adapter(pool_connections=1, pool_maxsize=1, max_retries=0)

@@ -12,7 +12,7 @@ from viber_courier.schemas.instants import iso
 from viber_courier.schemas.lanes import LANES, POLL, queue
 from viber_courier.store.counters import Oddity
 from viber_courier.store.durability import DURABLE, dangers
-from viber_courier.worker.outcome import Blocked, NotSent, Retryable, StatusOutcome
+from viber_courier.worker.outcome import Blocked, NotSent, RequestRefused, Retryable, StatusOutcome
 
 OK, WARNING, ERROR = 0, 1, 2
 """Severities, and doctor's exit codes."""
@@ -175,6 +175,9 @@ def provider(outcome: StatusOutcome) -> Finding:
         case Retryable(why):
             do = "run doctor again later; workers retry by themselves"
             return Finding(WARNING, "provider", f"doesn't answer properly: {why}", do)
+        case RequestRefused(code) if "provider-id" not in code:  # the id asked for is no one's
+            do = "check COURIER_API_URL, then show the provider this answer"
+            return Finding(WARNING, "provider", f"refuses a harmless /status: {code}", do)
     return Finding(OK, "provider", "accepts our login and password")
 
 

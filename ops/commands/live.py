@@ -48,7 +48,9 @@ def broker_errors() -> Iterator[None]:
     except (OperationalError, RedisError, OSError) as error:
         if why := refusal(error):
             raise BrokerUnavailable(f"the broker refuses: {why}") from None
-        raise BrokerUnavailable(f"the broker can't be used now: {reason(error.__cause__ or error)}") from None
+        raise BrokerUnavailable(
+            f"the broker can't be used now: {reason(error.__cause__ or error)}"
+        ) from None
 
 
 @contextmanager

@@ -102,6 +102,10 @@ local gate_change = ''
 if signal ~= '' then
   local request = cjson.decode(signal)
   gate_change = report(gate, at, request)
+  -- Silence ends with the last message asked for: it says nothing of messages that come later.
+  if request.silent and call('EXISTS', watch) == 0 then
+    call('HDEL', gate, 'silent', 'silent_since')
+  end
   if gate_change == 'closed' then added[gate_change .. ':' .. request.name] = 1 end
   if request.both then report(other_gate, at, request) end
   for field, n in pairs(request.counts) do added[field] = (added[field] or 0) + n end

@@ -13,10 +13,11 @@
 --   window:<set>    how far the search for expired messages has come in a set
 
 -- report(gate, at, r): applies what a request shows that began at r.begun. r.verdict is one of
---   'good'       it was answered; r.accepted: a message was accepted; r.silent: it says nothing
+--   'good'       it was answered; r.accepted: a message was accepted
 --   'bad'        it failed; r.limit failures in a row close the gate, for r.base us, doubling to r.cap
 --   'refused'    a message alone was refused; r.most in a row close the gate for r.pause us
 --   ''           it shows nothing
+-- r.silent: a /status was answered, and its answer says nothing about any message.
 -- Unless the verdict is 'refused', r.pause > 0 closes the gate for so many us, for r.reason.
 -- r.takes is how long a probe may take, in us, as in the claim.
 -- Returns 'closed' or 'opened' if the gate has changed, else ''.
@@ -28,15 +29,14 @@ local function report(gate, at, r)
       'opened', text(at), 'reason', r.reason)
     return was[1] and '' or 'closed'
   end
+  if r.silent then
+    redis.call('HINCRBY', gate, 'silent', 1)
+    redis.call('HSETNX', gate, 'silent_since', text(at))
+  end
   if r.verdict == 'good' then
     redis.call('HDEL', gate, 'until', 'opened', 'probe', 'row', 'step', 'reason')
     if r.accepted then redis.call('HDEL', gate, 'refused') end
-    if r.silent then
-      redis.call('HINCRBY', gate, 'silent', 1)
-      redis.call('HSETNX', gate, 'silent_since', text(at))
-    else
-      redis.call('HDEL', gate, 'silent', 'silent_since')
-    end
+    if not r.silent then redis.call('HDEL', gate, 'silent', 'silent_since') end
     return was[1] and 'opened' or ''
   end
   -- The probe's own answer lets the next probe through; that of an older request doesn't.
