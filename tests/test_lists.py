@@ -136,7 +136,10 @@ def test_what_excel_saved_is_read(name: str) -> None:
         ("cp1251", "Фёдор, ёлки"),
         ("cp1251", "Вітаємо!"),
     ]
-    + [("cp1252", "Müller, das Paket ist da"), ("latin-1", "José, votre café")],
+    + [("cp1252", "Müller, das Paket ist da"), ("latin-1", "José, votre café")]
+    + [("cp1252", "Schöne Grüße, 5 €"), ("cp1252", "Olá, sua promoção está aqui")]
+    + [("koi8-u", "Вітаємо, ваше замовлення їде"), ("iso8859-5", "Привет, ваш заказ готов")]
+    + [("mac-cyrillic", "Привет, Анна, скидки для вас"), ("cp1251", "Эдуард, «Шура» № 5 — 5 €")],
 )
 def test_encodings_are_found_out(write: Write, encoding: str, text: str) -> None:
     path = write(f'address,content.text\n79250000001,"{text}"\n'.encode(encoding))
@@ -156,6 +159,22 @@ def test_encodings_are_found_out(write: Write, encoding: str, text: str) -> None
         ("address,comment\n1,Zażółć gęślą jaźń\n".encode("cp1250"), None, "name it with --enc"),
         ("address,comment\n1,Я\n".encode("koi8-r"), None, "line 2 has letters whose encoding"),
         ("address\n1\n", "klingon", "no such encoding"),
+        *[
+            (f"address,comment\n1,{text}\n".encode(encoding), None, "whose encoding can't be told")
+            for encoding, text in (
+                ("cp1254", "Değerli müşterimiz, çok güzel ürünler"),
+                ("cp1250", "Dobrý den, vaše objednávka je připravena"),
+                ("cp1250", "Dzień dobry, paczka czeka"),
+                ("cp1250", "Szép napot, csomagja megérkezett, őszintén"),
+                ("cp1250", "Bună ziua, comanda este gata"),
+                ("cp1257", "Sveiki, jūsų užsakymas paruoštas"),
+                ("cp1253", "Γειά σας, η παραγγελία"),
+                ("kz1048", "Сәлеметсіз бе, тапсырыс дайын"),
+                ("cp855", "Привет"),
+                ("cp850", "Guten Tag, schöne Grüße"),
+                ("cp1252", "5 €"),
+            )
+        ],
     ],
 )
 def test_an_encoding_in_doubt_is_refused(
