@@ -318,7 +318,7 @@ def test_a_workbook_s_first_visible_sheet_is_read(write: Write) -> None:
         {"address": "79250000004", "content": {"text": "true"}, "metadata": {"when": "0.5"}},
     ]
     assert [row.line for row in Table(path, ANY).rows()] == [3, 4, 6, 7, 8]
-    assert Table(path, ANY).notes == ["1 more sheets are not read; --sheet NAME reads another"]
+    assert Table(path, ANY).notes == ["not read: 1 more sheet; --sheet NAME reads another"]
     assert rows(path, Reading({}, sheet="Other")) == [{"address": "79250000008"}]
     assert rows(path, Reading({}, sheet="Hidden")) == [{"address": "79250000009"}]
     assert "no sheet with the name" in fault(path, Reading({}, sheet="list"))
@@ -373,3 +373,58 @@ def test_a_row_s_fault_repeats_none_of_its_cells() -> None:
             read_recipient(Row(2, [cell, "Привет"]), columns, "RU")
         said = str(caught.value)
         assert said.isascii() and not re.search("Anna|925|12", said)
+
+
+def test_a_sheet_s_formats_mislead_nobody(write: Write, tmp_path: Path) -> None:
+    # Given a cell merged over two rows, a hidden row, and a formula whose value is empty
+    path = write({"List": [["address", "comment"], [79250000001, "a"], [79250000002]]}, "list.xlsx")
+    book = openpyxl.load_workbook(path)
+    sheet = book.active
+    sheet.merge_cells("B2:B3")
+    sheet.append([79250000003, "c"])
+    sheet.row_dimensions[4].hidden = True
+    sheet.append([79250000004, "=1"])
+    book.save(path)
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(tmp_path / "b.xlsx", "w") as new:
+        for name in old.namelist():
+            data = old.read(name)
+            empty = re.sub(
+                rb'<c r="B5"[^>]*><f>1</f><v */?>(</v>)?',
+                b'<c r="B5" t="str"><f>1</f><v></v>',
+                data,
+            )
+            new.writestr(name, empty)
+    # When it is read, the merged value is not the common one, in whose place it is shown
+    found = rows(tmp_path / "b.xlsx")
+    refused = {"refused": "comment is merged with the row above, and has no value of its own"}
+    assert found[1] == refused
+    assert found[2:] == [{"address": "79250000003", "comment": "c"}, {"address": "79250000004"}]
+    assert Table(path, ANY).notes == ["read all the same: 1 hidden row of the sheet"]
+    # And given back, it is refused again
+    refuse_all(tmp_path / "b.xlsx", tmp_path / "refused.csv")
+    assert rows(tmp_path / "refused.csv")[1] == refused
+
+
+def test_what_a_sheet_can_t_show_is_named(write: Write) -> None:
+    path = write({"Read me": [["Clients"]], "List": [["address"]]}, "list.xlsx")
+    assert fault(path).endswith("(not read: 1 more sheet; --sheet NAME reads another)")
+    path = write({"List": [["address"], [79250000001]]}, "list.xlsx")
+    book = openpyxl.load_workbook(path)
+    book.active["A2"].number_format = "[h]:mm"
+    book.save(path)
+    assert "a number is formatted as a date or a time" in fault(path)
+
+
+def test_digits_above_the_header_are_a_title(write: Write) -> None:
+    path = write("26.11.2026\naddress;comment\n79250000001;a\n")
+    assert rows(path) == [{"address": "79250000001", "comment": "a"}]
+    assert Table(path, ANY).notes == ["left out: 1 row above the header"]
+
+
+def test_a_file_that_changes_is_noticed(write: Write) -> None:
+    path = write("address;content.text\n79250000001;a\n")
+    table = Table(path, ANY)
+    table.require_unchanged()
+    write("content.text;address\na;79250000001\n")
+    with pytest.raises(NotAList, match="the file was changed in the meantime"):
+        table.require_unchanged()

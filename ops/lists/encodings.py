@@ -181,12 +181,12 @@ def _weight(before: str, char: str, after: str) -> int:
     if lower in CYRILLIC:
         if (before.isalpha() and before.isascii()) or (after.isalpha() and after.isascii()):
             return UNLIKELY  # no word mixes Latin and Cyrillic
-        if not before.isalpha() and not after.isalpha():
-            return 0  # one letter is no word
-        return (2 if lower in COMMON else -1) + ((before + char).lower() in PAIRS)
+        rank = (2 if lower in COMMON else -1) + ((before + char).lower() in PAIRS)
+        return rank if before.isalpha() or after.isalpha() else 0  # one letter is no word
     if char in QUIET:
         return UNLIKELY if char in AFTER else -1
     if lower not in LATIN:
         return UNLIKELY
-    # An accented letter beside another is rare
-    return -1 if not before.isascii() and before.isalpha() else 2
+    if not before.isalpha():
+        return 2 * after.isalpha()
+    return 2 if before.isascii() else -1  # an accented letter beside another is rare
