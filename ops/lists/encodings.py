@@ -69,8 +69,6 @@ def find_encoding(path: Path, given: str | None, names: Collection[str]) -> tupl
             return _agreed(name, given), True
     if wide := _wide(head):
         return _agreed(wide, given), False
-    if b"\0" in head:
-        raise NotAList("the file is no text and no workbook: a list is .xlsx or CSV")
     is_utf8, lines, first = _scan(path)
     if is_utf8:
         return _agreed("utf-8", given) if lines else given or "utf-8", False
@@ -103,6 +101,9 @@ def _scan(path: Path) -> tuple[bool, list[bytes], int]:
     is_utf8, lines, size, first = True, list[bytes](), 0, 1
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
+            if b"\0" in line:
+                text = f"line {number} has a NUL byte: a list is .xlsx or CSV"
+                raise NotAList(f"the file is no text and no workbook, {text}")
             if line.isascii():
                 continue
             if size < HEAD:
