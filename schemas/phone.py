@@ -54,6 +54,10 @@ NATIONAL = (
 INVALID = "is not a number that exists: its country has no such numbers"
 NEITHER = "is neither a national number of this country nor plainly international"
 AMBIGUOUS = "may be a national or an international number: begin it with + and the country code"
+PLUS_8 = (
+    "may be a national number with +8 for its 8, or another country's: mend it,"
+    " or read it without a country"
+)
 SERVICE = "is a toll-free, premium-rate or other service number"
 
 
@@ -98,7 +102,7 @@ def read_slowly(plus: str, digits: str, country: str | None) -> Number:
     if plus:
         # "+8 495" has a trunk prefix for its country code: Moscow's, or Viet Nam's
         if country in TRUNK_8 and digits.startswith("8") and _valid(digits, country):
-            raise _refusal(AMBIGUOUS)
+            raise _refusal(PLUS_8)
         return _accepted(_valid("+" + digits), INVALID)
     national = _valid(digits, country) if country else None
     if national and _has_lost_a_zero(national, digits, country):

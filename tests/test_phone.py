@@ -141,7 +141,7 @@ def test_what_is_plainly_international_is_read(text: str, number: str) -> None:
         ("119 376 310 000", None, "not plainly international"),  # Andorra's, dialled in Cuba
         ("009 1 268 464 0000", None, "a national or an international"),
         ("5,016,220", "FR", "plainly international"),
-        ("+84951234567", "RU", "a national or an international"),  # 8 495, or Viet Nam
+        ("+84951234567", "RU", "a national number with +8 for its 8"),  # 8 495, or Viet Nam
         ("+007 925 000-00-01", None, "no such numbers"),
         ("7,925E+010", None, "Excel has cut"),
         ("7,925 Е+10", None, "Excel has cut"),  # a Cyrillic letter
