@@ -247,6 +247,7 @@ def test_bulk_wants_a_country_and_a_delimiter_that_exist(courier: Courier, tmp_p
     for option, words in (
         (("--country", "Russia"), "two letters, such as RU"),
         (("--delimiter", ";;"), "must be one character"),
+        (("--map", "Name"), "must be COLUMN=FIELD"),
     ):
         file = str(tmp_path / "list.csv")
         assert words in courier("bulk", file, "--campaign", "a", *option, code=2).stderr

@@ -335,6 +335,7 @@ def test_old_excel_is_read() -> None:
         {"address": "+7 925 000-00-02"},
     ]
     assert rows(CASES / "old.xls") == right
+    assert "errors and merged cells look empty" in Table(CASES / "old.xls", ANY).notes[-1]
 
 
 def test_refused_rows_of_a_workbook_are_a_csv_file_that_excel_opens(
@@ -431,3 +432,41 @@ def test_a_file_that_changes_is_noticed(write: Write) -> None:
     write("content.text;address\na;79250000001\n")
     with pytest.raises(NotAList, match="the file was changed in the meantime"):
         table.require_unchanged()
+
+
+BAD = '<c r="B2" t="e"><v>#N/A</v></c>'
+
+
+@pytest.mark.parametrize(
+    ("cell", "words"),
+    [
+        (BAD, ERROR),
+        (BAD.replace('"', "'"), ERROR),
+        ('<c r="B2"><f>VLOOKUP(1,2,3)</f></c>', ERROR),
+        ('<c r="B2" t="str"><f>VLOOKUP(1,2,3)</f></c>', ERROR),
+        (
+            BAD.replace('r="B2"', ""),
+            "mend them, and save it in Excel",
+        ),  # some programs leave it out
+    ],
+)
+def test_no_common_text_stands_in_for_an_error(
+    write: Write, tmp_path: Path, cell: str, words: str
+) -> None:
+    path = write({"List": [["address", "comment"], [79250000001, "a"]]}, "list.xlsx")
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(tmp_path / "b.xlsx", "w") as new:
+        for name in old.namelist():
+            data = re.sub(rb'<c r="B2".*?</c>', cell.encode(), old.read(name))
+            new.writestr(name, data)
+    if words == ERROR:
+        assert rows(tmp_path / "b.xlsx") == [{"refused": ERROR}]
+    else:
+        assert words in fault(tmp_path / "b.xlsx")
+
+
+def test_a_chart_is_no_sheet(write: Write) -> None:
+    path = write({"List": [["address"], [79250000001]]}, "list.xlsx")
+    book = openpyxl.load_workbook(path)
+    book.create_chartsheet("Chart", 0)
+    book.save(path)
+    assert rows(path) == [{"address": "79250000001"}]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -102,6 +103,8 @@ def _read_common(path: Path | None) -> Any:
 
 
 def _renamed(ctx: Any, param: Any, pairs: tuple[str, ...]) -> dict[str, str]:
+    if not all(re.fullmatch(".+=.+", pair.strip(), re.S) for pair in pairs):
+        raise click.BadParameter("must be COLUMN=FIELD")
     return dict(pair.partition("=")[::2] for pair in pairs)
 
 

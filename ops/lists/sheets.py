@@ -17,14 +17,16 @@ from viber_courier.ops.lists.texts import Form
 ERROR = "#N/A"
 """What stands for a cell with an error, or with a formula that was never calculated."""
 SHEET = re.compile(rb"<(?:\w+:)?sheet\b[^>]*>")
-HIDDEN = re.compile(rb"<(?:\w+:)?row\b[^>]*\shidden=\"(?:1|true)\"")
-AREA = re.compile(rb"<(?:\w+:)?mergeCell\b[^>]*\bref=\"([A-Z]+)([0-9]+):([A-Z]+)([0-9]+)\"")
+HIDDEN = re.compile(rb"<(?:\w+:)?row\b[^>]*\shidden=[\"'](?:1|true)[\"']")
+AREA = re.compile(rb"<(?:\w+:)?mergeCell\b[^>]*\bref=[\"']([A-Z]+)([0-9]+):([A-Z]+)([0-9]+)[\"']")
 BAD_CELL = re.compile(
-    rb"<(?:\w+:)?c\b(?=[^>]*\bt=\"e\")[^>]*\br=\"([A-Z]{1,3})([0-9]{1,7})\"|"
-    rb"<(?:\w+:)?c\b(?![^>]*\bt=\"str\")[^>]*\br=\"([A-Z]{1,3})([0-9]{1,7})\"[^>]*>\s*"
-    rb"<(?:\w+:)?f\b(?:[^>]*/>|[^>]*>[^<]*</(?:\w+:)?f>)\s*"
-    rb"(?:<(?:\w+:)?v\s*/>|<(?:\w+:)?v></(?:\w+:)?v>|</(?:\w+:)?c>)"
+    rb"<(?:\w+:)?c\b([^>]*\bt=[\"']e[\"'][^>]*)>|"
+    rb"<(?:\w+:)?c\b([^>]*)>\s*<(?:\w+:)?f\b(?:[^>]*/>|[^>]*>[^<]*</(?:\w+:)?f>)\s*"
+    rb"(?:(<(?:\w+:)?v\s*/>|<(?:\w+:)?v></(?:\w+:)?v>)|</(?:\w+:)?c>)"
 )
+"""An error, or a formula without a value; an empty value of type "str" is one."""
+PLACE = re.compile(rb"\br=[\"']([A-Z]{1,3})([0-9]{1,7})[\"']")
+IS_TEXT = re.compile(rb"\bt=[\"']str[\"']")
 
 
 class Sheet:
@@ -46,7 +48,8 @@ class Sheet:
             text = "the file is no workbook that can be read: save it as .xlsx or CSV"
             raise NotAList(text) from None
         sheets, visible = self._book.sheets_metadata, calamine.SheetVisibleEnum.Visible
-        shown = [n for n, sheet in enumerate(sheets) if sheet.visible == visible]
+        kind = calamine.SheetTypeEnum.WorkSheet
+        shown = [n for n, s in enumerate(sheets) if s.visible == visible and s.typ == kind]
         if name is not None:
             shown = [n for n, sheet in enumerate(sheets) if sheet.name == name]
             if not shown:
@@ -95,11 +98,13 @@ def _text(value: Any) -> str:
     return value.isoformat() if isinstance(value, date | time) else str(value)
 
 
-def _beside(path: Path, place: int) -> tuple[dict[int, list[int]], list[tuple[int, ...]], int]:
+def _beside(
+    path: Path, place: int
+) -> tuple[dict[int, list[int]], list[tuple[int, ...]], int | None]:
     """Returns what calamine doesn't tell.
 
     That is: by line the columns, from 0, of cells that it shows as empty, but aren't; areas of
-    merged cells that have several rows; how many rows are hidden.
+    merged cells that have several rows; how many rows are hidden, None if this can't be known.
     """
     found, areas, hidden = dict[int, list[int]](), list[tuple[int, ...]](), 0
     try:
@@ -111,15 +116,21 @@ def _beside(path: Path, place: int) -> tuple[dict[int, list[int]], list[tuple[in
                 # The last row may go on in the next piece.
                 end = max(rest.rfind(b"row>"), 0) if more else len(rest)
                 for match in BAD_CELL.finditer(rest, 0, end):
-                    letters, line = match[1] or match[3], match[2] or match[4]
-                    found.setdefault(int(line), []).append(_column(letters))
+                    if match[3] and IS_TEXT.search(match[2]):
+                        continue
+                    if not (at := PLACE.search(match[1] or match[2])):
+                        text = (
+                            "errors, or formulas without a value: mend them, and save it in Excel"
+                        )
+                        raise NotAList(f"the sheet has {text}")
+                    found.setdefault(int(at[2]), []).append(_column(at[1]))
                 hidden += len(HIDDEN.findall(rest, 0, end))
                 for first, top, last, bottom in AREA.findall(rest, 0, end):
                     if top != bottom:
                         areas.append((_column(first), int(top), _column(last), int(bottom)))
                 rest = rest[end:]
     except (zipfile.BadZipFile, KeyError, IndexError):
-        pass  # another format of workbook
+        return {}, [], None  # another format of workbook
     return found, areas, hidden
 
 

@@ -84,7 +84,9 @@ class Table:
             yield "the list has no header: its one column is taken as the phone numbers"
         elif place:
             yield f"left out: {counted(place, 'row')} above the header"
-        if isinstance(self._source, Sheet) and self._source.hidden:
+        if isinstance(self._source, Sheet) and self._source.hidden is None:
+            yield "errors and merged cells look empty in this format: save the list as .xlsx"
+        elif isinstance(self._source, Sheet) and self._source.hidden:
             yield f"read all the same: {counted(self._source.hidden, 'hidden row')} of the sheet"
 
 
