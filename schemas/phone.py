@@ -27,8 +27,8 @@ ORDINARY = re.compile(r"(\+?)([1-9][0-9]{9,14})")
 INVISIBLE = "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0\ufe0e\ufe0f"
 """What can't be seen, beside the formatting characters (category Cf)."""
 LABEL = re.compile(
-    r"(?i)(?:tel|telephone|phone|mobile|mob|cell|callto|sms|viber|whatsapp|number|no|m|t|ph|тел|"
-    r"телефон|моб|сот|номер|т|м|№)(?!\w)"
+    r"(?i)(?:tel|telephone|phone|mobile|mob|cell|callto|sms|viber|whatsapp|m|t|ph|тел|"
+    r"телефон|моб|сот|т|м)(?!\w)"
     r"[.:]*\s*/*"
 )
 QUOTED = re.compile(r"""=?\s*"(.*)"|['`](.*?)'?""", re.S)
@@ -40,7 +40,7 @@ THOUSANDS = re.compile(r"[0-9]{1,3}(?:,[0-9]{3})+")
 DATE = re.compile(r"[12][0-9]{3}-[01][0-9]-[0-3][0-9].*|[0-3][0-9]\.[01][0-9]\.[12][0-9]{3}.*")
 EXTENSION = re.compile(r"(?i)[0-9)\s.,;]\s*(?:ext|extn|x|доб|вн|#)[\w.]*\W*[0-9]+\W*")
 SHAPE = re.compile(r"(?:\+\s*)?[0-9][0-9 .~-]*(?:/[0-9 .~-]{5,})?")
-TWO = re.compile(r"[,;|\n\r\t&]|[0-9].*\+")
+TWO = re.compile(r"[,;|\n\r\t&]|[0-9].*\+|^[0-9]{1,4}\.\s")
 
 EMPTY = "is empty"
 CUT = "can't be read: Excel has cut this number's digits. Format the column as text in the sheet"

@@ -92,7 +92,7 @@ def test_national_forms_are_read_with_their_country_only(
         # 003 and a Hungarian landline, were 003 what anyone dials
         *[("00 33 6 12 34 56 78", "33612345678"), ("0049 151 23456789", "4915123456789")],
         *[("0086 138 0013 8000", "8613800138000"), ("+84951234567", "84951234567")],
-        *[("т. +79250000001", "79250000001"), ("№ 79250000001", "79250000001")],
+        *[("т. +79250000001", "79250000001"), ("м.+79250000001", "79250000001")],
         *[("7925\u31640000001", "79250000001"), ("\ufe0f79250000001\u2800", "79250000001")],
         *[("7,9250000001E+010", "79250000001")],
         *[("=+79250000001", "79250000001"), ("79,250,000,001", "79250000001")],
@@ -142,6 +142,8 @@ def test_what_is_plainly_international_is_read(text: str, number: str) -> None:
         ("009 1 268 464 0000", None, "a national or an international"),
         ("5,016,220", "FR", "plainly international"),
         ("+84951234567", "RU", "a national number with +8 for its 8"),  # 8 495, or Viet Nam
+        ("1. 9252345678", None, "more than one"),  # the first of a list, or California
+        ("№ 1 9252345678", None, "without letters"),
         ("+007 925 000-00-01", None, "no such numbers"),
         ("7,925E+010", None, "Excel has cut"),
         ("7,925 Е+10", None, "Excel has cut"),  # a Cyrillic letter
