@@ -17,17 +17,22 @@ HOME = "7"
 """The country code whose numbers the provider's API shows without a plus: 79250000001."""
 LEAST_BARE = 11
 """Fewest digits of an international number without a plus; national numbers have ten at most."""
+ABROAD = ("00", "001", "009", "011", "0011")
+"""What is dialled in place of the plus."""
 TRUNK_8 = ("RU", "KZ", "BY", "TM")
 """Where national numbers begin with an 8, which is also the first digit of country codes."""
 MOST = 200
 """Most characters of a number with all that may stand around it."""
 ORDINARY = re.compile(r"(\+?)([1-9][0-9]{9,14})")
+INVISIBLE = "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0\ufe0e\ufe0f"
+"""What can't be seen, beside the formatting characters (category Cf)."""
 LABEL = re.compile(
-    r"(?i)(?:tel|telephone|phone|mobile|mob|cell|callto|sms|viber|whatsapp|тел|телефон|моб|сот)\b"
+    r"(?i)(?:tel|telephone|phone|mobile|mob|cell|callto|sms|viber|whatsapp|m|t|ph|тел|"
+    r"телефон|моб|сот|т|м)(?!\w)"
     r"[.:]*\s*/*"
 )
 QUOTED = re.compile(r"""=?\s*"(.*)"|['`](.*?)'?""", re.S)
-EXPONENT = re.compile(r"\+?([0-9]+)(?:[.,]([0-9]+))?[Ee]\+?([0-9]{1,2})")
+EXPONENT = re.compile(r"\+?([0-9]+)(?:[.,]([0-9]+))? ?(?:[EeЕе]|[x*×]10\^?) ?\+?([0-9]{1,3})")
 DECIMALS = re.compile(
     r"(\+?[0-9]+)[.,]0+|([0-9]{1,3}(?:([ ,.'])[0-9]{3})(?:\3[0-9]{3})*)(?!\3)[.,]00?"
 )
@@ -35,7 +40,7 @@ THOUSANDS = re.compile(r"[0-9]{1,3}(?:,[0-9]{3})+")
 DATE = re.compile(r"[12][0-9]{3}-[01][0-9]-[0-3][0-9].*|[0-3][0-9]\.[01][0-9]\.[12][0-9]{3}.*")
 EXTENSION = re.compile(r"(?i)[0-9)\s.,;]\s*(?:ext|extn|x|доб|вн|#)[\w.]*\W*[0-9]+\W*")
 SHAPE = re.compile(r"(?:\+\s*)?[0-9][0-9 .~-]*(?:/[0-9 .~-]{5,})?")
-TWO = re.compile(r"[,;|\n\r\t&]|.\+")
+TWO = re.compile(r"[,;|\n\r\t&]|[0-9].*\+|^[0-9]{1,4}\.\s")
 
 EMPTY = "is empty"
 CUT = "can't be read: Excel has cut this number's digits. Format the column as text in the sheet"
@@ -49,6 +54,10 @@ NATIONAL = (
 INVALID = "is not a number that exists: its country has no such numbers"
 NEITHER = "is neither a national number of this country nor plainly international"
 AMBIGUOUS = "may be a national or an international number: begin it with + and the country code"
+PLUS_8 = (
+    "may be a national number with +8 for its 8, or another country's: mend it,"
+    " or read it without a country"
+)
 SERVICE = "is a toll-free, premium-rate or other service number"
 
 
@@ -91,6 +100,9 @@ def require_country(country: str | None) -> None:
 def read_slowly(plus: str, digits: str, country: str | None) -> Number:
     """Returns the number that digits are, after "+" or "". Raises InvalidMessage."""
     if plus:
+        # "+8 495" has a trunk prefix for its country code: Moscow's, or Viet Nam's
+        if country in TRUNK_8 and digits.startswith("8") and _valid(digits, country):
+            raise _refusal(PLUS_8)
         return _accepted(_valid("+" + digits), INVALID)
     national = _valid(digits, country) if country else None
     if national and _has_lost_a_zero(national, digits, country):
@@ -195,10 +207,13 @@ def _is_abroad(read: _Read | None, country: str | None) -> bool:
 def _after_zeros(digits: str, national: _Read | None) -> _Read | None:
     """Returns the number after 00, or after 001, 009, 011, 0011, which some countries dial instead.
 
-    None if there are two: 009 1 268 464 0000 is Antigua's and, after 00, India's.
+    Refuses two: 009 1 268 464 0000 is Antigua's and, after 00, India's.
     """
-    found = {national, *(_exact(digits[size:]) for size in (2, 3, 4, 5))} - {None}
-    return found.pop() if len(found) == 1 else None
+    after = (digits[len(each) :] for each in ABROAD if digits.startswith(each))
+    found = {national, *map(_exact, after)} - {None}
+    if len(found) > 1:
+        raise _refusal(AMBIGUOUS)
+    return found.pop() if found else None
 
 
 def _has_lost_a_zero(read: _Read, digits: str, country: str | None) -> bool:
@@ -226,7 +241,10 @@ def read_quickly(plus: str, digits: str, country: str | None) -> Number | None:
 
     Ordinary is: with a plus; or 7 and ten digits, or 8 and ten digits, in a list of +7.
     """
-    if not plus:
+    if plus:
+        if country in TRUNK_8 and digits.startswith("8"):
+            return None
+    else:
         if len(digits) != LEAST_BARE or country not in (None, "RU", "KZ"):
             return None
         if country and digits.startswith("8"):
@@ -247,7 +265,7 @@ def _patterns(code: str) -> list[tuple[str, Any, Any]]:
     """Returns a country code's regions in phonenumbers' order, each with its leading digits and
     with a pattern of what is mobile and of no type that is looked at before."""
     library, found = _library(), []
-    if not code.isdigit() or int(code) not in library.COUNTRY_CODE_TO_REGION_CODE:
+    if code[:1] in ("", "0") or int(code) not in library.COUNTRY_CODE_TO_REGION_CODE:
         return []
     for region in library.COUNTRY_CODE_TO_REGION_CODE[int(code)]:
         if (about := library.PhoneMetadata.metadata_for_region(region, None)) is None:
@@ -293,6 +311,8 @@ def _clean(text: str) -> Iterator[str]:
     """Yields the characters with their plain likes: a digit of any script, a blank, a hyphen."""
     for char in text:
         kind = "" if char.isascii() else category(char)
+        if char in INVISIBLE:
+            continue
         if "\uff01" <= char <= "\uff5e":
             yield chr(ord(char) - 0xFEE0)  # full-width
         elif kind == "Nd":

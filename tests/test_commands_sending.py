@@ -197,7 +197,7 @@ def test_bulk_sends_to_a_number_once_however_it_is_spelled(
 ) -> None:
     # Given a list that has one number three times, and told so
     said = courier("bulk", str(CASES / "duplicates.csv"), "--common", common)
-    assert "1 messages stored" in said.stdout
+    assert "1 message stored" in said.stdout
     assert "2 rows repeat an earlier row's number: left out (--repeat" in said.stderr
     assert "lines 3, 4" in said.stderr and "79250000001" not in said.output
     # When it comes again in a workbook, spelled otherwise and edited
@@ -247,6 +247,7 @@ def test_bulk_wants_a_country_and_a_delimiter_that_exist(courier: Courier, tmp_p
     for option, words in (
         (("--country", "Russia"), "two letters, such as RU"),
         (("--delimiter", ";;"), "must be one character"),
+        (("--map", "Name"), "must be COLUMN=FIELD"),
     ):
         file = str(tmp_path / "list.csv")
         assert words in courier("bulk", file, "--campaign", "a", *option, code=2).stderr
@@ -385,3 +386,29 @@ def test_bulk_waits_for_a_redis_that_comes_back(
     finally:
         run.kill()
         server.stop()
+
+
+def test_bulk_keeps_its_hands_off_other_files(
+    courier: Courier, common: str, tmp_path: Path
+) -> None:
+    file, mended = tmp_path / "list.csv", tmp_path / "list.csv.refused.csv"
+    file.write_text("address\n79250000001\n12\n")
+    # Nothing is stored if no refused row could be written
+    for place, words in [
+        (str(file), "another file than FILE"),
+        (common, "another file than FILE and --common"),
+        ("/dev/null", "must be a regular file"),
+        (str(tmp_path / "none" / "list.csv"), "nothing was stored: no file of refused rows"),
+    ]:
+        said = courier("bulk", str(file), "--common", common, "--refused", place, code=2)
+        assert words in said.stderr
+    said = courier("bulk", str(file), "--common", str(tmp_path / "none"), code=2)
+    assert "can't be read: No such file" in said.stderr
+    # Rows that were mended are still there when the list itself is given again
+    mended.write_text("address\n79250000002\n")
+    assert courier.json("bulk", str(file), "--common", common, code=1)["stored"] == 1
+    assert Path(f"{mended}.old").read_text() == "address\n79250000002\n"
+    assert "12" in mended.read_text()
+    file.write_text("address\n79250000001\n")
+    courier("bulk", str(file), "--common", common)
+    assert not mended.exists()

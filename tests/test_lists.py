@@ -136,7 +136,10 @@ def test_what_excel_saved_is_read(name: str) -> None:
         ("cp1251", "Фёдор, ёлки"),
         ("cp1251", "Вітаємо!"),
     ]
-    + [("cp1252", "Müller, das Paket ist da"), ("latin-1", "José, votre café")],
+    + [("cp1252", "Müller, das Paket ist da"), ("latin-1", "José, votre café")]
+    + [("cp1252", "Schöne Grüße, 5 €"), ("cp1252", "Olá, sua promoção está aqui")]
+    + [("koi8-u", "Вітаємо, ваше замовлення їде"), ("iso8859-5", "Привет, ваш заказ готов")]
+    + [("mac-cyrillic", "Привет, Анна, скидки для вас"), ("cp1251", "Эдуард, «Шура» № 5 — 5 €")],
 )
 def test_encodings_are_found_out(write: Write, encoding: str, text: str) -> None:
     path = write(f'address,content.text\n79250000001,"{text}"\n'.encode(encoding))
@@ -156,6 +159,22 @@ def test_encodings_are_found_out(write: Write, encoding: str, text: str) -> None
         ("address,comment\n1,Zażółć gęślą jaźń\n".encode("cp1250"), None, "name it with --enc"),
         ("address,comment\n1,Я\n".encode("koi8-r"), None, "line 2 has letters whose encoding"),
         ("address\n1\n", "klingon", "no such encoding"),
+        *[
+            (f"address,comment\n1,{text}\n".encode(encoding), None, "whose encoding can't be told")
+            for encoding, text in (
+                ("cp1254", "Değerli müşterimiz, çok güzel ürünler"),
+                ("cp1250", "Dobrý den, vaše objednávka je připravena"),
+                ("cp1250", "Dzień dobry, paczka czeka"),
+                ("cp1250", "Szép napot, csomagja megérkezett, őszintén"),
+                ("cp1250", "Bună ziua, comanda este gata"),
+                ("cp1257", "Sveiki, jūsų užsakymas paruoštas"),
+                ("cp1253", "Γειά σας, η παραγγελία"),
+                ("kz1048", "Сәлеметсіз бе, тапсырыс дайын"),
+                ("cp855", "Привет"),
+                ("cp850", "Guten Tag, schöne Grüße"),
+                ("cp1252", "5 €"),
+            )
+        ],
     ],
 )
 def test_an_encoding_in_doubt_is_refused(
@@ -238,6 +257,9 @@ def tar() -> bytes:
         (b"\xff\xd8\xff\xe0", "an image"),
         (b"<!DOCTYPE HTML><table>", "a web page"),
         (b"\r\n<HTML><body>", "a web page"),
+        (b"\xef\xbb\xbf<!-- 1C --><style>", "a web page"),
+        (b"MIME-Version: 1.0\r\nContent-Type: multipart/related", "a web page or e-mail"),
+        (b"address\n" + b"79250000001\n" * 9000 + b"7925\x000000001\n", "line 9002 has a NUL"),
         (b'<?xml version="1.0"?>', "XML"),
         (b'{"address": "79250000001"}', "JSON"),
         (json.dumps([{"address": "1"}] * 9999).encode(), "JSON"),
@@ -299,7 +321,7 @@ def test_a_workbook_s_first_visible_sheet_is_read(write: Write) -> None:
         {"address": "79250000004", "content": {"text": "true"}, "metadata": {"when": "0.5"}},
     ]
     assert [row.line for row in Table(path, ANY).rows()] == [3, 4, 6, 7, 8]
-    assert Table(path, ANY).notes == ["1 more sheets are not read; --sheet NAME reads another"]
+    assert Table(path, ANY).notes == ["not read: 1 more sheet; --sheet NAME reads another"]
     assert rows(path, Reading({}, sheet="Other")) == [{"address": "79250000008"}]
     assert rows(path, Reading({}, sheet="Hidden")) == [{"address": "79250000009"}]
     assert "no sheet with the name" in fault(path, Reading({}, sheet="list"))
@@ -313,6 +335,7 @@ def test_old_excel_is_read() -> None:
         {"address": "+7 925 000-00-02"},
     ]
     assert rows(CASES / "old.xls") == right
+    assert "errors and merged cells look empty" in Table(CASES / "old.xls", ANY).notes[-1]
 
 
 def test_refused_rows_of_a_workbook_are_a_csv_file_that_excel_opens(
@@ -354,3 +377,96 @@ def test_a_row_s_fault_repeats_none_of_its_cells() -> None:
             read_recipient(Row(2, [cell, "Привет"]), columns, "RU")
         said = str(caught.value)
         assert said.isascii() and not re.search("Anna|925|12", said)
+
+
+def test_a_sheet_s_formats_mislead_nobody(write: Write, tmp_path: Path) -> None:
+    # Given a cell merged over two rows, a hidden row, and a formula whose value is empty
+    path = write({"List": [["address", "comment"], [79250000001, "a"], [79250000002]]}, "list.xlsx")
+    book = openpyxl.load_workbook(path)
+    sheet = book.active
+    sheet.merge_cells("B2:B3")
+    sheet.append([79250000003, "c"])
+    sheet.row_dimensions[4].hidden = True
+    sheet.append([79250000004, "=1"])
+    book.save(path)
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(tmp_path / "b.xlsx", "w") as new:
+        for name in old.namelist():
+            data = old.read(name)
+            empty = re.sub(
+                rb'<c r="B5"[^>]*><f>1</f><v */?>(</v>)?',
+                b'<c r="B5" t="str"><f>1</f><v></v>',
+                data,
+            )
+            new.writestr(name, empty)
+    # When it is read, the merged value is not the common one, in whose place it is shown
+    found = rows(tmp_path / "b.xlsx")
+    refused = {"refused": "comment is merged with the row above, and has no value of its own"}
+    assert found[1] == refused
+    assert found[2:] == [{"address": "79250000003", "comment": "c"}, {"address": "79250000004"}]
+    assert Table(path, ANY).notes == ["read all the same: 1 hidden row of the sheet"]
+    # And given back, it is refused again
+    refuse_all(tmp_path / "b.xlsx", tmp_path / "refused.csv")
+    assert rows(tmp_path / "refused.csv")[1] == refused
+
+
+def test_what_a_sheet_can_t_show_is_named(write: Write) -> None:
+    path = write({"Read me": [["Clients"]], "List": [["address"]]}, "list.xlsx")
+    assert fault(path).endswith("(not read: 1 more sheet; --sheet NAME reads another)")
+    path = write({"List": [["address"], [79250000001]]}, "list.xlsx")
+    book = openpyxl.load_workbook(path)
+    book.active["A2"].number_format = "[h]:mm"
+    book.save(path)
+    assert "a number is formatted as a date or a time" in fault(path)
+
+
+def test_digits_above_the_header_are_a_title(write: Write) -> None:
+    path = write("26.11.2026\naddress;comment\n79250000001;a\n")
+    assert rows(path) == [{"address": "79250000001", "comment": "a"}]
+    assert Table(path, ANY).notes == ["left out: 1 row above the header"]
+
+
+def test_a_file_that_changes_is_noticed(write: Write) -> None:
+    path = write("address;content.text\n79250000001;a\n")
+    table = Table(path, ANY)
+    table.require_unchanged()
+    write("content.text;address\na;79250000001\n")
+    with pytest.raises(NotAList, match="the file was changed in the meantime"):
+        table.require_unchanged()
+
+
+BAD = '<c r="B2" t="e"><v>#N/A</v></c>'
+
+
+@pytest.mark.parametrize(
+    ("cell", "words"),
+    [
+        (BAD, ERROR),
+        (BAD.replace('"', "'"), ERROR),
+        ('<c r="B2"><f>VLOOKUP(1,2,3)</f></c>', ERROR),
+        ('<c r="B2" t="str"><f>VLOOKUP(1,2,3)</f></c>', ERROR),
+        (
+            BAD.replace('r="B2"', ""),
+            "mend them, and save it in Excel",
+        ),  # some programs leave it out
+    ],
+)
+def test_no_common_text_stands_in_for_an_error(
+    write: Write, tmp_path: Path, cell: str, words: str
+) -> None:
+    path = write({"List": [["address", "comment"], [79250000001, "a"]]}, "list.xlsx")
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(tmp_path / "b.xlsx", "w") as new:
+        for name in old.namelist():
+            data = re.sub(rb'<c r="B2".*?</c>', cell.encode(), old.read(name))
+            new.writestr(name, data)
+    if words == ERROR:
+        assert rows(tmp_path / "b.xlsx") == [{"refused": ERROR}]
+    else:
+        assert words in fault(tmp_path / "b.xlsx")
+
+
+def test_a_chart_is_no_sheet(write: Write) -> None:
+    path = write({"List": [["address"], [79250000001]]}, "list.xlsx")
+    book = openpyxl.load_workbook(path)
+    book.create_chartsheet("Chart", 0)
+    book.save(path)
+    assert rows(path) == [{"address": "79250000001"}]

@@ -89,6 +89,12 @@ def test_national_forms_are_read_with_their_country_only(
         *[("79,250,000,000", "79250000000"), ("79.250.000.001,0", "79250000001")],
         *[("49 (0)179 1112233", "491791112233"), ("+7 8 925 000 00 01", "79250000001")],
         *[("0011 49 179 1112233", "491791112233"), ("009 49 179 1112233", "491791112233")],
+        # 003 and a Hungarian landline, were 003 what anyone dials
+        *[("00 33 6 12 34 56 78", "33612345678"), ("0049 151 23456789", "4915123456789")],
+        *[("0086 138 0013 8000", "8613800138000"), ("+84951234567", "84951234567")],
+        *[("т. +79250000001", "79250000001"), ("м.+79250000001", "79250000001")],
+        *[("7925\u31640000001", "79250000001"), ("\ufe0f79250000001\u2800", "79250000001")],
+        *[("7,9250000001E+010", "79250000001")],
         *[("=+79250000001", "79250000001"), ("79,250,000,001", "79250000001")],
         *[
             ("79\u00a0250\u00a0000\u00a0001,00", "79250000001"),
@@ -126,11 +132,22 @@ def test_what_is_plainly_international_is_read(text: str, number: str) -> None:
         ("15012345678", "RU", "plainly international"),  # China's, Germany's or Arkansas's
         ("7.925E+10", "RU", "Excel has cut"),
         ("3525550123", None, "not plainly international"),  # Luxembourg's or Florida's
-        ("0011 501 622-0000", "BZ", "no such numbers"),  # Belize's from Australia, or Arkansas's
-        ("011 248 2 510 000", "SC", "no such numbers"),  # 01 and 1, or 011 and 248
+        (
+            "0011 501 622-0000",
+            "BZ",
+            "a national or an international",
+        ),  # Belize's from Australia, or Arkansas's
+        ("011 248 2 510 000", "SC", "a national or an international"),  # 01 and 1, or 011 and 248
         ("119 376 310 000", None, "not plainly international"),  # Andorra's, dialled in Cuba
-        ("009 1 268 464 0000", None, "no such numbers"),
+        ("009 1 268 464 0000", None, "a national or an international"),
         ("5,016,220", "FR", "plainly international"),
+        ("+84951234567", "RU", "a national number with +8 for its 8"),  # 8 495, or Viet Nam
+        ("1. 9252345678", None, "more than one"),  # the first of a list, or California
+        ("№ 1 9252345678", None, "without letters"),
+        ("+007 925 000-00-01", None, "no such numbers"),
+        ("7,925E+010", None, "Excel has cut"),
+        ("7,925 Е+10", None, "Excel has cut"),  # a Cyrillic letter
+        ("☎ +79250000001", None, "without letters and other signs"),
         ("6030000", "GA", "national or an international"),  # or 06 03 00 00, without its 0
         ("5321234567", None, "not plainly international"),  # Cuba's or Turkey's
     ],

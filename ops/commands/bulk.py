@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -33,7 +34,7 @@ from viber_courier.ops.commands.terminal import (
     plain,
 )
 from viber_courier.ops.lists.files import NotAList
-from viber_courier.ops.lists.recipients import Survey, reason_of
+from viber_courier.ops.lists.recipients import Survey, counted, reason_of
 from viber_courier.ops.lists.storing import Ids, RefusedRows, Storing
 from viber_courier.ops.lists.tables import Reading, Table
 from viber_courier.producers.client import CHUNK_ROWS
@@ -95,11 +96,15 @@ def _read_common(path: Path | None) -> Any:
         return None
     try:
         return json.loads(path.read_bytes())
+    except OSError as error:
+        raise _wrong(f"{path} can't be read: {error.strerror}") from None
     except (ValueError, RecursionError):
         raise _wrong(f"{path} is not JSON") from None
 
 
 def _renamed(ctx: Any, param: Any, pairs: tuple[str, ...]) -> dict[str, str]:
+    if not all(re.fullmatch(".+=.+", pair.strip(), re.S) for pair in pairs):
+        raise click.BadParameter("must be COLUMN=FIELD")
     return dict(pair.partition("=")[::2] for pair in pairs)
 
 
@@ -168,7 +173,7 @@ def bulk(
     the command retries for up to --wait.
     """
     common, wait = _read_common(common_file), more.pop("wait")
-    refused_file = _refused_file(file, more.pop("refused_file"))
+    refused_file = _refused_file(file, common_file, more.pop("refused_file"))
     if common is None and not (campaign or dry_run):
         raise click.UsageError("without --common, you must name the --campaign")
     with _before_storing():
@@ -183,7 +188,11 @@ def bulk(
     for note in notes if not as_json else ():
         click.echo(f"Note: {note}", err=True)
     with ExitStack() as stack:
-        refused = RefusedRows(refused_file, table, survey.width, stack)
+        try:
+            refused = RefusedRows(refused_file, table, survey.width, stack)
+        except OSError as error:
+            text = f"no file of refused rows can be made: {error.strerror} (--refused FILE)"
+            raise _wrong(text) from None
         ids = Ids(campaign or digest_of(common), counts=repeat)
         retry = retrying(wait)
         storing = Storing(producer, table, country, ids, refused, common, repeat, retry)
@@ -192,12 +201,15 @@ def bulk(
     sys.exit(PARTLY if refused.count else 0)
 
 
-def _refused_file(file: Path, given: Path | None) -> Path:
+def _refused_file(file: Path, common_file: Path | None, given: Path | None) -> Path:
     path = given or file.with_name(f"{file.name}.refused.csv")
     if not file.is_file():
         raise click.UsageError("FILE must be a regular file: it is read twice")
-    if path.resolve() == file.resolve():
-        raise click.UsageError("--refused must be another file than FILE")
+    if path.exists():
+        if any(path.samefile(each) for each in (file, common_file) if each and each.exists()):
+            raise click.UsageError("--refused must be another file than FILE and --common")
+        if not path.is_file():
+            raise click.UsageError("--refused must be a regular file")
     return path
 
 
@@ -207,12 +219,13 @@ def _store_all(storing: Storing, table: Table, name: str, total: int) -> None:
         began, done, rows = time.monotonic(), 0, table.rows()
         try:
             while chunk := list(islice(rows, CHUNK_ROWS)):
+                table.require_unchanged()
                 with _before_storing():
                     storing.store(chunk)
                 done += len(chunk)
                 rate = f"{done / (time.monotonic() - began):,.0f}/s"
                 bar.update(task, completed=done, rate=rate)
-        except (KeyboardInterrupt, QueueFull, StoreUnavailable):
+        except (KeyboardInterrupt, QueueFull, StoreUnavailable, NotAList):
             bar.stop()
             stored = storing.stored + storing.stored_before
             advice = "Start the same command again to go on; it sends nothing twice."
@@ -293,10 +306,11 @@ def _report(
         counts |= {"repeated": storing.repeated, "refused": refused.count}
         found = {"reasons": dict(refused.reasons.most_common()), "countries": survey.countries}
         return emit({**counts, "refusedFile": kept, **found, "notes": notes})
-    click.echo(f"{storing.stored:,} messages stored, {storing.stored_before:,} were there before")
+    new, before = counted(storing.stored, "message"), storing.stored_before
+    click.echo(f"{new} stored, {before:,} {'was' if before == 1 else 'were'} there before")
     if storing.stored_before and not storing.stored:
         click.echo("This campaign has nothing new. To send it again, use --campaign NAME.")
     if kept:
-        click.echo(f"{refused.count:,} rows refused: see {kept}", err=True)
+        click.echo(f"{counted(refused.count, 'row')} refused: see {kept}", err=True)
         for reason, count in refused.reasons.most_common(REASONS):
             click.echo(f"  {count:,}: {reason}", err=True)

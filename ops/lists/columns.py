@@ -35,6 +35,8 @@ ERROR = re.compile(
     r"#(?:Н/Д|ССЫЛКА!|ЗНАЧ!|ДЕЛ/0!|ИМЯ\?|ЧИСЛО!|ПУСТО!)"
 )
 """What a spreadsheet shows in place of a value, in English and Russian."""
+MERGED = "#MERGED"
+"""What stands for a cell that a sheet shows with the value of one above."""
 WORDS = {"true": "true", "false": "false", "истина": "true", "ложь": "false"}
 WHOLE = re.compile(r"([0-9]{1,9})(?:[.,]0+)?")
 
@@ -126,6 +128,8 @@ class Columns:
                 continue
             if not name:
                 raise Refusal(f"column {place + 1} has a value and no name")
+            if cell == MERGED:
+                raise Refusal(f"{name} is merged with the row above, and has no value of its own")
             if cell[0] == "#" and ERROR.fullmatch(cell.strip(BLANKS)):
                 raise Refusal(f"{name} holds a spreadsheet's error, as #N/A, and no value")
             outer, dot, inner = name.partition(".")

@@ -16,13 +16,18 @@ MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
-CANDIDATES = ("cp1251", "koi8-r", "cp866", "cp1252")
+WESTERN = "cp1252"
+CANDIDATES = ("cp1251", "koi8-r", "koi8-u", "cp866", "iso8859-5", "mac-cyrillic", WESTERN)
 """One byte a character; what else there is must be named with --encoding."""
 SEQUENCE = re.compile(
     rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}"
 )
 HIGH = re.compile(rb"[\x80-\xff]")
-COMMON = "оеаинтсрвлкмдпуяыьгзбчйхіїєў"
+AFTER = "№€°©®"
+"""Those that stand after no letter; the others stand before one now and then."""
+CYRILLIC = "абвгдеёжзийклмнопрстуфхцчшщъыьэюяіїєґў"
+"""Letters of Russian, Ukrainian and Belarusian: another's are a sign of another encoding."""
+COMMON = "оеаинтсрвлкмдпуяыьгзбчйхіїёў"
 """Cyrillic letters that are frequent; the others are valid, and rare."""
 PAIRS = frozenset(
     re.findall(
@@ -31,10 +36,19 @@ PAIRS = frozenset(
         "ольосамодаиязабыигчтасрочевивасяютчекидиайейийаяоекапикубеявпользвашатьелатутьшанхор",
     )
 )
-LATIN = "éèàçüöäßñóíáêôîúãõâøåæëïù"
-QUIET = " «»–—…№“”„’‘°©®€"
+LATIN = "éèàçüöäßñóíáêôîúãõâøåæëïùûœìò"
+EASTERN = {
+    "cp1250": ("ąćęłńóśźż", "áäčďéěíĺľňóôŕřšťúůýž", "áéíóöőúüű", "ăâîşţ", "čćđšž"),
+    "cp1257": ("ąčęėįšųūž", "āčēģīķļņšūž"),
+}
+"""Letters beyond ASCII of Polish, Czech and Slovak, Hungarian, Romanian, Croatian; the Baltic's."""
+QUIET = " «»–—…№“”„’‘°©®€•·×§±™¿¡"
 """Signs beyond ASCII that say nothing of the letters."""
 UNLIKELY = -4
+RARE = 4
+"""What an encoding must make up for that has most letters in cp1251's places."""
+MARGIN = 2
+"""How much better one encoding must be, in all letters together."""
 
 
 def find_encoding(path: Path, given: str | None, names: Collection[str]) -> tuple[str, bool]:
@@ -55,8 +69,6 @@ def find_encoding(path: Path, given: str | None, names: Collection[str]) -> tupl
             return _agreed(name, given), True
     if wide := _wide(head):
         return _agreed(wide, given), False
-    if b"\0" in head:
-        raise NotAList("the file is no text and no workbook: a list is .xlsx or CSV")
     is_utf8, lines, first = _scan(path)
     if is_utf8:
         return _agreed("utf-8", given) if lines else given or "utf-8", False
@@ -89,6 +101,9 @@ def _scan(path: Path) -> tuple[bool, list[bytes], int]:
     is_utf8, lines, size, first = True, list[bytes](), 0, 1
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
+            if b"\0" in line:
+                text = f"line {number} has a NUL byte: a list is .xlsx or CSV"
+                raise NotAList(f"the file is no text and no workbook, {text}")
             if line.isascii():
                 continue
             if size < HEAD:
@@ -109,7 +124,7 @@ def _best(sample: bytes, path: Path, names: Collection[str], first: int) -> str:
     with path.open("rb") as file:
         head = file.read(HEAD)
     wanted = [name.casefold() for name in names if not name.isascii()]
-    ranks = []
+    ranks = dict[str, tuple[bool, int, str]]()
     for name in CANDIDATES:
         try:
             text = sample.decode(name)
@@ -117,42 +132,62 @@ def _best(sample: bytes, path: Path, names: Collection[str], first: int) -> str:
             continue
         beginning = head.decode(name, "replace").casefold()
         fits = all(each in beginning for each in wanted)
-        ranks.append((fits, likeness(text), name))
-    ranks.sort(reverse=True)
+        if (wanted and fits) or not _is_foreign(text, name):
+            rank = sum(_weights(text)) - RARE * (name == "mac-cyrillic")
+            ranks.setdefault(text, (fits, rank, name))
     if ranks:
-        fits, rank, name = ranks[0]
-        second = max((r for f, r, n in ranks[1:] if f == fits), default=UNLIKELY)
-        letters = len(HIGH.findall(sample))
-        if rank > 0 and rank - second >= max(0.2, 1 / letters):
+        (fits, rank, name), *others = sorted(ranks.values(), reverse=True)
+        second = max((r for f, r, n in others if f == fits), default=0)
+        if rank > 0 and rank - second >= MARGIN:
             return name
-        if fits and wanted and len([1 for f, *_ in ranks if f]) == 1:
+        if fits and wanted and not any(f for f, *_ in others):
             return name
     text = "has letters whose encoding can't be told: name it with --encoding, e.g. cp1251"
     raise NotAList(f"line {first} {text}")
 
 
-def likeness(text: str) -> float:
-    """Returns how much the characters beyond ASCII look like words: about 2, or below 0."""
-    total, count, before = 0.0, 0, " "
-    for char, after in zip(text, text[1:] + " ", strict=True):
-        if not char.isascii() and char not in QUIET:
-            total += _weight(before, char, after)
-            count += 1
-        before = char
-    return total / count if count else UNLIKELY
+def _is_foreign(text: str, name: str) -> bool:
+    """Returns whether a text can't be what was written, were this its encoding.
+
+    One sign in a hundred may be odd: a typing mistake. A Latin text may be Western only if it can't
+    be of a language of the East, whose encodings have other letters in the same places.
+    """
+    weights = _weights(text)
+    if sum(weight == UNLIKELY for weight in weights) > len(weights) // 100:
+        return True
+    if name != WESTERN:
+        return False
+    for other, alphabets in EASTERN.items():
+        read = text.encode(name).decode(other, "replace")
+        letters = {char for char in read.lower() if char.isalpha() and not char.isascii()}
+        if read != text and any(letters <= set(alphabet) for alphabet in alphabets):
+            return True
+    return False
 
 
-def _weight(before: str, char: str, after: str) -> float:
-    if not char.isalpha():
-        return UNLIKELY if char.isprintable() else 2 * UNLIKELY
+def _weights(text: str) -> list[int]:
+    """Returns how much each letter beyond ASCII looks like one of a word."""
+    return [
+        _weight(before, char, after)
+        for before, char, after in zip(" " + text, text, text[1:] + " ", strict=False)
+        if not char.isascii()
+        and (char not in QUIET or (before if char in AFTER else after).isalpha())
+    ]
+
+
+def _weight(before: str, char: str, after: str) -> int:
     lower = char.lower()
     if before.islower() and char.isupper():
         return UNLIKELY  # no word has a capital in its midst
-    if "\u0400" <= char <= "\u04ff":
+    if lower in CYRILLIC:
         if (before.isalpha() and before.isascii()) or (after.isalpha() and after.isascii()):
             return UNLIKELY  # no word mixes Latin and Cyrillic
-        pair = (before + char).lower() in PAIRS
-        return (2.0 if lower in COMMON else -1.0) + pair
-    if not before.isascii() and before.isalpha():
-        return UNLIKELY  # an accented letter beside another is rare
-    return 2.0 if lower in LATIN else -1.0
+        rank = (2 if lower in COMMON else -1) + ((before + char).lower() in PAIRS)
+        return rank if before.isalpha() or after.isalpha() else 0  # one letter is no word
+    if char in QUIET:
+        return UNLIKELY if char in AFTER else -1
+    if lower not in LATIN:
+        return UNLIKELY
+    if not before.isalpha():
+        return 2 * after.isalpha()
+    return 2 if before.isascii() else -1  # an accented letter beside another is rare

@@ -31,9 +31,8 @@ MAGIC = (
     (b"\x7fELF", "a program"),
     (b"BEGIN:VCARD", f"a file of contacts (vCard): {SAVE}"),
     (b"<?xml", f"XML: {SAVE}"),
-    (b"<!doctype html", f"a web page (HTML): open it in a spreadsheet and {SAVE}"),
-    (b"<html", f"a web page (HTML): open it in a spreadsheet and {SAVE}"),
-    (b"<table", f"a web page (HTML): open it in a spreadsheet and {SAVE}"),
+    (b"<", f"a web page (HTML): open it in a spreadsheet and {SAVE}"),
+    (b"MIME-Version:", f"a web page or e-mail (MHTML): open it in a spreadsheet and {SAVE}"),
 )
 INSIDE = (
     ("word/", f"a Word document: {SAVE}"),

@@ -115,3 +115,8 @@ class Survey:
 
 def _is(count: int) -> str:
     return "is" if count == 1 else "are"
+
+
+def counted(count: int, noun: str) -> str:
+    """Returns "1 row", "2 rows"."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"

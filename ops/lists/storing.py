@@ -40,28 +40,30 @@ class Ids:
 class RefusedRows:
     """The file of refused rows, in the list's own form and with the reason as the last column.
 
-    The first of them creates it, readable by its owner only. ``width``: the list's widest row.
+    It is readable by its owner only, and not kept if it has none. An earlier run's file gets the
+    ending ``.old``: rows may have been mended in it. ``width``: the list's widest row.
     """
 
     def __init__(self, path: Path, table: Table, width: int, stack: ExitStack) -> None:
-        self._path, self._form, self._stack = path, table.form, stack
         self._header = [*table.columns.header]
         self._header += [""] * (width - len(self._header))
-        self._writers: list[Any] = []
         self.reasons = Counter[str]()
-        path.unlink(missing_ok=True)  # one that an earlier run left would be taken for ours
+        if path.exists():
+            path.replace(f"{path}.old")
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        file = stack.enter_context(os.fdopen(fd, "w", encoding=table.form.encoding, newline=""))
+        stack.callback(lambda: None if self.count else path.unlink())
+        table.form.begin(file)
+        form = {"delimiter": table.form.delimiter, "lineterminator": table.form.line_end}
+        self._writers = [
+            csv.writer(file, quoting=quoting, **form)  # type: ignore
+            for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL)
+        ]
+        self._write([*self._header, REASON])
 
     def add(self, row: Row, reason: str) -> None:
         """Writes a row."""
         self.reasons[reason] += 1
-        if not self._writers:
-            fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            file = os.fdopen(fd, "w", encoding=self._form.encoding, newline="")
-            self._form.begin(self._stack.enter_context(file))
-            form = {"delimiter": self._form.delimiter, "lineterminator": self._form.line_end}
-            for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL):
-                self._writers.append(csv.writer(file, quoting=quoting, **form))  # type: ignore
-            self._write([*self._header, REASON])
         fill = [""] * (len(self._header) - len(row.cells))
         self._write([*row.cells, *fill, reason])
 

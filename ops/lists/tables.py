@@ -16,6 +16,7 @@ from viber_courier.ops.lists.columns import (
     has_no_header,
 )
 from viber_courier.ops.lists.files import HEAD, NotAList, is_workbook
+from viber_courier.ops.lists.recipients import counted
 from viber_courier.ops.lists.sheets import Sheet
 from viber_courier.ops.lists.texts import Text
 
@@ -37,6 +38,7 @@ class Table:
     """A list: ``columns``, ``rows()`` and ``form``. Raises NotAList if the file is none."""
 
     def __init__(self, path: Path, reading: Reading) -> None:
+        self._path, self._mark = path, _mark(path)
         with path.open("rb") as file:
             head = file.read(HEAD)
         given = {name.strip(BLANKS).casefold(): name for name in reading.renamed}
@@ -53,12 +55,22 @@ class Table:
         if not first:
             raise NotAList("the list is empty")
         place = find_header(first, renamed)
-        self.has_header = not has_no_header(first[0].cells)
-        self.columns = Columns(first[place].cells if self.has_header else ["address"], renamed)
+        self.has_header = place > 0 or not has_no_header(first[0].cells)
+        others = self._source.others if isinstance(self._source, Sheet) else 0
+        more = f"not read: {counted(others, 'more sheet')}; --sheet NAME reads another"
+        try:
+            self.columns = Columns(first[place].cells if self.has_header else ["address"], renamed)
+        except NotAList as wrong:
+            raise NotAList(f"{wrong} ({more})" if others else str(wrong)) from None
         if missing := [given[name] for name in given.keys() - _seen(first[place])]:
             raise NotAList(f"--map names a column {missing[0]!r} that the file doesn't have")
         self._above = place + 1 if self.has_header else 0
-        self.notes = list(self._notes(place))
+        self.notes = [*self._notes(place), *([more] if others else ())]
+
+    def require_unchanged(self) -> None:
+        """Raises NotAList if the file isn't what it was: its columns may be others by now."""
+        if _mark(self._path) != self._mark:
+            raise NotAList("the file was changed in the meantime")
 
     def rows(self) -> Iterator[Row]:
         """Yields the rows below the header with a cell for each column, without blank ones."""
@@ -71,9 +83,16 @@ class Table:
         if not self.has_header:
             yield "the list has no header: its one column is taken as the phone numbers"
         elif place:
-            yield f"{place} rows above the header are left out"
-        if isinstance(self._source, Sheet) and self._source.others:
-            yield f"{len(self._source.others)} more sheets are not read; --sheet NAME reads another"
+            yield f"left out: {counted(place, 'row')} above the header"
+        if isinstance(self._source, Sheet) and self._source.hidden is None:
+            yield "errors and merged cells look empty in this format: save the list as .xlsx"
+        elif isinstance(self._source, Sheet) and self._source.hidden:
+            yield f"read all the same: {counted(self._source.hidden, 'hidden row')} of the sheet"
+
+
+def _mark(path: Path) -> tuple[int, ...]:
+    about = path.stat()
+    return about.st_ino, about.st_size, about.st_mtime_ns
 
 
 def _seen(header: Row) -> set[str]:
