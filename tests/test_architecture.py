@@ -85,7 +85,9 @@ def test_the_simulator_shares_no_reading_of_the_document() -> None:
 
 
 LOADED = "; print(*sorted({*sys.modules}))"
-HEAVY = ("requests", "celery", "kombu", "fakeredis", "viber_courier.worker", "viber_courier.ops")
+HEAVY = ("requests", "celery", "kombu", "fakeredis", "phonenumbers", "click", "viber_courier.worker")
+LIGHT_OPS = {"viber_courier.ops", "viber_courier.ops.lists", "viber_courier.ops.lists.phone"}
+"""Where normalize_address is; it loads its library at the first call."""
 
 
 def loaded_by(program: str) -> list[str]:
@@ -99,6 +101,7 @@ def test_importing_is_light() -> None:
     loaded = loaded_by("from viber_courier import *; Producer(Settings())")
     assert {"marshmallow", "viber_courier.producers.client"} <= {*loaded}
     assert not [name for name in loaded if name.startswith(HEAVY)]
+    assert {name for name in loaded if name.startswith("viber_courier.ops")} == LIGHT_OPS
 
 
 def test_a_health_check_loads_little() -> None:

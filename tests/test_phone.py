@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.spellings import COUNTRIES, numbers, spellings
 from viber_courier import InvalidMessage, Producer, normalize_address
-from viber_courier.schemas.phone import Number, read_number, read_quickly, read_slowly
+from viber_courier.ops.lists.phone import Number, read_number, read_quickly, read_slowly
 
 CASES = Path(__file__).parent / "cases"
 
@@ -183,7 +183,7 @@ def test_producer_stays_strict(producer: Producer) -> None:
 def test_without_its_extra_it_names_it() -> None:
     code = """import sys; sys.modules["phonenumbers"] = None
 from viber_courier import *
-assert "viber_courier.schemas.phone" in sys.modules
+assert "viber_courier.ops.lists.phone" in sys.modules
 normalize_address("+79250000001")"""
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.stderr.splitlines()[-1].startswith("ImportError: phone numbers are read with")

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from viber_courier.ops.lists.phone import normalize_address
     from viber_courier.producers.client import Producer
     from viber_courier.producers.dead import DeadLetter, DeadLetters, Resent
     from viber_courier.producers.results import Event
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
         QueueFull,
         Unconfirmed,
     )
-    from viber_courier.schemas.phone import normalize_address
     from viber_courier.schemas.settings import Settings
     from viber_courier.schemas.status import Reason, Status
     from viber_courier.store.connection import StoreUnavailable
@@ -41,7 +41,7 @@ _HOMES = {
         *("EnqueueError", "EventsMissed", "InvalidMessage", "NotDead", "QueueFull"),
         "Unconfirmed",
     ),
-    "schemas.phone": ("normalize_address",),
+    "ops.lists.phone": ("normalize_address",),
     "schemas.settings": ("Settings",),
     "schemas.status": ("Reason", "Status"),
     "store.connection": ("StoreUnavailable",),

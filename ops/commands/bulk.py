@@ -34,13 +34,13 @@ from viber_courier.ops.commands.terminal import (
     plain,
 )
 from viber_courier.ops.lists.files import NotAList
+from viber_courier.ops.lists.phone import require_country
 from viber_courier.ops.lists.recipients import Survey, counted, reason_of
 from viber_courier.ops.lists.storing import Ids, RefusedRows, Storing
 from viber_courier.ops.lists.tables import Reading, Table
 from viber_courier.producers.client import CHUNK_ROWS
 from viber_courier.schemas.encoding import digest_of
 from viber_courier.schemas.message import Campaign, parse_job
-from viber_courier.schemas.phone import require_country
 from viber_courier.store.connection import is_transient
 
 RETRY_SECONDS = 0.5

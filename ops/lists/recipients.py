@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from viber_courier.ops.lists.columns import Columns, Refusal, Row
+from viber_courier.ops.lists.phone import Number, read_number
 from viber_courier.schemas.errors import InvalidMessage
-from viber_courier.schemas.phone import Number, read_number
 
 SHOWN = 3
 """Messages that a dry run shows."""
