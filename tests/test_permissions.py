@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import redis
+from kombu.exceptions import OperationalError
 from redis import exceptions as errors
 
 from tests.conftest import ROOT, Courier, common_job, iso_in, text_job
@@ -375,6 +376,10 @@ def test_a_log_line_about_a_refusal_has_no_traceback() -> None:
     assert "exception" not in line
     text = ForPeople(logging.Formatter("%(message)s")).format(record)
     assert text == f"Unrecoverable error: {line['error']}"
+    # nor does it quote the command: Celery prints kombu's error, whose cause is Redis's
+    record.msg, record.args = "Unrecoverable error: %r", (OperationalError(f"{error} {PASSWORD}"),)
+    assert PASSWORD not in JsonLines().format(record)
+    assert PASSWORD not in ForPeople(logging.Formatter("%(message)s")).format(record)
     # A bug keeps its traceback
     record.exc_info = (ValueError, ValueError("a bug"), None)
     assert "a bug" in json.loads(JsonLines().format(record))["exception"]
