@@ -142,7 +142,7 @@ class ListenerStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def start(self, worker: Any) -> None:
         """Starts the listener's thread; replaces Celery's signal handlers."""
-        set_handlers()
+        set_handlers(worker.pool)
         self._listener = Listener(system().store, Bells(settings), settings)
         threading.Thread(target=self._listener.run, daemon=True, name="listener").start()
 
