@@ -262,6 +262,8 @@ class Settings:
         ``provider``: also read the provider's settings, and require login and password (workers,
         not producers). Raises ConfigError with every fault.
         """
+        # A file of settings with a BOM gives it to its first name.
+        env = {name.lstrip("\ufeff"): text for name, text in env.items()}
         values: dict[str, Any] = {}
         faults: dict[str, str] = {}
         for each in fields(cls):

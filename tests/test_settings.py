@@ -333,6 +333,10 @@ def test_quotation_marks_around_a_variables_value_are_refused(
     assert read(API_PASSWORD=f"{mark}a").api_password == f"{mark}a"
 
 
+def test_a_bom_before_the_first_name_of_a_file_is_no_part_of_it() -> None:
+    assert Settings.from_env({"\ufeffCOURIER_NAMESPACE": "shop"}).namespace == "shop"
+
+
 def test_an_env_file_with_crlf_gives_the_password_without_it() -> None:
     lines = ["COURIER_API_LOGIN=tester\r", "COURIER_API_PASSWORD=111111\r", ""]
     env = dict(line.split("=", 1) for line in lines if line)  # as `docker --env-file` reads them

@@ -42,10 +42,9 @@ def plain_error(record: logging.LogRecord) -> str:
 
 def _text(record: logging.LogRecord, why: str) -> str:
     """Returns a line's text; ``why`` stands for the error in it, which may quote a command."""
-    if why and isinstance(record.args, tuple):
+    if why and isinstance(given := record.args, tuple):
         record = logging.makeLogRecord(vars(record))
-        args = (type(a).__name__ if isinstance(a, Exception) else a for a in record.args)
-        record.args = tuple(args)
+        record.args = tuple(type(a).__name__ if isinstance(a, Exception) else a for a in given)
     return record.getMessage()
 
 
