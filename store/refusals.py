@@ -158,10 +158,11 @@ def commands_fault(client: Any, key: str, commands: Mapping[str, str]) -> str:
     """Returns which commands Redis refuses, in words; "" if none. Raises its other errors."""
     client.set(key, "1", px=CHECK_MS)
     denied, others = "", list[str]()
-    calls = [(name, *args.split()) for args, names in commands.items() for name in names.split()]
-    for name, *args in (*calls, ("DEL",)):
+    rows = ((name, args.split()) for args, names in commands.items() for name in names.split())
+    calls = [("TIME",), *((name, key, *args) for name, args in rows), ("DEL", key)]
+    for name, *args in calls:
         try:
-            client.execute_command(name, key, *args)
+            client.execute_command(name, *args)
         except redis.ResponseError as error:
             if "NOPERM" in (why := refusal(error)):
                 denied += f" +{name.lower()}"
