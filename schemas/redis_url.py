@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 _KINDS = ("redis", "rediss", "unix", "sentinel", "cluster")
-_NAMES = {"valkey": "redis", "valkeys": "rediss", "redis+socket": "unix"}
+_NAMES = {"valkey": "redis", "valkeys": "rediss", "redis+socket": "unix", "socket": "unix"}
 _NAMES |= {"sentinels": "rediss+sentinel", "clusters": "rediss+cluster"}
 """Other spellings of a scheme: Valkey's, Celery's, and short ones. A - may stand for a +."""
 

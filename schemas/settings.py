@@ -30,6 +30,7 @@ OF_PROVIDER = ("api_url", "api_login", "api_password", "ca_file", "proxy")
 DANGERS = ("plain-http", "volatile-redis")
 """Words of ``COURIER_ALLOW``: each accepts a danger that is refused otherwise."""
 _AROUND = re.compile(r"\A[\s\ufeff]*[\r\n\ufeff]|[\r\n\ufeff][\s\ufeff]*\Z")
+_QUOTED = re.compile(r"\s*(['\"]).*\1\s*")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\ufeff\ud800-\udfff]")
 
 
@@ -47,7 +48,8 @@ def read_value(
     """Returns a variable's value, or that of the file which ``..._FILE`` names; "" for neither.
 
     Line ends, blank lines and a BOM around it are no part of it; a password keeps its spaces.
-    Raises ValueError, whose text holds no value.
+    Quotation marks around a variable's value are an error: ``docker --env-file`` keeps them, shells
+    and others don't. Raises ValueError, whose text holds no value.
     """
     text = _AROUND.sub("", env.get(name, ""))
     path = _AROUND.sub("", env.get(f"{name}_FILE", "")).strip() if filed else ""
@@ -56,10 +58,12 @@ def read_value(
     try:
         text = _AROUND.sub("", read(path)) if path else text
     except (OSError, UnicodeDecodeError) as error:
-        raise _WrongError(f"{name}_FILE can't be read: {type(error).__name__}") from None
+        raise _WrongError(f"must be in {name}_FILE: {type(error).__name__}") from None
     text = text if name.endswith("_PASSWORD") else text.strip()
     if _CONTROL.search(text):
         raise _WrongError("must be one line, without control characters")
+    if not path and _QUOTED.fullmatch(text):
+        raise _WrongError("must be without quotation marks around it")
     if path and not text:  # else a default would be used
         raise _WrongError(f"must be in {name}_FILE, which is empty")
     return text
@@ -258,6 +262,8 @@ class Settings:
         ``provider``: also read the provider's settings, and require login and password (workers,
         not producers). Raises ConfigError with every fault.
         """
+        # A file of settings with a BOM gives it to its first name.
+        env = {name.lstrip("\ufeff"): text for name, text in env.items()}
         values: dict[str, Any] = {}
         faults: dict[str, str] = {}
         for each in fields(cls):

@@ -96,7 +96,7 @@ def tls_fault(error: BaseException | None) -> str:
     said = ""
     while error is not None:
         said, error = f"{said} {error}", error.__cause__ or error.__context__
-    if found := re.search(r"\[SSL: (?!UNEXPECTED_EOF)\w+\] ([^(]*[^( ])", said):
+    if found := re.search(r"\[SSL: (?!UNEXPECTED_EOF)\w+\] ([^(]*[^( .])", said):
         return f"TLS failed: {found[1]}"
     silent = "handshake operation timed out" in said
     return "TLS failed: no answer, as from a port without TLS" if silent else ""
@@ -109,7 +109,15 @@ def lasting(error: BaseException | None) -> str:
 
 def reason(error: BaseException) -> str:
     """Returns an error of Redis in words that hold no argument, no address and no secret."""
-    return lasting(error) or type(error).__name__
+    return lasting(error) or ": ".join((type(error).__name__, *_system_words(error)))
+
+
+def _system_words(error: BaseException | None) -> Iterator[str]:
+    """Yields what the system says of a connection that failed, as "Connection refused"."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__ or error.__context__
+    if isinstance(error, OSError) and error.strerror:
+        yield error.strerror
 
 
 def report(error: BaseException, setting: str = "COURIER_REDIS_URL") -> bool:
@@ -150,10 +158,11 @@ def commands_fault(client: Any, key: str, commands: Mapping[str, str]) -> str:
     """Returns which commands Redis refuses, in words; "" if none. Raises its other errors."""
     client.set(key, "1", px=CHECK_MS)
     denied, others = "", list[str]()
-    calls = [(name, *args.split()) for args, names in commands.items() for name in names.split()]
-    for name, *args in (*calls, ("DEL",)):
+    rows = ((name, args.split()) for args, names in commands.items() for name in names.split())
+    calls = [("TIME",), *((name, key, *args) for name, args in rows), ("DEL", key)]
+    for name, *args in calls:
         try:
-            client.execute_command(*name.split("|"), key, *args)
+            client.execute_command(*name.split("|"), *args)
         except redis.ResponseError as error:
             if "NOPERM" in (why := refusal(error)):
                 denied += f" +{name.lower()}"

@@ -85,7 +85,15 @@ def test_the_simulator_shares_no_reading_of_the_document() -> None:
 
 
 LOADED = "; print(*sorted({*sys.modules}))"
-HEAVY = ("requests", "celery", "kombu", "fakeredis", "phonenumbers", "click", "viber_courier.worker")
+HEAVY = (
+    "requests",
+    "celery",
+    "kombu",
+    "fakeredis",
+    "phonenumbers",
+    "click",
+    "viber_courier.worker",
+)
 LIGHT_OPS = {"viber_courier.ops", "viber_courier.ops.lists", "viber_courier.ops.lists.phone"}
 """Where normalize_address is; it loads its library at the first call."""
 

@@ -99,7 +99,7 @@ def test_redis_and_settings_that_fail_are_one_line(courier: Courier, tmp_path: P
     away = courier(
         "send", input=job, code=3, COURIER_REDIS_URL=f"redis://:hidden@127.0.0.1:{free_port()}/0"
     )
-    assert away.stderr.startswith("Error: Redis can't be used now: ConnectionError.")
+    assert away.stderr.startswith("Error: Redis can't be used now: ConnectionError: Connection r")
     assert away.stderr.count("\n") == 1 and "hidden" not in away.output
     wrong = courier("send", input=job, code=2, COURIER_REDIS_URL="http://hidden", COURIER_LEASE="x")
     assert "COURIER_REDIS_URL must be" in wrong.stderr and "COURIER_LEASE must be" in wrong.stderr

@@ -85,7 +85,7 @@ broker_write_url = "redis://127.0.0.1:1"
 
 MISTAKES = """
 def send(*args, name="courier.enqueue", **options):
-    jobs.send_task(name, args=args, queue=f"{namespace}.enqueue", **options)
+    jobs.send_task(name, args=args, queue=f"{namespace}.enqueue", ignore_result=True, **options)
 
 send([{**code, "id": "lost"}], serializer="pickle")
 send([{**code, "id": "lost"}], serializer="yaml")
@@ -107,6 +107,7 @@ def test_a_task_of_an_app_with_another_celery_arrives_and_mistakes_look_as_the_g
     (tmp_path / "hostile.py").write_text(HOSTILE)
     ours = {name: system_env[name] for name in ("COURIER_REDIS_URL", "COURIER_NAMESPACE")}
     theirs = {"CELERY_CONFIG_MODULE": "hostile", "CELERY_BROKER_URL": "redis://127.0.0.1:1"}
+    theirs |= {"CELERY_RESULT_BACKEND": "redis://127.0.0.1:1"}
     # When it runs, and then with each mistake that reaches a worker
     run = subprocess.run(
         [sys.executable, "-c", f"code = {text_job()!r}\n{snippet}\n{MISTAKES}"],

@@ -362,6 +362,7 @@ WORKING = {  # user and database that the server sees
     "unix://SOCKET?username=app&password=PW": ("app", 0),
     "redis+socket://SOCKET?virtual_host=5": ("default", 5),
     "redis+socket://app:PW@SOCKET": ("app", 0),
+    "socket://SOCKET": ("default", 0),
     "rediss://TLS?ssl_ca_certs=OWN_CA": ("default", 0),
     "rediss://app:PW@TLS/4?ssl_cert_reqs=CERT_REQUIRED&ssl_ca_certs=OWN_CA": ("app", 4),
     "rediss://TLS/1?ssl_cert_reqs=CERT_NONE": ("default", 1),

@@ -317,6 +317,26 @@ def test_an_empty_file_is_a_fault_and_no_default(name: str, content: str, tmp_pa
     assert read(REDIS_URL="\r\n").redis_url == TABLE["REDIS_URL"][0]
 
 
+@pytest.mark.parametrize("mark", "'\"")
+@pytest.mark.parametrize("name", VALUES)
+def test_quotation_marks_around_a_variables_value_are_refused(
+    name: str, mark: str, tmp_path: Path
+) -> None:
+    # `docker run --env-file` keeps them
+    error = refused(**{name: f"{mark}{VALUES[name]}{mark}\r"})
+    assert error.faults == {f"COURIER_{name}": "must be without quotation marks around it"}
+    # A password that has them is in a file
+    path = tmp_path / "secret"
+    path.write_text(f"{mark}a{mark}")
+    given = {"API_PASSWORD_FILE": str(path)}
+    assert read(**given).api_password == f"{mark}a{mark}"
+    assert read(API_PASSWORD=f"{mark}a").api_password == f"{mark}a"
+
+
+def test_a_bom_before_the_first_name_of_a_file_is_no_part_of_it() -> None:
+    assert Settings.from_env({"\ufeffCOURIER_NAMESPACE": "shop"}).namespace == "shop"
+
+
 def test_an_env_file_with_crlf_gives_the_password_without_it() -> None:
     lines = ["COURIER_API_LOGIN=tester\r", "COURIER_API_PASSWORD=111111\r", ""]
     env = dict(line.split("=", 1) for line in lines if line)  # as `docker --env-file` reads them

@@ -5,6 +5,7 @@
 
 import logging
 import os
+import sys
 import threading
 import time
 from contextlib import closing
@@ -141,7 +142,7 @@ class ListenerStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def start(self, worker: Any) -> None:
         """Starts the listener's thread; replaces Celery's signal handlers."""
-        set_handlers()
+        set_handlers(worker.pool)
         self._listener = Listener(system().store, Bells(settings), settings)
         threading.Thread(target=self._listener.run, daemon=True, name="listener").start()
 
@@ -226,13 +227,15 @@ def _refuse_volatile_redis(**_: Any) -> None:
             except RedisError as error:
                 if fault := lasting(error):
                     break
-                logger.warning("redis not checked yet", extra={"error": type(error).__name__})
+                logger.warning("redis not checked yet", extra={"error": reason(error)})
                 time.sleep(1.0)
     refused = fault and f"COURIER_REDIS_URL: {fault}"
     if not fault and (fault := Bells(settings).fault()):
         refused = f"COURIER_BROKER_URL: {fault}"
     if refused:
-        raise SystemExit(f"viber-courier can't start: {refused} (docs/redis.md)")
+        # Beat has made sys.stderr a logger by now.
+        print(f"viber-courier can't start: {refused} (docs/redis.md)", file=sys.__stderr__)
+        raise SystemExit(1)
 
 
 def _danger(client: Redis) -> str:

@@ -40,6 +40,14 @@ def plain_error(record: logging.LogRecord) -> str:
     return type(error).__name__ if away else ""
 
 
+def _text(record: logging.LogRecord, why: str) -> str:
+    """Returns a line's text; ``why`` stands for the error in it, which may quote a command."""
+    if why and isinstance(given := record.args, tuple):
+        record = logging.makeLogRecord(vars(record))
+        record.args = tuple(type(a).__name__ if isinstance(a, Exception) else a for a in given)
+    return record.getMessage()
+
+
 class ForPeople(logging.Formatter):
     """Appends ``name=value`` for each of our data to a handler's own format."""
 
@@ -52,7 +60,7 @@ class ForPeople(logging.Formatter):
         """Returns the line in the handler's format; a traceback follows the data."""
         if why := plain_error(record):
             record = logging.makeLogRecord({**vars(record), "exc_info": None, "exc_text": None})
-            record.msg, record.args = f"{record.getMessage()}: {why}", ()
+            record.msg, record.args = f"{_text(record, why)}: {why}", ()
         return self._inner.format(record)
 
     def formatMessage(self, record: logging.LogRecord) -> str:
@@ -72,10 +80,10 @@ class JsonLines(logging.Formatter):
             "level": record.levelname,
             "logger": record.name,
             "process": record.process,
-            "text": record.getMessage(),
+            "text": _text(record, why := plain_error(record)),
         }
         line = {**line, **data(record), **line}  # these five come first and can't be replaced
-        if why := plain_error(record):
+        if why:
             line["error"] = why
         elif record.exc_info:
             line["exception"] = self.formatException(record.exc_info)

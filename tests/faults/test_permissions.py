@@ -258,7 +258,7 @@ def test_a_refusal_of_the_store_ends_worker_and_beat_with_one_line(
     for process in (Worker, Beat) if kind == "two commands missing" else (Worker,):
         log = end_of(env, tmp_path, process)
         (line,) = [line for line in log.splitlines() if "can't start" in line]
-        assert "viber-courier can't start: COURIER_REDIS_URL: " in line and words in line
+        assert line.startswith("viber-courier can't start: COURIER_REDIS_URL: ") and words in line
 
 
 BROKER_RULES = {

@@ -137,6 +137,25 @@ def test_ctrl_c_finishes_the_request_in_flight(
     assert [record.status for id in ids if (record := app.get(id))] == ["submitted"] * 2
 
 
+@pytest.mark.parametrize("pool", ["threads", "solo"])
+@pytest.mark.parametrize("numbers", [(signal.SIGQUIT,), (signal.SIGINT, signal.SIGINT)])
+def test_a_cold_shutdown_of_a_pool_that_cant_end_tasks_finishes_them(
+    pool: str,
+    numbers: tuple[int, ...],
+    app: Producer,
+    simulator: Simulator,
+    start_worker: Start,
+) -> None:
+    worker = start_worker("-P", pool, beat=False)
+    ids = in_flight(app, simulator, requests=1)
+    for number in numbers:
+        os.killpg(worker.process.pid, number)
+        time.sleep(0.3)  # as a person's fingers
+    worker.process.wait(20)
+    assert [record.status for id in ids if (record := app.get(id))] == ["submitted"]
+    assert "Traceback" not in worker.log and group(worker) == []
+
+
 def test_a_terminal_that_closes_ends_a_worker_as_term_does(
     app: Producer, simulator: Simulator, start_worker: Start
 ) -> None:
