@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,14 @@ from viber_courier import Producer
 
 PAUSE = 2.0
 """How long the provider takes for an answer."""
+
+
+@pytest.fixture(autouse=True)
+def no_nohup() -> Iterator[None]:
+    """A suite that is run by nohup would leave workers its deaf ear; a handler isn't inherited."""
+    was = signal.signal(signal.SIGHUP, lambda *_: None)
+    yield
+    signal.signal(signal.SIGHUP, was)
 
 
 def group(worker: Worker) -> list[int]:
