@@ -71,6 +71,11 @@ class Producer:
         """Closes the connections. A later call opens new ones."""
         self.redis.close()
 
+    def ping(self) -> None:
+        """Raises StoreUnavailable if Redis can't be used. For an app's own health check."""
+        with store_errors():
+            self.redis.ping()
+
     def enqueue(self, job: Mapping[str, Any]) -> str:
         """Stores one job in one round trip, and returns its id.
 

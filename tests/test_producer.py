@@ -417,6 +417,16 @@ def test_a_redis_that_hangs_costs_one_timeout() -> None:
         producer.close()
 
 
+def test_ping_tells_whether_redis_can_be_used(redis_server: RedisServer) -> None:
+    ports = (redis_server.port, free_port())
+    here, away = (Producer(Settings(redis_url=f"redis://127.0.0.1:{port}")) for port in ports)
+    here.ping()
+    with pytest.raises(StoreUnavailable, match="Connection refused"):
+        away.ping()
+    here.close()
+    away.close()
+
+
 def test_maxmemory_is_named_and_nothing_is_stored(tmp_path: Path) -> None:
     server = RedisServer(tmp_path, free_port())
     server.start()
