@@ -104,6 +104,9 @@ def fetch_compose(plugins: Path) -> None:
     sources = FOLDER / "compose.sources"
     (FOLDER / "lists/partial").mkdir(parents=True, exist_ok=True)
     (FOLDER / "archives/partial").mkdir(parents=True, exist_ok=True)
+    # The mirror from which this machine has its own release.
+    asked = ("--format", "$(REPO_URI)", "Origin: Debian", "Component: main")
+    mirror = min(run("apt-get", "indextargets", *asked).split(), key=len)
     sources.write_text(
         f"Types: deb\nURIs: {mirror}\nSuites: {COMPOSE_SUITE}\n"
         "Components: main\nSigned-By: /usr/share/keyrings/debian-archive-keyring.gpg\n"
