@@ -35,14 +35,14 @@ class Pool(aio.ConnectionPool):
     process, it starts afresh.
     """
 
-    _idle: deque[Any]
-    _owner: Any = None
-    _slots: asyncio.Semaphore
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._owner: Any = None
+        self._start_afresh()
 
-    def reset(self) -> None:
-        """Drops all connections."""
-        self._idle, self._slots = deque(), asyncio.Semaphore(MOST_CONNECTIONS)
-        super().reset()  # type: ignore[no-untyped-call]
+    def _start_afresh(self) -> None:
+        self._idle = deque[Any]()
+        self._slots = asyncio.Semaphore(MOST_CONNECTIONS)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}>"  # redis-py would show the password
@@ -50,7 +50,7 @@ class Pool(aio.ConnectionPool):
     async def get_connection(self, *_: Any, **__: Any) -> Any:
         owner = os.getpid(), asyncio.get_running_loop()
         if self._owner != owner:
-            self.reset()
+            self._start_afresh()
             self._owner = owner
         slots, idle = self._slots, self._idle
         try:
