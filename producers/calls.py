@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from viber_courier.producers.dead import AsyncDeadLetters, Letter
 from viber_courier.producers.results import Reader, Start, require_start
@@ -18,6 +18,12 @@ from viber_courier.store.keys import Keys
 from viber_courier.store.records import Record, end_fields, new_message, record_values, version_of
 from viber_courier.store.replies import Link, reply
 from viber_courier.store.scripts import shared
+
+if TYPE_CHECKING:
+    from viber_courier import types
+
+T = TypeVar("T")
+Rows = Iterable[T] | AsyncIterable[T]
 
 
 class Calls:
@@ -37,15 +43,29 @@ class Calls:
         with store_errors():
             await reply(self._link.client.ping())
 
-    async def enqueue(self, job: Any) -> str:
+    async def enqueue(self, job: types.Job) -> str:
         parsed = parse_job(job, self._clock())
         id = parsed.id or fresh_id()
         if await (await self._begin_store([Row(0, job, id, parsed)]))():
             raise Conflict(id)
         return id
 
+    @overload
     async def enqueue_many(
-        self, rows: Any, common: Any = None, on_invalid: OnInvalid | None = None
+        self,
+        rows: Rows[types.Job],
+        common: None = None,
+        on_invalid: OnInvalid | None = None,
+    ) -> list[str]: ...
+    @overload
+    async def enqueue_many(
+        self,
+        rows: Rows[types.Row],
+        common: types.Common,
+        on_invalid: OnInvalid | None = None,
+    ) -> list[str]: ...
+    async def enqueue_many(
+        self, rows: Rows[Any], common: Any = None, on_invalid: OnInvalid | None = None
     ) -> list[str]:
         campaign = None if common is None else Campaign(common, self._clock())
         stream = RowStream(campaign, on_invalid, self._clock, self._begin_store, self._breathe)
