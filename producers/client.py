@@ -20,6 +20,7 @@ from viber_courier.schemas.status import DEAD, Reason, Status
 from viber_courier.store.connection import StoreUnavailable, connect, require_name, store_errors
 from viber_courier.store.keys import Keys
 from viber_courier.store.records import Record, end_fields, new_message, record_values, version_of
+from viber_courier.store.replicas import kept
 from viber_courier.store.scripts import Script, shared
 
 CHUNK_ROWS = 500
@@ -58,8 +59,10 @@ class Producer:
         self.redis = connect(settings.redis_url, settings.namespace) if client is None else client
         self._clock = clock
         self._keys = Keys(settings.namespace)
-        names, given = ("enqueue", "cancel", "get"), shared(settings)
-        self._scripts = {name: Script(self.redis, name, given) for name in names}
+        given, must = shared(settings), kept(self.redis, settings)
+        names = ("enqueue", "cancel", "get")
+        self._scripts = {name: Script(self.redis, name, given, must) for name in names}
+        self._glance = Script(self.redis, "get", given)
         self.dead = DeadLetters(self.redis, settings, clock, self._store_again)
 
     @classmethod
@@ -118,7 +121,7 @@ class Producer:
 
     def get(self, id: str) -> Record | None:
         """Returns the message with this id; None if there is none, or its record has expired."""
-        state = self._state(id)
+        state = self._state(id, self._glance)
         return None if state is None else Record(**record_values(id, *state))
 
     def cancel(self, id: str) -> bool:
@@ -128,7 +131,8 @@ class Producer:
         inside a request stays as it is, and the result is False: call again. Repeated calls return
         the same.
         """
-        while (state := self._state(id)) is not None:
+        # An earlier call may have done it, and raised because too few replicas had it.
+        while (state := self._state(id, self._scripts["get"])) is not None:
             record = Record(**record_values(id, *state))
             if record.status != Status.QUEUED:
                 return record.status == Status.CANCELLED and record.provider_id is None
@@ -152,7 +156,7 @@ class Producer:
         """
         require_start(start)
         names = require_name("group", group), require_name("consumer", consumer)
-        return EventStream(read_results(self.redis, self._keys, *names, block, start))
+        return EventStream(read_results(self.redis, self.settings, *names, block, start))
 
     def _parse(
         self, chunk: list[tuple[int, Any]], campaign: Campaign | None
@@ -212,11 +216,11 @@ class Producer:
 
         return fetch_clashes
 
-    def _state(self, id: str) -> tuple[dict[str, str], float] | None:
+    def _state(self, id: str, get: Script) -> tuple[dict[str, str], float] | None:
         """Returns a record's fields and its score (0: in no lane); None if there is no record."""
         require_name("id", id)
         with store_errors():
-            score, *pairs = self._scripts["get"](record=self._keys.records + id, id=id)
+            score, *pairs = get(record=self._keys.records + id, id=id)
         fields = dict(zip(pairs[::2], pairs[1::2], strict=True))
         return (fields, float(score or 0)) if fields else None
 

@@ -14,6 +14,7 @@ from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelConnectionPool
 
 from viber_courier.schemas.redis_url import Address
+from viber_courier.store.succession import Succession
 
 MASTER_CHECK_INTERVAL = 1.0
 """Seconds between two requests to the sentinels for the master's address."""
@@ -110,6 +111,7 @@ class _FollowingPool(WholePool, SentinelConnectionPool):
     only some ten seconds after a planned failover, and what that one accepts until then is lost.
     """
 
+    succession: Succession
     _next_check = 0.0
 
     def get_connection(self, *args: Any, **options: Any) -> Any:
@@ -153,4 +155,6 @@ def follow(given: Address, options: dict[str, Any]) -> redis.Redis:
         ssl=bool(given.tls),
         **options,
     )
+    pool: Any = client.connection_pool
+    pool.succession = Succession(sentinels.sentinels, given.master)
     return client
