@@ -71,7 +71,7 @@ class Kept:
         if self._succession is None:
             return "" if got >= self._least else f"{got} of {self._least} replicas have it"
         word = self._succession.word()
-        if word.known and got >= max(self._least, len(word.known)):
+        if word.complete and got >= max(self._least, len(word.known)):
             return ""  # whoever becomes the master has it
         wanted = max(self._least, len(word.usable))
         if got < wanted:

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +10,10 @@ import redis
 FRESH = 1.0
 """Seconds that the sentinels' word holds. Sentinel replaces no dead master sooner."""
 SILENT = 10.0
-"""Seconds until a sentinel that did not answer is asked again: each try may take a second."""
+"""Most seconds until a silent sentinel is asked again: ten times what the request took."""
 
 Place = tuple[str, int]
+_State = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,54 +21,64 @@ class Word:
     """What the sentinels say. ``master``: None unless most say the same and no failover goes on.
 
     ``usable`` replicas may become the master; ``known`` ones may be dead, or still catch up.
+    ``complete``: most sentinels have named replicas, now or earlier, so there are no others.
     """
 
     at: float
     master: Place | None
     usable: frozenset[Place]
     known: frozenset[Place]
+    complete: bool
 
 
 class Succession:
     """Knows who is the master and who may become it, by what the sentinels last said."""
 
     def __init__(self, sentinels: Sequence[Any], name: str) -> None:
-        self._sentinels, self._name = sentinels, name
-        self._silent_until = dict[int, float]()
+        self._sentinels, self._name = tuple(sentinels), name
+        self._ask_at = [0.0] * len(self._sentinels)
         self._word: Word | None = None
 
     def word(self) -> Word:
         """Returns the sentinels' word, at most FRESH seconds old."""
         if self._word is None or time.monotonic() - self._word.at >= FRESH:
-            self._word = self._ask(time.monotonic(), self._word)
+            self._word = self._ask(self._word)
         return self._word
 
-    def _ask(self, now: float, before: Word | None) -> Word:
-        masters, usable, known = list[Place](), set[Place](), set[Place]()
-        changing, total = False, len(self._sentinels)
-        for n, sentinel in enumerate(self._sentinels):
-            if now < self._silent_until.get(n, 0.0):
-                continue
-            self._silent_until[n] = now + SILENT
-            with suppress(redis.RedisError, KeyError):
-                state = sentinel.sentinel_masters()[self._name]
-                for each in sentinel.sentinel_slaves(self._name):
-                    known.add((each["ip"], each["port"]))
-                    if _is_usable(each):
-                        usable.add((each["ip"], each["port"]))
-                masters.append((state["ip"], state["port"]))
-                changing = changing or "failover_in_progress" in state["flags"]
-                total = max(total, 1 + state["num-other-sentinels"])
-                del self._silent_until[n]
-        if 2 * len(masters) <= total:
-            if before:
-                return Word(now, None, before.usable, before.known | known)
-            return Word(now, None, frozenset(usable), frozenset())
-        master = masters[0] if len(set(masters)) == 1 and not changing else None
-        return Word(now, master, frozenset(usable), frozenset(known))
+    def _ask(self, before: Word | None) -> Word:
+        now, usable, known = time.monotonic(), set[Place](), set[Place]()
+        heard = [said for n in range(len(self._sentinels)) if (said := self._hear(n))]
+        for _, replicas in heard:
+            known |= {_place(each) for each in replicas}
+            usable |= {_place(each) for each in replicas if _is_usable(each)}
+        masters = [state for state, _ in heard]
+        total = max(len(self._ask_at), *(1 + each["num-other-sentinels"] for each in masters), 0)
+        is_most = 2 * len(heard) > total
+        if not is_most and before:  # the others may know more: what was known still counts
+            known, usable = known | before.known, usable | before.usable
+        agreed = is_most and len({_place(each) for each in masters}) == 1
+        changing = any("failover_in_progress" in each["flags"] for each in masters)
+        master = _place(masters[0]) if agreed and not changing else None
+        complete = is_most or (before is not None and before.complete)
+        return Word(now, master, frozenset(usable), frozenset(known), complete)
+
+    def _hear(self, n: int) -> tuple[_State, list[_State]] | None:
+        """Returns the master and its replicas as one sentinel sees them; None if it is silent."""
+        began, sentinel = time.monotonic(), self._sentinels[n]
+        if began < self._ask_at[n]:
+            return None
+        try:
+            return sentinel.sentinel_masters()[self._name], sentinel.sentinel_slaves(self._name)
+        except (redis.RedisError, KeyError):
+            self._ask_at[n] = began + min(SILENT, 10 * (time.monotonic() - began))
+            return None
 
 
-def _is_usable(state: dict[str, Any]) -> bool:
+def _place(state: _State) -> Place:
+    return state["ip"], state["port"]
+
+
+def _is_usable(state: _State) -> bool:
     """Returns whether a replica, as a sentinel sees it, lives and is in step with the master."""
     lives = not any(flag in state["flags"] for flag in ("s_down", "o_down", "disconnected"))
     return lives and state.get("master-link-status") == "ok"
