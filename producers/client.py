@@ -62,7 +62,7 @@ class Producer:
         given, must = shared(settings), kept(self.redis, settings)
         names = ("enqueue", "cancel", "get")
         self._scripts = {name: Script(self.redis, name, given, must) for name in names}
-        self._glance = Script(self.redis, "get", given)
+        self._glance = Script(self.redis, "get", given) if must else self._scripts["get"]
         self.dead = DeadLetters(self.redis, settings, clock, self._store_again)
 
     @classmethod
@@ -131,11 +131,16 @@ class Producer:
         inside a request stays as it is, and the result is False: call again. Repeated calls return
         the same.
         """
-        # An earlier call may have done it, and raised because too few replicas had it.
-        while (state := self._state(id, self._scripts["get"])) is not None:
+        get = self._glance
+        while (state := self._state(id, get)) is not None:
             record = Record(**record_values(id, *state))
+            if record.status == Status.CANCELLED and record.provider_id is None:
+                if get is self._scripts["get"]:
+                    return True
+                get = self._scripts["get"]  # an earlier call may have raised: replicas lacked it
+                continue
             if record.status != Status.QUEUED:
-                return record.status == Status.CANCELLED and record.provider_id is None
+                return False
             answer = self._cancel(record, state[0])
             if answer == "done":
                 return record.unsure == 0

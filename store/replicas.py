@@ -9,7 +9,6 @@ still has replicas, and all that it takes is discarded. So whatever may become t
 it, or most sentinels must say that nothing else is about to (docs/decisions/0030).
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import redis
@@ -20,7 +19,7 @@ from viber_courier.schemas.instants import millis
 from viber_courier.schemas.settings import ON_DISK, Settings
 from viber_courier.store.keys import Keys
 from viber_courier.store.pools import WholePool
-from viber_courier.store.succession import Place, Succession
+from viber_courier.store.succession import Place, Succession, lacks
 
 Command = tuple[str, ...]
 
@@ -59,26 +58,14 @@ class Kept:
         for each in (reply, mark, got):
             if isinstance(each, Exception):
                 raise each
-        if why := self._lacks_disk(got) if self._disk else self._lacks(got, place):
+        if self._disk:
+            why = "" if got[0] else "the disk doesn't have it yet"
+        else:
+            word = self._succession.word() if self._succession else None
+            why = lacks(got, self._least, place, word)
+        if why:
             raise TooFewReplicas(why, reply)
         return reply
-
-    @staticmethod
-    def _lacks_disk(got: Sequence[int]) -> str:
-        return "" if got[0] else "the disk doesn't have it yet"
-
-    def _lacks(self, got: int, place: Place | None) -> str:
-        if self._succession is None:
-            return "" if got >= self._least else f"{got} of {self._least} replicas have it"
-        word = self._succession.word()
-        if word.complete and got >= max(self._least, len(word.known)):
-            return ""  # whoever becomes the master has it
-        wanted = max(self._least, len(word.usable))
-        if got < wanted:
-            return f"{got} of {wanted} replicas have it"
-        if word.master is None or word.master != place:
-            return f"{got} replicas have it, and the sentinels don't agree on the master"
-        return ""
 
 
 def kept(client: redis.Redis, settings: Settings) -> Kept | None:

@@ -74,6 +74,23 @@ class Succession:
             return None
 
 
+def lacks(got: int, least: int, place: Place | None, word: Word | None) -> str:
+    """Returns why it is not enough that ``got`` replicas of ``place`` have a write; "" if it is.
+
+    ``least``: how many must have it in any case. ``word``: None without sentinels.
+    """
+    if word is None:
+        return "" if got >= least else f"{got} of {least} replicas have it"
+    if word.complete and got >= max(least, len(word.known)):
+        return ""  # whoever becomes the master has it
+    wanted = max(least, len(word.usable))
+    if got < wanted:
+        return f"{got} of {wanted} replicas have it"
+    if word.master is None or word.master != place:
+        return f"{got} replicas have it, but the sentinels don't agree that this is the master"
+    return ""
+
+
 def _place(state: _State) -> Place:
     return state["ip"], state["port"]
 
