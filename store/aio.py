@@ -250,9 +250,10 @@ def _tls(given: Mapping[str, Any]) -> Any:
 
     @cache
     def get() -> ssl.SSLContext:
-        made = ssl.create_default_context(
-            cafile=option.get("ca_certs"), capath=option.get("ca_path")
-        )
+        made = ssl.create_default_context()
+        trusted = option.get("ca_certs"), option.get("ca_path")
+        if any(trusted):
+            made.load_verify_locations(*trusted)
         made.check_hostname = option["check_hostname"]
         made.verify_mode = ssl.VerifyMode[f"CERT_{option['cert_reqs'].upper()}"]
         if "certfile" in option:
