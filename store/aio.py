@@ -115,7 +115,29 @@ class Pool(Whole, aio.ConnectionPool):
             await self._idle.pop().disconnect(nowait=True)
 
 
-class _Secure(aio.SSLConnection):
+class _Cancellable:
+    """Passes on each cancellation: asyncio.wait_for, by which redis-py sends, may swallow it.
+
+    It does before Python 3.12, if what it waits for is done at the same moment (bpo-37658).
+    """
+
+    async def send_packed_command(self, *args: Any, **options: Any) -> None:
+        task = asyncio.current_task()
+        before = task.cancelling() if task else 0
+        await super().send_packed_command(*args, **options)  # type: ignore[misc]
+        if task and task.cancelling() > before:
+            raise asyncio.CancelledError
+
+
+class _Plain(_Cancellable, aio.Connection):
+    pass
+
+
+class _Unix(_Cancellable, aio.UnixDomainSocketConnection):
+    pass
+
+
+class _Secure(_Cancellable, aio.SSLConnection):
     """Has all TLS options of the blocking client: redis-py's for asyncio lacks some."""
 
     def __init__(self, *, tls: Any, **options: Any) -> None:
@@ -123,7 +145,7 @@ class _Secure(aio.SSLConnection):
         self.ssl_context = tls
 
 
-class _Placed(aio.Connection):
+class _Placed(_Plain):
     """Connects to the server that ``where`` names."""
 
     def __init__(self, *, where: "Slot | _Master", **options: Any) -> None:
@@ -281,7 +303,7 @@ def connect(url: str, namespace: str = "") -> Client:
     """Returns an asyncio client with the options of the blocking one (store/connection.py)."""
     address = parse(url)
     options = client_options(Retry)
-    plain, placed = (_Secure, _SecurePlaced) if address.tls else (aio.Connection, _Placed)
+    plain, placed = (_Secure, _SecurePlaced) if address.tls else (_Plain, _Placed)
     if address.tls:
         options["tls"] = _tls(address.tls)
     login: dict[str, Any] = {"username": address.username, "password": address.password}
@@ -295,7 +317,7 @@ def connect(url: str, namespace: str = "") -> Client:
         where = _Master(address.master, [Client(connection_pool=pool) for pool in pools])
     elif address.scheme == "unix":
         del options["socket_keepalive"]  # TCP's
-        options |= {"connection_class": aio.UnixDomainSocketConnection, "path": address.path}
+        options |= {"connection_class": _Unix, "path": address.path}
         return Client(connection_pool=Pool(**options, **login))
     else:
         ((host, port),) = address.hosts

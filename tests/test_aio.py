@@ -136,23 +136,46 @@ def test_a_call_that_is_cancelled_gives_its_reply_to_nobody(own_server: RedisSer
                         await producer.enqueue(jobs[n])
 
             # When many calls are given up at any moment, and others go on beside them
-            cancelled = 0
+            cancelled = list[asyncio.Task[None]]()
             for _ in range(40):
                 tasks = [
                     asyncio.create_task(give_up(n % 20, chance.uniform(0, 0.02))) for n in range(20)
                 ]
-                await asyncio.gather(*(look(n) for n in range(20)))
-                for task in chance.sample(tasks, 10):
-                    cancelled += task.cancel()
+                others = [asyncio.create_task(look(n)) for n in range(20)]
+                for _ in range(chance.randint(0, 30)):
+                    await asyncio.sleep(0)
+                cancelled += [task for task in chance.sample(tasks, 10) if task.cancel()]
+                await asyncio.gather(*others)
                 await asyncio.gather(*tasks, return_exceptions=True)
             # Then each of the others got its own reply, and no connection is lost to the pool
-            assert cancelled > 10
+            assert len(cancelled) > 10 and all(task.cancelled() for task in cancelled)
             assert connections(own_server) <= MOST_CONNECTIONS
             slots = producer.redis.connection_pool._slots
             assert slots._value == MOST_CONNECTIONS
 
     asyncio.run(main())
     proxy.close()
+
+
+def test_no_cancellation_is_swallowed(made: Settings) -> None:
+    async def main() -> None:
+        async with AsyncProducer(made) as producer:
+            await producer.enqueue(text_job(id="a"))
+
+            async def always() -> None:
+                while True:
+                    await producer.get("a")
+
+            # Given tasks that ask for ever, cancelled at every moment of an exchange
+            for turns in range(200):
+                task = asyncio.create_task(always())
+                for _ in range(1 + turns % 20):
+                    await asyncio.sleep(0)
+                task.cancel()
+                await asyncio.wait([task], timeout=5)
+                assert task.cancelled()
+
+    asyncio.run(main())
 
 
 def test_with_redis_hung_others_go_on(own_server: RedisServer) -> None:
