@@ -27,6 +27,7 @@ from viber_courier.ops.look import silence, take_look
 from viber_courier.schemas.lanes import LANES, POLL, queue
 from viber_courier.schemas.settings import Settings
 from viber_courier.store.connection import StoreUnavailable, broker, connect, store_errors
+from viber_courier.store.format import format_fault
 from viber_courier.store.keys import Keys
 from viber_courier.store.refusals import refusal, store_fault
 from viber_courier.worker.bells import RING_OPTIONS, Bells
@@ -139,6 +140,12 @@ def _examine(no_provider: bool) -> Iterator[Finding]:
 
 def _store(client: Redis, settings: Settings) -> Iterator[Finding]:
     keys = Keys(settings.namespace)
+    with store_errors():
+        fault = format_fault(client, settings.namespace)
+    if fault:  # what else is stored can't be read either
+        seen, _, do = fault.partition(": ")
+        yield Finding(ERROR, "format", seen, f"{do} (docs/operations.md)")
+        return
     _check_store(client, settings)
     yield Finding(OK, "permissions", "it runs scripts, takes writes and allows all commands")
     with store_errors():
