@@ -142,7 +142,8 @@ def reported() -> Iterator[None]:
 def store_fault(client: redis.Redis, namespace: str) -> str:
     """Returns what Redis refuses of what a worker does with the store, in words; "" if nothing.
 
-    Writes a key, runs a script and calls each command; also looks whether this version can read it. Raises redis-py's errors that may pass.
+    Writes a key, runs a script and calls each command; asks for the store's format. Raises
+    redis-py's errors that may pass.
     """
     key, script = Keys(namespace).check(uuid.uuid4().hex), "return redis.call('TIME')"
     try:

@@ -1,4 +1,4 @@
-"""The format of what is stored: kept in the store, compared by each script that begins something."""
+"""The format of what is stored: kept in the store, compared by scripts that begin something."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import redis
 
 from tests.conftest import ROOT, Clock, Courier, common_job, events_of, iso_in, text_job
 from tests.workshop import Workshop
-from viber_courier import Producer, StoreUnavailable
+from viber_courier import StoreUnavailable
 from viber_courier.schemas.settings import Settings
 from viber_courier.store.connection import is_transient
 from viber_courier.store.format import FORMAT, NEEDED
