@@ -6,10 +6,15 @@ import pytest
 
 from tests.conftest import Courier, Start
 from tests.test_upgrade import FORMATS, Landed, Provider, app, dump, finish, landed, provider
-from tests.upgrade.versions import before
+from tests.upgrade.versions import LANDED, before
 from viber_courier import Producer
+from viber_courier.store.format import FORMAT
 
 __all__ = ["app", "dump", "landed", "provider"]
+
+
+def test_there_is_a_dump_of_each_landed_format_and_of_this_one() -> None:
+    assert (*dict.fromkeys(format for format, _ in LANDED), FORMAT) == FORMATS
 
 
 @pytest.mark.parametrize("dump", [*FORMATS[:-2], FORMATS[-1]], indirect=True)
