@@ -24,7 +24,7 @@ from tests.faults.chaos.jobs import orders
 from tests.faults.chaos.oracle import Asked, Conditions, Ledgers, judge
 from tests.faults.chaos.run import BATCH, CONNECT, READ, SHORT
 from tests.faults.parts import Supervised
-from tests.upgrade.versions import NOW, Version, before
+from tests.upgrade.versions import NEXT, NOW, Version, before
 from viber_courier.ops.redis_server import RedisServer
 from viber_courier.store.format import FORMAT, NEEDED
 from viber_courier.store.keys import Keys
@@ -93,7 +93,7 @@ class Place:
         ]
         path.write_text(json.dumps(calls))
         given = {"name": n, "orders": str(path), "ledger": str(ledger)}
-        given |= {"pause": PAUSE, "until": str(self.folder / "enough")}
+        given |= {"pause": PAUSE, "until": f"{ledger}.enough"}
         command = version.command(APP, "enqueue", json.dumps({**given, "env": self.env}))
         with (self.folder / f"app-{n}.log").open("wb") as log:
             program = subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log)
@@ -108,12 +108,15 @@ class Place:
         assert done.returncode == 0, done.stderr.decode()
         return json.loads(done.stdout)
 
-    def finish(self) -> None:
+    def end_app(self, n: int) -> None:
+        assert self.apps[n].poll() is None, "it has ended by itself"
+        Path(f"{self.ledgers[n]}.enough").touch()
+        assert self.apps[n].wait(60) == 0, (self.folder / f"app-{n}.log").read_text()
+
+    def finish(self, first: int = 0) -> None:
         """Ends the apps' load, and waits until all that they have asked for has ended."""
-        assert all(app.poll() is None for app in self.apps), "an app has ended by itself"
-        (self.folder / "enough").touch()
-        for n, app in enumerate(self.apps):
-            assert app.wait(60) == 0, (self.folder / f"app-{n}.log").read_text()
+        for n in range(first, len(self.apps)):
+            self.end_app(n)
         asked = len(self.asked())
 
         def ended() -> bool:
@@ -126,12 +129,16 @@ class Place:
     def asked(self) -> dict[str, Asked]:
         return {id: each for path in self.ledgers for id, each in read_ledger(path).items()}
 
-    def check(self, *versions: Version) -> None:
-        """Ends all workers; what ledgers and both versions' apps say of the messages."""
+    def check(self, *versions: Version, refused: Sequence[Supervised] = ()) -> None:
+        """Ends all workers; what ledgers and the versions' apps say of the messages.
+
+        ``refused``: workers that could not read the store at the end.
+        """
         for worker in self.workers:
             worker.stop()
             assert not worker.hung and worker.process.returncode == 0, worker.log[-3000:]
-            assert worker.exits == [] and "Traceback" not in worker.log, worker.log[-3000:]
+            bad = [word for word in ("Traceback", "redis refuses") if word in worker.log]
+            assert worker.exits == [] and (worker in refused or not bad), worker.log[-3000:]
         asked = self.asked()
         stream: Any = self.client.xrange(KEYS.results)
         events = [json.loads(fields["event"]) for _, fields in stream]
@@ -219,3 +226,23 @@ def test_workers_are_replaced_one_by_one_under_load(back: bool, old: Version, pl
     place.finish()
     # Then all has ended as it should, whoever began it
     place.check(old, NOW)
+
+
+def test_a_version_leaves_to_the_next_what_it_can_not_read(place: Place) -> None:
+    # Given workers of this version, with messages in line and in requests
+    workers = [place.worker(NOW), place.worker(NOW)]
+    place.app(NOW)
+    time.sleep(SECONDS / 2)
+    place.end_app(0)
+    # When workers and apps of another begin, whose format they can't read
+    place.worker(NEXT)
+    place.app(NEXT)
+    for worker in workers:
+        wait_for(lambda worker=worker: "redis refuses" in worker.log, 20, worker.log)
+    time.sleep(SECONDS / 2)
+    for worker in workers:
+        worker.stop()
+    place.finish(first=1)
+    # Then nothing is lost, nor sent twice
+    place.check(NEXT, refused=workers)
+    assert place.client.hget(KEYS.format, "needed") == str(FORMAT + 1)

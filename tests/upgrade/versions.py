@@ -38,12 +38,15 @@ class Version:
 
     name: str
     python: str
+    program: tuple[str, ...] = ()
 
     def command(self, *words: str) -> list[str]:
-        return [self.python, "-P", *words]
+        return [self.python, "-P", *self.program, *words]
 
 
 NOW = Version("this one", sys.executable)
+NEXT = Version("the next", sys.executable, (str(Path(__file__).with_name("next.py")),))
+"""One whose messages this version can't read."""
 
 
 def before() -> Version:
