@@ -14,7 +14,7 @@ from redis.retry import Retry
 from viber_courier.schemas.errors import ConfigError, CourierError
 from viber_courier.schemas.redis_url import NO_BROKER, parse
 from viber_courier.store.cluster import PATIENCE, cluster_client
-from viber_courier.store.format import UNREADABLE
+from viber_courier.store.format import HOLDS
 from viber_courier.store.pools import Client, WholePool, follow
 from viber_courier.store.refusals import reason, refusal
 
@@ -120,7 +120,7 @@ def store_errors() -> Iterator[None]:
         yield
     except redis.RedisError as error:
         if why := refusal(error):
-            said = why if UNREADABLE in str(error) else f"Redis refuses (COURIER_REDIS_URL): {why}"
+            said = why if why.startswith(HOLDS) else f"Redis refuses (COURIER_REDIS_URL): {why}"
             raise StoreUnavailable(said) from error
         # Before Redis 7 a script's error is a plain ResponseError that quotes the original.
         if isinstance(error, errors.OutOfMemoryError) or "OOM " in str(error):

@@ -18,8 +18,9 @@ NEEDED = 2
 """The oldest format whose versions read what this version writes: up to there a roll goes back."""
 UNREADABLE = "UNREADABLE"
 """How a script's refusal begins: then what is written, what is needed, and the caller's format."""
+HOLDS = "the store holds format"
 TEXT = (
-    "the store holds format {}, for versions of format {} or newer, and this version has format {}:"
+    HOLDS + " {}, for versions of format {} or newer, and this version has format {}:"
     " run the newer version again"
 )
 

@@ -159,3 +159,9 @@ def test_whoever_changes_what_is_stored_looks_at_the_format() -> None:
     assert found == kept, (
         "what is stored has changed: docs/decisions/0032 says when FORMAT and NEEDED must be raised"
     )
+
+
+def test_the_pages_know_this_format() -> None:
+    page = (ROOT / "docs" / "decisions" / "0032-a-format-number.md").read_text(encoding="utf-8")
+    assert f"\n| {FORMAT} | {NEEDED} | " in page
+    assert f"has format {FORMAT}.**" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")

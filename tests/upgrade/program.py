@@ -31,7 +31,7 @@ def enqueue(given: dict[str, Any]) -> None:
     with Path(given["ledger"]).open("w") as ledger:
 
         def note(what: str, ids: list[str], **more: Any) -> None:
-            line = {"what": what, "at": time.time(), "ids": ids, **more}
+            line = {"what": what, "at": time.time(), "ids": ids} | more
             ledger.write(json.dumps(line) + "\n")
             ledger.flush()
 
@@ -55,7 +55,8 @@ def enqueue(given: dict[str, Any]) -> None:
                 call(order, ids)
             if not order["task"] and chance.random() < 0.3:
                 id, at = chance.choice(ids), time.time()
-                note("cancelled", [id], answered=time.time(), result=producer.cancel(id), called=at)
+                result = producer.cancel(id)
+                note("cancelled", [id], at=at, answered=time.time(), result=result)
             time.sleep(max(0.0, begun + n * given["pause"] - time.monotonic()))
         else:
             raise SystemExit("no orders are left")
@@ -72,7 +73,7 @@ def read(given: dict[str, Any]) -> None:
     records = {}
     for id in given["ids"]:
         if (record := producer.get(id)) is not None:
-            # Version 81b655f had ids as numbers, and "" for no date (CHANGELOG.md).
+            # Versions of format 2 have ids as numbers, and "" for no date (CHANGELOG.md).
             values = {name: getattr(record, name) or None for name in given["fields"]}
             values["provider_id"] = record.provider_id and str(record.provider_id)
             records[id] = {**values, "sms": [[str(s.id), s.state] for s in record.sms]}
