@@ -18,6 +18,7 @@ from viber_courier.schemas.message import Campaign, Job, parse_job
 from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.status import DEAD, Reason, Status
 from viber_courier.store.connection import StoreUnavailable, connect, require_name, store_errors
+from viber_courier.store.format import format_fault
 from viber_courier.store.keys import Keys
 from viber_courier.store.records import Record, end_fields, new_message, record_values, version_of
 from viber_courier.store.scripts import Script, shared
@@ -72,9 +73,15 @@ class Producer:
         self.redis.close()
 
     def ping(self) -> None:
-        """Raises StoreUnavailable if Redis can't be used. For an app's own health check."""
+        """Raises StoreUnavailable if Redis can't be used. For an app's own health check.
+
+        It is raised too if only a newer version of this package can read what is stored there.
+        """
         with store_errors():
             self.redis.ping()
+            fault = format_fault(self.redis, self.settings.namespace)
+        if fault:
+            raise StoreUnavailable(fault)
 
     def enqueue(self, job: Mapping[str, Any]) -> str:
         """Stores one job in one round trip, and returns its id.

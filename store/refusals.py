@@ -14,6 +14,7 @@ from typing import Any
 import redis
 from redis import exceptions as errors
 
+from viber_courier.store.format import TEXT, UNREADABLE, format_fault
 from viber_courier.store.keys import Keys
 from viber_courier.store.scripts import Script, Source
 
@@ -52,6 +53,7 @@ _SAID = (
     (r"without any password|no password is set", "the server has no password, but the URL has one"),
     (r"cluster support disabled", "the server is no Redis Cluster: the URL must be redis://"),
     (r"authentication required|must be called with", "the server wants a password (NOAUTH)"),
+    (rf"{UNREADABLE} (\d+) (\d+) (\d+)", TEXT),
 )
 _SUBCOMMANDS = {"script": "script|load", "xgroup": "xgroup|create", "xinfo": "xinfo|groups"}
 """What is needed of commands that Redis 6.2 names without their subcommand."""
@@ -140,13 +142,15 @@ def reported() -> Iterator[None]:
 def store_fault(client: redis.Redis, namespace: str) -> str:
     """Returns what Redis refuses of what a worker does with the store, in words; "" if nothing.
 
-    Writes a key, runs a script and calls each command. Raises redis-py's errors that may pass.
+    Writes a key, runs a script and calls each command; asks for the store's format. Raises
+    redis-py's errors that may pass.
     """
     key, script = Keys(namespace).check(uuid.uuid4().hex), "return redis.call('TIME')"
     try:
         if not (found := commands_fault(client, key, STORE)):
             client.script_load(script)
             Script(client, Source("check", script, (), ()))()
+            found = format_fault(client, namespace)
         return found
     except redis.RedisError as error:
         if why := refusal(error):
