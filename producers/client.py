@@ -21,6 +21,7 @@ from viber_courier.store.connection import StoreUnavailable, connect, require_na
 from viber_courier.store.format import format_fault
 from viber_courier.store.keys import Keys
 from viber_courier.store.records import Record, end_fields, new_message, record_values, version_of
+from viber_courier.store.replicas import kept
 from viber_courier.store.scripts import Script, shared
 
 CHUNK_ROWS = 500
@@ -59,8 +60,10 @@ class Producer:
         self.redis = connect(settings.redis_url, settings.namespace) if client is None else client
         self._clock = clock
         self._keys = Keys(settings.namespace)
-        names, given = ("enqueue", "cancel", "get"), shared(settings)
-        self._scripts = {name: Script(self.redis, name, given) for name in names}
+        given, must = shared(settings), kept(self.redis, settings)
+        names = ("enqueue", "cancel", "get")
+        self._scripts = {name: Script(self.redis, name, given, must) for name in names}
+        self._glance = Script(self.redis, "get", given) if must else self._scripts["get"]
         self.dead = DeadLetters(self.redis, settings, clock, self._store_again)
 
     @classmethod
@@ -125,7 +128,7 @@ class Producer:
 
     def get(self, id: str) -> Record | None:
         """Returns the message with this id; None if there is none, or its record has expired."""
-        state = self._state(id)
+        state = self._state(id, self._glance)
         return None if state is None else Record(**record_values(id, *state))
 
     def cancel(self, id: str) -> bool:
@@ -135,10 +138,16 @@ class Producer:
         inside a request stays as it is, and the result is False: call again. Repeated calls return
         the same.
         """
-        while (state := self._state(id)) is not None:
+        get = self._glance
+        while (state := self._state(id, get)) is not None:
             record = Record(**record_values(id, *state))
+            if record.status == Status.CANCELLED and record.provider_id is None:
+                if get is self._scripts["get"]:
+                    return True
+                get = self._scripts["get"]  # an earlier call may have raised: replicas lacked it
+                continue
             if record.status != Status.QUEUED:
-                return record.status == Status.CANCELLED and record.provider_id is None
+                return False
             answer = self._cancel(record, state[0])
             if answer == "done":
                 return record.unsure == 0
@@ -159,7 +168,7 @@ class Producer:
         """
         require_start(start)
         names = require_name("group", group), require_name("consumer", consumer)
-        return EventStream(read_results(self.redis, self._keys, *names, block, start))
+        return EventStream(read_results(self.redis, self.settings, *names, block, start))
 
     def _parse(
         self, chunk: list[tuple[int, Any]], campaign: Campaign | None
@@ -219,11 +228,11 @@ class Producer:
 
         return fetch_clashes
 
-    def _state(self, id: str) -> tuple[dict[str, str], float] | None:
+    def _state(self, id: str, get: Script) -> tuple[dict[str, str], float] | None:
         """Returns a record's fields and its score (0: in no lane); None if there is no record."""
         require_name("id", id)
         with store_errors():
-            score, *pairs = self._scripts["get"](record=self._keys.records + id, id=id)
+            score, *pairs = get(record=self._keys.records + id, id=id)
         fields = dict(zip(pairs[::2], pairs[1::2], strict=True))
         return (fields, float(score or 0)) if fields else None
 

@@ -29,6 +29,7 @@ from viber_courier.store.records import (
     record_values,
     unpack,
 )
+from viber_courier.store.replicas import kept
 from viber_courier.store.scripts import Script, shared
 
 CHUNK_LETTERS = 500
@@ -87,7 +88,9 @@ class DeadLetters:
         self._redis, self._clock, self._store = client, clock, store
         self._keys = Keys(settings.namespace)
         self._size = min(CHUNK_LETTERS, settings.max_queued or CHUNK_LETTERS)
-        self._scripts = {name: Script(client, name, shared(settings)) for name in ("dead", "drop")}
+        given, must = shared(settings), kept(client, settings)
+        self._scripts = {name: Script(client, name, given, must) for name in ("dead", "drop")}
+        self._glance = Script(client, "dead", given)
 
     def list(self, status: str | None = None, reason: str | None = None) -> Iterator[DeadLetter]:
         """Yields the letters that are on the list now, in the order in which they ended.
@@ -200,8 +203,10 @@ class DeadLetters:
         self, id: str, after: int, status: str, reason: str, contents: str
     ) -> tuple[int, int, Sequence[_Found]]:
         found = list[_Found]()
+        # Who reads contents acts on what is found: an earlier call may have done it, and raised.
+        read = self._scripts["dead"] if contents == "GET" else self._glance
         with store_errors():
-            end, last, members, commons = self._scripts["dead"](
+            end, last, members, commons = read(
                 id=id,
                 after=after,
                 most=self._size,

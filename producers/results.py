@@ -15,9 +15,12 @@ from typing import Any, Literal
 import redis
 
 from viber_courier.schemas.errors import EventsMissed
+from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.status import Status
 from viber_courier.store.connection import StoreUnavailable, is_transient, store_errors
 from viber_courier.store.keys import Keys
+from viber_courier.store.replicas import Kept, TooFewReplicas, kept
+from viber_courier.store.scripts import Parameter, Script, Source
 
 logger = logging.getLogger(__name__)
 
@@ -126,11 +129,12 @@ class EventStream(Generator[Event, None, None]):
 
 
 def read_results(
-    client: redis.Redis, keys: Keys, group: str, consumer: str, block: float, start: Start
+    client: redis.Redis, settings: Settings, group: str, consumer: str, block: float, start: Start
 ) -> Generator[Event | EventsMissed, None, None]:
     """Yields events as Producer.results does. Waits out outages shorter than ``block``."""
+    keys = Keys(settings.namespace)
     acks = _Acks(client, keys.results, group)
-    reader = _Reader(client, keys, group, consumer, start)
+    reader = _Reader(client, keys, group, consumer, start, kept(client, settings))
     heard = time.monotonic()
     try:
         while True:
@@ -180,14 +184,27 @@ def _event(entry: str, fields: dict[str, str] | None, acks: _Acks) -> Event | No
 
 
 Entries = list[tuple[str, dict[str, str] | None]]
+_ENTRY = Source(
+    "entry",
+    "return redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1])",
+    (Parameter("stream", None),),
+    (Parameter("id", None),),
+)
 
 
 class _Reader:
     """Reads a consumer's own pending events, then others' stale ones, then new ones."""
 
     def __init__(
-        self, client: redis.Redis, keys: Keys, group: str, consumer: str, start: Start
+        self,
+        client: redis.Redis,
+        keys: Keys,
+        group: str,
+        consumer: str,
+        start: Start,
+        must: Kept | None = None,
     ) -> None:
+        self._entry = Script(client, _ENTRY, {"stream": keys.results}, must) if must else None
         self._client, self._stream, self._noted = client, keys.results, keys.missed
         self._group, self._consumer, self._start = group, consumer, start
         self._next: Entries = []
@@ -199,13 +216,28 @@ class _Reader:
     def read(self, block: float) -> Entries:
         """Returns the next events. Raises EventsMissed, once, if some were deleted before them."""
         try:
-            return self._read(block)
+            entries = self._read(block)
         except redis.ResponseError as error:
             if not str(error).startswith("NOGROUP"):
                 raise
             self.start_over()  # Redis restarted without the stream
             self._start = "oldest"
             return []
+        self._confirm(entries)
+        return entries
+
+    def _confirm(self, entries: Entries) -> None:
+        """Raises TooFewReplicas unless what must have the events has them (COURIER_REPLICAS).
+
+        An event that only the master had could come again with another content under its number.
+        Replicas have the stream in order, so the newest entry speaks for all.
+        """
+        events = [each for each in entries if each[1]]
+        if self._entry and events:
+            id, fields = max(events, key=lambda each: _instant(each[0]))
+            found = self._entry(id=id)
+            if not found or dict(zip(found[0][1][::2], found[0][1][1::2], strict=True)) != fields:
+                raise TooFewReplicas("the master has changed, and lacks events just read")
 
     def _read(self, block: float) -> Entries:
         if not self._ready:

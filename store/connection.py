@@ -17,6 +17,7 @@ from viber_courier.store.cluster import PATIENCE, cluster_client
 from viber_courier.store.format import HOLDS
 from viber_courier.store.pools import Client, WholePool, follow
 from viber_courier.store.refusals import reason, refusal
+from viber_courier.store.replicas import TooFewReplicas
 
 SOCKET_OPTIONS: dict[str, Any] = {
     # Without these options a half-open connection hangs for ever (measured).
@@ -119,6 +120,8 @@ def store_errors() -> Iterator[None]:
     try:
         yield
     except redis.RedisError as error:
+        if isinstance(error, TooFewReplicas):
+            raise StoreUnavailable(f"not safe yet: {error}; repeat the call") from error
         if why := refusal(error):
             said = why if why.startswith(HOLDS) else f"Redis refuses (COURIER_REDIS_URL): {why}"
             raise StoreUnavailable(said) from error

@@ -21,7 +21,6 @@ from viber_courier.schemas.lanes import LANES, POLL
 from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.status import Status
 from viber_courier.store.clock import StepWatch, even_seconds
-from viber_courier.store.connection import is_transient
 from viber_courier.store.counters import ODDITIES, Oddity, seen_field
 from viber_courier.store.gate import ProviderSignal, resent_by_default, signal_values
 from viber_courier.store.keys import Keys
@@ -38,15 +37,14 @@ from viber_courier.store.records import (
     read_watched,
     step_fields,
 )
-from viber_courier.store.refusals import report
+from viber_courier.store.repeats import call_until
+from viber_courier.store.replicas import kept
 from viber_courier.store.scripts import Script, shared
 
 logger = logging.getLogger(__name__)
 
 RATE_SLICE = 0.1
 """Seconds of the rate that a claim waits for, so that messages share a request."""
-RETRY_PAUSE = 0.2
-"""Seconds between repeats of a call that Redis has not answered."""
 BROUGHT_BACK = 1000
 """Most members that one call of sweep.lua brings back after a step of the server's clock."""
 POLL_LEASE_MARGIN = 5.0
@@ -141,6 +139,9 @@ class Store:
         self.keys, self._watch = Keys(settings.namespace), StepWatch()
         names, given = ("claim", "begin", "settle", "sweep", "wake"), shared(settings)
         self._scripts = {name: Script(client, name, given) for name in names}
+        self._kept = dict[str, Script]()
+        if must := kept(client, settings):
+            self._kept = {name: Script(client, name, given, must) for name in ("begin", "settle")}
 
     def claim(self, lane: str, answered: bool) -> Lease[Waiting] | RateLimited | None:
         """Leases due messages of the most urgent lane at or above ``lane``; None if none is due.
@@ -209,14 +210,17 @@ class Store:
         """Renews the lease of messages right before a request with them (``inside``), or after it.
 
         Returns a Lease of those still held; beginning a request counts as an attempt. Repeats the
-        call until Redis answers. Raises its error once the old lease is over: then nothing may be
-        sent.
+        call until Redis answers, and until enough replicas have the mark. Raises its error once the
+        old lease is over: then nothing may be sent. Where only replicas lack it, returns a Lease
+        that is over for the caller but not for Redis: nothing may be sent, and the messages can
+        still be put back.
         """
         settings = self._settings
         started = time.monotonic()
-        token, now, flags = self._until(
+        (token, now, flags), safe = self._until(
             lease.ends,
             "begin",
+            lease.ends - settings.deadline if inside else None,
             fence=self.keys.fence("send"),
             set=lease.key,
             held=lease.token,
@@ -228,7 +232,8 @@ class Store:
         counted = [add_attempts(message, inside) for message in messages]
         ours = [m for m, flag in zip(counted, flags, strict=True) if flag == "1"]
         # The clock is measured after the reply and the end from before the call: both are safe.
-        now, at, ends = int(now), time.monotonic(), started + settings.lease
+        now, at = int(now), time.monotonic()
+        ends = started + settings.lease if safe else at
         return replace(lease, token=token, now=now, measured_at=at, ends=ends, messages=ours)
 
     def settle(
@@ -242,7 +247,7 @@ class Store:
 
         Returns the moves whose lease was lost, and "closed" or "opened" if the gate has changed,
         else "". Repeats the call until Redis answers or the lease is over, so that no answer of the
-        provider is dropped.
+        provider is dropped. The answer to a /send counts as written once enough replicas have it.
         """
         if not moves:
             return [], ""
@@ -260,9 +265,12 @@ class Store:
             "histograms": figures.histograms if figures else {},
             "seen": [seen_field(n) for n in figures.counts if n in ODDITIES] if figures else [],
         }
-        flags, change = self._until(
+        is_answer = signal is not None or any(move.write.late for move in moves)
+        until = lease.ends if is_answer and lease.key != keys.watch else None
+        (flags, change), _ = self._until(
             lease.ends,
             "settle",
+            until,
             set=lease.key,
             gate=keys.gate(name),
             other_gate=keys.gate(other),
@@ -338,7 +346,8 @@ class Store:
     def _claim(self, what: str, seconds: float, **given: Any) -> list[Any]:
         """Calls claim.lua; if a reply is lost, the repeat returns the same batch."""
         keys = self.keys
-        reply: list[Any] = self._until(
+        reply: list[Any]
+        reply, _ = self._until(
             time.monotonic() + seconds / 2,
             "claim",
             fence=keys.fence(what),
@@ -353,21 +362,18 @@ class Store:
         )
         return reply
 
-    def _until(self, ends: float, name: str, **given: Any) -> Any:
-        """Calls a script until Redis answers; raises the last error at ``ends`` (monotonic)."""
-        once = self.keys.once(uuid.uuid4().hex)
-        while True:
-            try:
-                return self._scripts[name](once=once, time=self._now(), **given)
-            except redis.RedisError as error:
-                # A refusal is waited for only with an answer in hand: someone may end it.
-                refused = name == "settle" and report(error)
-                if time.monotonic() + RETRY_PAUSE >= ends or not (refused or is_transient(error)):
-                    raise
-                if not refused:
-                    more = {"script": name, "error": type(error).__name__}
-                    logger.warning("redis did not answer", extra=more)
-                time.sleep(RETRY_PAUSE)
+    def _until(
+        self, ends: float, name: str, kept_until: float | None = None, **given: Any
+    ) -> tuple[Any, bool]:
+        """Calls a script as ``call_until`` does; without ``kept_until`` it waits for no replica."""
+        once, script = self.keys.once(uuid.uuid4().hex), self._scripts[name]
+        if kept_until is not None:
+            script = self._kept.get(name, script)
+
+        def call() -> Any:
+            return script(once=once, time=self._now(), **given)
+
+        return call_until(call, name, ends, kept_until or ends)
 
 
 def _rate(limit: float, burst: float) -> dict[str, float]:

@@ -33,6 +33,7 @@ from viber_courier.store.clock import STEP, longest_gap
 from viber_courier.store.format import FORMAT, NEEDED
 from viber_courier.store.keys import Keys
 from viber_courier.store.pools import WholePool
+from viber_courier.store.replicas import Kept, call_kept, read_replies
 
 _pack: Callable[[Any], bytes] | None
 try:
@@ -156,13 +157,18 @@ class Script:
     """Calls a script with keywords, by EVALSHA; loads it if the server doesn't have it.
 
     ``given`` holds keys and arguments for every call; names that the script lacks are ignored. A
-    call may override them.
+    call may override them. ``kept``: what must have the writes before the reply is returned; else
+    TooFewReplicas.
     """
 
     def __init__(
-        self, client: redis.Redis, script: str | Source, given: Mapping[str, Any] | None = None
+        self,
+        client: redis.Redis,
+        script: str | Source,
+        given: Mapping[str, Any] | None = None,
+        kept: Kept | None = None,
     ) -> None:
-        self._client = client
+        self._client, self._kept = client, kept
         self._source = source(script) if isinstance(script, str) else script
         known = {n: each for n, each in (given or {}).items() if n in self._source.sizes}
         self._given = self._source.words(known)
@@ -195,11 +201,16 @@ class Script:
         if not isinstance(pool, WholePool):  # fakeredis, or the app's own client
             reply = self._repeat(command)
             return lambda: reply
+        kept = self._kept
+        more = kept.commands() if kept else ()
         connection = pool.get_connection()
         try:
             # Bypasses redis-py's command path, which would double the cost. Every word is text
             # already: hiredis 3.5.0 crashes if a signal's handler raises while it converts one.
-            packed = (_pack(command),) if _pack else connection.pack_command(*command)
+            if more:
+                packed = connection.pack_commands((command, *more))
+            else:
+                packed = (_pack(command),) if _pack else connection.pack_command(*command)
             connection.send_packed_command(packed)
         except BaseException as error:
             connection.disconnect()
@@ -211,9 +222,12 @@ class Script:
         def fetch_reply() -> Any:
             try:
                 try:
-                    return connection.read_response()
+                    if not kept:
+                        return connection.read_response()
+                    replies = read_replies(connection)
                 finally:
                     pool.release(connection)  # before a repeat, which may need it
+                return kept.judge(*replies)
             except (redis.ConnectionError, redis.exceptions.NoScriptError):
                 return self._repeat(command)
 
@@ -221,9 +235,15 @@ class Script:
 
     def _repeat(self, command: tuple[str, ...]) -> Any:
         """Calls with redis-py's retries; loads the script if the server doesn't have it."""
-        client: Any = self._client
         for _ in range(3):
             with suppress(redis.exceptions.NoScriptError):
-                return client.execute_command(*command)
-            client.script_load(self._source.text)  # in a cluster perhaps on a node just left
+                return self._execute(command)
+            # In a cluster this may be on a node just left.
+            self._client.script_load(self._source.text)
+        return self._execute(command)
+
+    def _execute(self, command: tuple[str, ...]) -> Any:
+        if self._kept:
+            return call_kept(self._client, command, self._kept)
+        client: Any = self._client
         return client.execute_command(*command)
