@@ -14,6 +14,7 @@ from viber_courier.schemas.message import Campaign, parse_job
 from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.status import DEAD, Reason, Status
 from viber_courier.store.connection import StoreUnavailable, require_name, store_errors
+from viber_courier.store.format import format_fault
 from viber_courier.store.keys import Keys
 from viber_courier.store.records import Record, end_fields, new_message, record_values, version_of
 from viber_courier.store.replicas import kept
@@ -45,6 +46,9 @@ class Calls:
     async def ping(self) -> None:
         with store_errors():
             await reply(self._link.client.ping())
+            fault = await format_fault(self._link.client, self.settings.namespace)
+        if fault:
+            raise StoreUnavailable(fault)
 
     async def enqueue(self, job: types.Job) -> str:
         parsed = parse_job(job, self._clock())

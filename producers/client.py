@@ -55,7 +55,10 @@ class Producer:
         self.redis.close()
 
     def ping(self) -> None:
-        """Raises StoreUnavailable if Redis can't be used. For an app's own health check."""
+        """Raises StoreUnavailable if Redis can't be used. For an app's own health check.
+
+        It is raised too if only a newer version of this package can read what is stored there.
+        """
         run(self._calls.ping())
 
     def enqueue(self, job: types.Job) -> str:
