@@ -59,17 +59,11 @@ class Calls:
 
     @overload
     async def enqueue_many(
-        self,
-        rows: Rows[types.Job],
-        common: None = None,
-        on_invalid: OnInvalid | None = None,
+        self, rows: Rows[types.Job], common: None = None, on_invalid: OnInvalid | None = None
     ) -> list[str]: ...
     @overload
     async def enqueue_many(
-        self,
-        rows: Rows[types.Row],
-        common: types.Common,
-        on_invalid: OnInvalid | None = None,
+        self, rows: Rows[types.Row], common: types.Common, on_invalid: OnInvalid | None = None
     ) -> list[str]: ...
     async def enqueue_many(
         self, rows: Rows[Any], common: Any = None, on_invalid: OnInvalid | None = None

@@ -71,17 +71,11 @@ class Producer:
 
     @overload
     def enqueue_many(
-        self,
-        rows: Iterable[types.Job],
-        common: None = None,
-        on_invalid: OnInvalid | None = None,
+        self, rows: Iterable[types.Job], common: None = None, on_invalid: OnInvalid | None = None
     ) -> list[str]: ...
     @overload
     def enqueue_many(
-        self,
-        rows: Iterable[types.Row],
-        common: types.Common,
-        on_invalid: OnInvalid | None = None,
+        self, rows: Iterable[types.Row], common: types.Common, on_invalid: OnInvalid | None = None
     ) -> list[str]: ...
     def enqueue_many(
         self, rows: Iterable[Any], common: Any = None, on_invalid: OnInvalid | None = None
