@@ -54,7 +54,7 @@ class AsyncProducer(Calls):
         """Ends the streams of events, and closes the connections. A later call opens new ones."""
         for acks in list(self._acks):
             await acks.close()
-        await self.redis.aclose()
+        await self.redis.connection_pool.disconnect()
 
     def results(
         self, group: str, consumer: str, block: float = 5.0, *, start: Start = "oldest"

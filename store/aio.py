@@ -200,7 +200,7 @@ class _PlacedPool(Pool):
         """Also closes those to the sentinels."""
         await super().disconnect(inuse_connections)
         for sentinel in getattr(self.connection_kwargs["where"], "sentinels", ()):
-            await sentinel.aclose()
+            await sentinel.connection_pool.disconnect()
 
     async def _connect(self, connection: Any) -> None:
         await connection.retry.call_with_retry(connection.connect, lambda _: asyncio.sleep(0))
@@ -209,7 +209,7 @@ class _PlacedPool(Pool):
 class _Master:
     """Knows where the master is: asks the sentinels each second, and where it was ``lost``."""
 
-    def __init__(self, name: str, sentinels: Sequence["Client"]) -> None:
+    def __init__(self, name: str, sentinels: Sequence[aio.Redis]) -> None:
         self._name, self.sentinels = name, sentinels
         self._found: Place | None = None
         self._next_look, self.lost = 0.0, True
@@ -250,14 +250,7 @@ class _Master:
 _ELSEWHERE = (redis.ConnectionError, redis.TimeoutError, errors.ReadOnlyError)
 
 
-class Client(aio.Redis):
-    """A client that closes its pool."""
-
-    async def aclose(self, close_connection_pool: bool | None = None) -> None:
-        await self.connection_pool.disconnect()
-
-
-def connect(url: str, namespace: str = "") -> Client:
+def connect(url: str, namespace: str = "") -> aio.Redis:
     """Returns an asyncio client with the options of the blocking one (store/connection.py)."""
     address = parse(url)
     options = client_options(Retry)
@@ -271,7 +264,7 @@ def connect(url: str, namespace: str = "") -> Client:
     elif address.scheme == "sentinel":
         asking = {**brief(options, Retry), **address.sentinel_login, "connection_class": plain}
         pools = [Pool(host=host, port=port, **asking) for host, port in address.hosts]
-        where = _Master(address.master, [Client(connection_pool=pool) for pool in pools])
+        where = _Master(address.master, [aio.Redis(connection_pool=pool) for pool in pools])
     elif address.scheme == "unix":
         del options["socket_keepalive"]  # TCP's
         options |= {"connection_class": _Unix, "path": address.path}
@@ -280,11 +273,11 @@ def connect(url: str, namespace: str = "") -> Client:
         options |= {"connection_class": plain, "host": host, "port": port}
     options |= {**login, "db": address.database}
     if address.scheme not in ("cluster", "sentinel"):
-        return Client(connection_pool=Pool(**options))
+        return aio.Redis(connection_pool=Pool(**options))
     pool = _PlacedPool(connection_class=placed, where=where, **options)
     if address.scheme == "sentinel":
         pool.succession = Succession(where.sentinels, address.master)
-    return Client(connection_pool=pool)
+    return aio.Redis(connection_pool=pool)
 
 
 class AsyncScript(Script):

@@ -14,6 +14,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,11 +99,8 @@ def producer(client: redis.Redis, settings: Settings, face: str) -> Iterator[Pro
     if face == "blocking":
         yield Producer(settings, client=client)
         return
-    loop = Loop()
-    made = awaited(loop, settings, client)
-    yield made
-    made.close()
-    loop.close()
+    with closing(Loop()) as loop, closing(awaited(loop, settings, client)) as made:
+        yield made
 
 
 class Simulator:

@@ -26,20 +26,10 @@ from viber_courier.ops.redis_server import find_server
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / ".venvs"
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
-SUITES = (
-    "message",
-    "event",
-    "status",
-    "wire",
-    "settings",
-    "producer",
-    "results",
-    "connection",
-    "aio",
-)
-"""Those that need nothing but the package, its extra ``testing`` and pytest."""
 REDIS = ("producer", "results", "connection", "aio")
-"""Those of them that talk to Redis."""
+"""Suites that talk to Redis."""
+SUITES = ("message", "event", "status", "wire", "settings", *REDIS)
+"""Those that need nothing but the package, its extra ``testing`` and pytest."""
 BESIDE = ("beside", "dead", "store", "gate", *REDIS)
 TOOLS = ("pytest", "pytest-timeout", "hypothesis")
 OWN = {"marshmallow", "redis", "celery", "kombu", "amqp", "billiard", "vine", "hiredis"}
