@@ -227,6 +227,21 @@ def test_an_event_is_told_once_the_replica_has_it(
     assert next(app.results("crm", "web-1", block=5)).id == "a:1"
 
 
+def test_a_missing_permission_is_named(
+    redis_server: RedisServer, settings: Settings, namespace: str
+) -> None:
+    # Given a user who may do all but wait
+    with redis.Redis.from_url(redis_server.url) as admin:
+        admin.execute_command("ACL", "SETUSER", "impatient", "on", ">p", "~*", "+@all", "-wait")
+    url = redis_server.url.replace("//", "//impatient:p@")
+    settings = replace(settings, redis_url=url)
+    with closing(Producer(settings)) as app:
+        # When an app enqueues, or a worker checks what it may do, then it is told what to grant
+        with pytest.raises(StoreUnavailable, match=r"grant \+wait"):
+            app.enqueue(text_job())
+        assert "grant +wait" in store_fault(app.redis, namespace, kept(app.redis, settings))
+
+
 def test_the_disk_needs_a_server_that_can_wait_for_it(
     redis_server: RedisServer, settings: Settings
 ) -> None:
