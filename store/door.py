@@ -23,10 +23,10 @@ from collections.abc import Collection, Sequence
 from importlib.resources import files
 from typing import Any, NamedTuple
 
-import redis
-
 from viber_courier.schemas.instants import SECOND, micros, millis
 from viber_courier.schemas.lanes import DOOR, queue
+from viber_courier.schemas.redis_url import NO_BROKER, AddressError, parse
+from viber_courier.store.connection import connect
 from viber_courier.store.scripts import Script, source
 
 LEASE = 15.0
@@ -58,9 +58,17 @@ class Waiting(NamedTuple):
 
 
 class Door:
-    """The door of one namespace. ``client`` is the broker's and leaves replies as bytes."""
+    """The door of one namespace; ``url`` is the broker's, ``options`` are redis-py's.
 
-    def __init__(self, client: redis.Redis, namespace: str, time: int | None = None) -> None:
+    ``now`` overrides the broker's clock in tests: microseconds. Methods raise redis-py's errors.
+    Raises AddressError for a cluster, which Celery can't use.
+    """
+
+    def __init__(self, url: str, namespace: str, now: int | None = None, **options: Any) -> None:
+        if parse(url).scheme == "cluster":
+            raise AddressError(NO_BROKER)
+        # A task that isn't ours may hold any bytes.
+        client = connect(url, decode_responses=False, **options)
         self._client: Any = client
         self._list = name = queue(namespace, DOOR)
         lists = [name + each for each in PRIORITIES]
@@ -68,13 +76,17 @@ class Door:
         self._bell, self._mark = f"{name}.bell", f"{name}.mark"
         given = {
             **{"lists": lists, "held": self._held, "bodies": self._bodies, "bell": self._bell},
-            **{"taken": f"{name}.taken", "mark": self._mark, "time": time, "most": MOST_TASKS},
+            **{"taken": f"{name}.taken", "mark": self._mark, "time": now, "most": MOST_TASKS},
             **{"most_bytes": MOST_BYTES, "lease": micros(LEASE), "bell_ms": millis(BELL)},
         }
         here: Any = files("viber_courier.store") / "lua" / "door"
         self._take, self._keep, self._knock = (
             Script(client, source(name, here), given) for name in ("take", "keep", "knock")
         )
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._client.close()
 
     def wait(self, seconds: float) -> None:
         """Returns when a task is on the list, at the latest after so many seconds.

@@ -71,9 +71,7 @@ queues = {name: Queue(at := queue(settings.namespace, name), routing_key=at) for
 flower.install()
 app = App("viber_courier", set_as_current=True)
 app.conf.update(
-    # All tasks are doorbells: a lost one costs a sweep. To record those that are not acknowledged
-    # would cost as much as ringing, and end the worker when the broker's memory is used up.
-    broker(settings.broker_url, ack_emulation=False),
+    broker(settings.broker_url),
     task_queues=list(queues.values()),
     task_default_queue=queues[POLL].name,
     task_create_missing_queues=False,
@@ -133,14 +131,12 @@ def system() -> System:
         store=store,
         sender=Sender(settings, store, provider, decider),
         poller=Poller(settings, store, provider, decider),
-        intake=Intake(door(), Producer(settings, client=client), unpack_task),
+        intake=Intake(_door(), Producer(settings, client=client), unpack_task),
     )
 
 
-def door() -> Door:
-    """Returns the task door, with a connection of its own."""
-    client = connect(settings.broker_url, decode_responses=False)
-    return Door(client, settings.namespace)
+def _door() -> Door:
+    return Door(settings.broker_url, settings.namespace)
 
 
 def unpack_task(raw: bytes) -> Any:
@@ -169,7 +165,7 @@ class ListenerStep(bootsteps.StartStopStep):  # type: ignore[misc]
         set_handlers(worker.pool)
         self._threads.append(Listener(system().store, Bells(settings), settings))
         if self._serves_door:
-            self._threads.append(DoorKeeper(door(), Bells(settings), settings))
+            self._threads.append(DoorKeeper(_door(), Bells(settings), settings))
         for each in self._threads:
             threading.Thread(target=each.run, daemon=True, name=type(each).__name__).start()
 

@@ -7,6 +7,7 @@ import sys
 import time
 import uuid
 from collections.abc import Collection, Iterator
+from contextlib import closing
 from typing import Any
 
 import click
@@ -27,6 +28,7 @@ from viber_courier.ops.look import silence, take_look
 from viber_courier.schemas.lanes import LANES, POLL, queue
 from viber_courier.schemas.settings import Settings
 from viber_courier.store.connection import StoreUnavailable, broker, connect, store_errors
+from viber_courier.store.door import Door
 from viber_courier.store.keys import Keys
 from viber_courier.store.refusals import refusal, store_fault
 from viber_courier.worker.bells import RING_OPTIONS, Bells
@@ -117,6 +119,8 @@ def _examine(no_provider: bool) -> Iterator[Finding]:
             yield _away(error)
         try:
             _check_broker(settings)
+            with broker_errors(), closing(Door(settings.broker_url, settings.namespace)) as door:
+                yield findings.door(door.look())
             workers, hangs = Workers(settings), set[str]()
             serving, end = workers.serving(ANSWER_SECONDS), time.monotonic() + TASK_SECONDS
             if redis_up:  # it holds their answers

@@ -20,7 +20,6 @@ from tests.conftest import iso_in, text_job, wait_for
 from tests.faults.parts import BEAT, WORKER, Proxy, supervised
 from viber_courier import Producer
 from viber_courier.ops.redis_server import RedisServer
-from viber_courier.store.connection import connect
 from viber_courier.store.door import LEASE, Door, Waiting
 
 KILLS = int(os.environ.get("DOOR_KILLS", "20"))
@@ -60,8 +59,8 @@ class Clients:
 
 
 def look(app: Producer) -> Waiting:
-    with closing(connect(app.settings.redis_url, decode_responses=False)) as client:
-        return Door(client, app.settings.namespace).look()
+    with closing(Door(app.settings.redis_url, app.settings.namespace)) as door:
+        return door.look()
 
 
 def taking(app: Producer) -> Callable[[], bool]:
