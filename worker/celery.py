@@ -141,7 +141,7 @@ def _door() -> Door:
 
 def unpack_task(raw: bytes) -> Any:
     """Returns the ``courier.enqueue`` task in a message; raises Refused."""
-    return unpack(raw, "courier.enqueue", intake)
+    return unpack(raw, "courier.enqueue", app.tasks["courier.intake"])
 
 
 class ListenerStep(bootsteps.StartStopStep):  # type: ignore[misc]
