@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,6 +93,16 @@ def test_billiards_process_takes_a_lock_before_it_ends(process: Any) -> None:
     ending.on_ready_counter = context.Value("i", 1, lock=Noted())
     assert ending._ensure_messages_consumed(completed=1)
     assert bool(taken) is (process is PoolProcess)
+
+
+def test_billiards_process_waits_half_a_minute_for_its_worker_to_count() -> None:
+    theirs = billiard.pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT
+    theirs *= billiard.pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_INTERVAL
+    # Given a process whose worker does not count its last result, as in some shutdowns
+    ending, began = PoolWorker.__new__(PoolWorker), time.monotonic()
+    ending.on_ready_counter = billiard.get_context("fork").Value("i", 0)
+    assert not ending._ensure_messages_consumed(completed=1)
+    assert time.monotonic() - began < 5 < theirs
 
 
 @pytest.mark.parametrize("process", [PoolProcess, PoolWorker])
