@@ -21,8 +21,10 @@ from redis.retry import Retry
 from viber_courier.ops.look import take_look
 from viber_courier.ops.metrics import families
 from viber_courier.schemas.errors import ConfigError
+from viber_courier.schemas.redis_url import AddressError
 from viber_courier.schemas.settings import Settings
 from viber_courier.store.connection import connect
+from viber_courier.store.door import Door, Waiting
 from viber_courier.store.refusals import lasting, reason, report
 from viber_courier.worker.log import set_up
 
@@ -38,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 
 class CourierCollector(Collector):
-    """Reads one namespace at each scrape, in one round trip over a new connection."""
+    """Reads one namespace at each scrape: one round trip to the store and one to the broker."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -60,8 +62,21 @@ class CourierCollector(Collector):
         namespace = self._settings.namespace
         with closing(connect(self._settings.redis_url, namespace, **IMPATIENT)) as client:
             look = take_look(client, namespace)
-            settings = self._settings
-            return families(look, settings.results_retention, settings.replicas)
+        settings = self._settings
+        return families(look, settings.results_retention, settings.replicas, self._door())
+
+    def _door(self) -> Waiting | None:
+        """Returns what the task door holds; None if the broker can't be asked."""
+        url, namespace = self._settings.broker_url, self._settings.namespace
+        try:
+            with closing(Door(url, namespace, **IMPATIENT)) as door:
+                return door.look()
+        except redis.RedisError as error:
+            if not report(error, "COURIER_BROKER_URL"):
+                logger.warning("broker not read", extra={"error": reason(error)})
+        except AddressError:
+            pass  # apps' settings may have no broker, or the store's cluster in its place
+        return None
 
     def fault(self) -> str:
         """Returns what Redis refuses, in words; "" if nothing, or if Redis can't be reached."""

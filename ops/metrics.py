@@ -13,6 +13,7 @@ from prometheus_client.core import Metric
 
 from viber_courier.ops.look import PAUSABLE, Look, silence
 from viber_courier.schemas.lanes import POLL
+from viber_courier.store.door import Waiting
 from viber_courier.worker.codes import is_known
 
 G, C, H = "gauge", "counter", "histogram"
@@ -25,6 +26,9 @@ METRICS = {
     "courier_watched_messages": (G, "Accepted messages that are polled."),
     "courier_watched_due_messages": (G, "Accepted messages whose poll is due."),
     "courier_poll_lag_seconds": (G, "How overdue the oldest poll is; 0: none is."),
+    "courier_intake_waiting_tasks": (G, "Tasks of Celery clients that no worker has taken yet."),
+    "courier_intake_waiting_seconds": (G, "How long the oldest has waited, at least."),
+    "courier_intake_held_tasks": (G, "Tasks that workers hold, or that have an eta."),
     "courier_dead_letters": (G, "Messages on the list of dead letters."),
     "courier_silent_polls": (G, "Answered polls in a row that said nothing about any message."),
     "courier_silent_polls_seconds": (G, "How long that has gone on; 0: it hasn't."),
@@ -66,17 +70,21 @@ METRICS = {
 Sample = tuple[str, dict[str, str], float]
 
 
-def families(look: Look | None, retention: float = 0.0, replicas: int = 0) -> Iterable[Metric]:
+def families(
+    look: Look | None, retention: float = 0.0, replicas: int = 0, door: Waiting | None = None
+) -> Iterable[Metric]:
     """Returns every metric; only ``courier_up`` if Redis did not answer (None).
 
-    ``retention``: seconds that events are kept. ``replicas``: how many promises wait for.
+    ``retention``: seconds that events are kept. ``replicas``: how many promises wait for. ``door``:
+    None if the broker did not answer.
     """
     if look is None:
         return _metrics([("courier_up", {}, 0)], ["courier_up"])
     parts = (_lanes, _others, _pauses, _counters, _histograms, _results)
     given: list[Sample] = [("courier_results_retention_seconds", {}, retention)]
     given.append(("courier_replicas_wanted", {}, max(0, replicas)))
-    return _metrics((*given, *(sample for part in parts for sample in part(look))), METRICS)
+    others = (sample for part in parts for sample in part(look))
+    return _metrics((*given, *_tasks(door), *others), METRICS)
 
 
 def _metrics(samples: Iterable[Sample], names: Iterable[str]) -> Iterable[Metric]:
@@ -84,6 +92,13 @@ def _metrics(samples: Iterable[Sample], names: Iterable[str]) -> Iterable[Metric
     for name, labels, value in samples:
         made[re.sub("_(total|bucket|sum|count)$", "", name)].add_sample(name, labels, value)
     return made.values()
+
+
+def _tasks(door: Waiting | None) -> Iterator[Sample]:
+    if door is not None:
+        yield "courier_intake_waiting_tasks", {}, door.tasks
+        yield "courier_intake_waiting_seconds", {}, door.seconds
+        yield "courier_intake_held_tasks", {}, door.held
 
 
 def _lanes(look: Look) -> Iterator[Sample]:

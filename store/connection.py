@@ -88,7 +88,9 @@ def broker(url: str, **transport: Any) -> dict[str, Any]:
     address = parse(url)
     if address.scheme == "cluster":
         raise ConfigError({"COURIER_BROKER_URL": NO_BROKER})
-    options = {**SOCKET_OPTIONS, **transport}
+    # Celery's tasks are doorbells, and a lost one costs a sweep. To record those not acknowledged
+    # would cost as much as ringing, and end a worker when the broker's memory is used up.
+    options = {**SOCKET_OPTIONS, "ack_emulation": False, **transport}
     if address.scheme == "sentinel":
         asking = {**SOCKET_OPTIONS, **address.tls, "ssl": bool(address.tls)}
         asking |= address.sentinel_login

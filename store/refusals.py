@@ -23,6 +23,8 @@ from viber_courier.store.scripts import Script, Source
 
 CHECK_MS = 10_000
 """Lifetime of the key that a check of permissions writes, in milliseconds."""
+KEY = "<key>"
+"""Stands for that key again among a command's arguments."""
 STORE = {
     "": "GET EXISTS MGET PTTL ZCARD XINFO|GROUPS",
     "0": "HGET HDEL HEXISTS HMGET ZMSCORE ZREM RPUSH BLPOP",
@@ -36,11 +38,12 @@ STORE = {
 Each also gets a key, which holds a string: those for other types fail and change nothing.
 """
 BROKER = {
-    "": "EXISTS LLEN SMEMBERS",
-    "0": "HGET HDEL LPUSH RPUSH SADD SREM ZREM BRPOP",
-    "0 0": "HSET ZADD ZRANGE ZRANGEBYSCORE",
+    "": "EXISTS INCR LLEN RPOP SMEMBERS",
+    "0": "HGET HDEL HMGET LPUSH RPUSH SADD SREM ZREM BRPOP",
+    "0 0": "HSET ZADD ZRANGEBYSCORE",
+    f"{KEY} LEFT LEFT 0": "BLMOVE",
 }
-"""The same for the broker: what kombu needs there."""
+"""The same for the broker: what kombu and the task door (store/door.py) need there."""
 DOCTOR = "`courier doctor` names it"
 _SAID = (
     # What servers say (in a script, too), and what it means; {} is the command found.
@@ -170,11 +173,15 @@ def commands_fault(client: Any, key: str, commands: Mapping[str, str]) -> str:
     """Returns which commands Redis refuses, in words; "" if none. Raises its other errors."""
     client.set(key, "1", px=CHECK_MS)
     denied, others = "", list[str]()
-    rows = ((name, args.split()) for args, names in commands.items() for name in names.split())
+    rows = (
+        (name, given.replace("KEY", key).split())
+        for given, names in commands.items()
+        for name in names.split()
+    )
     calls = [("TIME",), *((name, key, *args) for name, args in rows), ("DEL", key)]
     for name, *args in calls:
         try:
-            client.execute_command(*name.split("|"), *args)
+            client.execute_command(*name.split("|"), *(key if a == KEY else a for a in args))
         except redis.ResponseError as error:
             if "NOPERM" in (why := refusal(error)):
                 denied += f" +{name.lower()}"

@@ -38,7 +38,7 @@ def test_celery_gets_the_spelling_that_it_knows() -> None:
     assert broker("redis://a/0") == {
         "broker_url": "redis://a:6379/0",
         "broker_use_ssl": False,
-        "broker_transport_options": SOCKET_OPTIONS,
+        "broker_transport_options": {**SOCKET_OPTIONS, "ack_emulation": False},
     }
     assert broker("unix:///r?db=5")["broker_url"] == "redis+socket:///r?virtual_host=5"
 

@@ -6,6 +6,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 
 import pytest
@@ -19,6 +20,7 @@ from viber_courier.ops.commands import health
 from viber_courier.ops.exporter import CourierCollector
 from viber_courier.ops.redis_server import RedisServer
 from viber_courier.store.connection import is_transient, store_errors
+from viber_courier.store.door import Door
 from viber_courier.store.keys import Keys
 from viber_courier.store.leases import Lease, Store
 from viber_courier.store.refusals import refusal, store_fault
@@ -246,12 +248,18 @@ def use_exporter(url: str, settings: Settings) -> None:
         raise StoreUnavailable("no metrics of memory: grant +info")
 
 
+def use_door(url: str, settings: Settings) -> None:
+    with store_errors(), closing(Door(url, settings.namespace)) as door:
+        door.look()
+
+
 @pytest.mark.parametrize(
     ("user", "use", "of"),
     [
         ("courier-app", use_app, 0),
         ("courier-app", use_results, 1),
         ("courier-exporter", use_exporter, 0),
+        ("courier-exporter", use_door, 1),
     ],
 )
 def test_apps_and_exporter_need_what_is_documented_and_no_less(

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 import redis
 
+from tests.awaited import Awaited, Loop
 from tests.conftest import free_port, text_job, wait_for
 from tests.test_send import Post
-from viber_courier import Producer, StoreUnavailable
+from viber_courier import AsyncProducer, Producer, StoreUnavailable
 from viber_courier.ops.redis_server import RedisServer
 from viber_courier.producers.results import EventStream
 from viber_courier.schemas.settings import ON_DISK, Settings
@@ -87,10 +88,20 @@ def store(settings: Settings) -> Iterator[Store]:
         yield Store(client, settings)
 
 
+@pytest.fixture(params=["blocking", "asyncio"])
+def face(request: pytest.FixtureRequest) -> str:
+    """The contract of Producer and of AsyncProducer."""
+    return str(request.param)
+
+
 @pytest.fixture
-def app(settings: Settings) -> Iterator[Producer]:
-    with closing(Producer(settings)) as made:
-        yield made
+def app(settings: Settings, face: str) -> Iterator[Producer]:
+    if face == "blocking":
+        with closing(Producer(settings)) as made:
+            yield made
+        return
+    with closing(Loop()) as loop, closing(Awaited(loop, AsyncProducer(settings))) as awaited:
+        yield awaited  # type: ignore[misc]
 
 
 def work(store: Store, settings: Settings, post: Post) -> str:
@@ -225,6 +236,21 @@ def test_an_event_is_told_once_the_replica_has_it(
     # Until the replica has it
     pair.signal(signal.SIGCONT)
     assert next(app.results("crm", "web-1", block=5)).id == "a:1"
+
+
+def test_a_missing_permission_is_named(
+    redis_server: RedisServer, settings: Settings, namespace: str
+) -> None:
+    # Given a user who may do all but wait
+    with redis.Redis.from_url(redis_server.url) as admin:
+        admin.execute_command("ACL", "SETUSER", "impatient", "on", ">p", "~*", "+@all", "-wait")
+    url = redis_server.url.replace("//", "//impatient:p@")
+    settings = replace(settings, redis_url=url)
+    with closing(Producer(settings)) as app:
+        # When an app enqueues, or a worker checks what it may do, then it is told what to grant
+        with pytest.raises(StoreUnavailable, match=r"grant \+wait"):
+            app.enqueue(text_job())
+        assert "grant +wait" in store_fault(app.redis, namespace, kept(app.redis, settings))
 
 
 def test_the_disk_needs_a_server_that_can_wait_for_it(

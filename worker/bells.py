@@ -7,14 +7,16 @@ A listener in each worker's main process takes it and rings (docs/design.md, sec
 import logging
 import threading
 import time
+from math import inf
 
 from kombu.exceptions import OperationalError
 from redis import RedisError
 
-from viber_courier.schemas.lanes import LANES, POLL, queue
+from viber_courier.schemas.lanes import DOOR, INTAKE, LANES, POLL, queue
 from viber_courier.schemas.settings import Settings
 from viber_courier.store.clock import STALE_SWEEPS
 from viber_courier.store.connection import broker
+from viber_courier.store.door import OLD_TIMEOUT, Door
 from viber_courier.store.leases import Store
 from viber_courier.store.refusals import BROKER, commands_fault, lasting, reason, report
 from viber_courier.worker.runtime.app import App
@@ -31,9 +33,13 @@ RING_OPTIONS = {"socket_timeout": 2, "max_retries": 1, "interval_start": 0, "int
 """Transport options for ringing: one try, because a failed word goes back to the wake list."""
 
 
+BELL_PACE = 0.02
+"""Seconds between looks at the task door while tasks wait there."""
+
+
 def task(word: str) -> tuple[str, list[str]]:
-    """Returns the task that a word of the wake list stands for, and its arguments."""
-    return ("courier.poll", []) if word == POLL else ("courier.send", [word])
+    """Returns the task that a word of the wake list, or INTAKE, stands for, and its arguments."""
+    return (f"courier.{word}", []) if word in (POLL, INTAKE) else ("courier.send", [word])
 
 
 class Bells:
@@ -45,7 +51,7 @@ class Bells:
         self._app.conf.update(broker(settings.broker_url, **RING_OPTIONS))
 
     def ring(self, word: str) -> None:
-        """Puts a doorbell on the queue of a lane, or of ``poll``. Raises the transport's errors.
+        """Puts a doorbell on the queue of a word. Raises the transport's errors.
 
         It does not expire: that would compare the clocks of two hosts.
         """
@@ -105,3 +111,40 @@ class Listener:
                 logger.warning("doorbell not rung", extra=more)
             self._stop.wait(FAILURE_PAUSE)
             self._store.wake(word)  # for another listener
+
+
+class DoorKeeper:
+    """Waits at the task door (store/door.py), and rings for the tasks that come."""
+
+    def __init__(self, door: Door, bells: Bells, settings: Settings) -> None:
+        self._door, self._bells = door, bells
+        names = (POLL, DOOR, *LANES)
+        self._queues = [queue(settings.namespace, name) for name in names]
+        self._stop, self._taken_over = threading.Event(), -inf
+
+    def run(self) -> None:
+        """Waits until ``stop`` is called; waits out outages of the broker."""
+        while not self._stop.is_set():
+            try:
+                self._watch()
+            except Exception as error:  # the transport may raise anything
+                if not report(error, "COURIER_BROKER_URL"):
+                    logger.warning("task door not readable", extra={"error": reason(error)})
+                self._stop.wait(FAILURE_PAUSE)
+
+    def stop(self) -> None:
+        """Ends ``run`` before the next task."""
+        self._stop.set()
+
+    def _watch(self) -> None:
+        if time.monotonic() - self._taken_over >= OLD_TIMEOUT:
+            if moved := self._door.take_over(self._queues):
+                logger.warning("tasks of older workers put back", extra={"tasks": moved})
+            self._taken_over = time.monotonic()
+        is_due, is_mine = self._door.knock()
+        if is_mine:
+            self._bells.ring(INTAKE)
+        if is_due:
+            self._stop.wait(BELL_PACE)
+        else:
+            self._door.wait(MAX_LISTEN)

@@ -15,7 +15,6 @@ from typing import Any
 
 from celery import bootsteps
 from celery.beat import Scheduler
-from celery.exceptions import Reject
 from celery.signals import (
     after_setup_logger,
     after_setup_task_logger,
@@ -29,29 +28,32 @@ from redis import Redis, RedisError, ResponseError
 
 from viber_courier.producers.client import Producer
 from viber_courier.schemas.errors import ConfigError
-from viber_courier.schemas.lanes import INTAKE, LANES, POLL, queue
+from viber_courier.schemas.lanes import DOOR, INTAKE, LANES, POLL, queue
 from viber_courier.schemas.settings import Settings
 from viber_courier.store.connection import broker, connect
+from viber_courier.store.door import Door
 from viber_courier.store.durability import dangers
 from viber_courier.store.leases import Store
 from viber_courier.store.refusals import lasting, reason, refusal, report, store_fault
 from viber_courier.store.replicas import kept
-from viber_courier.worker.bells import Bells, Listener
+from viber_courier.worker.bells import Bells, DoorKeeper, Listener
 from viber_courier.worker.decisions import Decider
-from viber_courier.worker.intake import enqueue_task_jobs
+from viber_courier.worker.intake import Intake
 from viber_courier.worker.log import set_up
 from viber_courier.worker.poll import Poller
 from viber_courier.worker.provider import Provider
 from viber_courier.worker.runtime import flower
 from viber_courier.worker.runtime.app import App
-from viber_courier.worker.runtime.messages import BellTask, CheckTask, HiddenTask
+from viber_courier.worker.runtime.messages import BellTask, CheckTask, unpack
 from viber_courier.worker.runtime.shutdown import end_orphan, set_handlers
 from viber_courier.worker.runtime.watchdog import Watchdog
 from viber_courier.worker.send import Sender
 from viber_courier.worker.shift import task_limit
 
-VISIBILITY_TIMEOUT = 60
-"""Seconds after which Celery redelivers a ``courier.enqueue`` task whose worker has vanished."""
+CHECK_TTL = 60
+"""Seconds for which the answer to a check is kept."""
+INTAKE_LIMIT = 3600
+"""Seconds after which a process that stores tasks' jobs is killed: one may hold very many."""
 EVENTS_TTL = 60
 """Seconds after which the broker drops events that Flower has not read, and Flower's queue."""
 BELL_LOGGERS = ("celery.worker.strategy", "celery.app.trace", "celery.beat")
@@ -65,13 +67,14 @@ except ConfigError as error:
     raise SystemExit(f"viber-courier can't start: {error}") from None
 
 
-queues = [queue(settings.namespace, name) for name in (POLL, INTAKE, *LANES)]
+names = (POLL, DOOR, INTAKE, *LANES)
+queues = {name: Queue(at := queue(settings.namespace, name), routing_key=at) for name in names}
 flower.install()
 app = App("viber_courier", set_as_current=True)
 app.conf.update(
-    broker(settings.broker_url, visibility_timeout=VISIBILITY_TIMEOUT),
-    task_queues=[Queue(name, routing_key=name) for name in queues],
-    task_default_queue=queues[0],
+    broker(settings.broker_url),
+    task_queues=list(queues.values()),
+    task_default_queue=queues[POLL].name,
     task_create_missing_queues=False,
     worker_direct=True,  # each worker's own queue, which ``courier live`` uses
     accept_content=["json"],
@@ -79,8 +82,6 @@ app.conf.update(
     task_ignore_result=True,
     worker_consumer="viber_courier.worker.runtime.messages:CarefulConsumer",
     worker_pool="viber_courier.worker.runtime.pool:TaskPool",
-    # Bells are acknowledged early: a lost one costs a sweep, while acks_late would end the worker
-    # when Redis restarts.
     task_acks_late=False,
     task_time_limit=task_limit(settings),
     worker_prefetch_multiplier=1,
@@ -119,7 +120,7 @@ class System:
     store: Store
     sender: Sender
     poller: Poller
-    producer: Producer
+    intake: Intake
 
 
 @cache
@@ -131,26 +132,48 @@ def system() -> System:
         store=store,
         sender=Sender(settings, store, provider, decider),
         poller=Poller(settings, store, provider, decider),
-        producer=Producer(settings, client=client),
+        intake=Intake(_door(), Producer(settings, client=client), unpack_task),
     )
 
 
+def _door() -> Door:
+    return Door(settings.broker_url, settings.namespace)
+
+
+def unpack_task(raw: bytes) -> Any:
+    """Returns the ``courier.enqueue`` task in a message; raises Refused."""
+    return unpack(raw, "courier.enqueue", app.tasks["courier.intake"])
+
+
 class ListenerStep(bootsteps.StartStopStep):  # type: ignore[misc]
-    """Runs a Listener in the worker's main process, after its pool has started."""
+    """Runs threads in the worker's main process, after its pool has started: the Listener, and the
+    DoorKeeper if the worker serves the door's queue."""
 
     requires = ("celery.worker.components:Pool",)
-    _listener: Listener | None = None
+
+    def __init__(self, worker: Any, **_: Any) -> None:
+        # Celery itself must not take tasks off the door's list: it consumes the bells for them.
+        consumed, (at, bells) = app.amqp.queues, (queues[DOOR].name, queues[INTAKE])
+        self._serves_door, self._threads = at in consumed.consume_from, list[Any]()
+        consumed.deselect(at)
+        if self._serves_door:
+            consumed.select_add(bells)
+        else:
+            consumed.deselect(bells.name)
 
     def start(self, worker: Any) -> None:
-        """Starts the listener's thread; replaces Celery's signal handlers."""
+        """Starts the threads; replaces Celery's signal handlers."""
         set_handlers(worker.pool)
-        self._listener = Listener(system().store, Bells(settings), settings)
-        threading.Thread(target=self._listener.run, daemon=True, name="listener").start()
+        self._threads.append(Listener(system().store, Bells(settings), settings))
+        if self._serves_door:
+            self._threads.append(DoorKeeper(_door(), Bells(settings), settings))
+        for each in self._threads:
+            threading.Thread(target=each.run, daemon=True, name=type(each).__name__).start()
 
     def close(self, worker: Any) -> None:
-        """Stops the listener, because the worker is about to end."""
-        if self._listener:
-            self._listener.stop()
+        """Stops the threads, because the worker is about to end."""
+        for each in self._threads:
+            each.stop()
 
     stop = terminate = close
 
@@ -176,31 +199,14 @@ def check(self: Any, nonce: str) -> str:
     store = system().store
     must = kept(store.redis, settings)
     said = store_fault(store.redis, settings.namespace, must) or self.request.hostname
-    store.redis.set(store.keys.check(nonce), said, px=1000 * VISIBILITY_TIMEOUT)
+    store.redis.set(store.keys.check(nonce), said, px=1000 * CHECK_TTL)
     return "check: answered"
 
 
-@app.task(
-    name="courier.enqueue",
-    base=HiddenTask,
-    bind=True,
-    acks_late=True,
-    reject_on_worker_lost=True,
-    acks_on_failure_or_timeout=False,
-    time_limit=3600,
-)
-def enqueue(self: Any, *args: object, **kwargs: object) -> str:
+@app.task(name="courier.intake", base=BellTask, time_limit=INTAKE_LIMIT)
+def intake() -> str:
     """Stores jobs of apps that don't install the package (docs/design.md, section 3)."""
-    jobs = args[0] if len(args) == 1 and not kwargs else None
-    try:
-        return enqueue_task_jobs(system().producer, self.request.id, jobs)
-    except Exception as error:
-        if not report(error):
-            logger.exception("jobs not stored yet", extra={"task_id": self.request.id})
-        # Put the task back, whatever the error: losing it would lose its messages. Those that are
-        # stored already are the same messages the next time.
-        time.sleep(1.0)
-        raise Reject(type(error).__name__, requeue=True) from None
+    return system().intake.serve()
 
 
 @celeryd_init.connect

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 from viber_courier.ops.look import Gate
 from viber_courier.schemas.instants import iso
-from viber_courier.schemas.lanes import LANES, POLL, queue
+from viber_courier.schemas.lanes import DOOR, INTAKE, LANES, POLL, queue
 from viber_courier.schemas.settings import ON_DISK
 from viber_courier.store.counters import Oddity
+from viber_courier.store.door import Waiting
 from viber_courier.store.durability import DURABLE, dangers
 from viber_courier.worker.outcome import Blocked, NotSent, RequestRefused, Retryable, StatusOutcome
 
@@ -146,8 +147,10 @@ def workers(
     for host in sorted({*hangs} - {*refused}):
         do = f"it is busy or hangs: restart it if `courier live --worker {host}` fails"
         yield Finding(WARNING, f"worker: {host}", "answers, but ran no task in time", do)
-    for name in (*LANES, POLL, "enqueue"):
-        takers = [host for host, queues in serving.items() if queue(namespace, name) in queues]
+    for name in (*LANES, POLL, DOOR):
+        # A worker that serves the door's queue consumes the bells for it; older ones the queue.
+        either = {queue(namespace, each) for each in ((name, INTAKE) if name == DOOR else (name,))}
+        takers = [host for host, queues in serving.items() if queues & either]
         if takers and set(takers) <= set(hangs):
             do = "see above, or start another"
             yield Finding(ERROR, f"workers: {name}", "none ran a task in time", do)
@@ -155,8 +158,20 @@ def workers(
             yield Finding(OK, f"workers: {name}", f"{len(takers)}: {', '.join(sorted(takers))}")
         else:
             do = f"start one with -Q {queue(namespace, name)}"
-            severity = WARNING if name == "enqueue" else ERROR  # only some apps use this queue
+            severity = WARNING if name == DOOR else ERROR  # only some apps use this queue
             yield Finding(severity, f"workers: {name}", "none", do)
+
+
+def door(waiting: Waiting) -> Finding:
+    """Checks the tasks that Celery clients have left."""
+    seen = f"{waiting.tasks:,} waiting, {waiting.held:,} in hand or for later"
+    if waiting.seconds < IDLE:
+        return Finding(OK, "tasks", seen)
+    seen = f"{seen}; the oldest waits for {waiting.seconds:,.0f} s or longer"
+    do = (
+        "look for `jobs not stored yet` in the workers' logs; start more that serve courier.enqueue"
+    )
+    return Finding(WARNING, "tasks", seen, do)
 
 
 def beat(ago: float | None, interval: float) -> Finding:

@@ -7,6 +7,7 @@ import sys
 import time
 import uuid
 from collections.abc import Collection, Iterator
+from contextlib import closing
 from typing import Any
 
 import click
@@ -28,6 +29,7 @@ from viber_courier.schemas.lanes import LANES, POLL, queue
 from viber_courier.schemas.redis_url import parse
 from viber_courier.schemas.settings import Settings
 from viber_courier.store.connection import StoreUnavailable, broker, connect, store_errors
+from viber_courier.store.door import Door
 from viber_courier.store.format import HOLDS
 from viber_courier.store.keys import Keys
 from viber_courier.store.refusals import refusal, store_fault
@@ -120,6 +122,8 @@ def _examine(no_provider: bool) -> Iterator[Finding]:
             yield _away(error)
         try:
             _check_broker(settings)
+            with broker_errors(), closing(Door(settings.broker_url, settings.namespace)) as door:
+                yield findings.door(door.look())
             workers, hangs = Workers(settings), set[str]()
             serving, end = workers.serving(ANSWER_SECONDS), time.monotonic() + TASK_SECONDS
             if redis_up:  # it holds their answers

@@ -360,7 +360,7 @@ CHANGES = {
     "the password": ("store", "resetpass >other"),
     "the bell's": ("broker", "-llen"),
     "its task": ("broker", "-lpush"),
-    "its record": ("broker", "-zadd"),
+    "the door's": ("broker", "-blmove"),
     "the broker's password": ("broker", "resetpass >other"),
 }
 

@@ -50,8 +50,8 @@ PERSONAL = re.compile(rb"\{[a-z0-9]+\}:(m|c|common):|[a-z0-9]+\.enqueue|unacked$
 
 PROBE = """
 import logging, os, traceback
-from viber_courier.worker.celery import enqueue
-enqueue.time_limit = 2
+from viber_courier.worker.celery import intake
+intake.time_limit = 2
 handle = logging.Logger.handle
 def dump(self, record):
     handle(self, record)  # after the filters: what any handler, however it formats, can see
@@ -326,7 +326,7 @@ class Run:
         send("high", f"{PHONE}", name="courier.send", to="send.high")
         send(name="courier.poll", to="poll", kwargs={TEXT: PHONE})
         send([job()], serializer="pickle")
-        send([job()], eta=iso_in(3600))  # scheduled: Flower shows it
+        send([job()], eta=iso_in(3600))  # held until then
         send([job()], expires=time.time() - 5)
         send([job(id="limits")], soft_time_limit=0.001, time_limit=0.001)
         send([job(id="late")], link=self.watch.app.signature(TEXT, args=[PHONE]))
@@ -352,9 +352,9 @@ class Run:
         for _ in range(4):
             self.send([self.job(), self.job()])
         shown = self.watch.ask()
-        assert "courier.enqueue" in shown, shown
+        assert "courier.intake" in shown, shown
         self.said("exceeded for courier.send")
-        self.said("Hard time limit (2s) exceeded for courier.enqueue")
+        self.said("Hard time limit (2s) exceeded for courier.intake")
         wait_for(lambda: self.app.get("paused"), 60)
 
     def redis_restarts(self) -> None:
@@ -559,9 +559,10 @@ def test_no_message_ends_the_worker_or_comes_back_for_ever(
             # When the worker takes both, then it lives and stores the good one
             wait_for(lambda id=f"good-{number}": app.get(id), 20, f"{headers} {body[:80]!r}")
             assert worker.process.poll() is None, (headers, body[:80])
-        # And nothing is left of the others on queues or unacknowledged
+        # And nothing is left of the others on queues or in hand
         with redis.Redis.from_url(broker) as client:
-            wait_for(lambda: not client.llen(queue) and not client.hlen("unacked"), 20)
+            left = (queue, f"{queue}.held", f"{queue}.bodies", "unacked")
+            wait_for(lambda: not client.exists(*left), 20)
         assert "Traceback" not in worker.log, worker.log
         # Python's own warning, that root runs it, is long.
         assert max(len(line) for line in worker.lines if "py.warnings" not in line) < 300

@@ -38,6 +38,11 @@ def gate(values: str, what: str = "send") -> Series:
     return {f'courier_paused{{by="gate",what="{what}"}}': values}
 
 
+def tasks(waiting: str, seconds: str) -> Series:
+    name = "courier_intake_waiting_"
+    return {f"{name}tasks": waiting, f"{name}seconds": seconds}
+
+
 def closed(values: str) -> Series:
     return {'courier_gate_closed_total{what="send"}': values}
 
@@ -160,6 +165,17 @@ CASES: dict[str, tuple[str, dict[str, Series], dict[str, Series]]] = {
             "a busy minute": {"courier_poll_lag_seconds": "0x18 310 0x40"},
             "paused by hand": {"courier_poll_lag_seconds": "0+60x40"} | hand("1x40", "poll"),
             "its gate is closed": {"courier_poll_lag_seconds": "0+60x40"} | gate("1x40", "poll"),
+        },
+    ),
+    "CourierTasksWaiting": (
+        "10m",
+        {
+            "the store is away": tasks("5+5x40", "0 15+15x40"),
+            "no worker serves them": tasks("7x40", "0x40"),
+        },
+        {
+            "a burst, and workers that take it": tasks("9000-1500x5 0x40", "0 10 20 30 40 50 0x40"),
+            "there is always one": tasks("1x40", "0.1x40"),
         },
     ),
     "CourierPausedByHand": (

@@ -1,53 +1,11 @@
-"""kombu's Redis transport for our app: loses no task, and never hangs at a dead connection."""
+"""kombu's Redis transport for our app: never hangs at a dead connection, shows no password."""
 
-import logging
-import time
 from typing import Any
 
 import kombu
 from celery.app import amqp
 from kombu.transport import redis
 from kombu.utils.url import maybe_sanitize_url
-from redis import RedisError
-
-from viber_courier.store.refusals import report
-
-logger = logging.getLogger(__name__)
-
-RECORD_TIMEOUT = 30.0
-"""How long to keep trying to record a popped task as unacknowledged, in seconds."""
-
-
-class PatientQoS(redis.QoS):
-    """Repeats the recording of a popped task until Redis has answered.
-
-    kombu pops a task off its queue on one connection and records it as unacknowledged on another.
-    If the second is dead (half-open, or Redis is restarting), the task would be in neither place.
-    Recording it twice changes nothing.
-    """
-
-    def append(self, message: Any, delivery_tag: str) -> Any:
-        end = time.monotonic() + RECORD_TIMEOUT
-        while True:
-            try:
-                return super().append(message, delivery_tag)  # type: ignore[no-untyped-call]
-            except (RedisError, OSError) as error:
-                if time.monotonic() > end:
-                    raise
-                if not report(error, "COURIER_BROKER_URL"):
-                    logger.warning("task not recorded yet", extra={"error": type(error).__name__})
-                time.sleep(0.2)
-
-    # Celery logs what these two raise and goes on. Unless the task's place is free by then, the
-    # worker takes one task fewer from there on, and in the end none. The task is delivered again.
-
-    def ack(self, delivery_tag: str) -> None:
-        self._dirty.add(delivery_tag)
-        super().ack(delivery_tag)  # type: ignore[no-untyped-call]
-
-    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
-        self._dirty.add(delivery_tag)
-        super().reject(delivery_tag, requeue)  # type: ignore[no-untyped-call]
 
 
 class _OurChannel(redis.Channel):
@@ -57,8 +15,6 @@ class _OurChannel(redis.Channel):
     holds a copy of the socket. Then the kernel reports the closed socket for ever, under the number
     of the next connection, and the worker hangs while it reads from that.
     """
-
-    QoS = PatientQoS
 
     def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
         parameters: dict[str, Any] = super()._connparams(asynchronous)  # type: ignore[no-untyped-call]

@@ -4,6 +4,7 @@ Any program with the broker's address can put anything on our queues. Celery log
 arguments (events, ``inspect``, Flower), and trusts the form of messages.
 """
 
+import json
 import logging
 import re
 from collections.abc import Callable, Mapping
@@ -13,7 +14,9 @@ from celery import Task
 from celery.exceptions import InvalidTaskError
 from celery.worker.consumer import Consumer
 from celery.worker.request import Request
-from kombu.exceptions import ContentDisallowed
+from celery.worker.strategy import hybrid_to_proto2, proto1_to_proto2
+from kombu.exceptions import ContentDisallowed, DecodeError
+from kombu.transport.virtual import Channel, Message
 
 from viber_courier.schemas.lanes import LANES
 
@@ -23,6 +26,8 @@ HEADERS = ("id", "task", "eta", "expires")
 """Headers that a client may set. Others would be shown or change how the task runs."""
 HIDDEN = "(hidden)"
 NOT_JSON = 'not JSON: set task_serializer="json"'
+UNREADABLE = "can't be decoded"
+_JSON_ONLY = frozenset({"application/json"})
 _MAX_ID = 255
 _UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 """A task's id that may be logged: any other could hold a phone number."""
@@ -83,12 +88,6 @@ class CheckRequest(BellRequest):
         return len(args) == 1 and re.fullmatch("[0-9a-f]{32}", str(args[0])) is not None
 
 
-class HiddenTask(Task):  # type: ignore[misc]
-    """The base of a task with content."""
-
-    Request = HiddenRequest
-
-
 class BellTask(Task):  # type: ignore[misc]
     """The base of a doorbell."""
 
@@ -99,6 +98,65 @@ class CheckTask(Task):  # type: ignore[misc]
     """The base of a health check's task."""
 
     Request = CheckRequest
+
+
+class Refused(Exception):
+    """A message can't be used; the log says why already."""
+
+
+class _Codecs:
+    """What of a channel a message needs to read itself."""
+
+    codecs = Channel.codecs
+    decode_body = Channel.decode_body
+
+
+def unpack(raw: bytes, name: str, task: Task) -> HiddenRequest:
+    """Returns the task in a message of the Redis transport, checked as a consumer checks it.
+
+    Raises Refused, and logs that, if it is no task of this ``name``. ``task`` stands for it: none
+    is registered under that name.
+    """
+    headers: Any = None
+    try:
+        message: Any = Message(json.loads(raw), channel=_Codecs())  # type: ignore[no-untyped-call]
+        headers = message.headers
+        if message.errors:
+            raise Refused(UNREADABLE)
+        if "task" in headers and headers["task"] != name:
+            raise Refused("unknown task")
+        message.accept = _JSON_ONLY
+        body, more = message.payload, dict[str, Any](utc=task.app.conf.enable_utc)
+        if isinstance(body, Mapping):  # Celery's protocol 1, or a message of both protocols
+            convert = hybrid_to_proto2 if "task" in headers else proto1_to_proto2
+            named = ("body", "headers", "decoded", "utc")
+            more = dict(zip(named, convert(message, body), strict=True))
+            headers = more["headers"]
+        if headers.get("task") != name:
+            raise Refused("unknown task" if "task" in headers else "unknown format")
+        return HiddenRequest(message, app=task.app, task=task, **more)
+    except Exception as error:
+        why = _why(error)
+    log_refused(headers, why)
+    raise Refused(why)
+
+
+def _why(error: Exception) -> str:
+    """Returns why a message is refused, in words without any of it."""
+    if isinstance(error, Refused):
+        return str(error)
+    if isinstance(error, ContentDisallowed):
+        return NOT_JSON
+    if isinstance(error, InvalidTaskError):
+        return "invalid task"
+    return UNREADABLE if isinstance(error, ValueError | DecodeError) else type(error).__name__
+
+
+def log_refused(headers: object, why: str) -> None:
+    """Logs that a message is refused: without its body, with its id if that is a UUID."""
+    id = str(headers.get("id")) if isinstance(headers, Mapping) else ""
+    known = {"task_id": id} if _UUID.fullmatch(id) else {}
+    logger.error("message refused: %s", why, extra=known)
 
 
 class CarefulConsumer(Consumer):  # type: ignore[misc]
@@ -124,9 +182,7 @@ class CarefulConsumer(Consumer):  # type: ignore[misc]
 
     def on_decode_error(self, message: Any, exc: Exception) -> None:
         """Refuses a body that can't be decoded, or isn't JSON."""
-        self._refuse(
-            message, NOT_JSON if isinstance(exc, ContentDisallowed) else "can't be decoded"
-        )
+        self._refuse(message, NOT_JSON if isinstance(exc, ContentDisallowed) else UNREADABLE)
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], Any]:
         """Returns Celery's handler of messages, which also refuses those that make it fail."""
@@ -146,9 +202,7 @@ class CarefulConsumer(Consumer):  # type: ignore[misc]
         return handle_or_refuse
 
     def _refuse(self, message: Any, why: str) -> None:
-        id = str(message.headers.get("id")) if isinstance(message.headers, Mapping) else ""
-        known = {"task_id": id} if _UUID.fullmatch(id) else {}
-        logger.error("message refused: %s", why, extra=known)
+        log_refused(message.headers, why)
         if not message.acknowledged:
             message.reject_log_error(logger, self.connection_errors)
 

@@ -17,8 +17,12 @@ THAW = 3.0
 """Seconds that its processes have from then on to write down the answers they hold."""
 
 
+LAST_RESULT = 1.0
+"""Seconds that a process waits at its end for the worker to read its last result."""
+
+
 class PoolWorker(asynpool.Worker):  # type: ignore[misc]
-    """A process of the pool: billiard's, but for two of its habits.
+    """A process of the pool: billiard's, but for three of its habits.
 
     billiard's ends on any TERM. systemd, supervisord's ``stopasgroup`` and a shell send it to each
     process at once, and so cut off a request that a warm shutdown would finish.
@@ -26,6 +30,9 @@ class PoolWorker(asynpool.Worker):  # type: ignore[misc]
     billiard's takes a lock to read the count of its results, ten times a second. A process past its
     time limit gets TERM and, a tenth of a second later, KILL: perhaps while it holds that lock. If
     its result has arrived after all (the machine was asleep), the worker waits for ever.
+
+    billiard's waits 30 s at its end for the worker to count its last result, also in a shutdown,
+    when the worker counts no more and waits for it.
     """
 
     on_ready_counter: Any
@@ -41,11 +48,10 @@ class PoolWorker(asynpool.Worker):  # type: ignore[misc]
     def _ensure_messages_consumed(self, completed: int) -> bool:
         if not self.on_ready_counter:
             return False
-        for _ in range(pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT):
-            if self.on_ready_counter.get_obj().value >= completed:
-                return True
+        end = time.monotonic() + LAST_RESULT
+        while self.on_ready_counter.get_obj().value < completed and time.monotonic() < end:
             time.sleep(pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_INTERVAL)
-        return False
+        return bool(self.on_ready_counter.get_obj().value >= completed)
 
 
 def _obey(parent: int) -> None:
