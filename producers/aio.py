@@ -17,6 +17,9 @@ from viber_courier.schemas.settings import Settings
 from viber_courier.store.aio import AsyncScript, connect
 from viber_courier.store.replies import Link
 
+SLICE_ROWS = 50
+"""Rows that are checked before other tasks have their turn: one or two milliseconds."""
+
 
 class AsyncProducer(Calls):
     """Producer for asyncio: the same calls, to be awaited. All tasks of a loop can share one.
@@ -33,7 +36,7 @@ class AsyncProducer(Calls):
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.redis = connect(settings.redis_url, settings.namespace) if client is None else client
-        super().__init__(Link(self.redis, AsyncScript, asyncio.sleep), settings, clock)
+        super().__init__(Link(self.redis, AsyncScript, asyncio.sleep, SLICE_ROWS), settings, clock)
         self._acks = WeakSet[AsyncAcks]()
 
     @classmethod

@@ -69,7 +69,7 @@ class Calls:
         self, rows: Rows[Any], common: Any = None, on_invalid: OnInvalid | None = None
     ) -> list[str]:
         campaign = None if common is None else Campaign(common, self._clock())
-        stream = RowStream(campaign, on_invalid, self._clock, self._begin_store, self._breathe)
+        stream = RowStream(campaign, on_invalid, self._clock, self._begin_store, self._link)
         # A chunk larger than max_queued could never be stored.
         size = min(CHUNK_ROWS, self.settings.max_queued or CHUNK_ROWS)
         try:
@@ -106,9 +106,6 @@ class Calls:
         require_start(start)
         names = require_name("group", group), require_name("consumer", consumer)
         return Reader(self._link, self.settings, *names, start)
-
-    async def _breathe(self) -> None:
-        await reply(self._link.sleep(0))
 
     async def _store_again(self, letters: list[Letter], gap: int) -> set[str]:
         rows = [Row(0, None, new, job, old) for old, new, job in letters]

@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
+from itertools import islice
 from typing import Any, NamedTuple
 
 from viber_courier.schemas.errors import Conflict, EnqueueError
 from viber_courier.schemas.message import Campaign, Job, parse_job
+from viber_courier.store.replies import Link, reply
 
 CHUNK_ROWS = 500
 """Rows of ``enqueue_many`` in one round trip; they are stored together or not at all."""
-SLICE_ROWS = 50
-"""Rows that are checked before an event loop may do something else: one or two milliseconds."""
 COLLECT_AFTER = 0.02
 """Longest wait for the next row before collecting the previous chunk's reply, in seconds."""
 
@@ -36,7 +36,7 @@ class Row(NamedTuple):
 class RowStream:
     """Stores the rows of one call: Redis stores a chunk while the next is checked.
 
-    ``begin`` begins to store rows of a campaign. ``breathe`` lets others work between slices.
+    ``begin`` begins to store rows of a campaign.
     """
 
     def __init__(
@@ -45,10 +45,11 @@ class RowStream:
         on_invalid: OnInvalid | None,
         clock: Callable[[], float],
         begin: Callable[[list[Row], Campaign | None], Awaitable[Clashes]],
-        breathe: Callable[[], Awaitable[object]],
+        link: Link,
     ) -> None:
         self._campaign, self._on_invalid, self._clock = campaign, on_invalid, clock
-        self._begin, self._breathe = begin, breathe
+        self._begin, self._sleep = begin, link.sleep
+        self._slice = link.slice or CHUNK_ROWS
         self._rows, self._faults = list[Row](), list[Fault]()
         self._clashes: Clashes | None = None
         self._count, self._sent_at = 0, 0.0
@@ -67,12 +68,10 @@ class RowStream:
         """Returns the next rows, numbered; collects the previous chunk if they come slowly."""
         chunk = list[tuple[int, Any]]()
         if isinstance(source, enumerate):
-            for numbered in source:
+            for numbered in islice(source, size):
                 if self._clashes and time.monotonic() - self._sent_at > COLLECT_AFTER:
                     await self._collect()
                 chunk.append(numbered)
-                if len(chunk) == size:
-                    break
         else:
             async for row in source:
                 chunk.append((self._count, row))
@@ -84,8 +83,10 @@ class RowStream:
     async def _parse(self, chunk: list[tuple[int, Any]]) -> tuple[list[Row], list[Fault]]:
         digests, rows, faults = dict[str, str](), list[Row](), list[Fault]()
         campaign, now = self._campaign, self._clock()
-        for start in range(0, len(chunk), SLICE_ROWS):
-            for number, raw in chunk[start : start + SLICE_ROWS]:
+        for start in range(0, len(chunk), self._slice):
+            if start:
+                await reply(self._sleep(0))
+            for number, raw in chunk[start : start + self._slice]:
                 try:
                     job = campaign.parse_row(raw, now) if campaign else parse_job(raw, now)
                     id = job.id or fresh_id()
@@ -94,7 +95,6 @@ class RowStream:
                     rows.append(Row(number, raw, id, job))
                 except EnqueueError as error:
                     faults.append(_fault(number, raw, error))
-            await self._breathe()
         return rows, faults
 
     async def _send(self, rows: list[Row], faults: list[Fault]) -> None:

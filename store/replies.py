@@ -13,12 +13,14 @@ T = TypeVar("T")
 class Link(NamedTuple):
     """A client of Redis, and what goes with its kind.
 
-    ``script`` is Script or AsyncScript; ``sleep`` is time.sleep or asyncio.sleep.
+    ``script`` is Script or AsyncScript; ``sleep`` is time.sleep or asyncio.sleep. ``slice``: how
+    many rows may be checked before others have their turn (0: any number).
     """
 
     client: Any
     script: Callable[..., Any]
     sleep: Callable[[float], Any]
+    slice: int = 0
 
 
 async def reply(given: Any) -> Any:
