@@ -9,6 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.faults.chaos.disturb import TROUBLES
 from tests.faults.chaos.report import table
 from tests.faults.chaos.run import Options, run
 
@@ -22,7 +23,10 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=0.005, help="of each kind of fault")
     parser.add_argument("--redis", choices=("single", "sentinel"), default="single")
     parser.add_argument("--door", type=float, default=0.1, help="part of messages as Celery tasks")
-    parser.add_argument("--without", action="append", default=[], help="a trouble to leave out")
+    parser.add_argument(
+        "--without", choices=TROUBLES, action="append", default=[], help="leave out"
+    )
+    parser.add_argument("--only", choices=TROUBLES, action="append", default=[], help="these alone")
     parser.add_argument("--plant", default="", help="a fault to plant (program.py)")
     parser.add_argument("--keep", action="store_true", help="the evidence in any case")
     given = parser.parse_args()
@@ -35,7 +39,7 @@ def main() -> int:
         plant=given.plant,
         redis=given.redis,
         door=given.door,
-        without=frozenset(given.without),
+        without=frozenset(given.without or (given.only and set(TROUBLES) - set(given.only))),
     )
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
     print(f"seed {options.seed}, {options.messages} messages, evidence in {folder}", flush=True)

@@ -46,6 +46,8 @@ FAILOVER = {
     "master stalled": 1,
     "kill -9 replica": 1,
 }
+LAGGING = "lagging readers"
+TROUBLES = sorted({*ALWAYS, *DOOR, *CLOCK, *FAILOVER, LAGGING})
 LEAST_STEP = 8.0
 """Seconds: smaller steps are no trouble (docs/decisions/0029)."""
 NO_BEAT = (12.0, 20.0)

@@ -18,7 +18,7 @@ import redis
 from tests.conftest import Simulator
 from tests.faults.chaos.accounts import Evidence, Left, Seen, digest, settle_accounts
 from tests.faults.chaos.archive import Archive
-from tests.faults.chaos.disturb import SLOTS, Disturber, Target
+from tests.faults.chaos.disturb import LAGGING, SLOTS, Disturber, Target
 from tests.faults.chaos.jobs import ENDINGS
 from tests.faults.chaos.ledger import Part, read_ledger
 from tests.faults.chaos.oracle import Act, Asked, Conditions, Ledgers, Verdict, Violation, judge
@@ -271,7 +271,7 @@ def _let_end(options: Options, place: Installation, tell: Callable[[], None]) ->
 
 def _readings(options: Options, env: dict[str, str], folder: Path) -> list[Reading]:
     """One group that reads all the time, one that lags."""
-    naps = {"steady": None} | ({} if "lagging" in options.without else {"lagging": options.naps})
+    naps = {"steady": None} | ({} if LAGGING in options.without else {"lagging": options.naps})
     return [
         Reading(env, str(folder / f"read-{name}.txt"), name, options.seed, nap)
         for name, nap in naps.items()
