@@ -142,6 +142,7 @@ LASTING = {
     "swept": 1,
     "clock": 1,
     "missed": 1,
+    "kept": 1,
 }
 """Keys of the store that stay for ever: the first words of their names, and how many there are."""
 PASSING = {"m", "c", "common", "once", "bell", "bucket", "check"}
@@ -150,6 +151,8 @@ EMPTY = {"lane", "watch"}
 """Those that are gone when every message has ended."""
 SLACK_MS, NODE = 10_000, 200
 """Of trimming: a sweep's delay on a busy machine, and events of one node of a stream."""
+TASKS = (".enqueue", ".enqueue.held", ".enqueue.bodies")
+"""Ends of the names of what holds ``courier.enqueue`` tasks: there may be none."""
 MOST_WORDS, MOST_BELLS = 20, 40
 """Words on the wake list, and tasks on a queue, that may be left: wake-ups of nothing."""
 
@@ -171,7 +174,7 @@ def left_behind(keys: Sequence[Left], namespace: str, kept: int) -> Iterator[Vio
 def _why_left(key: Left, word: str | None, kept: int) -> str:
     if word is None:
         is_queue = not key.expires and key.type != "set"
-        most_tasks = 0 if key.name.endswith(".enqueue") else MOST_BELLS
+        most_tasks = 0 if key.name.endswith(TASKS) else MOST_BELLS
         return "left behind in the broker" if is_queue and key.size > most_tasks else ""
     if word in PASSING:
         return "" if key.expires else "never expires"
