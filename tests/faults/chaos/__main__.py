@@ -8,6 +8,7 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from tests.faults.chaos.disturb import TROUBLES
 from tests.faults.chaos.report import table
@@ -23,10 +24,9 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=0.005, help="of each kind of fault")
     parser.add_argument("--redis", choices=("single", "sentinel"), default="single")
     parser.add_argument("--door", type=float, default=0.1, help="part of messages as Celery tasks")
-    parser.add_argument(
-        "--without", choices=TROUBLES, action="append", default=[], help="leave out"
-    )
-    parser.add_argument("--only", choices=TROUBLES, action="append", default=[], help="these alone")
+    some: dict[str, Any] = {"choices": TROUBLES, "action": "append", "default": []}
+    parser.add_argument("--without", **some, help="a trouble to leave out")
+    parser.add_argument("--only", **some, help="a trouble: no other one comes but these")
     parser.add_argument("--plant", default="", help="a fault to plant (program.py)")
     parser.add_argument("--keep", action="store_true", help="the evidence in any case")
     given = parser.parse_args()
