@@ -8,7 +8,7 @@ from typing import Any
 
 import redis
 
-from tests.faults.chaos.stores import Store, connect
+from tests.faults.chaos.stores import Store
 
 PAGE = 2000
 Entry = tuple[int, int]
@@ -32,7 +32,7 @@ class Archive(threading.Thread):
         while not self._over.is_set():
             try:
                 port = self._store.master()
-                with connect(port) as client:
+                with self._store.admin(port) as client:
                     self._compare(client)
                     looked = time.monotonic()
                     while not self._over.is_set():
@@ -56,7 +56,7 @@ class Archive(threading.Thread):
 
     def _at_end(self) -> bool:
         try:
-            with connect(self._store.master()) as client:
+            with self._store.admin() as client:
                 return self.is_level(client)
         except redis.RedisError:
             return False

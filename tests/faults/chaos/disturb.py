@@ -18,10 +18,11 @@ from tests.conftest import Simulator
 from tests.faults.chaos.archive import Archive
 from tests.faults.chaos.oracle import Act, Violation
 from tests.faults.chaos.rules import STORMS, Json, rules
-from tests.faults.chaos.stores import Sentinels, Single, Store, connect
+from tests.faults.chaos.stores import Sentinels, Single, Store
 from tests.faults.faked import Faked
 from tests.faults.parts import Supervised
 
+Replacing = Callable[[int], contextlib.AbstractContextManager[None]]
 SLOTS = 2
 """Requests that one worker makes at a time (WORKER in tests/faults/parts.py)."""
 ALWAYS = {
@@ -193,7 +194,7 @@ class Disturber(threading.Thread):
         while time.monotonic() < deadline and not self._over.is_set():
             with (
                 contextlib.suppress(redis.RedisError),
-                connect(self._target.broker.master()) as broker,
+                self._target.broker.admin() as broker,
             ):
                 if broker.llen(queue):
                     return
@@ -224,7 +225,7 @@ class Disturber(threading.Thread):
         self.acts.append(Act("no beat", since, time.time()))
 
     def _swept(self) -> str | None:
-        with contextlib.suppress(redis.RedisError), connect(self._target.store.master()) as client:
+        with contextlib.suppress(redis.RedisError), self._target.store.admin() as client:
             return client.get(f"{{{self._target.namespace}}}:swept")  # type: ignore[return-value]
         return None
 
@@ -253,7 +254,7 @@ class Disturber(threading.Thread):
         with self._act("Redis cut off", self._all):
             self._target.broker.proxy.cut()
             if isinstance(self._target.store, Sentinels):
-                with connect(self._target.store.master()) as client:
+                with self._target.store.admin() as client:
                     client.execute_command("CLIENT", "KILL", "TYPE", "normal")
 
     def _vanish(self, _: Random) -> None:
@@ -270,7 +271,7 @@ class Disturber(threading.Thread):
         new = chance.uniform(-farthest, farthest)
         if abs(new - now) < LEAST_STEP:
             new = now - LEAST_STEP if now > 0 else now + LEAST_STEP
-        with connect(self._target.store.master()) as client:
+        with self._target.store.admin() as client:
             client.execute_command("CLIENT", "PAUSE", "5000", "WRITE")
             try:
                 deadline = time.monotonic() + 4
@@ -292,37 +293,25 @@ class Disturber(threading.Thread):
         return self._target.store
 
     def _kill_master(self, chance: Random) -> None:
-        store, old = self._sentinels, self._sentinels.master()
-        with self._act("kill -9 master", self._all):
-            store.server(old).stop(kill=True)
-            store.replaced(old)
-            self._over.wait(chance.uniform(0.0, 3.0))
-            store.heal()
+        self._replace_master("kill -9 master", self._sentinels.killed, chance)
 
-    def _fail_over(self, _: Random) -> None:
-        store, old = self._sentinels, self._sentinels.master()
-        with self._act("planned failover", self._all):
-            while not store.fail_over() and not self._over.wait(1.0):
-                pass
-            with contextlib.suppress(AssertionError):  # they may find that they can't
-                store.replaced(old, 15)
-            store.heal()
+    def _fail_over(self, chance: Random) -> None:
+        self._replace_master("planned failover", self._sentinels.asked, chance)
 
     def _cut_off_master(self, chance: Random) -> None:
-        store, old = self._sentinels, self._sentinels.master()
-        with self._act("master cut off", self._all):
-            with store.cut_off(old):
-                store.replaced(old)
-                self._over.wait(chance.uniform(0.0, 4.0))
-            store.heal()
+        self._replace_master("master cut off", self._sentinels.cut_off, chance)
 
     def _stall_master(self, chance: Random) -> None:
-        store, old = self._sentinels, self._sentinels.master()
-        with self._act("master stalled", self._all):
-            with store.stalled(old):
-                store.replaced(old)
-                self._over.wait(chance.uniform(0.0, 4.0))
-            store.heal()
+        self._replace_master("master stalled", self._sentinels.stalled, chance)
+
+    def _replace_master(self, kind: str, by: Replacing, chance: Random) -> None:
+        """Another one becomes the master; some time later the old one is back, as a replica."""
+        store, begun, old = self._sentinels, time.time(), self._sentinels.master()
+        with by(old):
+            vain = "" if store.replaced(old) else ", in vain"
+            self._over.wait(chance.uniform(0.0, 4.0))
+        store.heal()
+        self.acts.append(Act(kind + vain, begun, time.time(), self._all))
 
     def _kill_replica(self, chance: Random) -> None:
         """With all replicas asked for, nothing is taken meanwhile."""

@@ -24,7 +24,7 @@ from tests.faults.chaos.ledger import Part, read_ledger
 from tests.faults.chaos.oracle import Act, Asked, Conditions, Ledgers, Verdict, Violation, judge
 from tests.faults.chaos.reader import Reading, read_account
 from tests.faults.chaos.rules import is_unsure, refusal_codes
-from tests.faults.chaos.stores import Sentinels, Single, Store, connect
+from tests.faults.chaos.stores import Sentinels, Single, Store
 from tests.faults.faked import LIBRARIES, Faked
 from tests.faults.parts import Supervised
 from viber_courier import Producer
@@ -157,7 +157,7 @@ class Installation:
         deadline = time.monotonic() + 60
         while True:
             try:
-                with connect((store or self.store).master()) as client:
+                with (store or self.store).admin() as client:
                     return what(client)
             except redis.RedisError:
                 if time.monotonic() > deadline:

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import redis
 
@@ -24,9 +25,10 @@ SETTLED = 60.0
 """Seconds within which sentinels agree on a master, and all replicas follow it."""
 
 
-def connect(port: int) -> redis.Redis:
+def connect(port: int, password: str | None = None) -> redis.Redis:
     """Our own looks go past all proxies."""
-    return redis.Redis(port=port, decode_responses=True, protocol=2, socket_timeout=5, retry=None)
+    options: dict[str, Any] = {"decode_responses": True, "protocol": 2, "socket_timeout": 5}
+    return redis.Redis(port=port, password=password, retry=None, **options)
 
 
 class Single:
@@ -50,6 +52,10 @@ class Single:
         """On a busy machine its port may be taken for a moment, or loading take long."""
         start(self.server)
 
+    def admin(self, port: int | None = None) -> redis.Redis:
+        """A connection to that server, past the proxy."""
+        return connect(port or self.master())
+
     def heal(self) -> None:
         if self.server.process is None:
             self.start()
@@ -63,7 +69,7 @@ class Sentinels:
     """Three servers, of which one is the master, watched by three sentinels.
 
     Sentinels and replicas log in as users of their own, so that a master can be cut off from them
-    alone: its apps and workers still reach it.
+    alone: its apps and workers still reach it, as another user.
     """
 
     USERS = ("sentinel", "replica")
@@ -78,13 +84,14 @@ class Sentinels:
         self.ports = [free_port() for _ in range(3)]
         self._sentinels = [self._sentinel(port) for port in self.ports]
         hosts = ",".join(f"127.0.0.1:{port}" for port in self.ports)
-        self.url = self.own_url = f"sentinel://{hosts}/0?master={NAME}"
+        self.url = self.own_url = f"sentinel://:{PASSWORD}@{hosts}/0?master={NAME}"
         self.heal()
 
     def _server(self, n: int, fsync: str, faked: Faked | None) -> RedisServer:
         home = self._folder / f"redis-{n}"
         home.mkdir()
         made = RedisServer(home, free_port())
+        made.url = made.url.replace("//", f"//:{PASSWORD}@")
         lines = {
             **{"port": made.port, "bind": "127.0.0.1", "dir": home, "save": '""'},
             **{"appendonly": "yes", "appendfsync": fsync, "loglevel": "notice"},
@@ -93,7 +100,7 @@ class Sentinels:
             **({"replicaof": f"127.0.0.1 {self.servers[0].port}"} if n else {}),
         }
         text = [f"{name} {value}" for name, value in lines.items()]
-        text += [f"user {name} on >{PASSWORD} ~* &* +@all" for name in self.USERS]
+        text += [f"user {name} on >{PASSWORD} ~* &* +@all" for name in ("default", *self.USERS)]
         config = home / "redis.conf"  # a file, for sentinels write down whom it follows
         config.write_text("\n".join([*text, ""]))
         made.command = [find_server(), str(config)]
@@ -125,12 +132,20 @@ class Sentinels:
             raise redis.ConnectionError("the sentinels disagree")
         return votes.most_common(1)[0][0]
 
+    def admin(self, port: int | None = None) -> redis.Redis:
+        """A connection to that server, or to this one."""
+        return connect(port or self.master(), PASSWORD)
+
     def server(self, port: int) -> RedisServer:
         return next(server for server in self.servers if server.port == port)
 
-    def replaced(self, old: int, seconds: float = 30.0) -> None:
-        """Wait until the sentinels name another one."""
-        wait_for(lambda: self._master_or(old) != old, seconds, "no failover")
+    def replaced(self, old: int, seconds: float = 30.0) -> bool:
+        """Waits until the sentinels name another one; whether they do."""
+        try:
+            wait_for(lambda: self._master_or(old) != old, seconds)
+        except AssertionError:
+            return False
+        return True
 
     def _master_or(self, old: int) -> int:
         try:
@@ -141,14 +156,14 @@ class Sentinels:
     @contextlib.contextmanager
     def cut_off(self, port: int) -> Iterator[None]:
         """Neither sentinels nor replicas reach this server for a while; apps and workers do."""
-        with connect(port) as client:
+        with self.admin(port) as client:
             for user in self.USERS:
                 client.execute_command("ACL", "SETUSER", user, "off")
                 client.execute_command("CLIENT", "KILL", "USER", user)
         try:
             yield
         finally:
-            with connect(port) as client:
+            with self.admin(port) as client:
                 for user in self.USERS:
                     client.execute_command("ACL", "SETUSER", user, "on")
 
@@ -162,14 +177,25 @@ class Sentinels:
         finally:
             process.send_signal(signal.SIGCONT)
 
-    def fail_over(self) -> bool:
-        """Ask for another master, without need; whether the sentinels agreed."""
-        with connect(self.ports[0]) as client:
-            try:
-                client.execute_command("SENTINEL", "FAILOVER", NAME)
-            except redis.ResponseError:  # the last one is not over yet
-                return False
-        return True
+    @contextlib.contextmanager
+    def killed(self, port: int) -> Iterator[None]:
+        self.server(port).stop(kill=True)
+        try:
+            yield
+        finally:
+            start(self.server(port))
+
+    @contextlib.contextmanager
+    def asked(self, _: int) -> Iterator[None]:
+        """The sentinels are asked for another master, without need."""
+        wait_for(self._fail_over, SETTLED, "the last failover is never over")
+        yield
+
+    def _fail_over(self) -> bool:
+        with contextlib.suppress(redis.RedisError), connect(self.ports[0]) as client:
+            client.execute_command("SENTINEL", "FAILOVER", NAME)
+            return True
+        return False
 
     def heal(self) -> None:
         """All servers run, and wait until both replicas follow the master."""
@@ -180,8 +206,7 @@ class Sentinels:
 
     def _is_whole(self) -> bool:
         with contextlib.suppress(redis.RedisError, KeyError):
-            master = self.master()
-            with connect(master) as client:
+            with self.admin() as client:
                 info = client.info("replication")
             links = [info.get(f"slave{n}", {}).get("state") for n in range(2)]
             if info["role"] != "master" or links != ["online", "online"]:
