@@ -375,6 +375,9 @@ def test_a_step_of_redis_s_clock_moves_deadlines_while_a_message_lives() -> None
         for since, excused in ((NOON + 1, True), (NOON + 99, False)):
             made.conditions = Conditions(offsets=[(0.0, 0.0), (since, offset)])
             assert (judge(made).violations == []) is excused
+    nothing = through_celery()  # came of it, long after the step
+    nothing.conditions = Conditions(offsets=[(0.0, 0.0), (NOON - 99, -40.0)])
+    assert names(judge(nothing)) == {"task never run"}
 
 
 def test_the_figures() -> None:

@@ -270,15 +270,17 @@ def _astray(life: Life, conditions: Conditions) -> float:
 
     Deadlines go by that clock: where it steps, they come sooner or later.
     """
-    last = datetime.fromisoformat(life.events[-1]["time"]).timestamp() if life.events else 0.0
-    begun, over = life.asked.called, max([last, *(each["at"] for each in life.accepted)])
+    begun = over = life.asked.called
+    if life.events:
+        over = max(over, datetime.fromisoformat(life.events[-1]["time"]).timestamp())
+    over = max([over, *(each["at"] for each in life.accepted)])
     offsets, ends = conditions.offsets, [at for at, _ in conditions.offsets[1:]]
     lived = [
         offset
         for (at, offset), end in zip(offsets, [*ends, float("inf")], strict=True)
         if at <= over + TIME_MATTERS and begun - TIME_MATTERS <= end
     ]
-    return TIME_MATTERS + max(0.0, *lived) - min(0.0, *lived)
+    return TIME_MATTERS + max([0.0, *lived]) - min([0.0, *lived])
 
 
 def _numbering(life: Life, _: Conditions) -> Iterator[Finding]:
