@@ -76,7 +76,9 @@ class Archive(threading.Thread):
             entries: Any = page
             kept |= {entry_of(entry): fields["event"] for entry, fields in entries}
             start = f"({entries[-1][0]}"
-        first = min(kept) if kept else (last[0], last[1] + 1)
+        # Asked for last: meanwhile some may have been trimmed.
+        oldest: Any = client.xrange(self._stream, count=1)
+        first = entry_of(oldest[0][0]) if oldest else (last[0], last[1] + 1)
         for entry in sorted(self.events):
             if entry >= first and kept.get(entry) != self.events[entry]:
                 self.forgotten.append((entry, self.events.pop(entry)))
