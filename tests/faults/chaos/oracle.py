@@ -136,6 +136,7 @@ class Conditions:
     acts: Sequence[Act] = ()
     forgotten: float = 3.0  # seconds of writes that a killed Redis may forget
     resends: int = 2  # how often an unsure message may be sent again
+    waits: float = 0.0  # seconds that a request, once begun, may wait for replicas
     offsets: Sequence[tuple[float, float]] = ((0.0, 0.0),)  # of Redis's clock, and since when
 
 
@@ -459,7 +460,8 @@ def _tracking(life: Life, conditions: Conditions) -> Iterator[Finding]:
         if str(each["providerId"]) == life.last["providerId"]:
             periods = [*VALIDITIES][: 2 if each["resendSms"] else 1]
             patience = sum(each["message"].get(name, VALIDITIES[name]) for name in periods)
-            if ended < each["at"] + patience - _astray(life, conditions):
+            # Periods count from the request's begin.
+            if ended < each["at"] + patience - _astray(life, conditions) - conditions.waits:
                 yield "given up too early", f"{ended - each['at']:.1f} of {patience} s"
 
 

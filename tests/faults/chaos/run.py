@@ -363,6 +363,7 @@ def _collect(
         refusals=refusal_codes(),
         acts=acts,
         offsets=disturber.offsets,
+        waits=LEASE if isinstance(place.store, Sentinels) else 0.0,
     )
     _write(folder / "accepted.jsonl", accepted)
     _write(folder / "events.jsonl", events)
