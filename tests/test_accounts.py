@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -59,7 +60,9 @@ def test_a_wrong_account_is_named(read: Any, told: list[Told], name: str) -> Non
 def test_what_breaks_a_conversation_with_redis_excuses_a_repetition_only() -> None:
     told = Told(3, 7, 99)
     assert names(reckon(ALL, told, acts=(CUT,))) == []
-    assert names(reckon([*ALL[:2], *ALL[6:]], told, told, acts=(CUT,))) == []
+    again, far = [*ALL[:2], *ALL[6:]], replace(told, at=70)
+    assert names(reckon(again, replace(told, at=62), told, acts=(CUT,))) == []
+    assert set(names(reckon(again, far, told, acts=(CUT,)))) == {"told missing twice"}
     assert names(reckon(ALL[:7], acts=(CUT,))) == ["event never read"]
 
 

@@ -17,6 +17,8 @@ from typing import NamedTuple
 from tests.faults.chaos.oracle import Act, Json, Ledgers, Verdict, Violation
 
 Entry = tuple[int, int]
+NEAR = 5.0
+"""Seconds around an act in which a note that was just told may be there again."""
 EXCUSED = 90.0
 """Seconds for which an acknowledgement that a broken conversation has lost may be noticed."""
 
@@ -67,38 +69,54 @@ def balance(
     conversation with Redis; around one, an acknowledgement or the note of what was missed may be
     repeated.
     """
-    found = list[Violation]()
     read, entries = {entry for entry, _ in account.read}, sorted(written)
     unread = [entry for entry in entries if entry not in read]
-    times = Counter[Entry]()
-    for told in account.told:
-        within = _between(unread, told.since, told.until)
-        times.update(within)
-        excused = any(act.begun <= told.at <= act.over + EXCUSED for act in acts)
-        if not within and not (excused and _between(entries, told.since, told.until)):
-            found.append(Violation("told missing, and nothing was", account.name, str(told)))
-        elif within and within[0][0] != told.since and not excused:
-            found.append(Violation("told missing from too early", account.name, str(told)))
-    for entry in unread:
-        if times[entry] == 0:
-            found.append(Violation("event never read", written[entry].id, account.name))
-        elif times[entry] > 1 and not acts:
-            found.append(Violation("told missing twice", written[entry].id, account.name))
-    gone, stands = 0, set(written.values())
-    for entry, seen in account.read:
-        if written.get(entry) == seen:
-            continue
-        gone += 1
-        if strict and seen not in stands:
-            found.append(Violation("event taken back", seen.id, f"{account.name} read it"))
+    tellings = Tellings(account.told, unread, acts)
+    stands = set(written.values())
+    gone = [seen for entry, seen in account.read if written.get(entry) != seen]
+    faults = [
+        *tellings.needless(entries),
+        *((name, written[entry].id) for name, entry in tellings.amiss(unread)),
+        *(("event taken back", seen.id) for seen in gone if strict and seen not in stands),
+    ]
     figures = {
         "read": len(read),
-        "told missing": sum(1 for entry in unread if times[entry]),
+        "told missing": sum(1 for entry in unread if tellings.times[entry]),
         "in tellings": len(account.told),
+        "told again": sum(1 for entry in unread if tellings.times[entry] > 1),
         "read again": len(account.read) - len(read),
-        "forgotten by Redis": gone,
+        "forgotten by Redis": len(gone),
     }
-    return Balance(found, figures)
+    return Balance([Violation(name, id, account.name) for name, id in faults], figures)
+
+
+class Tellings:
+    """How often a group was told of each event that it has not read."""
+
+    def __init__(self, told: Sequence[Told], unread: list[Entry], acts: Sequence[Act]) -> None:
+        self.times, self._repeatable, self._acts = Counter[Entry](), set[Entry](), acts
+        self._each = [(one, _between(unread, one.since, one.until)) for one in told]
+        for one, within in self._each:
+            self.times.update(within)
+            if any(act.begun - NEAR <= one.at <= act.over + NEAR for act in acts):
+                self._repeatable.update(within)
+
+    def needless(self, entries: list[Entry]) -> Iterator[tuple[str, str]]:
+        """Of nothing that was missed, or from too early, with no broken conversation before."""
+        for one, within in self._each:
+            excused = any(act.begun <= one.at <= act.over + EXCUSED for act in self._acts)
+            if not within and not (excused and _between(entries, one.since, one.until)):
+                yield "told missing, and nothing was", str(one)
+            elif within and within[0][0] != one.since and not excused:
+                yield "told missing from too early", str(one)
+
+    def amiss(self, unread: list[Entry]) -> Iterator[tuple[str, Entry]]:
+        """Never told, or twice."""
+        for entry in unread:
+            if not self.times[entry]:
+                yield "event never read", entry
+            elif self.times[entry] > 1 and entry not in self._repeatable:
+                yield "told missing twice", entry
 
 
 def _between(entries: list[Entry], since: int, until: int) -> list[Entry]:

@@ -392,7 +392,7 @@ def _evidence(
         namespace=NAMESPACE,
         retention=options.retention,
         strict=options.strict,
-        breaking=[act for act in disturber.acts if act.requests],
+        breaking=[act for act in disturber.acts if act.requests > SLOTS],  # Redis's, not a worker's
     )
 
 
