@@ -282,6 +282,8 @@ class Disturber(threading.Thread):
                 self.offsets.append((time.time(), new))
                 with self._act(f"clock {'ahead' if new > now else 'back'}", 0):
                     self._target.faked.set(new)
+                    while abs(client.time()[0] - time.time() - new) > 2:
+                        time.sleep(0.05)  # the server has not looked yet
             finally:
                 client.execute_command("CLIENT", "UNPAUSE")
 

@@ -72,6 +72,8 @@ GIVEN_UP = {"lost", "sent"}
 """How tracking ends any."""
 TIME_MATTERS = 1.0
 """Seconds by which clocks read in two processes may seem to disagree."""
+NOTICED = 6.5
+"""Seconds within which a step of Redis's clock is noticed. What was due so soon is due at once."""
 FORGETTABLE = {
     *(
         "unknown",
@@ -269,9 +271,10 @@ def _rewound(life: Life, conditions: Conditions) -> bool:
 def _astray(life: Life, conditions: Conditions) -> float:
     """Seconds by which what Redis's clock decides of a message may seem to come early or late.
 
-    Deadlines go by that clock: where it steps, they come sooner or later.
+    Deadlines go by that clock: where it steps, they come sooner or later. Until a sweep has noticed
+    a step back, dates by the new clock look like delays by the old one.
     """
-    begun = over = life.asked.called
+    begun, over = life.asked.called - NOTICED, life.asked.called
     if life.events:
         over = max(over, datetime.fromisoformat(life.events[-1]["time"]).timestamp())
     over = max([over, *(each["at"] for each in life.accepted)])
@@ -281,7 +284,8 @@ def _astray(life: Life, conditions: Conditions) -> float:
         for (at, offset), end in zip(offsets, [*ends, float("inf")], strict=True)
         if at <= over + TIME_MATTERS and begun - TIME_MATTERS <= end
     ]
-    return TIME_MATTERS + max([0.0, *lived]) - min([0.0, *lived])
+    unnoticed = NOTICED if len(lived) > 1 else 0.0
+    return TIME_MATTERS + unnoticed + max([0.0, *lived]) - min([0.0, *lived])
 
 
 def _numbering(life: Life, _: Conditions) -> Iterator[Finding]:

@@ -24,7 +24,7 @@ from tests.faults.chaos.ledger import Part, read_ledger
 from tests.faults.chaos.oracle import Act, Asked, Conditions, Ledgers, Verdict, Violation, judge
 from tests.faults.chaos.reader import Reading, read_account
 from tests.faults.chaos.rules import is_unsure, refusal_codes
-from tests.faults.chaos.stores import Sentinels, Single, Store
+from tests.faults.chaos.stores import LOADING, Sentinels, Single, Store
 from tests.faults.faked import LIBRARIES, Faked
 from tests.faults.parts import Supervised
 from viber_courier import Producer
@@ -109,7 +109,7 @@ class Installation:
     """Redis, the provider, supervised workers: ended with the ``with`` block."""
 
     def __init__(self, options: Options, folder: Path, stack: ExitStack) -> None:
-        self.faked = Faked(folder / "faketime") if LIBRARIES else None
+        self.faked = Faked(folder / "faketime", cached=1) if LIBRARIES else None
         self.store, self.broker = self._redis(options, folder, stack)
         self.simulator = Simulator("--step", "0.3", "--seed", str(options.seed))
         stack.callback(self.simulator.stop)
@@ -154,7 +154,7 @@ class Installation:
 
     def ask(self, what: Callable[[redis.Redis], T], store: Store | None = None) -> T:
         """Something of the store's master, or the broker; waits while it is away."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + LOADING
         while True:
             try:
                 with (store or self.store).admin() as client:

@@ -21,7 +21,9 @@ from viber_courier.ops.redis_server import RedisServer, find_server
 NAME, PASSWORD = "courier", "s"
 DOWN_AFTER = 1000
 """Milliseconds of silence after which a sentinel takes a server for dead."""
-SETTLED = 60.0
+LOADING = 120.0
+"""Seconds that a server may need to load its data, on a busy machine."""
+SETTLED = 120.0
 """Seconds within which sentinels agree on a master, and all replicas follow it."""
 
 
@@ -49,7 +51,6 @@ class Single:
         return self.server.port
 
     def start(self) -> None:
-        """On a busy machine its port may be taken for a moment, or loading take long."""
         start(self.server)
 
     def admin(self, port: int | None = None) -> redis.Redis:
@@ -232,10 +233,10 @@ Store = Single | Sentinels
 
 
 def start(server: RedisServer) -> None:
-    """Start it; a few times, because its port may be taken for a moment, or loading take long."""
+    """Start it; a few times, because its port may be taken for a moment."""
     for attempt in range(5):
         try:
-            return server.start()
+            return server.start(LOADING)
         except RuntimeError:
             if attempt == 4:
                 raise
