@@ -36,6 +36,8 @@ def names(found: Balance) -> list[str]:
 
 def test_read_and_told_missing_make_all_that_was_written() -> None:
     assert names(reckon(ALL)) == []
+    assert names(reckon([*ALL[:2], *ALL[6:]], Told(3, 6, at=99), Told(6, 7, at=99))) == []
+    assert names(reckon([*ALL[:2], *ALL[6:]], Told(3, 6, at=99))) == []  # of that millisecond
     found = reckon([*ALL[:2], *ALL[6:]], Told(3, 7, at=99))
     assert names(found) == []
     assert (found.figures["read"], found.figures["told missing"]) == (4, 4)

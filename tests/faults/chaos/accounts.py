@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -96,8 +96,12 @@ class Tellings:
     def __init__(self, told: Sequence[Told], unread: list[Entry], acts: Sequence[Act]) -> None:
         self.times, self._repeatable, self._acts = Counter[Entry](), set[Entry](), acts
         self._each = [(one, _between(unread, one.since, one.until)) for one in told]
-        for one, within in self._each:
+        for _, within in self._each:
             self.times.update(within)
+        # An id has more to it than milliseconds: of the last one, some are missed and others read.
+        edges = {one.until for one in told}
+        self.times.update(each for each in unread if each[0] in edges and not self.times[each])
+        for one, within in self._each:
             if any(act.begun - NEAR <= one.at <= act.over + NEAR for act in acts):
                 self._repeatable.update(within)
 
@@ -120,8 +124,8 @@ class Tellings:
 
 
 def _between(entries: list[Entry], since: int, until: int) -> list[Entry]:
-    """Those written from ``since`` until ``until``; both ends are the milliseconds of an id."""
-    return entries[bisect_left(entries, (since, 0)) : bisect_right(entries, (until, 1 << 62))]
+    """Those written from ``since`` on and before ``until``: milliseconds of entries' ids."""
+    return entries[bisect_left(entries, (since, 0)) : bisect_left(entries, (until, 0))]
 
 
 def counted(counts: Mapping[str, str], events: Sequence[Json], known: int) -> Iterator[Violation]:
