@@ -165,6 +165,7 @@ LASTING = {
     "clock": 1,
     "missed": 1,
     "kept": 1,
+    "format": 1,
 }
 """Keys of the store that stay for ever: the first words of their names, and how many there are."""
 PASSING = {"m", "c", "common", "once", "bell", "bucket", "check"}
