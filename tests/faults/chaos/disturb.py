@@ -41,11 +41,11 @@ ALWAYS = {
 DOOR = {"kill -9 at the door": 3}
 CLOCK = {"clock step": 2}
 FAILOVER = {
-    "kill -9 master": 2,
-    "planned failover": 2,
-    "master cut off": 2,
-    "master stalled": 1,
-    "kill -9 replica": 1,
+    "kill -9 master": 5,
+    "planned failover": 5,
+    "master cut off": 5,
+    "master stalled": 3,
+    "kill -9 replica": 2,
 }
 LAGGING = "lagging readers"
 TROUBLES = sorted({*ALWAYS, *DOOR, *CLOCK, *FAILOVER, LAGGING})
