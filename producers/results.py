@@ -275,7 +275,9 @@ class _Reader:
         noted: Any = client.hgetall(self._noted)  # after that look: a sweep may have been between
         lost, span = list[str](), noted.get(self._group)
         if span and client.hdel(self._noted, self._group):
-            lost += span.split()
+            # Sweeps may have added to it meanwhile: all that they have deleted is below this id.
+            removed: Any = client.hget(self._noted, "")
+            lost += [*span.split(), removed]
         first: Any = client.xrange(stream, count=1)
         end, idle = f"({first[0][0]}" if first else "+", int(STALE_AFTER * 1000)
         # What this consumer has in its hands is not lost, what it had before it started is.
