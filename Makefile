@@ -64,9 +64,10 @@ test-upgrade: setup
 test-versions: setup
 	$(BIN)/python -m tests.versions
 
-chaos: setup
+chaos: $(FAULTS_READY)
 	$(BIN)/python -m tests.faults.chaos $(if $(MESSAGES),--messages $(MESSAGES)) \
-	  $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED)) $(if $(FSYNC),--fsync $(FSYNC))
+	  $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED)) $(if $(FSYNC),--fsync $(FSYNC)) \
+	  $(if $(REDIS),--redis $(REDIS)) $(foreach trouble,$(WITHOUT),--without "$(subst _, ,$(trouble))")
 
 demo: setup
 	$(BIN)/courier demo

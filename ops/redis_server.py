@@ -48,13 +48,13 @@ class RedisServer:
         self._log = folder / "redis.log"
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
+    def start(self, patience: float = 20.0) -> None:
         """Starts it and waits until it answers. Raises RuntimeError with its log if it doesn't."""
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(  # noqa: S603
                 self.command, stdout=log, stderr=log, start_new_session=True
             )
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + patience
         while time.monotonic() < deadline and self.process.poll() is None:
             try:
                 with redis.Redis.from_url(self.url, retry=None) as client:

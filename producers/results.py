@@ -246,6 +246,8 @@ class Reader:
         span = noted.get(self.group)
         if span and await reply(client.hdel(self._noted, self.group)):
             self._lost += span.split()
+            # Sweeps may have added to it meanwhile: all that they have deleted is below this id.
+            self._lost.append(await reply(client.hget(self._noted, "")))
         first = await reply(client.xrange(stream, count=1))
         end, idle = f"({first[0][0]}" if first else "+", int(STALE_AFTER * 1000)
         # What this consumer has in its hands is not lost, what it had before it started is.

@@ -306,7 +306,7 @@ class Store:
 
     def _note_step(self, seconds: float, at: int) -> None:
         logger.error("redis's clock has stepped", extra={"seconds": round(seconds, 1)})
-        with self.redis.pipeline() as pipe:
+        with self.redis.pipeline(transaction=False) as pipe:
             pipe.hincrby(self.keys.counts, Oddity.CLOCK_STEP, 1)
             pipe.hset(self.keys.clock, mapping={"at": at, "by": f"{seconds:.1f}"})
             pipe.execute()

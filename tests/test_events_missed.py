@@ -130,6 +130,30 @@ def test_two_losses_of_a_group_are_told_as_one(stream: Stream) -> None:
     assert missed_count(stream) == 2
 
 
+def test_what_is_deleted_while_a_group_is_being_told_is_not_passed_over(
+    stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream.add(10)
+    stream.read()
+    stream.add(4 * NODE)
+    stream.trim(2 * NODE)
+    execute, looked = stream.client.execute_command, list[str]()
+
+    def trim_on(*words: Any, **more: Any) -> Any:
+        """The next sweep comes right after the look at the note."""
+        reply = execute(*words, **more)
+        if words[:2] == ("HGETALL", stream.keys.missed) and not looked:
+            looked.append("once")
+            stream.trim(3 * NODE)
+        return reply
+
+    monkeypatch.setattr(stream.client, "execute_command", trim_on)
+    told = stream.read()
+    assert looked and told.count(None) == 1 and told[0] is None and told[1]
+    assert stream.error.since == datetime.fromtimestamp(stream.ms(11) / 1000, UTC)
+    assert stream.error.until == datetime.fromtimestamp(stream.ms(told[1]) / 1000, UTC)
+
+
 @pytest.mark.parametrize("start", ["oldest", "new"])
 def test_a_group_that_is_made_later_has_missed_nothing(stream: Stream, start: str) -> None:
     stream.add(3 * NODE)

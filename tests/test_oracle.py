@@ -144,9 +144,9 @@ def without_record() -> Ledgers:
     return made
 
 
-def through_celery(*acts: Act) -> Ledgers:
+def through_celery() -> Ledgers:
     """A task was put on its queue, and nothing came of it."""
-    made = ledgers([], [], Conditions(acts=acts))
+    made = ledgers([], [])
     made.asked["m1"].task = True
     return made
 
@@ -154,12 +154,6 @@ def through_celery(*acts: Act) -> Ledgers:
 def renumbered() -> Ledgers:
     made = ledgers()
     made.events[1]["id"] = "m1:3"
-    return made
-
-
-def half_read() -> Ledgers:
-    made = ledgers()
-    made.read = ["m1:1", "m1:1"]
     return made
 
 
@@ -291,7 +285,6 @@ BAD: dict[str, list[Callable[[], Ledgers]]] = {
         lambda: ledgers(accepted=[taken(address="79250000020")], address="79250000020"),
     ],
     "record missing": [without_record],
-    "event never read": [half_read],
     "record at odds with its event": [
         lambda: ledgers(
             record={
@@ -374,12 +367,17 @@ def test_a_killed_redis_excuses_no_message_without_an_end() -> None:
     assert names(judge(never)) == {"never ended"}
 
 
-def test_a_task_popped_for_a_worker_that_had_vanished_is_counted_apart() -> None:
-    vanished = Act("Redis vanished", NOON - 5, NOON - 5, requests=4)
-    told = judge(through_celery(vanished))
-    assert told.violations == [] and told.figures["lost by Celery"] == 1
-    assert judge(through_celery(replace(vanished, over=NOON - 40, begun=NOON - 40))).violations
-    assert judge(through_celery(replace(vanished, requests=0))).violations
+def test_a_step_of_redis_s_clock_moves_deadlines_while_a_message_lives() -> None:
+    early = ledgers([unsent(1, "expired", "ttl", time=5)], [], ttlSec=60)
+    longer = ledgers(accepted=[taken(validityPeriodSec=57)], ttlSec=30)
+    for made, offset in ((early, 45.0), (longer, -40.0)):
+        assert judge(made).violations
+        for since, excused in ((NOON + 1, True), (NOON + 99, False)):
+            made.conditions = Conditions(offsets=[(0.0, 0.0), (since, offset)])
+            assert (judge(made).violations == []) is excused
+    nothing = through_celery()  # came of it, long after the step
+    nothing.conditions = Conditions(offsets=[(0.0, 0.0), (NOON - 99, -40.0)])
+    assert names(judge(nothing)) == {"task never run"}
 
 
 def test_the_figures() -> None:

@@ -35,7 +35,8 @@ class Supervised:
         """It had to be killed when it was told to end."""
         self.exits: list[int] = []
         self.exit_times: list[float] = []  # of the wall clock
-        self._over = threading.Event()
+        self._over, self._may_run = threading.Event(), threading.Event()
+        self._may_run.set()
         self.process = self._start()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
@@ -58,7 +59,9 @@ class Supervised:
                 return
             self.exits.append(code)
             self.exit_times.append(time.time())
-            if self._over.wait(self.PAUSE):
+            self._over.wait(self.PAUSE)
+            self._may_run.wait()
+            if self._over.is_set():
                 return
             self.process = self._start()
 
@@ -69,6 +72,14 @@ class Supervised:
     def kill(self) -> None:
         """kill -9 of the whole group; it is started again."""
         self._signal_group(signal.SIGKILL)
+
+    def keep_down(self) -> None:
+        """kill -9 of the whole group; it is started again when it is let."""
+        self._may_run.clear()
+        self.kill()
+
+    def let_run(self) -> None:
+        self._may_run.set()
 
     def children(self) -> list[int]:
         """Process ids of the pool's processes."""
@@ -89,6 +100,7 @@ class Supervised:
     def stop(self) -> None:
         """TERM to the parent only, as a supervisor does; kill -9 of what is left after 40 s."""
         self._over.set()
+        self._may_run.set()
         self.thaw()
         with contextlib.suppress(ProcessLookupError):
             self.process.terminate()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,37 +21,13 @@ from tests.conftest import (
     text_job,
     wait_for,
 )
+from tests.faults.faked import LIBRARIES, Faked
 from tests.faults.installation import running
 from viber_courier import EventsMissed, Producer
 from viber_courier.ops.redis_server import RedisServer
 
-LIBRARIES = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
 pytestmark = pytest.mark.skipif(not LIBRARIES, reason="no libfaketime (Debian: faketime)")
 HOUR = 3600
-
-
-class Faked:
-    """Makes the clock of programs step: they are run behind its command."""
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        self.set(0)
-        self.env = {
-            "LD_PRELOAD": str(LIBRARIES[0]),
-            "FAKETIME_TIMESTAMP_FILE": str(file),
-            "FAKETIME_NO_CACHE": "1",
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        }
-
-    def command(self, *words: str) -> list[str]:
-        env = shutil.which("env") or "/usr/bin/env"
-        return [env, *(f"{name}={value}" for name, value in self.env.items()), *words]
-
-    def set(self, seconds: float) -> None:
-        """Lets the clock be so many seconds ahead of the true time."""
-        new = self._file.with_suffix(".new")
-        new.write_text(f"{seconds:+}\n")
-        new.replace(self._file)
 
 
 @pytest.fixture

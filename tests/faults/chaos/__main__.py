@@ -8,7 +8,9 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
+from tests.faults.chaos.disturb import TROUBLES
 from tests.faults.chaos.report import table
 from tests.faults.chaos.run import Options, run
 
@@ -20,7 +22,11 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=4.0, help="of enqueueing and faults")
     parser.add_argument("--fsync", choices=("everysec", "always"), default="everysec")
     parser.add_argument("--rate", type=float, default=0.005, help="of each kind of fault")
-    parser.add_argument("--tasks", type=float, default=0.05, help="part of bulks through Celery")
+    parser.add_argument("--redis", choices=("single", "sentinel"), default="single")
+    parser.add_argument("--door", type=float, default=0.1, help="part of messages as Celery tasks")
+    some: dict[str, Any] = {"choices": TROUBLES, "action": "append", "default": []}
+    parser.add_argument("--without", **some, help="a trouble to leave out")
+    parser.add_argument("--only", **some, help="a trouble: no other one comes but these")
     parser.add_argument("--plant", default="", help="a fault to plant (program.py)")
     parser.add_argument("--keep", action="store_true", help="the evidence in any case")
     given = parser.parse_args()
@@ -31,7 +37,9 @@ def main() -> int:
         rate=given.rate,
         fsync=given.fsync,
         plant=given.plant,
-        tasks=given.tasks,
+        redis=given.redis,
+        door=given.door,
+        without=frozenset(given.without or (given.only and set(TROUBLES) - set(given.only))),
     )
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
     print(f"seed {options.seed}, {options.messages} messages, evidence in {folder}", flush=True)

@@ -1,4 +1,4 @@
-"""What breaks in a chaos run: rules for the provider's answers, and a hand that kills and cuts."""
+"""The hand that breaks things in a chaos run: a plan by a seed, and what each trouble does."""
 
 from __future__ import annotations
 
@@ -8,78 +8,80 @@ import signal
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from random import Random
-from typing import Any
+
+import redis
 
 from tests.conftest import Simulator
-from tests.faults.chaos.oracle import Act
-from tests.faults.parts import Proxy, Supervised
-from viber_courier.ops.redis_server import RedisServer
+from tests.faults.chaos.archive import Archive
+from tests.faults.chaos.oracle import Act, Violation
+from tests.faults.chaos.rules import STORMS, Json, rules
+from tests.faults.chaos.stores import Sentinels, Single, Store
+from tests.faults.faked import Faked
+from tests.faults.parts import Supervised
 
-Json = dict[str, Any]
+Replacing = Callable[[int], contextlib.AbstractContextManager[None]]
 SLOTS = 2
 """Requests that one worker makes at a time (WORKER in tests/faults/parts.py)."""
+ALWAYS = {
+    "kill -9 worker": 6,
+    "kill -9 child": 3,
+    "kill -9 beat": 1,
+    "no beat": 2,
+    "stalled worker": 2,
+    "provider down": 2,
+    "Redis restarted": 2,
+    "kill -9 Redis": 2,
+    "Redis cut off": 2,
+    "Redis vanished": 1,
+}
+"""Troubles, and how often each comes."""
+DOOR = {"kill -9 at the door": 3}
+CLOCK = {"clock step": 2}
+FAILOVER = {
+    "kill -9 master": 5,
+    "planned failover": 5,
+    "master cut off": 5,
+    "master stalled": 3,
+    "kill -9 replica": 2,
+}
+LAGGING = "lagging readers"
+TROUBLES = sorted({*ALWAYS, *DOOR, *CLOCK, *FAILOVER, LAGGING})
+LEAST_STEP = 8.0
+"""Seconds: smaller steps are no trouble (docs/decisions/0029)."""
+NO_BEAT = (12.0, 20.0)
+"""Seconds without any beat: the shortest and the longest time."""
+UNSWEPT = 15.0
+"""Seconds within which a worker must sweep where no beat does, on a busy machine."""
 
 
-NOT_SENT: list[Json] = [
-    {"kind": "status", "code": "error-system"},
-    {"kind": "status", "code": "error-syntax"},
-    {"kind": "status", "code": "error-subject-format"},
-    {"kind": "status", "code": "error-never-heard-of"},
-    {"kind": "entry", "code": "error-system"},
-    {"kind": "http", "code": 503, "retry_after": 1},
-    {"kind": "http", "code": 429, "retry_after": 1},
-    {"kind": "http", "code": 408},
-    {"kind": "http", "code": 422},
-    {"kind": "slow", "seconds": 0.5},
-    *({"kind": kind} for kind in ("disagree", "quoted", "no_id")),
-]
-BLOCKING: list[Json] = [
-    {"kind": "redirect"},
-    {"kind": "status", "code": "error-auth"},
-    {"kind": "http", "code": 404},
-]
-"""Each of these stops everybody for a while: rarer."""
-UNSURE: list[Json] = [
-    {"kind": "entry", "code": "weird"},
-    {"kind": "http", "code": 500},
-    {"kind": "http", "code": 502, "accept": True},
-    {"kind": "http", "code": 200, "body": "<html>", "accept": True},
-    {"kind": "drop_before"},
-    {"kind": "drop_after"},
-    {"kind": "hang_before"},
-    {"kind": "hang_after"},
-    {"kind": "trickle", "seconds": 0.5},
-    {"kind": "oversized", "bytes": 5 * 2**20},
-    *({"kind": kind} for kind in ("garbled", "short", "long", "same_id")),
-]
-REFUSING = {"entry": "error-refused-by-chance"}
-STORMS: list[Json] = [
-    {"kind": "http", "code": 503},
-    {"kind": "http", "code": 503, "retry_after": 2},
-    {"kind": "status", "code": "error-system"},
-    {"kind": "hang_before"},
-    {"kind": "drop_after"},
-]
+def plan(seed: int, weights: Mapping[str, int]) -> Iterator[tuple[str, Random]]:
+    """What happens one after the other, each with chances of its own; first a bit of everything."""
+    chance = Random(f"{seed}:disturber")
+    kinds = [kind for kind, weight in weights.items() for _ in range(weight)]
+    soon = chance.sample(sorted(set(kinds)), len(set(kinds)))
+    while True:
+        kind = soon.pop() if soon else chance.choice(kinds)
+        yield kind, Random(chance.random())
 
 
-def rules(rate: float) -> list[Json]:
-    """Every fault that the simulator knows, on both paths; with 0.005 about a seventh of all."""
-    refusal = {"kind": "entry", "code": REFUSING["entry"], "rate": rate / 4}
-    often = [{**rule, "rate": rate} for rule in NOT_SENT + UNSURE]
-    seldom = [{**rule, "rate": rate / 5} for rule in BLOCKING]
-    return [{**rule, "on": on} for on in ("send", "status") for rule in (*often, *seldom, refusal)]
+@dataclass(frozen=True)
+class Target:
+    """What can be broken. ``broker`` is ``store`` itself where one Redis is both."""
 
-
-def refusal_codes() -> frozenset[str]:
-    """With what a message may end ``rejected`` by these rules."""
-    codes = [rule.get("code") for rule in NOT_SENT] + [REFUSING["entry"]]
-    return frozenset(f"http-{code}" if isinstance(code, int) else str(code) for code in codes)
-
-
-def is_unsure(kind: str, code: str | int) -> bool:
-    """Whether nobody can know what came of a /send that such a rule has answered."""
-    return any(rule["kind"] == kind and rule.get("code", "") in ("", code) for rule in UNSURE)
+    workers: list[Supervised]
+    beat: Supervised
+    store: Store
+    broker: Single
+    simulator: Simulator
+    archive: Archive
+    faked: Faked | None
+    namespace: str
+    lease: float
+    farthest: float  # seconds by which Redis's clock may be off, either way
+    forgets: bool  # a Redis that is killed may forget its last writes
 
 
 class Disturber(threading.Thread):
@@ -87,47 +89,56 @@ class Disturber(threading.Thread):
 
     def __init__(
         self,
+        target: Target,
         seed: int,
-        workers: list[Supervised],
-        beat: Supervised,
-        server: RedisServer,
-        proxy: Proxy,
-        simulator: Simulator,
         *,
         rate: float,
         pauses: tuple[float, float],
-        lease: float,
-        forgets: bool,
+        without: frozenset[str] = frozenset(),
     ) -> None:
         super().__init__(daemon=True)
-        self._chance = Random(f"{seed}:disturber")
-        self._workers, self._beat = workers, beat
-        self._server, self._proxy = server, proxy
-        self._simulator, self._rate = simulator, rate
-        self._pauses, self._lease, self._forgets = pauses, lease, forgets
+        self._target, self._pauses, self._rate = target, pauses, rate
         self._over = threading.Event()
+        self._beat_returns = 0.0
         self.acts: list[Act] = []
+        self.offsets: list[tuple[float, float]] = [(0.0, 0.0)]
+        """From which instant on Redis's clock was so many seconds ahead."""
         self.fired = Counter[str]()
+        self.violations: list[Violation] = []
         self.error: BaseException | None = None
+        does: dict[str, Callable[[Random], None]] = {
+            "kill -9 worker": self._kill_worker,
+            "kill -9 child": self._kill_child,
+            "kill -9 beat": self._kill_beat,
+            "no beat": self._keep_beat_down,
+            "stalled worker": self._freeze,
+            "provider down": self._storm,
+            "Redis restarted": self._end_redis,
+            "kill -9 Redis": self._kill_redis,
+            "Redis cut off": self._cut,
+            "Redis vanished": self._vanish,
+            "kill -9 at the door": self._kill_at_the_door,
+            "clock step": self._step,
+            "kill -9 master": self._kill_master,
+            "planned failover": self._fail_over,
+            "master cut off": self._cut_off_master,
+            "master stalled": self._stall_master,
+            "kill -9 replica": self._kill_replica,
+        }
+        weights = ALWAYS | DOOR | (CLOCK if target.faked else {})
+        weights |= FAILOVER if isinstance(target.store, Sentinels) else {}
+        self._does = does
+        self._plan = plan(seed, {kind: n for kind, n in weights.items() if kind not in without})
         self._rules(rules(rate))
 
     def run(self) -> None:
-        weights = {
-            self._kill_worker: 6,
-            self._kill_child: 3,
-            self._kill_beat: 1,
-            self._freeze: 2,
-            self._end_redis: 2,
-            self._kill_redis: 2,
-            self._cut: 2,
-            self._vanish: 1,
-            self._storm: 2,
-        }
-        acts = [act for act, weight in weights.items() for _ in range(weight)]
-        soon = self._chance.sample([*weights], len(weights))  # a short run has some of each
         try:
-            while not self._over.wait(self._chance.uniform(*self._pauses)):
-                (soon.pop() if soon else self._chance.choice(acts))()
+            for kind, chance in self._plan:
+                if self._over.wait(chance.uniform(*self._pauses)):
+                    return
+                self._does[kind](chance)
+                if self._beat_returns and time.monotonic() > self._beat_returns:
+                    self._let_beat_run()
         except BaseException as error:
             self.error = error
 
@@ -135,86 +146,197 @@ class Disturber(threading.Thread):
         """Everything works from now on."""
         self._over.set()
         if self.is_alive():
-            self.join(60)
+            self.join(120)
         self._rules([])
+        self._target.store.heal()
+        self._target.broker.heal()
+        if self._beat_returns:
+            self._let_beat_run()
         if self.error is not None:
             raise self.error
 
     def told(self) -> Counter[str]:
         return Counter(act.kind for act in self.acts)
 
-    def _act(self, kind: str, begun: float, requests: int, forgets: bool = False) -> None:
+    @contextlib.contextmanager
+    def _act(self, kind: str, requests: int, *, forgets: bool = False) -> Iterator[None]:
+        begun = time.time()
+        yield
         self.acts.append(Act(kind, begun, time.time(), requests, forgets))
 
-    def _kill_worker(self) -> None:
-        begun = time.time()
-        self._chance.choice(self._workers).kill()
-        self._act("kill -9 worker", begun, SLOTS)
+    @property
+    def _all(self) -> int:
+        return SLOTS * len(self._target.workers)
 
-    def _kill_child(self) -> None:
-        begun, children = time.time(), self._chance.choice(self._workers).children()
-        if children:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self._chance.choice(children), signal.SIGKILL)
-        self._act("kill -9 child", begun, 1)
+    # --- programs ---------------------------------------------------------------------------------
 
-    def _kill_beat(self) -> None:
-        begun = time.time()
-        self._beat.kill()
-        self._act("kill -9 beat", begun, 0)
+    def _kill_worker(self, chance: Random) -> None:
+        with self._act("kill -9 worker", SLOTS):
+            chance.choice(self._target.workers).kill()
 
-    def _freeze(self) -> None:
-        begun, worker = time.time(), self._chance.choice(self._workers)
-        worker.freeze()
-        self._over.wait(self._lease + self._chance.uniform(0.0, 2.0))
-        worker.thaw()
-        self._act("stalled worker", begun, SLOTS)
+    def _kill_child(self, chance: Random) -> None:
+        with self._act("kill -9 child", 1):
+            if children := chance.choice(self._target.workers).children():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(chance.choice(children), signal.SIGKILL)
 
-    def _end_redis(self) -> None:
-        begun = time.time()
-        self._server.stop()
-        self._over.wait(self._chance.uniform(0.0, 2.0))
-        self._start_redis()
-        self._act("Redis restarted", begun, SLOTS * len(self._workers))
+    def _kill_at_the_door(self, chance: Random) -> None:
+        """Whole workers, while tasks ``courier.enqueue`` pass."""
+        for _ in range(3):
+            self._wait_for_tasks(5.0)
+            self._over.wait(chance.uniform(0.0, 0.3))
+            with self._act("kill -9 at the door", SLOTS):
+                chance.choice(self._target.workers).kill()
+            self._over.wait(chance.uniform(0.5, 2.0))
 
-    def _kill_redis(self) -> None:
-        begun = time.time()
-        self._server.stop(kill=True)
-        self._over.wait(self._chance.uniform(0.0, 2.0))
-        self._start_redis()
-        self._act("kill -9 Redis", begun, SLOTS * len(self._workers), self._forgets)
+    def _wait_for_tasks(self, seconds: float) -> None:
+        queue, deadline = f"{self._target.namespace}.enqueue", time.monotonic() + seconds
+        while time.monotonic() < deadline and not self._over.is_set():
+            with (
+                contextlib.suppress(redis.RedisError),
+                self._target.broker.admin() as broker,
+            ):
+                if broker.llen(queue):
+                    return
+            time.sleep(0.02)
 
-    def _start_redis(self) -> None:
-        """On a busy machine its port may be taken for a moment, or loading take long."""
-        for attempt in range(5):
+    def _kill_beat(self, _: Random) -> None:
+        with self._act("kill -9 beat", 0):
+            self._target.beat.kill()
+
+    def _keep_beat_down(self, chance: Random) -> None:
+        """All beats are gone for a while, in which other things break too."""
+        if self._beat_returns:
+            return
+        self._target.beat.keep_down()
+        self._no_beat_since = time.time()
+        self._beat_returns = time.monotonic() + chance.uniform(*NO_BEAT)
+
+    def _let_beat_run(self) -> None:
+        """Somebody must have swept meanwhile."""
+        self._beat_returns, deadline = 0.0, time.monotonic() + UNSWEPT
+        since, before = self._no_beat_since, self._swept()
+        while (now := self._swept()) == before or now is None:
+            if time.monotonic() > deadline:
+                self.violations.append(Violation("nobody swept", "", f"for {UNSWEPT} s, no beat"))
+                break
+            time.sleep(0.1)
+        self._target.beat.let_run()
+        self.acts.append(Act("no beat", since, time.time()))
+
+    def _swept(self) -> str | None:
+        with contextlib.suppress(redis.RedisError), self._target.store.admin() as client:
+            return client.get(f"{{{self._target.namespace}}}:swept")  # type: ignore[return-value]
+        return None
+
+    def _freeze(self, chance: Random) -> None:
+        worker = chance.choice(self._target.workers)
+        with self._act("stalled worker", SLOTS):
+            worker.freeze()
+            self._over.wait(self._target.lease + chance.uniform(0.0, 2.0))
+            worker.thaw()
+
+    # --- the Redis that is the broker, and without Sentinel the store, too ------------------------
+
+    def _end_redis(self, chance: Random) -> None:
+        with self._act("Redis restarted", self._all):
+            self._target.broker.server.stop()
+            self._over.wait(chance.uniform(0.0, 2.0))
+            self._target.broker.start()
+
+    def _kill_redis(self, chance: Random) -> None:
+        with self._act("kill -9 Redis", self._all, forgets=self._target.forgets):
+            self._target.broker.server.stop(kill=True)
+            self._over.wait(chance.uniform(0.0, 2.0))
+            self._target.broker.start()
+
+    def _cut(self, _: Random) -> None:
+        with self._act("Redis cut off", self._all):
+            self._target.broker.proxy.cut()
+            if isinstance(self._target.store, Sentinels):
+                with self._target.store.admin() as client:
+                    client.execute_command("CLIENT", "KILL", "TYPE", "normal")
+
+    def _vanish(self, _: Random) -> None:
+        with self._act("Redis vanished", self._all):
+            self._target.broker.proxy.vanish()
+
+    # --- clocks -----------------------------------------------------------------------------------
+
+    def _step(self, chance: Random) -> None:
+        """Redis's clock steps, either way. Before that the archive has all events: a step forward
+        lets them be trimmed at once."""
+        assert self._target.faked
+        now, farthest = self.offsets[-1][1], self._target.farthest
+        new = chance.uniform(-farthest, farthest)
+        if abs(new - now) < LEAST_STEP:
+            new = now - LEAST_STEP if now > 0 else now + LEAST_STEP
+        with self._target.store.admin() as client:
+            client.execute_command("CLIENT", "PAUSE", "5000", "WRITE")
             try:
-                return self._server.start()
-            except RuntimeError:
-                if attempt == 4:
-                    raise
-                time.sleep(1)
+                deadline = time.monotonic() + 4
+                while not self._target.archive.is_level(client):
+                    if time.monotonic() > deadline:
+                        return
+                    time.sleep(0.01)
+                self.offsets.append((time.time(), new))
+                with self._act(f"clock {'ahead' if new > now else 'back'}", 0):
+                    self._target.faked.set(new)
+                    while abs(client.time()[0] - time.time() - new) > 2:
+                        time.sleep(0.05)  # the server has not looked yet
+            finally:
+                client.execute_command("CLIENT", "UNPAUSE")
 
-    def _cut(self) -> None:
-        begun = time.time()
-        self._proxy.cut()
-        self._act("Redis cut off", begun, SLOTS * len(self._workers))
+    # --- Sentinel ---------------------------------------------------------------------------------
 
-    def _vanish(self) -> None:
-        begun = time.time()
-        self._proxy.vanish()
-        self._act("Redis vanished", begun, SLOTS * len(self._workers))
+    @property
+    def _sentinels(self) -> Sentinels:
+        assert isinstance(self._target.store, Sentinels)
+        return self._target.store
 
-    def _storm(self) -> None:
-        begun, rule = time.time(), self._chance.choice(STORMS)
-        self._rules([{**rule, "on": on} for on in ("send", "status")])
-        self._over.wait(self._chance.uniform(2.0, 5.0))
-        self._rules(rules(self._rate))
-        self._act("provider down", begun, 0)
+    def _kill_master(self, chance: Random) -> None:
+        self._replace_master("kill -9 master", self._sentinels.killed, chance)
+
+    def _fail_over(self, chance: Random) -> None:
+        self._replace_master("planned failover", self._sentinels.asked, chance)
+
+    def _cut_off_master(self, chance: Random) -> None:
+        self._replace_master("master cut off", self._sentinels.cut_off, chance)
+
+    def _stall_master(self, chance: Random) -> None:
+        self._replace_master("master stalled", self._sentinels.stalled, chance)
+
+    def _replace_master(self, kind: str, by: Replacing, chance: Random) -> None:
+        """Another one becomes the master; some time later the old one is back, as a replica."""
+        store, begun, old = self._sentinels, time.time(), self._sentinels.master()
+        with by(old):
+            vain = "" if store.replaced(old) else ", in vain"
+            self._over.wait(chance.uniform(0.0, 4.0))
+        store.heal()
+        self.acts.append(Act(kind + vain, begun, time.time(), self._all))
+
+    def _kill_replica(self, chance: Random) -> None:
+        """With all replicas asked for, nothing is taken meanwhile."""
+        store, master = self._sentinels, self._sentinels.master()
+        replica = chance.choice([each for each in store.servers if each.port != master])
+        with self._act("kill -9 replica", self._all):
+            replica.stop(kill=True)
+            self._over.wait(chance.uniform(1.0, 4.0))
+            store.heal()
+
+    # --- the provider -----------------------------------------------------------------------------
+
+    def _storm(self, chance: Random) -> None:
+        rule = chance.choice(STORMS)
+        with self._act("provider down", 0):
+            self._rules([{**rule, "on": on} for on in ("send", "status")])
+            self._over.wait(chance.uniform(2.0, 6.0))
+            self._rules(rules(self._rate))
 
     def _rules(self, wanted: list[Json]) -> None:
         """Other rules from now on; what the old ones did is counted."""
-        for rule in self._simulator.get("faults"):
+        for rule in self._target.simulator.get("faults"):
             code = f" {rule['code']}" if rule["code"] else ""
             self.fired[f"{rule['on']} {rule['kind']}{code}"] += rule["fired"]
-        self._simulator.forget_faults()
-        self._simulator.faults(wanted)
+        self._target.simulator.forget_faults()
+        self._target.simulator.faults(wanted)

@@ -16,17 +16,17 @@ ENDINGS = (*_OFTEN * 3, 61)
 NEVER_FINAL = (24, 70, 71)
 SHORT_VALIDITY = 15
 WORDS = ("Код", "Скидки", "заказ", "🙂", "order", "1234", "\u2028", '"', "\\", "<b>", "é")
+SIZES = (2, 7, 30, 100, 400, 1200)
+"""Rows of a bulk."""
 PRIORITIES = ("realtime", "high", "normal", "low")
 
 
 @dataclass(frozen=True)
 class Order:
-    """One call of an app: ``enqueue(rows[0])``, ``enqueue_many(rows, common)``, or ``task``: the
-    task ``courier.enqueue`` with the jobs as they are meant."""
+    """One call of an app: ``enqueue(rows[0])`` or ``enqueue_many(rows, common)``."""
 
     rows: list[Json]
     common: Json | None = None
-    task: bool = False
 
     @property
     def jobs(self) -> list[Json]:
@@ -41,30 +41,22 @@ def orders(
     first: int,
     count: int,
     endings: Sequence[int] = ENDINGS,
-    tasks: float = 0.0,
+    sizes: Sequence[int] = SIZES,
 ) -> Iterator[Order]:
-    """Singles and bulks, ``count`` messages in all, with addresses numbered from ``first``.
-
-    ``tasks``: the part of them that goes through Celery.
-    """
+    """Singles and bulks, ``count`` messages in all, with addresses numbered from ``first``."""
     done = 0
     while done < count:
         if chance.random() < 0.4:
             yield Order([_single(chance, f"{name}:{done}", first + done, endings)])
             done += 1
             continue
-        size = min(count - done, count // 10 + 1, chance.choice((2, 7, 30, 100, 400, 1200)))
+        size = min(count - done, count // 10 + 1, chance.choice(sizes))
         common = _shared(chance)
         rows = [
             _row(chance, f"{name}:{done + n}", first + done + n, common, endings)
             for n in range(size)
         ]
-        if chance.random() < tasks:
-            # Nobody can tell from outside when a task has stored its jobs: no ttlSec.
-            jobs = [{**job, "ttlSec": None} for job in Order(rows, common).jobs]
-            yield Order(Order(jobs).jobs, task=True)
-        else:
-            yield Order(rows, common)
+        yield Order(rows, common)
         done += size
 
 

@@ -72,6 +72,8 @@ GIVEN_UP = {"lost", "sent"}
 """How tracking ends any."""
 TIME_MATTERS = 1.0
 """Seconds by which clocks read in two processes may seem to disagree."""
+NOTICED = 6.5
+"""Seconds within which a step of Redis's clock is noticed. What was due so soon is due at once."""
 FORGETTABLE = {
     *(
         "unknown",
@@ -136,7 +138,8 @@ class Conditions:
     acts: Sequence[Act] = ()
     forgotten: float = 3.0  # seconds of writes that a killed Redis may forget
     resends: int = 2  # how often an unsure message may be sent again
-    unnoticed: float = 30.0  # seconds in which Redis may hand a task to a worker that is gone
+    waits: float = 0.0  # seconds that a request, once begun, may wait for replicas
+    offsets: Sequence[tuple[float, float]] = ((0.0, 0.0),)  # of Redis's clock, and since when
 
 
 @dataclass
@@ -149,7 +152,6 @@ class Ledgers:
     events: list[Json]
     records: dict[str, Json | None]
     conditions: Conditions = field(default_factory=Conditions)
-    read: list[str] | None = None  # ids of events as a reader of results got them
 
 
 @dataclass(frozen=True, order=True)
@@ -216,12 +218,8 @@ def judge(ledgers: Ledgers) -> Verdict:
         rewound = _rewound(life, ledgers.conditions)
         for check in CHECKS:
             for name, what in check(life, ledgers.conditions):
-                mislaid = name == "task never run" and _mislaid(life, ledgers.conditions)
-                allowed = mislaid or (rewound and name in FORGETTABLE)
+                allowed = rewound and name in FORGETTABLE
                 (excused if allowed else violations).append(Violation(name, life.id, what))
-    if ledgers.read is not None:
-        unread = {str(event["id"]) for event in ledgers.events} - set(ledgers.read)
-        violations += [Violation("event never read", id) for id in sorted(unread)]
     figures = _figures(lives, ledgers, excused)
     most = figures["unsure at most"]
     if figures["unsure attempts"] > most:
@@ -270,14 +268,24 @@ def _rewound(life: Life, conditions: Conditions) -> bool:
     return any(act.begun - wide <= instant <= act.over for act in acts for instant in instants)
 
 
-def _mislaid(life: Life, conditions: Conditions) -> bool:
-    """Whether Celery's transport may have lost its task: popped, and no worker there to hear it."""
-    stored = life.asked.stored or 0
-    return any(
-        act.begun - TIME_MATTERS <= stored <= act.over + conditions.unnoticed
-        for act in conditions.acts
-        if act.requests
-    )
+def _astray(life: Life, conditions: Conditions) -> float:
+    """Seconds by which what Redis's clock decides of a message may seem to come early or late.
+
+    Deadlines go by that clock: where it steps, they come sooner or later. Until a sweep has noticed
+    a step back, dates by the new clock look like delays by the old one.
+    """
+    begun, over = life.asked.called - NOTICED, life.asked.called
+    if life.events:
+        over = max(over, datetime.fromisoformat(life.events[-1]["time"]).timestamp())
+    over = max([over, *(each["at"] for each in life.accepted)])
+    offsets, ends = conditions.offsets, [at for at, _ in conditions.offsets[1:]]
+    lived = [
+        offset
+        for (at, offset), end in zip(offsets, [*ends, float("inf")], strict=True)
+        if at <= over + TIME_MATTERS and begun - TIME_MATTERS <= end
+    ]
+    unnoticed = NOTICED if len(lived) > 1 else 0.0
+    return TIME_MATTERS + unnoticed + max([0.0, *lived]) - min([0.0, *lived])
 
 
 def _numbering(life: Life, _: Conditions) -> Iterator[Finding]:
@@ -381,16 +389,17 @@ def cause_of(accepted: Json, conditions: Conditions) -> str | None:
         return conditions.broken[accepted["request"]]
     reach = conditions.deadline + TIME_MATTERS
     for act in conditions.acts:
-        if act.begun - reach <= accepted["at"] <= act.over + reach:
+        if act.requests and act.begun - reach <= accepted["at"] <= act.over + reach:
             return act.kind
     return None
 
 
-def _content(life: Life, _: Conditions) -> Iterator[Finding]:
+def _content(life: Life, conditions: Conditions) -> Iterator[Finding]:
     wanted = {k: v for k, v in life.job.items() if k not in OPTIONS}
     wanted |= {"type": "viber", "address": _address(life.job)}
     resend = life.job.get("resendSms", "smsText" in life.job)
     ttl = life.job.get("ttlSec")
+    left = ttl and ttl + _astray(life, conditions) - TIME_MATTERS
     for each in life.accepted:
         got = dict(each["message"])
         if each["resendSms"] is not resend:
@@ -398,7 +407,7 @@ def _content(life: Life, _: Conditions) -> Iterator[Finding]:
         for name, default in VALIDITIES.items():
             asked, sent = wanted.get(name), got.pop(name, None)
             clipped = ttl is not None and (resend or name == "validityPeriodSec")
-            most = min(asked or default, ttl or 0) if clipped else 0
+            most = min(asked or default, left) if clipped else 0
             down = sent is not None and LEAST_VALIDITY <= sent <= most
             if not same(asked, sent) and not down:
                 yield "validity altered", f"{name} {asked} -> {sent}"
@@ -431,22 +440,23 @@ def _cancelling(life: Life, _: Conditions) -> Iterator[Finding]:
         yield "cancelled but denied", "every answer was False"
 
 
-def _schedule(life: Life, _: Conditions) -> Iterator[Finding]:
+def _schedule(life: Life, conditions: Conditions) -> Iterator[Finding]:
+    astray = _astray(life, conditions)
     for each in life.accepted:
-        if "sendAt" in life.job and each["at"] < life.from_then - TIME_MATTERS:
+        if "sendAt" in life.job and each["at"] < life.from_then - astray:
             yield "sent too early", f"{life.from_then - each['at']:.1f} s"
         if "ttlSec" in life.job and life.asked.stored is not None:
             till = max(life.from_then, life.asked.stored) + life.job["ttlSec"]
-            if each["at"] > till + TIME_MATTERS:
+            if each["at"] > till + astray:
                 yield "sent too late", f"{each['at'] - till:.1f} s"
     if life.last.get("status") == "expired":
         at = datetime.fromisoformat(life.events[-1]["time"]).timestamp()
         till = life.from_then + life.job.get("ttlSec", 86400)
-        if at < till - LEAST_VALIDITY - TIME_MATTERS:
+        if at < till - LEAST_VALIDITY - astray:
             yield "expired too early", f"{till - at:.1f} s left"
 
 
-def _tracking(life: Life, _: Conditions) -> Iterator[Finding]:
+def _tracking(life: Life, conditions: Conditions) -> Iterator[Finding]:
     if life.last.get("reason") != "tracking-ended":
         return
     ended = datetime.fromisoformat(life.events[-1]["time"]).timestamp()
@@ -454,7 +464,8 @@ def _tracking(life: Life, _: Conditions) -> Iterator[Finding]:
         if str(each["providerId"]) == life.last["providerId"]:
             periods = [*VALIDITIES][: 2 if each["resendSms"] else 1]
             patience = sum(each["message"].get(name, VALIDITIES[name]) for name in periods)
-            if ended < each["at"] + patience - TIME_MATTERS:
+            # Periods count from the request's begin.
+            if ended < each["at"] + patience - _astray(life, conditions) - conditions.waits:
                 yield "given up too early", f"{ended - each['at']:.1f} of {patience} s"
 
 
@@ -498,6 +509,7 @@ def _figures(lives: list[Life], ledgers: Ledgers, excused: list[Violation]) -> J
     may = conditions.batch * sum(act.requests for act in conditions.acts)
     return {
         "asked": len(lives),
+        "through the task door": sum(life.asked.task for life in lives),
         "enqueued again": sum(life.asked.times - 1 for life in lives),
         "accepted": sum(bool(life.accepted) for life in lives),
         "acceptances": len(ledgers.accepted),
@@ -509,10 +521,6 @@ def _figures(lives: list[Life], ledgers: Ledgers, excused: list[Violation]) -> J
         "cancelled on request": sum(any(c.result for c in life.asked.cancels) for life in lives),
         "cancels denied": sum(any(not c.result for c in life.asked.cancels) for life in lives),
         "events": len(ledgers.events),
-        "read more than once": len(ledgers.read or ()) - len(set(ledgers.read or ())),
         "by end": dict(ends.most_common()),
-        "lost by Celery": sum(each.name == "task never run" for each in excused),
-        "lost by Redis": dict(
-            Counter(each.name for each in excused if each.name != "task never run")
-        ),
+        "lost by Redis": dict(Counter(each.name for each in excused)),
     }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from typing import Any
 
 from tests.faults.chaos.run import Options, Report
 
+WIDTH = 26
 SHOWN = 5
 """Violations of one name that are shown one by one."""
 
@@ -16,15 +18,17 @@ def table(options: Options, report: Report) -> str:
     seconds = ", ".join(f"{mark} {at:.0f} s" for mark, at in report.seconds.items())
     figures: dict[str, Any] = {
         "seed": options.seed,
-        "appendfsync": options.fsync,
+        "Redis": f"{options.redis}, appendfsync {options.fsync}",
         "time": seconds,
         **report.verdict.figures,
         "provider's faults": sum(report.faults.values()),
-        "  by kind": dict(Counter(report.faults).most_common()),
-        "acts": report.acts,
+        "  of these": dict((+Counter(report.faults)).most_common()),
+        "troubles": sum(report.acts.values()),
+        "  each": dict(sorted(report.acts.items())),
+        "  left out": ", ".join(report.left_out) or "-",
         "exits of workers": report.exits,
     }
-    lines = [f"{name:<24}{_shown(value)}" for name, value in figures.items()]
+    lines = [f"{name:<{WIDTH}}{_shown(value)}" for name, value in figures.items()]
     violations = report.verdict.violations
     by_name = Counter(violation.name for violation in violations)
     for name, times in by_name.most_common():
@@ -37,4 +41,5 @@ def table(options: Options, report: Report) -> str:
 def _shown(value: Any) -> str:
     if not isinstance(value, dict):
         return str(value)
-    return ", ".join(f"{name} {n}" for name, n in value.items()) or "-"
+    text = ", ".join(f"{name} {n}" for name, n in value.items()) or "-"
+    return f"\n{'':{WIDTH}}".join(textwrap.wrap(text, 100 - WIDTH, break_on_hyphens=False))

@@ -6,30 +6,40 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import redis
 
-from tests.conftest import Simulator, free_port
-from tests.faults.chaos.apps import Part, read_ledger
-from tests.faults.chaos.disturb import SLOTS, Disturber, is_unsure, refusal_codes
+from tests.conftest import Simulator
+from tests.faults.chaos.accounts import Evidence, Left, Seen, digest, settle_accounts
+from tests.faults.chaos.archive import Archive
+from tests.faults.chaos.disturb import LAGGING, SLOTS, Disturber, Target
 from tests.faults.chaos.jobs import ENDINGS
+from tests.faults.chaos.ledger import Part, read_ledger
 from tests.faults.chaos.oracle import Act, Asked, Conditions, Ledgers, Verdict, Violation, judge
-from tests.faults.chaos.reader import command as reading
-from tests.faults.parts import Proxy, Supervised
+from tests.faults.chaos.reader import Reading, read_account
+from tests.faults.chaos.rules import is_unsure, refusal_codes
+from tests.faults.chaos.stores import LOADING, Sentinels, Single, Store
+from tests.faults.faked import LIBRARIES, Faked
+from tests.faults.parts import Supervised
 from viber_courier import Producer
-from viber_courier.ops.redis_server import RedisServer
 from viber_courier.store.keys import Keys
 
+T = TypeVar("T")
+NAMESPACE, DOOR = "chaos", "door"
 LINGER = 60.0
 """Seconds after the last call of an app in which things still break, if much is still waiting."""
+UNHEARD = 75.0
+"""Seconds without any change after which what has not come does not come: longer than a task may
+lie with a worker that is gone."""
 ROOT = Path(__file__).parents[3]
 Json = dict[str, Any]
-LEASE, CONNECT, READ = 7.0, 0.5, 2.0
+LEASE, CONNECT, READ = 10.0, 0.5, 2.0
 BATCH = 100
 SHORT = {
     "COURIER_API_LOGIN": "tester",
@@ -47,13 +57,16 @@ SHORT = {
     "COURIER_TRACKING_MARGIN": "1",
     "COURIER_SWEEP_INTERVAL": "0.5",
 }
-"""Every wait is short, so that minutes hold all of a message's life."""
+"""Every wait is short, so that minutes hold all of a message's life. Only the lease must be longer
+than a request by the time in which a step of Redis's clock is noticed (docs/decisions/0029)."""
+REPLICATED = {"COURIER_REPLICAS": "2", "COURIER_REPLICAS_TIMEOUT": "1"}
+"""With sentinels: what must not be lost has both replicas before it counts."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """``seconds``: what the apps spread their calls over. ``rate``: of each kind of
-    fault, ``pauses``: seconds between two acts."""
+    """``seconds``: what the apps spread their calls over. ``rate``: of each kind of answer's
+    fault, ``pauses``: seconds between two troubles, ``without``: troubles left out."""
 
     seed: int
     messages: int
@@ -61,18 +74,28 @@ class Options:
     apps: int = 3
     workers: int = 2
     rate: float = 0.005
-    pauses: tuple[float, float] = (3.0, 10.0)
+    pauses: tuple[float, float] = (2.0, 8.0)
     acts: bool = True
+    without: frozenset[str] = frozenset()
+    redis: str = "single"  # or sentinel: a master, two replicas, three sentinels
     fsync: str = "everysec"
     plant: str = ""
     endings: tuple[int, ...] = ENDINGS
-    tasks: float = 0.0  # of the bulks, the part that goes through Celery; these may end late
-    patience: float = 180.0  # seconds for everything to end once nothing breaks any more
+    door: float = 0.1  # the part of the messages that comes as tasks of a plain Celery client
+    farthest: float = 40.0  # seconds by which Redis's clock may be off, either way
+    retention: float = 30.0  # seconds for which events are kept
+    naps: tuple[float, float] = (5.0, 60.0)  # seconds in which the lagging reader reads nothing
+    patience: float = 240.0  # seconds for everything to end once nothing breaks any more
+
+    @property
+    def strict(self) -> bool:
+        """Whether Redis must lose nothing."""
+        return self.redis == "sentinel" or self.fsync == "always"
 
 
 @dataclass
 class Report:
-    """What became of a run; seconds it took, faults by kind, acts by kind."""
+    """What became of a run; seconds it took, faults by kind, troubles by kind."""
 
     verdict: Verdict
     ledgers: Ledgers
@@ -80,23 +103,24 @@ class Report:
     faults: dict[str, int]
     acts: dict[str, int]
     exits: int
+    left_out: list[str]
 
 
 class Installation:
-    """Redis behind a proxy, the provider, supervised workers: ended with the ``with`` block."""
+    """Redis, the provider, supervised workers: ended with the ``with`` block."""
 
     def __init__(self, options: Options, folder: Path, stack: ExitStack) -> None:
-        self.server = RedisServer(folder, free_port(), ("--appendfsync", options.fsync))
-        self.server.start()
-        stack.callback(self.server.stop)
-        self.proxy = Proxy(self.server.port)
-        stack.callback(self.proxy.close)
+        self.faked = Faked(folder / "faketime", cached=1) if LIBRARIES else None
+        self.store, self.broker = self._redis(options, folder, stack)
         self.simulator = Simulator("--step", "0.3", "--seed", str(options.seed))
         stack.callback(self.simulator.stop)
         self.env = {
             **SHORT,
-            "COURIER_NAMESPACE": "chaos",
-            "COURIER_REDIS_URL": f"redis://127.0.0.1:{self.proxy.port}/0",
+            **(REPLICATED if isinstance(self.store, Sentinels) else {}),
+            "COURIER_RESULTS_RETENTION": str(options.retention),
+            "COURIER_NAMESPACE": NAMESPACE,
+            "COURIER_REDIS_URL": self.store.url,
+            "COURIER_BROKER_URL": self.broker.url,
             "COURIER_API_URL": self.simulator.url,
             "PYTHONPATH": str(ROOT),
             "CHAOS_PLANT": options.plant,
@@ -110,109 +134,186 @@ class Installation:
             self.workers.append(Supervised([*worker, "-l", "INFO"], self.env, folder))
             stack.callback(self.workers[-1].stop)
         # Our own looks go past the proxy.
-        self.client = redis.Redis.from_url(self.server.url, decode_responses=True, protocol=2)
-        self.producer = Producer.from_env({**self.env, "COURIER_REDIS_URL": self.server.url})
-        self.keys = Keys("chaos")
+        self.producer = Producer.from_env({**self.env, "COURIER_REDIS_URL": self.store.own_url})
+        stack.callback(self.producer.close)
+        self.keys = Keys(NAMESPACE)
+        self.archive = Archive(self.store, self.keys.results)
+        self.archive.start()
 
-    def waiting(self) -> tuple[int, int]:
-        """Messages in line, and messages that are followed; waits while Redis is away."""
+    def _redis(self, options: Options, folder: Path, stack: ExitStack) -> tuple[Store, Single]:
+        """Store and broker. Where the store is replicated the broker is a server of its own that
+        loses nothing: what a plain client puts there is not the courier's to replicate."""
+        if options.redis == "single":
+            both = Single(folder / "redis", options.fsync, self.faked)
+            stack.callback(both.stop)
+            return both, both
+        store = Sentinels(folder / "store", options.fsync, self.faked)
+        stack.callback(store.stop)
+        broker = Single(folder / "broker", "always", None)
+        stack.callback(broker.stop)
+        return store, broker
+
+    def ask(self, what: Callable[[redis.Redis], T], store: Store | None = None) -> T:
+        """Something of the store's master, or the broker; waits while it is away."""
+        deadline = time.monotonic() + LOADING
         while True:
             try:
-                lanes = sum(self.client.zcard(lane) for lane in self.keys.lanes)
-                return lanes, int(self.client.zcard(self.keys.watch))
+                with (store or self.store).admin() as client:
+                    return what(client)
             except redis.RedisError:
+                if time.monotonic() > deadline:
+                    raise
                 time.sleep(0.2)
 
-    def unfinished(self, messages: int) -> bool:
-        """Whether something still waits, is followed, or lies in a task that nobody has run."""
-        stored = int(self.client.hget(self.keys.counts, "queued") or 0)
-        return any(self.waiting()) or stored < messages
+    def waiting(self) -> tuple[int, int]:
+        """Messages in line, and messages that are followed."""
+        return self.ask(
+            lambda client: (
+                sum(client.zcard(lane) for lane in self.keys.lanes),
+                int(client.zcard(self.keys.watch)),
+            )
+        )
+
+    def known(self) -> int:
+        """Messages stored."""
+        return self.ask(lambda client: int(client.hget(self.keys.counts, "queued") or 0))
 
 
 def run(options: Options, folder: Path, say: Callable[[str], object] = print) -> Report:
     """Break everything for a while, then let it end, then judge. Evidence stays in ``folder``."""
     begun, marks = time.monotonic(), dict[str, float]()
+
+    def mark(name: str) -> None:
+        marks[name] = time.monotonic() - begun
+
     with ExitStack() as stack:
         place = Installation(options, folder, stack)
-        disturber = Disturber(
-            options.seed,
-            place.workers,
-            place.beat,
-            place.server,
-            place.proxy,
-            place.simulator,
-            rate=options.rate,
-            pauses=options.pauses,
-            lease=LEASE,
-            forgets=options.fsync != "always",
-        )
+        disturber = _disturber(options, place)
         if options.acts:
             disturber.start()
-        reader = _start(reading(place.env, folder / "read.txt"), folder / "reader.log")
-        stack.callback(_end, reader)
+        readings = _readings(options, place.env, folder)
+        readers = [_start(each.command(), folder / f"{each.group}.log") for each in readings]
+        for reader in readers:
+            stack.callback(_end, reader)
         parts = _parts(options, place.env, folder)
-        with _apps(parts, folder) as apps:
-            while any(app.poll() is None for app in apps):
-                _tell(place, disturber, begun, say)
-            for app, part in zip(apps, parts, strict=True):
-                if app.returncode != 0:
-                    raise RuntimeError((folder / f"{part.name}.log").read_text()[-2000:])
-        marks["enqueued"] = time.monotonic() - begun
-        linger = time.monotonic() + (LINGER if options.acts else 0)
-        while sum(place.waiting()) > options.messages / 10 and time.monotonic() < linger:
-            _tell(place, disturber, begun, say)  # most of what was asked last meets faults too
-        disturber.stop()
-        marks["healed"] = time.monotonic() - begun
-        deadline = time.monotonic() + options.patience
-        while place.unfinished(options.messages) and time.monotonic() < deadline:
+
+        def tell() -> None:
             _tell(place, disturber, begun, say)
-        marks["ended"] = time.monotonic() - begun
+
+        _enqueue(parts, folder, tell)
+        mark("enqueued")
+        _linger(options, place, tell)
+        disturber.stop()
+        mark("healed")
+        _let_end(options, place, tell)
+        mark("ended")
         for program in (*place.workers, place.beat):
             program.stop()
-        reader.terminate()
-        reader.wait(60)
+        for reader in readers:
+            reader.terminate()
+        for reader in readers:
+            reader.wait(120)
+        place.archive.stop()
         ledgers = _collect(place, parts, options, disturber, folder)
+        verdict = judge(ledgers)
+        settle_accounts(verdict, ledgers, _evidence(options, place, disturber, readings))
         exits = sum(len(worker.exits) for worker in place.workers)
-    verdict = judge(ledgers)
-    # The other workers may hide that one works no more.
-    hung = [n for n, worker in enumerate(place.workers) if worker.hung]
-    verdict.violations += [
-        Violation("worker hung", f"worker {n}", "had to be killed") for n in hung
+    verdict.violations += disturber.violations
+    verdict.violations += [  # the other workers may hide that one works no more
+        Violation("worker hung", f"worker {n}", "had to be killed")
+        for n, worker in enumerate(place.workers)
+        if worker.hung
     ]
-    marks["judged"] = time.monotonic() - begun
-    return Report(verdict, ledgers, marks, dict(disturber.fired), dict(disturber.told()), exits)
+    mark("judged")
+    left_out = sorted(options.without) + ([] if place.faked else ["clock step: no libfaketime"])
+    faults, acts = dict(disturber.fired), dict(disturber.told())
+    return Report(verdict, ledgers, marks, faults, acts, exits, left_out)
+
+
+def _disturber(options: Options, place: Installation) -> Disturber:
+    target = Target(
+        workers=place.workers,
+        beat=place.beat,
+        store=place.store,
+        broker=place.broker,
+        simulator=place.simulator,
+        archive=place.archive,
+        faked=place.faked,
+        namespace=NAMESPACE,
+        lease=LEASE,
+        farthest=options.farthest,
+        forgets=not options.strict,
+    )
+    return Disturber(
+        target, options.seed, rate=options.rate, pauses=options.pauses, without=options.without
+    )
+
+
+def _linger(options: Options, place: Installation, tell: Callable[[], None]) -> None:
+    """Most of what was asked last meets faults too."""
+    linger = time.monotonic() + (LINGER if options.acts else 0)
+    while sum(place.waiting()) > options.messages / 10 and time.monotonic() < linger:
+        tell()
+
+
+def _let_end(options: Options, place: Installation, tell: Callable[[], None]) -> None:
+    """Wait until all that was asked for has ended, or nothing has changed for long."""
+    deadline, before, since = time.monotonic() + options.patience, (0, 0, 0), time.monotonic()
+    while time.monotonic() < deadline:
+        now = (*place.waiting(), place.known())
+        if now[:2] == (0, 0) and now[2] >= options.messages:
+            return
+        if now != before:
+            before, since = now, time.monotonic()
+        if now[:2] == (0, 0) and time.monotonic() - since > UNHEARD:
+            return  # the rest is lost
+        tell()
+
+
+def _readings(options: Options, env: dict[str, str], folder: Path) -> list[Reading]:
+    """One group that reads all the time, one that lags."""
+    naps = {"steady": None} | ({} if LAGGING in options.without else {"lagging": options.naps})
+    return [
+        Reading(env, str(folder / f"read-{name}.txt"), name, options.seed, nap)
+        for name, nap in naps.items()
+    ]
 
 
 def _parts(options: Options, env: dict[str, str], folder: Path) -> list[Part]:
-    each = options.messages // options.apps
-    counts = [each] * (options.apps - 1)
-    counts.append(options.messages - sum(counts))
+    door = round(options.messages * options.door)
+    each = (options.messages - door) // options.apps
+    counts = {f"app{n}": each for n in range(options.apps - 1)}
+    counts[f"app{options.apps - 1}"] = options.messages - door - sum(counts.values())
+    counts |= {DOOR: door} if door else {}
+    firsts = [0, *accumulate(counts.values())]
     return [
         Part(
-            name=f"app{n}",
+            name=name,
             seed=options.seed,
-            first=n * each,
+            first=first,
             count=count,
             seconds=options.seconds,
-            ledger=str(folder / f"asked-{n}.jsonl"),
+            ledger=str(folder / f"asked-{name}.jsonl"),
             env=env,
             endings=options.endings,
-            tasks=options.tasks,
         )
-        for n, count in enumerate(counts)
+        for (name, count), first in zip(counts.items(), firsts, strict=False)
     ]
 
 
-@contextmanager
-def _apps(parts: list[Part], folder: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
-    started: list[subprocess.Popen[bytes]] = []
-    try:
+def _enqueue(parts: list[Part], folder: Path, tell: Callable[[], None]) -> None:
+    """All apps, until the last one has ended."""
+    with ExitStack() as stack:
+        apps = []
         for part in parts:
-            started.append(_start(part.command(), folder / f"{part.name}.log"))
-        yield started
-    finally:
-        for app in started:
-            _end(app)
+            program = "door" if part.name == DOOR else "apps"
+            apps.append(_start(part.command(program), folder / f"{part.name}.log"))
+            stack.callback(_end, apps[-1])
+        while any(app.poll() is None for app in apps):
+            tell()
+    for app, part in zip(apps, parts, strict=True):
+        if app.returncode != 0:
+            raise RuntimeError((folder / f"{part.name}.log").read_text()[-2000:])
 
 
 def _start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
@@ -252,7 +353,7 @@ def _collect(
         for number, kind, code in told["broken"]
         if is_unsure(kind, code)
     }
-    events = list(_events(place))
+    events = [json.loads(text) for _, text in sorted(place.archive.events.items())]
     records = {id: _record(place.producer, id) for id in asked}
     acts = [*disturber.acts, *_exits(place.workers)]
     conditions = Conditions(
@@ -262,22 +363,61 @@ def _collect(
         unsure_answers=sum(told["batches"][number - 1] for number in broken),
         refusals=refusal_codes(),
         acts=acts,
+        offsets=disturber.offsets,
+        waits=LEASE if isinstance(place.store, Sentinels) else 0.0,
     )
     _write(folder / "accepted.jsonl", accepted)
     _write(folder / "events.jsonl", events)
+    _write(folder / "forgotten.jsonl", place.archive.forgotten)
     _write(folder / "records.jsonl", [{"id": id, "record": each} for id, each in records.items()])
     _write(folder / "acts.jsonl", [asdict(act) for act in acts])
+    _write(folder / "offsets.jsonl", list(disturber.offsets))
     _write(folder / "broken.jsonl", list(broken.items()))
-    read = (folder / "read.txt").read_text().split()
-    return Ledgers(asked, accepted, events, records, conditions, read)
+    return Ledgers(asked, accepted, events, records, conditions)
 
 
-def _events(place: Installation) -> Iterator[Json]:
-    start = "-"
-    while page := place.client.xrange(place.keys.results, min=start, count=2000):
-        entries: Any = page
-        yield from (json.loads(fields["event"]) for _, fields in entries)
-        start = f"({entries[-1][0]}"
+def _evidence(
+    options: Options, place: Installation, disturber: Disturber, readings: list[Reading]
+) -> Evidence:
+    events = {entry: json.loads(text) for entry, text in place.archive.events.items()}
+    accounts = [read_account(reading.group, Path(reading.ledger)) for reading in readings]
+    keys = place.ask(lambda client: _left(client, place.keys))
+    if place.broker is not place.store:
+        keys += place.ask(lambda client: _left(client, place.keys), place.broker)
+    return Evidence(
+        written={at: Seen(each["id"], digest(each["data"])) for at, each in events.items()},
+        accounts=accounts,
+        counts=place.ask(lambda client: client.hgetall(place.keys.counts)),
+        keys=keys,
+        memory=place.ask(lambda client: int(client.info("memory")["used_memory"])),
+        namespace=NAMESPACE,
+        retention=options.retention,
+        strict=options.strict,
+        breaking=[act for act in disturber.acts if act.requests > SLOTS],  # Redis's, not a worker's
+    )
+
+
+def _left(client: redis.Redis, keys: Keys) -> list[Left]:
+    """All keys of a server. Of messages' own there are many: their sizes are not asked for."""
+    found: list[Left] = []
+    names = list(client.scan_iter(count=1000))
+    for at in range(0, len(names), 1000):
+        page = names[at : at + 1000]
+        asking = client.pipeline(transaction=False)
+        for name in page:
+            asking.type(name).pttl(name)
+        replies = asking.execute()
+        for name, type, expiry in zip(page, replies[::2], replies[1::2], strict=True):
+            if expiry != -2:
+                found.append(Left(name, type, expiry > 0, _size(client, name, type, keys)))
+    return found
+
+
+def _size(client: redis.Redis, name: str, type: str, keys: Keys) -> int:
+    if name.startswith((keys.records, keys.contents)):
+        return 1
+    sizes = {"list": client.llen, "zset": client.zcard, "stream": client.xlen, "hash": client.hlen}
+    return int(sizes[type](name)) if type in sizes else 1
 
 
 def _record(producer: Producer, id: str) -> Json | None:
