@@ -14,7 +14,7 @@ from viber_courier.producers.dead import DeadLetters, Letter
 from viber_courier.producers.results import EventStream, Start, read_results, require_start
 from viber_courier.schemas.errors import Conflict, EnqueueError, QueueFull
 from viber_courier.schemas.event import Change, render, resent
-from viber_courier.schemas.message import Campaign, Job, parse_job
+from viber_courier.schemas.message import Campaign, Job, named, parse_job
 from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.status import DEAD, Reason, Status
 from viber_courier.store.connection import StoreUnavailable, connect, require_name, store_errors
@@ -82,7 +82,7 @@ class Producer:
         Raises InvalidMessage, Conflict or QueueFull: then nothing is stored. After StoreUnavailable
         it may be stored: repeat the call with the same id.
         """
-        parsed = parse_job(job, self._clock())
+        parsed = self._parse_job(job, self._clock())
         id = parsed.id or _fresh_id()
         if self._store([_Row(0, job, id, parsed)], None):
             raise Conflict(id)
@@ -100,6 +100,7 @@ class Producer:
         ``.row`` and ``.accepted``: nothing of its chunk is stored, but earlier chunks are. With
         ``on_invalid(row number, row, error)`` a wrong row is left out instead.
         """
+        common = named(common, self.settings.source)
         campaign = None if common is None else Campaign(common, self._clock())
         stream = _Stream(self, campaign, on_invalid)
         # A chunk larger than max_queued could never be stored.
@@ -140,19 +141,29 @@ class Producer:
         return False
 
     def results(
-        self, group: str, consumer: str, block: float = 5.0, *, start: Start = "oldest"
+        self,
+        group: str,
+        consumer: str,
+        block: float = 5.0,
+        *,
+        start: Start = "oldest",
+        source: str = "",
     ) -> EventStream:
         """Yields result events for a consumer of a group, until none comes for ``block`` seconds.
 
         ``start`` is where a new group starts: ``oldest`` is the oldest event that is kept, ``new``
-        the next one, a datetime the first one written then or later. A consumer first gets its own
+        the next one, a datetime the first one written then or later. With a ``source`` only events
+        of its messages come; the others are acknowledged. A consumer first gets its own
         unacknowledged events, then those that others have not acknowledged for 60 s, then new ones.
         Raises EventsMissed, once, where events were deleted before the group had them: go on with
         the same stream or a new one.
         """
         require_start(start)
         names = require_name("group", group), require_name("consumer", consumer)
-        return EventStream(read_results(self.redis, self._keys, *names, block, start))
+        return EventStream(read_results(self.redis, self._keys, *names, block, start, source))
+
+    def _parse_job(self, job: Any, now: float) -> Job:
+        return parse_job(named(job, self.settings.source), now)
 
     def _parse(
         self, chunk: list[tuple[int, Any]], campaign: Campaign | None
@@ -161,7 +172,7 @@ class Producer:
         rows, faults = list[_Row](), list[_Fault]()
         for number, raw in chunk:
             try:
-                job = campaign.parse_row(raw, now) if campaign else parse_job(raw, now)
+                job = campaign.parse_row(raw, now) if campaign else self._parse_job(raw, now)
                 id = job.id or _fresh_id()
                 if digests.setdefault(id, job.digest) != job.digest:
                     raise Conflict(id)

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import redis
 
 from viber_courier.schemas.errors import EventsMissed
+from viber_courier.schemas.event import is_from
 from viber_courier.schemas.status import Status
 from viber_courier.store.connection import StoreUnavailable, is_transient, store_errors
 from viber_courier.store.keys import Keys
@@ -126,7 +127,13 @@ class EventStream(Generator[Event, None, None]):
 
 
 def read_results(
-    client: redis.Redis, keys: Keys, group: str, consumer: str, block: float, start: Start
+    client: redis.Redis,
+    keys: Keys,
+    group: str,
+    consumer: str,
+    block: float,
+    start: Start,
+    source: str = "",
 ) -> Generator[Event | EventsMissed, None, None]:
     """Yields events as Producer.results does. Waits out outages shorter than ``block``."""
     acks = _Acks(client, keys.results, group)
@@ -151,25 +158,29 @@ def read_results(
                 time.sleep(0.2)
                 continue
             for entry, fields in entries:
-                event = _event(entry, fields, acks)
+                event = _event(entry, fields, acks, source)
                 if event is None:
                     acks.add(entry)
                 else:
+                    heard = time.monotonic()
                     yield event
-            if entries:
-                heard = time.monotonic()
-            elif left == 0.0:
+            # What others have to read is no silence of theirs, but one of ours
+            if left == 0.0 and (block > 0 or not entries) and time.monotonic() >= heard + block:
                 return
     finally:
         acks.open = False
         acks.flush()
 
 
-def _event(entry: str, fields: dict[str, str] | None, acks: _Acks) -> Event | None:
-    """Returns the event of an entry; None if it isn't an event of ours."""
+def _event(
+    entry: str, fields: dict[str, str] | None, acks: _Acks, source: str = ""
+) -> Event | None:
+    """Returns the event of an entry; None if it isn't an event, or one of another source."""
     try:
         if fields is None:
             raise ValueError
+        if source and not is_from(fields["event"], source):
+            return None
         body = json.loads(fields["event"])
         return Event(
             body["id"], body["type"], body["subject"], body["time"], body["data"], entry, acks
@@ -191,13 +202,15 @@ class _Reader:
         self._client, self._stream, self._noted = client, keys.results, keys.missed
         self._group, self._consumer, self._start = group, consumer, start
         self._next: Entries = []
+        self._count = READ_COUNT
         self.start_over()
 
     def start_over(self) -> None:
         self._ready, self._own, self._looked = False, "0", float("-inf")
 
-    def read(self, block: float) -> Entries:
+    def read(self, block: float, count: int = READ_COUNT) -> Entries:
         """Returns the next events. Raises EventsMissed, once, if some were deleted before them."""
+        self._count = count
         try:
             return self._read(block)
         except redis.ResponseError as error:
@@ -220,7 +233,11 @@ class _Reader:
             self._raise(self._lose([id for id, fields in entries if not fields]))
         if not self._next and is_check_due:
             reply: Any = self._client.xautoclaim(
-                self._stream, self._group, self._consumer, int(STALE_AFTER * 1000), count=READ_COUNT
+                self._stream,
+                self._group,
+                self._consumer,
+                int(STALE_AFTER * 1000),
+                count=self._count,
             )
             self._next = [tuple(entry) for entry in reply[1] if entry[0] is not None]
             if not self._next:
@@ -271,9 +288,13 @@ class _Reader:
 
     def _group_read(self, start: str, block: int | None = None) -> Entries:
         reply: Any = self._client.xreadgroup(
-            self._group, self._consumer, {self._stream: start}, count=READ_COUNT, block=block
+            self._group, self._consumer, {self._stream: start}, count=self._count, block=block
         )
-        return [tuple(entry) for entry in reply[0][1]] if reply else []
+        # [[stream, entries]]; by RESP3 {stream: [entries]} or, of redis-py 8, {stream: entries}
+        lists = [*reply.values()] if isinstance(reply, dict) else [each[1] for each in reply or ()]
+        while lists and isinstance(lists[0], list):
+            lists = lists[0]
+        return [tuple(entry) for entry in lists]
 
     def _make_group(self) -> None:
         id = {"oldest": "0", "new": "$"}.get(str(self._start), "0")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from viber_courier.ops.lists.phone import normalize_address
     from viber_courier.producers.client import Producer
+    from viber_courier.producers.consume import consume
     from viber_courier.producers.dead import DeadLetter, DeadLetters, Resent
     from viber_courier.producers.results import Event
     from viber_courier.schemas.errors import (
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "producers.client": ("Producer",),
+    "producers.consume": ("consume",),
     "producers.dead": ("DeadLetter", "DeadLetters", "Resent"),
     "producers.results": ("Event",),
     "schemas.errors": (
@@ -71,6 +73,7 @@ __all__ = [
     "Status",
     "StoreUnavailable",
     "Unconfirmed",
+    "consume",
     "normalize_address",
 ]
 
