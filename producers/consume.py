@@ -1,8 +1,11 @@
 """Gives a group's result events to an app's handler until it is stopped: ``consume``.
 
-``rules`` decides what comes next and does no I/O; ``consume`` does what it says.
+``Hand`` decides which events are handled next and which are given up; it does no I/O.
 """
 
+from __future__ import annotations
+
+import asyncio
 import logging
 import os
 import secrets
@@ -10,25 +13,27 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from inspect import iscoroutinefunction
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
 import redis
 
 from viber_courier.producers import results
-from viber_courier.producers.client import Producer
-from viber_courier.producers.results import Event, Start
+from viber_courier.producers.events import Acks, AsyncAcks, AsyncEvent, E, Event, read_event
+from viber_courier.producers.results import Start, instant
 from viber_courier.schemas.errors import EventsMissed
-from viber_courier.store.connection import (
-    StoreUnavailable,
-    is_transient,
-    require_name,
-    store_errors,
-)
-from viber_courier.store.keys import Keys
+from viber_courier.store.connection import StoreUnavailable, is_transient, store_errors
 from viber_courier.store.refusals import reason
-from viber_courier.store.scripts import Script, shared
+from viber_courier.store.replies import reply, run
+from viber_courier.store.scripts import shared
+
+if TYPE_CHECKING:
+    from viber_courier.producers.aio import AsyncProducer
+    from viber_courier.producers.calls import Calls
+    from viber_courier.producers.client import Producer
 
 logger = logging.getLogger(__name__)
 
@@ -36,47 +41,6 @@ BLOCK = 1.0
 """Longest wait of one read, and so for ``stop`` to be noticed, in seconds."""
 RETRY_BASE, RETRY_CAP, OUTAGE_CAP = 0.5, 30.0, 5.0
 """First and longest wait before an event is tried again; longest one for Redis, in seconds."""
-
-
-class Read(NamedTuple):
-    """Read events. Answer: events, and entries to acknowledge unseen."""
-
-    block: float
-    most: int
-
-
-class Handle(NamedTuple):
-    """Call the handler."""
-
-    events: list[Event]
-
-
-class GiveUp(NamedTuple):
-    """Tell of an event that is given up. Answer: True if somebody has taken it."""
-
-    event: Event
-    error: Exception
-
-
-class Ack(NamedTuple):
-    """Acknowledge entries."""
-
-    entries: list[str]
-
-
-class Missed(NamedTuple):
-    """Tell of events that were deleted unread."""
-
-    error: EventsMissed
-
-
-class Wait(NamedTuple):
-    """Wait, unless stopped."""
-
-    seconds: float
-
-
-Step = Read | Handle | GiveUp | Ack | Missed | Wait
 
 
 class _Trial(NamedTuple):
@@ -87,7 +51,7 @@ class _Trial(NamedTuple):
     successes: int
 
 
-class Hand:
+class Hand(Generic[E]):
     """The events in hand: which are handled next, and which are given up.
 
     New events are handled together. After a failure each of them is tried alone, those that failed
@@ -98,7 +62,7 @@ class Hand:
 
     def __init__(self, batch: int, attempts: int) -> None:
         self._batch, self._attempts = batch, attempts
-        self._events, self._trials = dict[str, Event](), dict[str, _Trial]()
+        self._events, self._trials = dict[str, E](), dict[str, _Trial]()
         self._successes, self._in_a_row, self._paused, self._given_up_at = 0, 0, 0.0, -1
 
     @property
@@ -106,12 +70,12 @@ class Hand:
         """Returns how many more events fit."""
         return max(0, self._batch - len(self._events))
 
-    def take(self, events: Sequence[Event]) -> None:
+    def take(self, events: Sequence[E]) -> None:
         """Adds events, in the order of the stream; what is in hand already stays as it is."""
         found = {event._entry: event for event in events} | self._events
-        self._events = {entry: found[entry] for entry in sorted(found, key=results._instant)}
+        self._events = {entry: found[entry] for entry in sorted(found, key=instant)}
 
-    def next(self, now: float) -> list[Event]:
+    def next(self, now: float) -> list[E]:
         """Returns the events to handle now: one that failed before, or new ones."""
         fresh, tried = self._ready()
         due = [each for each in tried if self._trials[each._entry].due <= now]
@@ -126,9 +90,9 @@ class Hand:
         dues = [now] if fresh else [self._trials[each._entry].due for each in tried]
         return min(BLOCK, max(0.0, self._paused - now, min(dues, default=now + BLOCK) - now))
 
-    def _ready(self) -> tuple[list[Event], list[Event]]:
+    def _ready(self) -> tuple[list[E], list[E]]:
         """Returns new events, and those to try alone, without those behind a failed one."""
-        fresh, tried, behind = list[Event](), list[Event](), set[str]()
+        fresh, tried, behind = list[E](), list[E](), set[str]()
         for entry, event in self._events.items():
             if event.subject not in behind and entry in self._trials:
                 tried.append(event)
@@ -138,12 +102,12 @@ class Hand:
         known = {event.subject for event in fresh} if tried else ()
         return fresh, [event for event in tried if event.subject not in known]
 
-    def succeeded(self, events: Sequence[Event]) -> None:
+    def succeeded(self, events: Sequence[E]) -> None:
         """Removes events that were handled."""
         self._remove(events)
         self._successes, self._in_a_row, self._paused = self._successes + 1, 0, 0.0
 
-    def failed(self, events: Sequence[Event], now: float) -> Event | None:
+    def failed(self, events: Sequence[E], now: float) -> E | None:
         """Notes a failure; returns the event that is given up, if any."""
         self._in_a_row += 1
         if self._in_a_row > 1:  # one bad event does not hold up the others
@@ -163,7 +127,7 @@ class Hand:
         self._remove(events)
         return events[0]
 
-    def _remove(self, events: Sequence[Event]) -> None:
+    def _remove(self, events: Sequence[E]) -> None:
         for event in events:
             del self._events[event._entry]
             self._trials.pop(event._entry, None)
@@ -173,97 +137,106 @@ def _backoff(failures: int) -> float:
     return min(RETRY_CAP, RETRY_BASE * 2.0 ** min(failures - 1, 10))
 
 
-def rules(
-    batch: int, attempts: int, is_stopped: Callable[[], bool], clock: Callable[[], float]
-) -> Generator[Step, Any, None]:
-    """Yields what to do next, and is sent the answer: what the step returned or raised."""
-    hand, done, outages, has_read = Hand(batch, attempts), list[str](), 0, False
-    while not is_stopped():
-        answer = (yield Ack(done)) if done else None
-        if answer is None:
-            done, wait = [], hand.wait(clock())
-            answer = (yield Read(wait, hand.room)) if hand.room else (yield Wait(wait))
-        match answer:
-            case (events, others):
-                hand.take(events)
-                done += others
-            case EventsMissed():
-                logger.error("events missed", extra={"group": answer.group})
-                _log_fault("on_missed failed", (yield Missed(answer)))
-            case StoreUnavailable() if has_read or is_transient(answer.__cause__):
-                logger.warning("results not readable", extra={"error": str(answer)})
-                yield Wait(min(OUTAGE_CAP, 0.2 * 2.0 ** min(outages, 10)))
-                outages += 1
-                continue
-            case Exception():
-                raise answer
-        outages, has_read = 0, True
-        done += yield from _handle(hand, clock)
-    if done:
-        yield Ack(done)
+@dataclass
+class _Loop(Generic[E]):
+    """Reads events, has them handled and acknowledges them, until it is stopped.
 
+    ``wait`` waits so many seconds, unless stopped.
+    """
 
-def _handle(hand: Hand, clock: Callable[[], float]) -> Generator[Step, Any, list[str]]:
-    """Has the next events handled; returns the entries that can be acknowledged."""
-    events = hand.next(clock())
-    entries = [event._entry for event in events]
-    if not events:
-        return []
-    if not (error := (yield Handle(events))):
-        hand.succeeded(events)
-        return entries
-    _log_fault("handler failed", error, events=len(events), event_id=events[0].id)
-    if not (given_up := hand.failed(events, clock())):
-        return []
-    logger.error("event given up", extra={"event_id": given_up.id})
-    answer = yield GiveUp(given_up, error)
-    _log_fault("on_poison failed", answer, event_id=given_up.id)
-    return entries if answer is True else []
+    calls: Calls
+    made: type[E]
+    acks: Any
+    reader: results.Reader
+    name: str
+    hand: Hand[E]
+    stop: Any
+    wait: Callable[[float], Any]
+    handler: Callable[[list[E]], object]
+    on_poison: Callable[[E, Exception], object] | None
+    on_missed: Callable[[EventsMissed], object] | None
+    done: list[str] = field(default_factory=list)
 
-
-def _log_fault(text: str, answer: object, **about: Any) -> None:
-    if isinstance(answer, Exception):
-        logger.error(text, exc_info=answer, extra=about)
-
-
-class _Reading:
-    """Reads and acknowledges for one consumer of a group; removes names of those that are gone."""
-
-    def __init__(
-        self, producer: Producer, group: str, consumer: str, start: Start, source: str
-    ) -> None:
-        keys, client = Keys(producer.settings.namespace), producer.redis
-        self._client, self._stream, self._group, self._source = client, keys.results, group, source
-        self._acks = results._Acks(client, keys.results, group)
-        self._reader = results._Reader(client, keys, group, consumer, start)
-        self._retire = Script(client, "retire", shared(producer.settings))
-        self._tidied = 0.0
-
-    def read(self, block: float, most: int) -> tuple[list[Event], list[str]]:
-        """Returns events, and the entries that are not for this reader. Raises StoreUnavailable."""
+    async def run(self) -> None:
+        outages, has_read, tidied = 0, False, 0.0
         try:
-            with store_errors():
-                entries = self._reader.read(block, most)
-        except StoreUnavailable:
-            self._reader.start_over()
-            raise
-        if time.monotonic() - self._tidied >= results.STALE_AFTER:
-            self._tidied = time.monotonic()
-            self.tidy()
-        found = [results._event(*entry, self._acks, self._source) for entry in entries]
-        others = [entry for (entry, _), event in zip(entries, found, strict=True) if not event]
-        return [event for event in found if event], others
+            while not self.stop.is_set():
+                try:
+                    with store_errors():
+                        await self._read()
+                except EventsMissed as missed:
+                    logger.error("events missed", extra={"group": missed.group})
+                    if self.on_missed:
+                        await self._call("on_missed failed", {}, self.on_missed, missed)
+                except StoreUnavailable as error:
+                    if not (has_read or is_transient(error.__cause__)):
+                        raise
+                    logger.warning("results not readable", extra={"error": str(error)})
+                    self.reader.start_over()
+                    await reply(self.wait(min(OUTAGE_CAP, 0.2 * 2.0 ** min(outages, 10))))
+                    outages += 1
+                    continue
+                outages, has_read = 0, True
+                await self._handle()
+                if time.monotonic() - tidied >= results.STALE_AFTER:
+                    await self._tidy()
+                    tidied = time.monotonic()
+            with suppress(StoreUnavailable), store_errors():
+                await self._acknowledge()
+        finally:
+            await self._tidy(self.name)
 
-    def ack(self, entries: Sequence[str]) -> None:
-        """Acknowledges entries. Raises StoreUnavailable."""
-        with store_errors():
-            self._client.xack(self._stream, self._group, *entries)
+    async def _acknowledge(self) -> None:
+        if self.done:
+            await self.reader.ack(self.done)
+            self.done = []
 
-    def tidy(self, leaver: str = "") -> None:
+    async def _read(self) -> None:
+        await self._acknowledge()  # otherwise what was handled could be read again
+        wait = self.hand.wait(time.monotonic())
+        if not self.hand.room:
+            await reply(self.wait(wait))
+            return
+        events = list[E]()
+        for entry, fields in await self.reader.read(wait, self.hand.room):
+            if event := read_event(self.made, entry, fields, self.acks, self.reader.source):
+                events.append(event)
+            else:
+                self.done.append(entry)
+        self.hand.take(events)
+
+    async def _handle(self) -> None:
+        if not (events := self.hand.next(time.monotonic())):
+            return
+        about = {"event_id": events[0].id, "events": len(events)}
+        error = await self._call("handler failed", about, self.handler, events)
+        if not error:
+            self.hand.succeeded(events)
+            self.done += [event._entry for event in events]
+        elif event := self.hand.failed(events, time.monotonic()):
+            logger.error("event given up", extra=about)
+            if self.on_poison and not await self._call(
+                "on_poison failed", about, self.on_poison, event, error
+            ):
+                self.done.append(event._entry)
+
+    async def _call(
+        self, text: str, about: dict[str, Any], function: Callable[..., object], *given: Any
+    ) -> Exception | None:
+        """Calls a function of the app; returns its error, which it logs with this text."""
+        try:
+            await reply(function(*given))
+        except Exception as error:
+            logger.error(text, exc_info=error, extra=about)
+            return error
+        return None
+
+    async def _tidy(self, leaver: str = "") -> None:
         """Removes the names of consumers that have left, and ``leaver``, with nothing pending."""
-        idle = round(results.STALE_AFTER * 1000)
+        link, idle = self.calls._link, round(results.STALE_AFTER * 1000)
+        retire = link.script(link.client, "retire", shared(self.calls.settings))
         try:
-            self._retire(group=self._group, consumer=leaver, idle_ms=idle)
+            await reply(retire(group=self.reader.group, consumer=leaver, idle_ms=idle))
         except redis.RedisError as error:
             logger.warning("names of consumers not removed", extra={"error": reason(error)})
 
@@ -294,36 +267,46 @@ def consume(
     good. ``start`` and ``source`` are those of ``Producer.results``; ``consumer`` is by default a
     new name, which is removed at the end.
     """
-    name = consumer or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
-    stop = stop or threading.Event()
-    reading = _Reading(producer, require_name("group", group), name, start, source)
+    if iscoroutinefunction(handler):
+        raise TypeError("an async handler needs aconsume")
+    calls, name, ended = producer._calls, consumer or _new_name(), stop or threading.Event()
+    reader, hand = calls._reader(group, name, start, source), Hand[Event](batch, attempts)
+    hooks = ended, ended.wait, handler, on_poison, on_missed
+    with _signals(ended):
+        run(_Loop(calls, Event, reader.acks(Acks), reader, name, hand, *hooks).run())
 
-    def do(step: Step) -> Any:
-        match step:
-            case Read():
-                return reading.read(*step)
-            case Handle():
-                handler(step.events)
-            case Ack():
-                reading.ack(step.entries)
-            case Wait():
-                stop.wait(step.seconds)
-            case Missed() if on_missed:
-                on_missed(step.error)
-            case GiveUp() if on_poison:
-                on_poison(*step)
-                return True
-        return None
 
-    steps, answer = rules(batch, attempts, stop.is_set, time.monotonic), None
-    with _signals(stop), suppress(StopIteration):
-        while True:
-            step = steps.send(answer)
-            try:
-                answer = do(step)
-            except Exception as error:
-                answer = error
-    reading.tidy(name)
+async def aconsume(
+    producer: AsyncProducer,
+    group: str,
+    handler: Callable[[list[AsyncEvent]], Awaitable[object]],
+    *,
+    consumer: str = "",
+    batch: int = 500,
+    source: str = "",
+    start: Start = "oldest",
+    stop: asyncio.Event | None = None,
+    attempts: int = 5,
+    on_poison: Callable[[AsyncEvent, Exception], Awaitable[object]] | None = None,
+    on_missed: Callable[[EventsMissed], Awaitable[object]] | None = None,
+) -> None:
+    """``consume`` for asyncio. Ends when ``stop`` is set or its task is cancelled.
+
+    Signals are left to who runs the loop.
+    """
+    name, ended = consumer or _new_name(), stop or asyncio.Event()
+    reader, hand = producer._reader(group, name, start, source), Hand[AsyncEvent](batch, attempts)
+
+    async def wait(seconds: float) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(ended.wait(), seconds)
+
+    hooks = ended, wait, handler, on_poison, on_missed
+    await _Loop(producer, AsyncEvent, reader.acks(AsyncAcks), reader, name, hand, *hooks).run()
+
+
+def _new_name() -> str:
+    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
 
 
 @contextmanager

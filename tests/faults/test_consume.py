@@ -136,7 +136,7 @@ def test_what_a_killed_one_had_is_taken_over_by_another_after_a_minute(
     started = time.monotonic()
     program = Program(folder, env, "shop:handle", "--group", "crm")
     wait_for(lambda: pending(producer) == 0, 90)
-    assert 50 < time.monotonic() - started
+    assert time.monotonic() - started > 50
     assert len(sold(folder)) == 10
     assert program.end(signal.SIGTERM) == 0
     stream = f"{{{producer.settings.namespace}}}:results"
