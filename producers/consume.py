@@ -62,8 +62,10 @@ class Hand(Generic[E]):
 
     def __init__(self, batch: int, attempts: int) -> None:
         self._batch, self._attempts = batch, attempts
-        self._events, self._trials = dict[str, E](), dict[str, _Trial]()
+        self._events: dict[str, E] = {}
+        self._trials: dict[str, _Trial] = {}
         self._successes, self._in_a_row, self._paused, self._given_up_at = 0, 0, 0.0, -1
+        self._was_trial = False
 
     @property
     def room(self) -> int:
@@ -75,54 +77,46 @@ class Hand(Generic[E]):
         found = {event._entry: event for event in events} | self._events
         self._events = {entry: found[entry] for entry in sorted(found, key=instant)}
 
-    def next(self, now: float) -> list[E]:
-        """Returns the events to handle now: one that failed before, or new ones."""
-        fresh, tried = self._ready()
-        due = [each for each in tried if self._trials[each._entry].due <= now]
-        if now < self._paused:
-            return []
-        least = sorted(due, key=lambda each: self._trials[each._entry].failures)
-        return least[:1] or fresh[: self._batch]
-
-    def wait(self, now: float) -> float:
-        """Returns the seconds until there may be something to handle; BLOCK at most."""
-        fresh, tried = self._ready()
-        dues = [now] if fresh else [self._trials[each._entry].due for each in tried]
-        return min(BLOCK, max(0.0, self._paused - now, min(dues, default=now + BLOCK) - now))
-
-    def _ready(self) -> tuple[list[E], list[E]]:
-        """Returns new events, and those to try alone, without those behind a failed one."""
-        fresh, tried, behind = list[E](), list[E](), set[str]()
+    def plan(self, now: float) -> tuple[list[E], float]:
+        """Returns the events to handle now, and the seconds to wait if there are none."""
+        fresh, tried, failed, seen = list[E](), list[tuple[_Trial, E]](), set[str](), set[str]()
         for entry, event in self._events.items():
-            if event.subject not in behind and entry in self._trials:
-                tried.append(event)
-                behind.add(event.subject)
-            elif event.subject not in behind:
+            if trial := self._trials.get(entry):
+                tried += [(trial, event)] if event.subject not in seen else []
+                failed.add(event.subject)
+            elif event.subject not in failed:
                 fresh.append(event)
-        known = {event.subject for event in fresh} if tried else ()
-        return fresh, [event for event in tried if event.subject not in known]
+            seen.add(event.subject)
+        if now < self._paused:
+            return [], min(BLOCK, self._paused - now)
+        if fresh and self._was_trial:  # by turns, so that neither waits for ever
+            return fresh[: self._batch], 0.0
+        if due := [each for each in tried if each[0].due <= now]:
+            return [min(due, key=lambda each: each[0].failures)[1]], 0.0
+        wait = min((trial.due - now for trial, _ in tried), default=BLOCK)
+        return fresh[: self._batch], 0.0 if fresh else min(BLOCK, wait)
 
     def succeeded(self, events: Sequence[E]) -> None:
         """Removes events that were handled."""
-        self._remove(events)
+        self._was_trial = events[0]._entry in self._trials
         self._successes, self._in_a_row, self._paused = self._successes + 1, 0, 0.0
+        self._remove(events)
 
     def failed(self, events: Sequence[E], now: float) -> E | None:
         """Notes a failure; returns the event that is given up, if any."""
-        self._in_a_row += 1
+        self._in_a_row, self._was_trial = self._in_a_row + 1, events[0]._entry in self._trials
         if self._in_a_row > 1:  # one bad event does not hold up the others
             self._paused = now + _backoff(self._in_a_row - 1)
         alone = len(events) == 1
         for event in events:
             failures, _, since = self._trials.get(event._entry, (0, 0.0, self._successes))
             failures += alone
-            trial = _Trial(failures, now + _backoff(max(1, failures)), since)
-            self._trials[event._entry] = trial
+            self._trials[event._entry] = _Trial(failures, now + _backoff(failures), since)
         if not alone or failures < self._attempts:
             return None
-        if self._successes == since and self._successes == self._given_up_at:
-            return None
-        if self._successes == since:
+        if since == self._successes:
+            if self._given_up_at == self._successes:
+                return None
             self._given_up_at = self._successes
         self._remove(events)
         return events[0]
@@ -134,7 +128,7 @@ class Hand(Generic[E]):
 
 
 def _backoff(failures: int) -> float:
-    return min(RETRY_CAP, RETRY_BASE * 2.0 ** min(failures - 1, 10))
+    return min(RETRY_CAP, RETRY_BASE * 2.0 ** min(max(0, failures - 1), 10))
 
 
 @dataclass
@@ -193,7 +187,7 @@ class _Loop(Generic[E]):
 
     async def _read(self) -> None:
         await self._acknowledge()  # otherwise what was handled could be read again
-        wait = self.hand.wait(time.monotonic())
+        _, wait = self.hand.plan(time.monotonic())
         if not self.hand.room:
             await reply(self.wait(wait))
             return
@@ -206,7 +200,8 @@ class _Loop(Generic[E]):
         self.hand.take(events)
 
     async def _handle(self) -> None:
-        if not (events := self.hand.next(time.monotonic())):
+        events, _ = self.hand.plan(time.monotonic())
+        if not events:
             return
         about = {"event_id": events[0].id, "events": len(events)}
         error = await self._call("handler failed", about, self.handler, events)
@@ -311,20 +306,13 @@ def _new_name() -> str:
 
 @contextmanager
 def _signals(stop: threading.Event) -> Iterator[None]:
-    """Sets ``stop`` on the first SIGTERM or SIGINT; the second does what it did before."""
+    """Sets ``stop`` on SIGTERM and SIGINT, if this is the main thread."""
     before = dict[int, Any]()
-
-    def restore(*_: object) -> None:
-        for number, action in before.items():
-            signal.signal(number, action or signal.SIG_DFL)
-
-    def end(*_: object) -> None:
-        stop.set()
-        restore()
-
     if threading.current_thread() is threading.main_thread():
-        before |= {each: signal.signal(each, end) for each in (signal.SIGTERM, signal.SIGINT)}
+        for number in (signal.SIGTERM, signal.SIGINT):
+            before[number] = signal.signal(number, lambda *_: stop.set())
     try:
         yield
     finally:
-        restore()
+        for each, action in before.items():
+            signal.signal(each, action or signal.SIG_DFL)

@@ -155,7 +155,7 @@ E = TypeVar("E", Event, AsyncEvent)
 def read_event(
     made: type[E], entry: str, fields: dict[str, str] | None, acks: Any, source: str = ""
 ) -> E | None:
-    """Returns the event of an entry of the stream; None if it isn't an event, or not its source's."""
+    """Returns the event of an entry of the stream; None if it isn't one, or of another source."""
     try:
         if fields is None:
             raise ValueError

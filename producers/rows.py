@@ -36,7 +36,8 @@ class Row(NamedTuple):
 class RowStream:
     """Stores the rows of one call: Redis stores a chunk while the next is checked.
 
-    ``parse`` checks a row. ``begin`` begins to store rows of a campaign. ``breathe`` lets others work between slices.
+    ``parse`` checks a row. ``begin`` begins to store rows of a campaign. ``breathe`` lets others
+    work between slices.
     """
 
     def __init__(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,13 +13,23 @@ from typing import Any
 
 import pytest
 import redis
+from redis import asyncio as aio
 
 from tests.conftest import free_port, text_job, wait_for
-from viber_courier import Event, Producer, Settings, StoreUnavailable, consume
+from viber_courier import (
+    AsyncEvent,
+    AsyncProducer,
+    Event,
+    Producer,
+    Settings,
+    StoreUnavailable,
+    aconsume,
+    consume,
+)
 from viber_courier.ops.redis_server import RedisServer
 from viber_courier.producers import consume as module
 from viber_courier.producers import results as results_module
-from viber_courier.producers.consume import BLOCK, Hand, Handle, Read, Wait, rules
+from viber_courier.producers.consume import Hand
 from viber_courier.store.connection import connect
 from viber_courier.store.keys import Keys
 
@@ -148,25 +158,14 @@ def test_an_outage_around_the_handler_costs_at_most_one_event(producer: Producer
 def test_dead_names_with_nothing_pending_are_removed_and_pending_taken_over(
     producer: Producer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    list(producer.results("crm", "idle", block=0.0))
     cancelled(producer, *"ab")
-    list(producer.results("crm", "idle", block=0.0))  # both pending in this one
-    next(iter(producer.results("crm", "gone", block=0.0)), None)
-    assert App(0).run  # nothing is stale yet
+    assert len(list(producer.results("crm", "dead", block=0.0))) == 2
+    assert group_of(producer) == {"idle": 0, "dead": 2}
     monkeypatch.setattr(results_module, "STALE_AFTER", 0.0)
     app = App(2).run(producer)
     assert app.done == ["a:1", "b:1"]
     assert group_of(producer) == {}
-
-
-def test_a_name_with_something_pending_is_kept(producer: Producer) -> None:
-    cancelled(producer, *"ab")
-    app = App(1, fails=lambda ids: "b:1" in ids)
-    app.run(producer, consumer="web-1", batch=1)
-    assert group_of(producer) in ({}, {"web-1": 1})
-    list(producer.results("crm", "web-1", block=0.0))
-    reading = module._Reading(producer, "crm", "web-1", "oldest", "")
-    reading.tidy("web-1")
-    assert group_of(producer) == {"web-1": 1}
 
 
 def test_a_source_gets_its_own_events_only_and_the_rest_is_acknowledged(
@@ -267,58 +266,140 @@ def test_either_protocol_of_redis_is_read(server: RedisServer, protocol: int) ->
     client.close()
 
 
-# The rules alone
+@pytest.mark.parametrize("number", [2, 3])
+def test_apps_in_asyncio_have_the_same_loop(server: RedisServer, number: int) -> None:
+    seen, given_up = list[str](), list[str]()
+
+    async def app() -> None:
+        made: Any = aio.Redis.from_url(server.url, protocol=3, decode_responses=True)
+        client = made if number == 3 else None
+        async with AsyncProducer(Settings(redis_url=server.url), client=client) as producer:
+            for id in "abcd":
+                await producer.enqueue(text_job(id=id, **({"source": "shop"} if id != "a" else {})))
+                assert await producer.cancel(id)
+            stop = asyncio.Event()
+
+            async def handle(events: list[AsyncEvent]) -> None:
+                await asyncio.sleep(0)
+                if any(event.subject == "c" for event in events):
+                    raise RuntimeError
+                seen.extend(event.subject for event in events)
+
+            async def give_up(event: AsyncEvent, error: Exception) -> None:
+                given_up.append(event.subject)
+                stop.set()
+
+            await aconsume(
+                producer,
+                "crm",
+                handle,
+                source="shop",
+                stop=stop,
+                attempts=2,
+                on_poison=give_up,
+            )
+            assert (seen, given_up) == (["b", "d"], ["c"])
+            stream = Keys("courier").results
+            assert await producer.redis.xinfo_consumers(stream, "crm") == []
+            if client:  # redis-py's own, of this protocol, may lose a cancellation
+                return
+            # And cancelled while it waits, it leaves no name behind
+            task = asyncio.create_task(aconsume(producer, "crm", handle))
+            while not await producer.redis.xinfo_consumers(stream, "crm"):
+                await asyncio.sleep(0.01)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert await producer.redis.xinfo_consumers(stream, "crm") == []
+
+    asyncio.run(app())
+
+
+def test_an_async_handler_needs_aconsume(producer: Producer) -> None:
+    async def handle(events: list[Event]) -> None: ...
+
+    with pytest.raises(TypeError, match="an async handler needs aconsume"):
+        consume(producer, "crm", handle)
+
+
+# What comes next, without Redis
 
 
 def event(id: str, entry: str) -> Event:
-    subject = id.partition(":")[0]
-    return Event(id, "t", subject, "2026", {}, entry, results_module._Acks)  # type: ignore[arg-type]
+    return Event(id, "t", id.partition(":")[0], "2026", {}, entry, None)
+
+
+FIRST, SECOND, THIRD = event("m:1", "1-0"), event("m:2", "2-0"), event("m:3", "10-0")
+OTHER = event("n:1", "9-0")
+
+
+def test_events_are_in_the_order_of_the_stream_and_none_is_in_hand_twice() -> None:
+    hand = Hand[Event](10, 3)
+    hand.take([THIRD, OTHER])
+    hand.take([FIRST, SECOND, OTHER])
+    assert hand.plan(0.0)[0] == [FIRST, SECOND, OTHER, THIRD]
+    assert hand.room == 6
 
 
 def test_a_message_s_later_events_wait_for_the_one_that_failed() -> None:
-    first, second, other = event("m:1", "1-0"), event("m:2", "2-0"), event("n:1", "3-0")
-    hand = Hand(10, 3)
-    hand.take([other, second, first])
-    assert hand.next(0.0) == [first, second, other]
-    assert hand.failed([first, second, other], 0.0) is None
-    assert hand.next(0.0) == [] and 0 < hand.wait(0.0) <= BLOCK
-    now = 1.0
-    assert hand.next(now) == [first]
-    assert hand.failed([first], now) is None
-    now += hand.wait(now)
-    assert hand.next(now) == [other]
-    hand.succeeded([other])
-    later = event("m:3", "4-0")
-    hand.take([later, first])  # a read after an outage brings what is in hand again
-    fresh = event("k:1", "5-0")
-    hand.take([fresh])
-    assert hand.next(now) in ([first], [fresh])
-    while hand.next(now) != [first]:
-        hand.succeeded([fresh]) if hand.next(now) == [fresh] else None
-        now += 0.01
-    hand.succeeded([first])
-    assert hand.next(now + 9) == [second]
-    hand.succeeded([second])
-    assert hand.next(now + 9) == [later]
+    hand = Hand[Event](10, 3)
+    hand.take([FIRST, SECOND, OTHER])
+    assert hand.failed([FIRST, SECOND, OTHER], 0.0) is None
+    assert hand.plan(0.0)[0] == []
+    assert hand.plan(1.0)[0] == [FIRST]
+    assert hand.failed([FIRST], 1.0) is None
+    hand.take([THIRD])
+    assert hand.plan(2.0)[0] == [OTHER]  # the one that failed least; and none of m
+    hand.succeeded([OTHER])
+    assert hand.plan(2.0)[0] == [FIRST]
+    assert hand.failed([FIRST], 2.0) is None
+    assert hand.failed([FIRST], 9.0) is FIRST
+    assert hand.plan(20.0)[0] == [SECOND]
+    hand.succeeded([SECOND])
+    assert hand.plan(20.0)[0] == [THIRD]
 
 
-def test_nothing_is_read_beyond_a_batch_and_waits_are_bounded() -> None:
-    clock, steps = [0.0], rules(2, 2, lambda: False, lambda: clock[0])
-    assert steps.send(None) == Read(module.BLOCK, 2)
-    both = [event("a:1", "1-0"), event("b:1", "2-0")]
-    assert steps.send((both, [])) == Handle(both)
-    step = steps.send(ValueError())
-    assert isinstance(step, Wait) and step.seconds <= module.BLOCK
-    handled = 0
-    for _ in range(1000):  # an outage of the handler's database: few calls, and no read
-        clock[0] += step.seconds if isinstance(step, Wait) else 0.0
-        handled += isinstance(step, Handle)
-        step = steps.send(ValueError() if isinstance(step, Handle) else None)
-    assert handled < 40
+def test_new_events_do_not_wait_for_one_that_failed() -> None:
+    hand = Hand[Event](10, 3)
+    hand.take([FIRST])
+    hand.failed([FIRST], 0.0)
+    hand.take([SECOND, OTHER])
+    assert hand.plan(0.0)[1] == 0.0
+    assert hand.plan(0.0)[0] == [OTHER]
+    hand.succeeded([OTHER])
+    assert hand.plan(0.0)[0] == [] and hand.plan(0.0)[1] > 0
+    assert hand.plan(1.0)[0] == [FIRST]
 
 
-def test_the_exactly_once_recipe_and_its_speed(producer: Producer, tmp_path: Path) -> None:
-    pass
-
-
-_ = sqlite3
+def test_while_everything_fails_calls_are_few_and_at_most_one_event_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "RETRY_BASE", 0.5)
+    monkeypatch.setattr(module, "BLOCK", 30.0)
+    hand, now, calls, given_up = Hand[Event](100, 3), 0.0, 0, list[Event]()
+    hand.take([event(f"m{n}:1", f"{n}-0") for n in range(100)])
+    while now < 600:
+        if events := hand.plan(now)[0]:
+            calls += 1
+            given_up += filter(None, [hand.failed(events, now)])
+        now += max(0.01, hand.plan(now)[1])
+    assert calls < 40
+    while len(given_up) < 2 and now < 20_000:
+        if events := hand.plan(now)[0]:
+            given_up += filter(None, [hand.failed(events, now)])
+        now += max(0.01, hand.plan(now)[1])
+    assert len(given_up) == 1
+    # Then a new event comes, is not held up by them and succeeds: now what still fails is given up
+    new = event("new:1", "1000-0")
+    hand.take([new])
+    while hand.plan(now)[0] != [new]:
+        if events := hand.plan(now)[0]:
+            hand.failed(events, now)
+        now += max(0.01, hand.plan(now)[1])
+    assert hand.plan(now)[0] == [new]
+    hand.succeeded([new])
+    for _ in range(1000):
+        if events := hand.plan(now)[0]:
+            given_up += filter(None, [hand.failed(events, now)])
+        now += max(0.01, hand.plan(now)[1])
+    assert len(given_up) == 100

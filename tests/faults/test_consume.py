@@ -28,6 +28,9 @@ TABLES = """
 CREATE TABLE IF NOT EXISTS seen (id TEXT PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS sales (message TEXT PRIMARY KEY, times INT);
 """
+COUNT = (
+    "INSERT INTO sales VALUES (?, 1) ON CONFLICT (message) DO UPDATE SET times = sales.times + 1"
+)
 APP = f'''
 import sqlite3
 db = sqlite3.connect("shop.db", timeout=30)
@@ -37,8 +40,7 @@ def handle(events):
     with db:
         insert = "INSERT INTO seen VALUES (?) ON CONFLICT DO NOTHING"
         new = [event for event in events if db.execute(insert, [event.id]).rowcount]
-        count = "INSERT INTO sales VALUES (?, 1) ON CONFLICT (message) DO UPDATE SET times = sales.times + 1"
-        db.executemany(count, [[event.subject] for event in new])
+        db.executemany("{COUNT}", [[event.subject] for event in new])
 
 def slow(events):
     import time
@@ -178,7 +180,7 @@ Handler = Callable[[list[Event]], object]
 def recipe(db: Any, mark: str) -> Handler:
     """The recipe of docs/guide.md, in either dialect."""
     insert = f"INSERT INTO seen VALUES ({mark}) ON CONFLICT DO NOTHING"
-    count = f"INSERT INTO sales VALUES ({mark}, 1) ON CONFLICT (message) DO UPDATE SET times = sales.times + 1"
+    count = COUNT.replace("?", mark)
 
     def handle(events: list[Event]) -> None:
         with db:
