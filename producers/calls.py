@@ -10,6 +10,7 @@ from viber_courier.producers.results import Reader, Start, require_start
 from viber_courier.producers.rows import CHUNK_ROWS, Clashes, OnInvalid, Row, RowStream, fresh_id
 from viber_courier.schemas.errors import Conflict, EnqueueError, QueueFull
 from viber_courier.schemas.event import Change, render, resent
+from viber_courier.schemas.fields import SOURCE
 from viber_courier.schemas.message import Campaign, Job, named, parse_job
 from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.status import DEAD, Reason, Status
@@ -112,6 +113,8 @@ class Calls:
     def _reader(self, group: str, consumer: str, start: Start, source: str = "") -> Reader:
         """Returns a reader of result events. Raises TypeError and ValueError for wrong values."""
         require_start(start)
+        if source and not SOURCE.fullmatch(source):  # no event would be this reader's
+            raise ValueError("source must be 1 to 32 of A-Za-z0-9_.-")
         names = require_name("group", group), require_name("consumer", consumer)
         return Reader(self._link, self.settings, *names, start, source)
 

@@ -322,6 +322,22 @@ def test_an_async_handler_needs_aconsume(producer: Producer) -> None:
         consume(producer, "crm", handle)
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"batch": 0}, "batch and attempts must be at least 1"),
+        ({"attempts": 0}, "batch and attempts must be at least 1"),
+        ({"source": "a b"}, "source must be 1 to 32 of A-Za-z0-9_.-"),
+        ({"start": "newest"}, "start must be"),
+    ],
+)
+def test_what_could_never_work_is_refused(
+    producer: Producer, given: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        consume(producer, "crm", print, **given)
+
+
 # What comes next, without Redis
 
 
