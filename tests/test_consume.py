@@ -272,6 +272,8 @@ def test_apps_in_asyncio_have_the_same_loop(server: RedisServer, number: int) ->
 
     async def app() -> None:
         made: Any = aio.Redis.from_url(server.url, protocol=3, decode_responses=True)
+        if number == 3 and not hasattr(made, "aclose"):
+            pytest.skip("redis-py 5.0.0's own client can't be closed")
         client = made if number == 3 else None
         async with AsyncProducer(Settings(redis_url=server.url), client=client) as producer:
             for id in "abcd":
