@@ -15,6 +15,7 @@ from viber_courier.schemas.message import Campaign, Job, named, parse_job
 from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.status import DEAD, Reason, Status
 from viber_courier.store.connection import StoreUnavailable, require_name, store_errors
+from viber_courier.store.format import format_fault
 from viber_courier.store.keys import Keys
 from viber_courier.store.records import Record, end_fields, new_message, record_values, version_of
 from viber_courier.store.replicas import kept
@@ -46,6 +47,9 @@ class Calls:
     async def ping(self) -> None:
         with store_errors():
             await reply(self._link.client.ping())
+            fault = await format_fault(self._link.client, self.settings.namespace)
+        if fault:
+            raise StoreUnavailable(fault)
 
     async def enqueue(self, job: types.Job) -> str:
         parsed = self._parse_job(job, self._clock())
@@ -56,17 +60,11 @@ class Calls:
 
     @overload
     async def enqueue_many(
-        self,
-        rows: Rows[types.Job],
-        common: None = None,
-        on_invalid: OnInvalid | None = None,
+        self, rows: Rows[types.Job], common: None = None, on_invalid: OnInvalid | None = None
     ) -> list[str]: ...
     @overload
     async def enqueue_many(
-        self,
-        rows: Rows[types.Row],
-        common: types.Common,
-        on_invalid: OnInvalid | None = None,
+        self, rows: Rows[types.Row], common: types.Common, on_invalid: OnInvalid | None = None
     ) -> list[str]: ...
     async def enqueue_many(
         self, rows: Rows[Any], common: Any = None, on_invalid: OnInvalid | None = None
