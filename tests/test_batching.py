@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.workshop import expand
 from viber_courier.schemas.instants import SECOND
 from viber_courier.store.records import Waiting
-from viber_courier.worker.batching import factor, requests, wire_message
+from viber_courier.worker.batching import assemble, factor, requests, wire_message
 
 NOW = 1_795_430_400_000_000
 DAY = 86400
@@ -103,6 +103,36 @@ def test_fewer_than_two_have_nothing_in_common(batch: list[dict[str, Any]]) -> N
 def test_a_field_that_one_message_lacks_is_not_shared() -> None:
     batch = [{"comment": None, "address": "1"}, {"address": "2"}]
     assert factor(batch) == ({}, batch)
+
+
+CAMPAIGN = {"subject": "Shop", "validityPeriodSec": 600}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {},
+        {"content": {"address": "2", "subject": "Other"}},
+        {"content": {"address": "2", "validityPeriodSec": None}},
+        {"content": {"subject": "Other"}},
+        {"has_ttl": True},
+        {"common": {"subject": "Other"}},
+    ],
+    ids=repr,
+)
+def test_a_request_means_its_messages_as_they_are_sent_now(other: dict[str, Any]) -> None:
+    # Given messages of one campaign, the last with something of its own
+    until = NOW + 100 * SECOND
+    campaign: dict[str, Any] = {"content": {"address": "2"}, "common": CAMPAIGN}
+    one = Waiting("a", "low", False, until, content={"address": "1"}, common=CAMPAIGN)
+    two = Waiting("b", "low", False, until, **campaign | other)
+    for batch in ([one, two], [two, one], [two], [one]):
+        common, rest = assemble(batch, NOW)
+        assert expand(common, rest) == [wire_message(message, NOW) for message in batch]
+        assert not common or common["type"] == "viber"
+    assert other or assemble([one, two], NOW) == (
+        {"type": "viber", **CAMPAIGN}, [{"address": "1"}, {"address": "2"}]
+    )  # fmt: skip
 
 
 # Each message as it is sent now.

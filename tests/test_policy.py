@@ -13,7 +13,7 @@ from tests.workshop import changed
 from viber_courier.schemas.instants import SECOND
 from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.status import Reason, Status
-from viber_courier.store.records import Step, Waiting, step_fields
+from viber_courier.store.records import Changes, Step, Waiting, step_fields
 from viber_courier.worker.outcome import (
     Accepted,
     Blocked,
@@ -26,9 +26,11 @@ from viber_courier.worker.outcome import (
 )
 from viber_courier.worker.policy import (
     MAX_TRACKING,
+    acceptance_key,
     after_send,
     backoff,
     give_up,
+    put_back,
     seconds_left,
     triage,
 )
@@ -312,6 +314,33 @@ def test_due_times_are_multiples_of_four_for_the_kind_is_beside_them(odd: int) -
     ):
         step = after_send(outcome, waiting(), NOW + odd, 0.7, SETTINGS)
         assert step.at % 4 == 0
+
+
+def test_what_is_put_back_is_due_now_and_keeps_its_attempts_and_the_size_of_its_request() -> None:
+    assert put_back(waiting(attempts=2), NOW + 3) == Step("stay", NOW, changes=Changes(attempts=2))
+    halved = put_back(waiting(attempts=1, max_batch=50), NOW)
+    assert halved.changes == Changes(attempts=1, max_batch=50)
+
+
+COMMON = {"subject": "Shop", "validityPeriodSec": 60}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        *({"attempts": 2}, {"failures": 1}, {"unsure": 1}, {"lapses": 1}, {"metadata": "{}"}),
+        *({"resend_of": "old"}, {"common": dict(COMMON)}, {"common": {}}),
+        *({"content": {name: 30}} for name in ("validityPeriodSec", "smsValidityPeriodSec")),
+        {"content": {"validityPeriodSec": None}},
+    ],
+    ids=repr,
+)
+def test_acceptances_that_differ_in_what_is_written_share_no_write(other: dict[str, Any]) -> None:
+    known: dict[str, Any] = {"attempts": 1, "common": COMMON, "content": {"address": "1"}}
+    key = acceptance_key(waiting(**known))
+    assert acceptance_key(waiting(**known | {"content": {"address": "2"}}, left=9)) == key
+    assert acceptance_key(waiting(**known | {"content": None})) == key
+    assert acceptance_key(waiting(**known | other)) != key
 
 
 def test_a_refusal_ends_a_message_with_the_providers_code() -> None:
