@@ -1,8 +1,10 @@
 """Mutates the rules and counts the mutants that tests kill: ``make mutants [ONLY=worker/policy]``.
 
-The rules are the pure modules in RULES. mutmut tries each mutant in a fork that has the modules
-loaded, with those quick tests of ``make test`` that call the mutated function. What survives there
-is tried again in a process of its own, in which the mutant is in place before anything is imported
+The rules are the pure modules in RULES. mutmut makes the mutants: a copy of each module that holds
+them all, and obeys MUTANT_UNDER_TEST. Each is tried in a fork of a pytest that has collected the
+quick tests of ``make test``, with those of them that call the mutated function; mutmut's own runner
+does the same, but starts pytest anew in each fork, which takes ten times as long. What survives is
+tried again in a process of its own, in which the mutant is in place before anything is imported
 (much of schemas runs then), with more tests. docs/mutants.md argues the survivors: the run fails if
 it has another one, or if fewer than 95 % are killed.
 
@@ -15,16 +17,20 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
+import time
 import venv
-from collections import Counter
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import hypothesis
 import pytest
+from hypothesis import HealthCheck, Phase
 
 from viber_courier.ops.redis_server import find_server
 
@@ -33,25 +39,48 @@ FOLDER = ROOT / ".venvs" / "mutants"
 PYTHON = FOLDER / "venv" / "bin" / "python"
 MUTMUT = "mutmut==3.8.1"
 LEAST = 0.95
-WORKER = ("policy", "tracking", "breaker", "batching", "provider", "odd_replies")
-SCHEMAS = ("status", "event", "wire", "message", "settings", "redis_url", "golden", "agreement")
-STORE = ("store", "send", "gate", "producer", "dead", "results", "events_missed")
+DECISIONS = ("policy", "tracking", "breaker", "batching")
+JOBS = ("status", "event", "wire", "message")
+STORE = ("store", "send", "gate", "dead")
 RULES = {
-    **{f"worker/{each}": WORKER for each in ("policy", "tracking", "breaker", "batching", "codes")},
-    "store/records": (*WORKER, "dead"),
+    **{f"worker/{each}": DECISIONS for each in DECISIONS},
+    "worker/codes": ("provider",),
+    "store/records": DECISIONS,
+    **{f"schemas/{each}": ("settings", "redis_url") for each in ("redis_url", "settings")},
     **{
-        f"schemas/{each}": SCHEMAS
-        for each in ("encoding", "errors", "event", "fields", "instants", "message", "redis_url")
+        f"schemas/{each}": JOBS
+        for each in (
+            "encoding",
+            "errors",
+            "event",
+            "fields",
+            "instants",
+            "message",
+            "status",
+            "wire",
+        )
     },
-    **{f"schemas/{each}": SCHEMAS for each in ("settings", "status", "wire")},
 }
 """The modules that are mutated, and the suites for each."""
 SERVED = {"redis_server", "simulator_process", "start_worker", "serve", "connect", "tls", "place"}
 """Fixtures that start a server."""
 OPTIONS = ["-p", "tests.mutants", "-p", "no:cacheprovider", "-p", "no:xdist"]
-OPTIONS += ["--hypothesis-profile", "ci", "--timeout", "60"]
-KILLED = {1, 3, -24, 24, 36, 152, 255}
-"""Exit codes of a run that a test or the time limit has ended."""
+OPTIONS += ["--hypothesis-profile", "mutants", "--timeout", "300", "--tb", "no"]
+hypothesis.settings.register_profile(
+    "mutants",
+    derandomize=True,
+    deadline=None,
+    database=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=[*HealthCheck],
+)
+GENERATE = (
+    "from mutmut.__main__ import copy_also_copy_files, copy_src_dir, create_mutants;"
+    "copy_src_dir(); copy_also_copy_files(); create_mutants(2)"
+)
+CPU_SECONDS = 60
+"""What the tests of a mutant may take: one that never ends is killed."""
+CHILDREN = 3 * (os.cpu_count() or 1)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -76,6 +105,71 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     subprocess.Popen.__init__ = start  # type: ignore[method-assign, assignment]
 
 
+def pytest_runtestloop(session: pytest.Session) -> bool | None:
+    """Try each of the mutants that MUTANTS names, a file; write the survivors back into it."""
+    if "MUTANTS" not in os.environ:
+        return None
+    file = Path(os.environ["MUTANTS"])
+    calls = file.with_suffix(".calls")
+    _wait({_fork(lambda: _note_calls(session, calls)): ""})
+    tests: dict[str, list[int]] = json.loads(calls.read_text())
+    survivors, running = list[str](), dict[int, str]()
+    for mutant in json.loads(file.read_text()):
+        indexes = tests.get(mutant.rpartition("__mutmut_")[0], [])
+        items = [session.items[index] for index in indexes]
+        running[_fork(lambda: [*_run(session, items)], mutant)] = mutant  # noqa: B023
+        if len(running) == CHILDREN:
+            survivors += _wait(running)
+    while running:
+        survivors += _wait(running)
+    file.write_text(json.dumps(survivors))
+    return True
+
+
+def _fork(do: Callable[[], object], mutant: str = "stats") -> int:
+    if child := os.fork():
+        return child
+    code = 1
+    try:
+        os.environ["MUTANT_UNDER_TEST"] = mutant
+        resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS if mutant != "stats" else -1,) * 2)
+        do()
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def _wait(running: dict[int, str]) -> list[str]:
+    """Returns the mutant of the next child that ends, if it survived."""
+    child, status = os.wait()
+    mutant = running.pop(child)
+    return [mutant] if status == 0 and mutant else []
+
+
+def _run(session: pytest.Session, items: list[pytest.Item]) -> Iterator[int]:
+    """Yields the index of each test that has passed."""
+    for index, item in enumerate(items):
+        # The session's fixtures are left as they are: the child ends.
+        item.ihook.pytest_runtest_protocol(item=item, nextitem=(items[index + 1 :] or [item])[0])
+        assert not session.testsfailed
+        yield index
+
+
+def _note_calls(session: pytest.Session, file: Path) -> None:
+    """Write which tests call each function that has mutants, the fastest first."""
+    from mutmut.state import state
+
+    seconds, calls = dict[int, float](), defaultdict[str, list[int]](list)
+    begun = time.process_time()
+    for index in _run(session, session.items):
+        seconds[index], begun = time.process_time() - begun, time.process_time()
+        for function in state()._stats:
+            calls[function].append(index)
+        state()._stats.clear()
+    ordered = {name: sorted(found, key=seconds.__getitem__) for name, found in calls.items()}
+    file.write_text(json.dumps(ordered))
+
+
 def install() -> None:
     """Make the environment: what the project needs, without the project itself."""
     if PYTHON.exists():
@@ -96,37 +190,39 @@ def files(suites: Iterable[str]) -> list[str]:
     return [f"tests/test_{suite}.py" for suite in suites]
 
 
-def mutate(tree: Path, rules: list[str], suites: tuple[str, ...]) -> None:
-    """Copy what the tests need, links as folders, and run mutmut there."""
+def mutants(tree: Path, rules: list[str]) -> dict[str, list[str]]:
+    """Copy what the tests need, links as folders; return the mutants of each module there."""
     shutil.rmtree(tree, ignore_errors=True)
     for name in ("viber_courier", "docs", "tests"):
         shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
-    config = {
-        "source_paths": ["viber_courier"],
-        "also_copy": ["docs"],
-        "only_mutate": [f"viber_courier/{rule}.py" for rule in rules],
-        "pytest_add_cli_args": OPTIONS,
-        "pytest_add_cli_args_test_selection": files(suites),
-        "timeout_multiplier": 2,
-        "timeout_constant": 15.0,
-    }
-    lines = [f"{name} = {json.dumps(value)}" for name, value in config.items()]
-    text = (ROOT / "pyproject.toml").read_text()
-    (tree / "pyproject.toml").write_text("\n".join([text, "[tool.mutmut]", *lines, ""]))
-    command = [str(PYTHON), "-m", "mutmut", "run", "--max-children", "2"]
-    subprocess.run(command, cwd=tree, env=environment(), check=True)
+    config = f"""
+[tool.mutmut]
+source_paths = ["viber_courier"]
+also_copy = ["docs"]
+only_mutate = {[f"viber_courier/{rule}.py" for rule in rules]}
+"""
+    (tree / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text() + config)
+    quiet = {"cwd": tree, "check": True, "stdout": subprocess.DEVNULL}
+    subprocess.run([str(PYTHON), "-c", GENERATE], **quiet)  # type: ignore[call-overload]
+    made = {rule: tree / "mutants" / "viber_courier" / f"{rule}.py.meta" for rule in rules}
+    return {rule: [*json.loads(m.read_text())["exit_code_by_key"]] for rule, m in made.items()}
 
 
-def codes(tree: Path, rule: str) -> dict[str, int | None]:
-    """Returns the exit code of each mutant's run."""
-    meta = tree / "mutants" / "viber_courier" / f"{rule}.py.meta"
-    found: dict[str, int | None] = json.loads(meta.read_text())["exit_code_by_key"]
-    return found
+def try_in_forks(tree: Path, mutants: list[str], suites: Iterable[str]) -> list[str]:
+    """Returns the mutants that survive. Raises CalledProcessError if tests fail without any."""
+    file = tree / "left.json"
+    file.write_text(json.dumps(mutants))
+    command = [str(PYTHON), "-m", "pytest", *OPTIONS, *files(suites)]
+    env = environment() | {"MUTANTS": str(file)}
+    with (tree / "log").open("w") as log:
+        subprocess.run(command, cwd=tree / "mutants", env=env, check=True, stdout=log)
+    left: list[str] = json.loads(file.read_text())
+    return left
 
 
 def survives(tree: Path, rule: str, mutant: str) -> bool:
     """Try a mutant in a process of its own, with its module's suites and then the store's."""
-    for suites in (RULES[rule], STORE):
+    for suites in (RULES[rule], STORE if "schemas" not in rule else ("golden", "producer")):
         command = [str(PYTHON), "-m", "pytest", "-x", *OPTIONS, *files(suites)]
         try:
             done = subprocess.run(
@@ -159,11 +255,13 @@ def main(only: str = "") -> int:
     page = (ROOT / "docs" / "mutants.md").read_text()
     for suites, rules in groups.items():
         tree = FOLDER / rules[0].replace("/", "-")
-        mutate(tree, rules, suites)
-        for rule in rules:
-            found = codes(tree, rule)
+        made = mutants(tree, rules)
+        left = try_in_forks(tree, [each for found in made.values() for each in found], suites)
+        if not survives(tree, rules[0], "none"):
+            raise SystemExit("tests fail without any mutant")
+        for rule, found in made.items():
             total[rule] = len(found)
-            again = [mutant for mutant, code in found.items() if code not in KILLED]
+            again = [mutant for mutant in found if mutant in left]
             with ThreadPoolExecutor(2) as pool:
                 alive = list(pool.map(lambda mutant: survives(tree, rule, mutant), again))  # noqa: B023
             survivors = [mutant for mutant, lives in zip(again, alive, strict=True) if lives]

@@ -291,8 +291,8 @@ def test_only_what_is_written_is_counted(
 ) -> None:
     # Given two messages of which one is enqueued twice, and one another's by the time of its answer
     desk = Workshop(client, Settings(namespace=settings.namespace, batch_size=2), clock)
-    for id in ("one", "other", "one"):
-        producer.enqueue(text_job(id=id))
+    producer.enqueue(text_job(id="one"))
+    producer.enqueue_many([text_job(id="one"), text_job(id="other")])
     lease = desk.begin(desk.claim())
     clock.advance(121)
     hasty = Workshop(client, Settings(namespace=settings.namespace, batch_size=1), clock)
