@@ -114,7 +114,6 @@ CAMPAIGN = {"subject": "Shop", "validityPeriodSec": 600}
         {},
         {"content": {"address": "2", "subject": "Other"}},
         {"content": {"address": "2", "validityPeriodSec": None}},
-        {"content": {"subject": "Other"}},
         {"has_ttl": True},
         {"common": {"subject": "Other"}},
     ],
@@ -124,12 +123,15 @@ def test_a_request_means_its_messages_as_they_are_sent_now(other: dict[str, Any]
     # Given messages of one campaign, the last with something of its own
     until = NOW + 100 * SECOND
     campaign: dict[str, Any] = {"content": {"address": "2"}, "common": CAMPAIGN}
-    one = Waiting("a", "low", False, until, content={"address": "1"}, common=CAMPAIGN)
+    ttl = other.get("has_ttl", False)
+    own = {"address": "1"}
+    one = Waiting("a", "low", False, until, has_ttl=ttl, content=own, common=CAMPAIGN)
     two = Waiting("b", "low", False, until, **campaign | other)
     for batch in ([one, two], [two, one], [two], [one]):
         common, rest = assemble(batch, NOW)
         assert expand(common, rest) == [wire_message(message, NOW) for message in batch]
-        assert not common or common["type"] == "viber"
+        assert not any(name in message for message in rest for name in common)
+        assert bool(common) == (len(batch) > 1)
     assert other or assemble([one, two], NOW) == (
         {"type": "viber", **CAMPAIGN}, [{"address": "1"}, {"address": "2"}]
     )  # fmt: skip
@@ -240,6 +242,11 @@ def test_messages_whose_leases_keep_lapsing_go_alone_one_a_claim(
     assert sorted(m.id for batch in (*made, others) for m in batch) == [m.id for m in claimed]
     assert all(m.lapses >= 5 for m in others)
     assert all(len(batch) == 1 for batch in made if any(m.lapses >= 5 for m in batch))
+
+
+def test_a_message_of_a_halved_request_whose_leases_keep_lapsing_goes_alone_once() -> None:
+    given = Waiting("m", "low", False, NOW, lapses=5, max_batch=50, content={})
+    assert requests([given]) == ([[given]], [])
 
 
 @pytest.mark.parametrize(
