@@ -137,6 +137,13 @@ def test_a_request_means_its_messages_as_they_are_sent_now(other: dict[str, Any]
     )  # fmt: skip
 
 
+def test_what_all_rows_bring_is_shared_in_place_of_their_campaigns() -> None:
+    own = [{"address": each, "subject": "Other"} for each in "12"]
+    rows = [Waiting("m", "low", False, NOW, content=each, common=CAMPAIGN) for each in own]
+    shared = {"type": "viber", **CAMPAIGN, "subject": "Other"}
+    assert assemble(rows, NOW) == (shared, [{"address": "1"}, {"address": "2"}])
+
+
 # Each message as it is sent now.
 
 
