@@ -9,7 +9,7 @@ OPS_READY := .venv/.ready-ops
 APPS_READY := .venv/.ready-apps
 FAULTS_READY := .venv/.ready-faults
 
-.PHONY: setup check format test test-faults test-ops test-apps test-containers test-upgrade test-versions chaos demo up bench bench-quick clean
+.PHONY: setup check format test test-faults test-ops test-apps test-containers test-planted test-upgrade test-versions mutants chaos demo up bench bench-quick clean
 
 setup: $(READY)
 
@@ -63,6 +63,14 @@ test-upgrade: setup
 # Producers on each Python and each end of the ranges of dependencies, from the wheel: tests/versions.
 test-versions: setup
 	$(BIN)/python -m tests.versions
+
+# Faults in the scripts and use cases, one at a time, each of which a test must find: docs/chaos.md.
+test-planted: setup
+	$(BIN)/python -m tests.planted "$(ONLY)"
+
+# Mutants of the rules, at least 95 % of which tests must kill: docs/mutants.md.
+mutants: setup
+	$(BIN)/python -m tests.mutants "$(ONLY)"
 
 chaos: $(FAULTS_READY)
 	$(BIN)/python -m tests.faults.chaos $(if $(MESSAGES),--messages $(MESSAGES)) \

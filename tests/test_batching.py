@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.workshop import expand
 from viber_courier.schemas.instants import SECOND
 from viber_courier.store.records import Waiting
-from viber_courier.worker.batching import factor, requests, wire_message
+from viber_courier.worker.batching import assemble, factor, requests, wire_message
 
 NOW = 1_795_430_400_000_000
 DAY = 86400
@@ -103,6 +103,45 @@ def test_fewer_than_two_have_nothing_in_common(batch: list[dict[str, Any]]) -> N
 def test_a_field_that_one_message_lacks_is_not_shared() -> None:
     batch = [{"comment": None, "address": "1"}, {"address": "2"}]
     assert factor(batch) == ({}, batch)
+
+
+CAMPAIGN = {"subject": "Shop", "validityPeriodSec": 600}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {},
+        {"content": {"address": "2", "subject": "Other"}},
+        {"content": {"address": "2", "validityPeriodSec": None}},
+        {"has_ttl": True},
+        {"common": {"subject": "Other"}},
+    ],
+    ids=repr,
+)
+def test_a_request_means_its_messages_as_they_are_sent_now(other: dict[str, Any]) -> None:
+    # Given messages of one campaign, the last with something of its own
+    until = NOW + 100 * SECOND
+    campaign: dict[str, Any] = {"content": {"address": "2"}, "common": CAMPAIGN}
+    ttl = other.get("has_ttl", False)
+    own = {"address": "1"}
+    one = Waiting("a", "low", False, until, has_ttl=ttl, content=own, common=CAMPAIGN)
+    two = Waiting("b", "low", False, until, **campaign | other)
+    for batch in ([one, two], [two, one], [two], [one]):
+        common, rest = assemble(batch, NOW)
+        assert expand(common, rest) == [wire_message(message, NOW) for message in batch]
+        assert not any(name in message for message in rest for name in common)
+        assert bool(common) == (len(batch) > 1)
+    assert other or assemble([one, two], NOW) == (
+        {"type": "viber", **CAMPAIGN}, [{"address": "1"}, {"address": "2"}]
+    )  # fmt: skip
+
+
+def test_what_all_rows_bring_is_shared_in_place_of_their_campaigns() -> None:
+    own = [{"address": each, "subject": "Other"} for each in "12"]
+    rows = [Waiting("m", "low", False, NOW, content=each, common=CAMPAIGN) for each in own]
+    shared = {"type": "viber", **CAMPAIGN, "subject": "Other"}
+    assert assemble(rows, NOW) == (shared, [{"address": "1"}, {"address": "2"}])
 
 
 # Each message as it is sent now.
@@ -210,6 +249,11 @@ def test_messages_whose_leases_keep_lapsing_go_alone_one_a_claim(
     assert sorted(m.id for batch in (*made, others) for m in batch) == [m.id for m in claimed]
     assert all(m.lapses >= 5 for m in others)
     assert all(len(batch) == 1 for batch in made if any(m.lapses >= 5 for m in batch))
+
+
+def test_a_message_of_a_halved_request_whose_leases_keep_lapsing_goes_alone_once() -> None:
+    given = Waiting("m", "low", False, NOW, lapses=5, max_batch=50, content={})
+    assert requests([given]) == ([[given]], [])
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,7 @@ def test_after_send(outcomes: Sequence[Outcome], shown: ProviderSignal) -> None:
         (Statuses({}), ProviderSignal("good", accepted=True)),
         (DOWN, ProviderSignal("bad", reason="error-system")),
         (NotSent("http-503", 9.0), ProviderSignal("bad", pause=9.0, reason="http-503")),
+        (NotSent("http-503"), ProviderSignal("bad", pause=5.0, reason="http-503")),
         (Blocked("error-auth"), AUTH),
         (RequestRefused("error-syntax"), ProviderSignal()),
     ],

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from viber_courier.schemas.event import Change, SmsState, provider_text, render
+from viber_courier.schemas.event import Change, SmsState, provider_text, render, resent
 from viber_courier.schemas.instants import iso
 from viber_courier.schemas.status import Reason, Status
 
@@ -96,6 +96,11 @@ def test_a_rejected_event_carries_what_was_asked_and_why() -> None:
     data = event(change)["data"]
     assert data["errors"] == more["errors"] and data["requestedId"] == "a b"
     assert data["status"] == "rejected"
+
+
+def test_events_of_a_dead_letter_sent_again_name_it() -> None:
+    assert resent("old") == {"resendOf": "old"}
+    assert resent("") is None and resent(None) is None
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from tests.workshop import changed
 from viber_courier.schemas.instants import SECOND
 from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.status import Reason, Status
-from viber_courier.store.records import Step, Waiting, step_fields
+from viber_courier.store.records import Changes, Step, Waiting, step_fields
 from viber_courier.worker.outcome import (
     Accepted,
     Blocked,
@@ -26,9 +26,11 @@ from viber_courier.worker.outcome import (
 )
 from viber_courier.worker.policy import (
     MAX_TRACKING,
+    acceptance_key,
     after_send,
     backoff,
     give_up,
+    put_back,
     seconds_left,
     triage,
 )
@@ -302,7 +304,7 @@ def test_the_first_poll_is_never_later_than_the_end_of_tracking() -> None:
     assert step.at == NOW + 15 * SECOND
 
 
-@pytest.mark.parametrize("odd", range(4))
+@pytest.mark.parametrize("odd", range(8))
 def test_due_times_are_multiples_of_four_for_the_kind_is_beside_them(odd: int) -> None:
     for outcome in (
         Accepted(ID),
@@ -312,6 +314,66 @@ def test_due_times_are_multiples_of_four_for_the_kind_is_beside_them(odd: int) -
     ):
         step = after_send(outcome, waiting(), NOW + odd, 0.7, SETTINGS)
         assert step.at % 4 == 0
+
+
+def test_what_is_put_back_is_due_now_and_keeps_its_attempts_and_the_size_of_its_request() -> None:
+    once = put_back(waiting(attempts=2), NOW + 7)
+    assert once == Step("stay", NOW + 4, changes=Changes(attempts=2))
+    halved = put_back(waiting(attempts=1, max_batch=50), NOW)
+    assert halved.changes == Changes(attempts=1, max_batch=50)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "about_us", "code"),
+    [
+        *((accepted, False, "ok") for accepted in (Accepted(ID), Accepted(None))),
+        (Refused("error-subject-unknown"), False, "error-subject-unknown"),
+        (Retryable("error-system"), False, "error-system"),
+        *((RequestRefused("error-syntax"), about_us, "error-syntax") for about_us in (False, True)),
+        (Blocked("error-auth"), False, "error-auth"),
+        *((outcome, False, None) for outcome in (Unsure("ReadTimeout"), NotSent("http-503", 1.0))),
+    ],
+    ids=repr,
+)
+def test_an_answer_s_code_and_attempt_are_written(
+    outcome: Outcome, about_us: bool, code: str | None
+) -> None:
+    changes = after_send(outcome, waiting(attempts=3), NOW, 1.0, SETTINGS, about_us).changes
+    assert (changes.provider_code, changes.attempts, changes.lapses) == (code, 3, None)
+
+
+@pytest.mark.parametrize(
+    ("own", "seconds"),
+    [({}, 60), ({"validityPeriodSec": 30}, 30), ({"validityPeriodSec": None}, 86400)],
+)
+def test_a_campaign_s_validity_is_followed_unless_the_row_has_its_own(
+    own: dict[str, Any], seconds: int
+) -> None:
+    message = waiting(common={"validityPeriodSec": 60}, content={"address": "1", **own})
+    assert (
+        after(Accepted(ID), message, tracking_margin=0.0).changes.tracked == NOW + seconds * SECOND
+    )
+
+
+COMMON = {"subject": "Shop", "validityPeriodSec": 60}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        *({"attempts": 2}, {"failures": 1}, {"unsure": 1}, {"lapses": 1}, {"metadata": "{}"}),
+        *({"resend_of": "old"}, {"common": dict(COMMON)}, {"common": {}}),
+        *({"content": {name: 30}} for name in ("validityPeriodSec", "smsValidityPeriodSec")),
+        *({"content": {name: None}} for name in ("validityPeriodSec", "smsValidityPeriodSec")),
+    ],
+    ids=repr,
+)
+def test_acceptances_that_differ_in_what_is_written_share_no_write(other: dict[str, Any]) -> None:
+    known: dict[str, Any] = {"attempts": 1, "common": COMMON, "content": {"address": "1"}}
+    key = acceptance_key(waiting(**known))
+    assert acceptance_key(waiting(**known | {"content": {"address": "2"}}, left=9)) == key
+    assert acceptance_key(waiting(**known | {"content": None})) == key
+    assert acceptance_key(waiting(**known | other)) != key
 
 
 def test_a_refusal_ends_a_message_with_the_providers_code() -> None:

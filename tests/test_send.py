@@ -65,6 +65,20 @@ def sender(store: Store, settings: Settings, post: Post) -> Sender:
     return Sender(settings, store, post, Decider(settings))  # type: ignore[arg-type]
 
 
+def test_what_is_in_a_request_is_marked_before_it_leaves(
+    producer: Producer, store: SlowStore, settings: Settings
+) -> None:
+    id, seen = producer.enqueue(text_job()), list[Any]()
+
+    class Witness(Post):
+        def send(self, body: bytes, count: int) -> list[Outcome]:
+            seen.append(producer.get(id))
+            return super().send(body, count)
+
+    sender(store, settings, Witness()).serve("low")
+    assert [(record.status, record.attempts) for record in seen] == [("sending", 1)]
+
+
 def test_what_expires_between_claim_and_request_is_not_sent(
     producer: Producer, store: SlowStore, settings: Settings, client: redis.Redis
 ) -> None:

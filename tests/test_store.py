@@ -207,6 +207,103 @@ def test_a_late_ok_is_recorded_unless_the_message_has_ended_or_is_inside_another
     assert client.hget(desk.store.keys.counts, "late") == "2"
 
 
+def test_a_late_ok_is_recorded_once(
+    producer: Producer, desk: Workshop, clock: Clock, client: redis.Redis
+) -> None:
+    # Given a message that waits again, and two answers that come after their lease
+    id = producer.enqueue(text_job(onUnsure="resend"))
+    first = desk.begin(desk.claim())
+    clock.advance(121)
+    desk.triage()
+    (move,) = desk.moves(first, Accepted(10**18))
+    late = move._replace(write=move.write._replace(late="1"))
+    # When both are written, by workers that saw it wait
+    assert desk.store.settle(first, [late])[0] == []
+    assert desk.store.settle(first, [late])[0] == [late]
+    # Then one is
+    assert [event["id"] for event in events_of(client, desk.settings, id)] == [f"{id}:1"]
+    assert client.hget(desk.store.keys.counts, "submitted") == "1"
+
+
+def test_leases_of_one_instant_differ(
+    client: redis.Redis, settings: Settings, clock: Clock, producer: Producer
+) -> None:
+    desk = Workshop(client, Settings(namespace=settings.namespace, batch_size=1), clock)
+    producer.enqueue(text_job())
+    producer.enqueue(text_job())
+    clock.freeze()
+    one, other = desk.claim(), desk.claim()
+    tokens = [one.token, other.token, desk.begin(one).token, desk.begin(other).token]
+    assert len({*tokens}) == 4
+
+
+def test_events_of_a_message_are_numbered_and_one_is_final(
+    producer: Producer, desk: Workshop, clock: Clock, client: redis.Redis
+) -> None:
+    id = producer.enqueue(text_job())
+    desk.answer()
+    for word in ("sent", "delivered", "read"):
+        clock.advance(1000)
+        desk.poll_word(word)
+    events = events_of(client, desk.settings, id)
+    assert [event["id"] for event in events] == [f"{id}:{n}" for n in (1, 2, 3, 4)]
+    assert [event["data"]["final"] for event in events] == [False, False, False, True]
+
+
+class Racing(Producer):
+    """Something happens between a look at a record and what is done about it, once."""
+
+    meanwhile: Callable[[], object] = staticmethod(lambda: None)
+
+    def _state(self, id: str) -> tuple[dict[str, str], float] | None:
+        state = super()._state(id)
+        meanwhile, self.meanwhile = self.meanwhile, lambda: None
+        meanwhile()
+        return state
+
+
+def test_a_cancel_that_lost_the_race_to_a_request_changes_nothing(
+    client: redis.Redis, settings: Settings, clock: Clock
+) -> None:
+    app, desk = Racing(settings, client=client), Workshop(client, settings, clock)
+    id = app.enqueue(text_job())
+    app.meanwhile = lambda: desk.begin(desk.claim())
+    assert app.cancel(id) is False
+    record = app.get(id)
+    assert record is not None and record.status == "sending"
+    assert events_of(client, settings) == []
+
+
+def test_a_cancel_that_lost_the_race_to_an_answer_tells_of_the_attempt(
+    client: redis.Redis, settings: Settings, clock: Clock
+) -> None:
+    app, desk = Racing(settings, client=client), Workshop(client, settings, clock)
+    id = app.enqueue(text_job(onUnsure="resend"))
+    app.meanwhile = lambda: desk.answer(Unsure("ReadTimeout"))
+    # It may have been sent by then, so this is no promise that it wasn't
+    assert app.cancel(id) is False
+    (event,) = events_of(client, settings, id)
+    assert (event["data"]["status"], event["data"]["attempts"]) == ("unconfirmed", 1)
+
+
+def test_only_what_is_written_is_counted(
+    client: redis.Redis, settings: Settings, clock: Clock, producer: Producer
+) -> None:
+    # Given two messages of which one is enqueued twice, and one another's by the time of its answer
+    desk = Workshop(client, Settings(namespace=settings.namespace, batch_size=2), clock)
+    producer.enqueue(text_job(id="one"))
+    producer.enqueue_many([text_job(id="one"), text_job(id="other")])
+    lease = desk.begin(desk.claim())
+    clock.advance(121)
+    hasty = Workshop(client, Settings(namespace=settings.namespace, batch_size=1), clock)
+    hasty.claim()
+    # When the answer is written
+    (lost,) = desk.settle(lease, Accepted(10**18))
+    # Then each is counted once in each status that it entered
+    counts: Any = client.hgetall(desk.store.keys.counts)
+    assert (lost.id, counts["queued"], counts["submitted"]) == ("one", "2", "1")
+
+
 def _step(desk: Workshop, message: Waiting, lease: Lease[Waiting]) -> Any:
     return triage(message, lease.server_now(), 0.0, desk.settings)
 
@@ -328,7 +425,10 @@ def test_the_sweep_forgets_events_past_their_retention(
     while (lease := desk.store.claim("low", answered=True)) is not None:
         desk.settle(desk.begin(lease), Refused("error-address-unknown"))
     assert len(events_of(client, desk.settings)) == 250
-    clock.advance(desk.settings.results_retention + 1)
+    clock.advance(desk.settings.results_retention * 0.9)
+    desk.store.sweep()
+    assert len(events_of(client, desk.settings)) == 250
+    clock.advance(desk.settings.results_retention * 0.1 + 1)
     desk.store.sweep()
     assert len(events_of(client, desk.settings)) <= 100  # "~" trims whole nodes
 
@@ -351,7 +451,7 @@ def test_an_ended_message_keeps_its_record_longer_than_its_content(
         assert "79250000001" not in str(client.hgetall(keys.records + id))
 
 
-def test_common_content_is_stored_once_and_its_expiry_never_comes_nearer(
+def test_common_content_is_stored_once_and_its_expiry_only_moves_away(
     producer: Producer, desk: Workshop, client: redis.Redis
 ) -> None:
     common = common_job()
@@ -361,6 +461,8 @@ def test_common_content_is_stored_once_and_its_expiry_never_comes_nearer(
     assert 186_300_000 < far <= 186_400_000
     producer.enqueue_many([{"address": "79250000002", "ttlSec": 15}], common=common)
     assert far - 5000 < int(client.pttl(key)) <= far
+    producer.enqueue_many([{"address": "79250000003", "ttlSec": 200000}], common=common)
+    assert int(client.pttl(key)) > far + 90_000_000
     assert list(client.scan_iter(f"{desk.store.keys.commons}*")) == [key]
 
 

@@ -69,7 +69,7 @@ class Life:
         return self._take(after_failed_poll(self.message, now, jitter, self.settings), now)
 
     def _take(self, step: Step, now: int) -> Life:
-        assert not self.ended
+        assert not self.ended and step.place in ("stay", "end")
         self.ended, self.next = step.place == "end", step.at
         self.message = changed(self.message, step)
         self.message = self.message._replace(status=step.status or self.message.status)
@@ -411,6 +411,61 @@ def test_a_failed_poll_waits_no_longer_than_the_cap() -> None:
 
 
 # Words kept.
+
+
+def test_a_reason_is_that_of_the_first_bad_word_whatever_its_spelling() -> None:
+    for error in (None, "user-blocked", "no such user"):
+        life = Life(watched(resend=True)).poll(60, entry("undelivered", error=error))
+        assert life.poll(661, None).events == [("undelivered", True, error)]
+
+
+def test_an_sms_on_its_way_says_why_viber_did_not_reach() -> None:
+    life = Life(watched(resend=True)).poll(60, entry(sms="sent", error="not-viber-user"))
+    assert life.events == [("sms_sent", False, "not-viber-user")]
+
+
+def test_a_short_window_is_one() -> None:
+    assert Life(watched(), read_window=1.0).poll(60, entry("delivered")).story == "delivered"
+
+
+@pytest.mark.parametrize(
+    ("message", "at", "word", "window"),
+    [
+        (watched(), 60, "delivered", 0.0),  # ends by itself
+        (watched(S.DELIVERED, since=T0), 90_000, "read", 1.0),
+        (watched(tracked=T0), 60, "enqueued", 1.0),  # closed by the clock
+    ],
+)
+def test_the_last_answer_s_words_are_written(
+    message: Watched, at: int, word: str, window: float
+) -> None:
+    said = entry(word, raw_at="10:00")
+    step = after_poll(message, said, T0 + at * SECOND, Settings(read_window=window))
+    changes = step.changes
+    assert step.place == "end"
+    assert (changes.provider_status, changes.status_at, changes.status_at_raw) == (
+        word,
+        AT,
+        "10:00",
+    )
+
+
+@pytest.mark.parametrize("odd", range(8))
+def test_the_next_poll_is_the_first_multiple_of_four_after_its_delay(odd: int) -> None:
+    now, settings = T0 + odd, Settings(poll_delays=(10, 20, 100))
+    for polls, delay in ((0, 20), (1, 100), (99, 100)):
+        at = after_poll(watched(polls=polls), None, now, settings).at
+        assert at % 4 == 0 and 0 < at - (now + delay * SECOND) <= 4
+    for polls, delay in ((0, 10), (1, 20), (2, 100), (99, 100)):
+        at = after_failed_poll(watched(polls=polls), now, 1.0, settings).at
+        assert at % 4 == 0 and 0 < at - (now + delay * SECOND) <= 4
+
+
+@pytest.mark.parametrize("ago", [0, 1, 50])
+def test_what_only_needs_one_more_answer_is_asked_for_soon(ago: int) -> None:
+    now = T0 + 60 * SECOND
+    message = watched(polls=5, tracked=now - ago * SECOND)
+    assert after_failed_poll(message, now, 1.0, Settings()).at == now + 10 * SECOND + 4
 
 
 def test_the_providers_own_words_are_kept_where_they_are_news() -> None:

@@ -15,6 +15,7 @@ from viber_courier.schemas.wire import (
     Reply,
     SendEntry,
     fold,
+    is_known_sms,
     read_send,
     read_status,
     send_body,
@@ -403,3 +404,38 @@ def test_two_lists_of_entries_are_no_list_at_all() -> None:
     one, other = '[{"code":"ok","providerId":1}]', '[{"code":"error-system"}]'
     body = f'{{"status":"error-system","messages":{one},"messages":{other}}}'
     assert read_send(body.encode()) == Reply("error-system", [SendEntry(None, None)])
+
+
+@pytest.mark.parametrize(
+    ("states", "known"),
+    [
+        *(([], True), (["", "sent"], True), (["Delivered "], True)),
+        *((["teleported"], False), (["delivered", "teleported"], False)),
+    ],
+)
+def test_each_segment_s_state_is_known_or_the_answer_is_odd(states: list[str], known: bool) -> None:
+    assert is_known_sms([SmsState(None, state) for state in states]) is known
+
+
+def test_an_id_is_read_to_the_last_digit_or_not_at_all() -> None:
+    for spelled, id in (
+        ('"providerId": 3158611117333282817', 3158611117333282817),
+        ('"providerId": "x", "provider_id": 1', None),
+        ('"providerId": NaN', None),
+    ):
+        reply = read_send(f'{{"messages": [{{"code": "ok", {spelled}}}]}}'.encode())
+        assert reply.entries is not None
+        assert [entry.provider_id for entry in reply.entries] == [id]
+
+
+def test_a_number_with_a_point_is_kept_as_it_is_spelled() -> None:
+    reply = read_status(b'{"messages": [{"providerId": 1, "status": 1.50}]}')
+    assert reply.entries is not None
+    assert (reply.entries[0].word, reply.entries[0].unread) == ("1.50", False)
+
+
+def test_what_the_provider_says_is_cut_and_without_long_numbers() -> None:
+    said = {"providerId": 1, "status": "to 79250000001", "statusAt": "x" * 65}
+    reply = read_status(json.dumps({"messages": [said]}).encode())
+    assert reply.entries is not None
+    assert (reply.entries[0].word, reply.entries[0].raw_at) == ("to *", "x" * 64)

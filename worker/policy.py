@@ -96,7 +96,8 @@ def _after_send(
 ) -> Step:
     match outcome:
         case Accepted(None):
-            return Step("end", 0, Status.LOST, Reason.NO_PROVIDER_ID, _counted(message, "ok"))
+            reason, changes = Reason.NO_PROVIDER_ID, _counted(message, "ok")
+            return Step("end", status=Status.LOST, reason=reason, changes=changes)
         case Accepted():
             return _submitted(message, now, settings)
         case Refused(code):

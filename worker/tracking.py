@@ -49,7 +49,7 @@ def after_poll(message: Watched, entry: StatusEntry | None, now: int, settings: 
         if changed == Status.DELIVERED:
             message, news = message._replace(since=now), {**news, "since": now}
             if settings.read_window == 0:
-                return Step("end", status=changed, reason=reason, changes=Changes(**news))
+                return Step("end", status=changed, changes=Changes(**news))
     closed = _closing_status(message) if now >= _closes_at(message, settings) else None
     if closed and changed in (None, closed[0]):  # else the end comes with the next answer
         return Step("end", status=closed[0], reason=closed[1], changes=Changes(**news))
