@@ -264,7 +264,7 @@ def test_what_the_store_does_not_take_is_tried_again_and_others_have_their_turn(
 ) -> None:
     # Given a store with room for two messages, and a task of three before one of one
     app.settings = Settings(namespace=namespace, max_queued=2)
-    app._scripts["enqueue"]._given["max_queued"] = ["2"]
+    app._calls._scripts["enqueue"]._given["max_queued"] = ["2"]
     send([text_job(id=f"large-{n}") for n in range(3)])
     send([text_job(id="small")])
     # When it is full, then nothing is lost, and nobody tries again at once
@@ -275,7 +275,7 @@ def test_what_the_store_does_not_take_is_tried_again_and_others_have_their_turn(
     assert "small" in b64decode(json.loads(task.body)["body"]).decode()
     at().keep([task], 0)
     # When there is room, then both are stored
-    app._scripts["enqueue"]._given["max_queued"] = ["0"]
+    app._calls._scripts["enqueue"]._given["max_queued"] = ["0"]
     app.settings = Settings(namespace=namespace)
     serve()
     wait_for(lambda: at().knock()[0], 2 * RETRY)
