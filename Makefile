@@ -89,8 +89,13 @@ $(RUN_READY): $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[run]'
 	@touch $(RUN_READY)
 
-# Debian's libfaketime makes Redis's clock step: where it can't be had, those tests say so and skip.
+# Debian's libfaketime makes Redis's clock step, its PostgreSQL is an app's database: where they can't
+# be had, those tests say so and skip.
 $(FAULTS_READY): $(READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[databases]'
+	@test -d /usr/lib/postgresql || command -v initdb >/dev/null || test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null \
+	  || { apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends postgresql >/dev/null; } \
+	  || echo "PostgreSQL could not be installed: its tests are skipped"
 	@test -n "$$(ls /usr/lib/*/faketime 2>/dev/null)" || test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null \
 	  || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends faketime >/dev/null; } \
 	  || echo "faketime could not be installed: its tests are skipped"

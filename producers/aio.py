@@ -60,13 +60,19 @@ class AsyncProducer(Calls):
         await self.redis.connection_pool.disconnect()
 
     def results(
-        self, group: str, consumer: str, block: float = 5.0, *, start: Start = "oldest"
+        self,
+        group: str,
+        consumer: str,
+        block: float = 5.0,
+        *,
+        start: Start = "oldest",
+        source: str = "",
     ) -> AsyncEventStream:
         """Yields result events as Producer.results does, by ``async for``; ``await event.ack()``.
 
         You can go on after a cancelled read; events that you have not acknowledged then come again.
         """
-        reader = self._reader(group, consumer, start)
+        reader = self._reader(group, consumer, start, source)
         acks = reader.acks(AsyncAcks)
         self._acks.add(acks)
         return AsyncEventStream(reader, acks, block)

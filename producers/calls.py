@@ -10,7 +10,8 @@ from viber_courier.producers.results import Reader, Start, require_start
 from viber_courier.producers.rows import CHUNK_ROWS, Clashes, OnInvalid, Row, RowStream, fresh_id
 from viber_courier.schemas.errors import Conflict, EnqueueError, QueueFull
 from viber_courier.schemas.event import Change, render, resent
-from viber_courier.schemas.message import Campaign, parse_job
+from viber_courier.schemas.fields import SOURCE
+from viber_courier.schemas.message import Campaign, Job, named, parse_job
 from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.status import DEAD, Reason, Status
 from viber_courier.store.connection import StoreUnavailable, require_name, store_errors
@@ -51,7 +52,7 @@ class Calls:
             raise StoreUnavailable(fault)
 
     async def enqueue(self, job: types.Job) -> str:
-        parsed = parse_job(job, self._clock())
+        parsed = self._parse_job(job, self._clock())
         id = parsed.id or fresh_id()
         if await (await self._begin_store([Row(0, job, id, parsed)]))():
             raise Conflict(id)
@@ -68,8 +69,11 @@ class Calls:
     async def enqueue_many(
         self, rows: Rows[Any], common: Any = None, on_invalid: OnInvalid | None = None
     ) -> list[str]:
+        common = named(common, self.settings.source)
         campaign = None if common is None else Campaign(common, self._clock())
-        stream = RowStream(campaign, on_invalid, self._clock, self._begin_store, self._link)
+        parse = campaign.parse_row if campaign else self._parse_job
+        begin = self._begin_store
+        stream = RowStream(campaign, parse, on_invalid, self._clock, begin, self._link)
         # A chunk larger than max_queued could never be stored.
         size = min(CHUNK_ROWS, self.settings.max_queued or CHUNK_ROWS)
         try:
@@ -101,11 +105,16 @@ class Calls:
                 return False
         return False
 
-    def _reader(self, group: str, consumer: str, start: Start) -> Reader:
+    def _parse_job(self, job: Any, now: float) -> Job:
+        return parse_job(named(job, self.settings.source), now)
+
+    def _reader(self, group: str, consumer: str, start: Start, source: str = "") -> Reader:
         """Returns a reader of result events. Raises TypeError and ValueError for wrong values."""
         require_start(start)
+        if source and not SOURCE.fullmatch(source):  # no event would be this reader's
+            raise ValueError("source must be 1 to 32 of A-Za-z0-9_.-")
         names = require_name("group", group), require_name("consumer", consumer)
-        return Reader(self._link, self.settings, *names, start)
+        return Reader(self._link, self.settings, *names, start, source)
 
     async def _store_again(self, letters: list[Letter], gap: int) -> set[str]:
         rows = [Row(0, None, new, job, old) for old, new, job in letters]

@@ -102,14 +102,21 @@ class Producer:
         return run(self._calls.cancel(id))
 
     def results(
-        self, group: str, consumer: str, block: float = 5.0, *, start: Start = "oldest"
+        self,
+        group: str,
+        consumer: str,
+        block: float = 5.0,
+        *,
+        start: Start = "oldest",
+        source: str = "",
     ) -> EventStream:
         """Yields result events for a consumer of a group, until none comes for ``block`` seconds.
 
         ``start`` is where a new group starts: ``oldest`` is the oldest event that is kept, ``new``
-        the next one, a datetime the first one written then or later. A consumer first gets its own
+        the next one, a datetime the first one written then or later. With a ``source`` only events
+        of its messages come; the others are acknowledged. A consumer first gets its own
         unacknowledged events, then those that others have not acknowledged for 60 s, then new ones.
         Raises EventsMissed, once, where events were deleted before the group had them: go on with
         the same stream or a new one.
         """
-        return EventStream(self._calls._reader(group, consumer, start), block)
+        return EventStream(self._calls._reader(group, consumer, start, source), block)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import redis
 
+from viber_courier.schemas.event import is_from
 from viber_courier.schemas.status import Status
 from viber_courier.store.replies import reply, run
 
@@ -164,11 +165,15 @@ class AsyncEvent(_Event):
 E = TypeVar("E", Event, AsyncEvent)
 
 
-def read_event(made: type[E], entry: str, fields: dict[str, str] | None, acks: Any) -> E | None:
-    """Returns the event of an entry of the stream; None if it isn't an event of ours."""
+def read_event(
+    made: type[E], entry: str, fields: dict[str, str] | None, acks: Any, source: str = ""
+) -> E | None:
+    """Returns the event of an entry of the stream; None if it isn't one, or of another source."""
     try:
         if fields is None:
             raise ValueError
+        if source and not is_from(fields["event"], source):
+            return None
         body = json.loads(fields["event"])
         return made(
             body["id"], body["type"], body["subject"], body["time"], body["data"], entry, acks

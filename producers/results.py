@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Generic, Literal, TypeVar
@@ -77,13 +77,14 @@ class _Feed(Generic[E]):
                 self._reader.start_over()
                 raise
             for entry, fields in entries:
-                if event := read_event(self._made, entry, fields, self._acks):
+                source = self._reader.source
+                if event := read_event(self._made, entry, fields, self._acks, source):
                     self._events.append(event)
                 else:
                     await reply(self._acks.add(entry))
-            if entries:
+            if self._events:
                 self._heard = None
-            elif left == 0.0:
+            elif left == 0.0 and (self._block or not entries):  # others' events are silence, too
                 return False
         return True
 
@@ -162,15 +163,15 @@ class Reader:
     """Reads a consumer's own pending events, then others' stale ones, then new ones."""
 
     def __init__(
-        self, link: Link, settings: Settings, group: str, consumer: str, start: Start
+        self, link: Link, settings: Settings, group: str, consumer: str, start: Start, source: str
     ) -> None:
         keys, must = Keys(settings.namespace), kept(link.client, settings)
         given = {"stream": keys.results}
         self._entry = link.script(link.client, _ENTRY, given, must) if must else None
-        self.link, self.group = link, group
+        self.link, self.group, self.source = link, group, source
         self._client, self._stream, self._noted = link.client, keys.results, keys.missed
         self._consumer, self._start = consumer, start
-        self._lost = list[str]()
+        self._lost, self._most = list[str](), READ_COUNT
         self.start_over()
 
     def acks(self, made: type[A]) -> A:
@@ -182,8 +183,9 @@ class Reader:
         self._ready, self._own, self._looked = False, "0", float("-inf")
         self._next: Entries = []
 
-    async def read(self, block: float) -> Entries:
+    async def read(self, block: float, most: int = READ_COUNT) -> Entries:
         """Returns the next events. Raises EventsMissed, once, if some were deleted before them."""
+        self._most = most
         try:
             entries = await self._read(block)
         except redis.ResponseError as error:
@@ -203,10 +205,14 @@ class Reader:
         """
         events = [each for each in entries if each[1]]
         if self._entry and events:
-            id, fields = max(events, key=lambda each: _instant(each[0]))
+            id, fields = max(events, key=lambda each: instant(each[0]))
             found = await reply(self._entry(id=id))
             if not found or dict(zip(found[0][1][::2], found[0][1][1::2], strict=True)) != fields:
                 raise TooFewReplicas("the master has changed, and lacks events just read")
+
+    async def ack(self, entries: Iterable[str]) -> Any:
+        """Acknowledges entries; returns how many of them were pending."""
+        return await reply(self._client.xack(self._stream, self.group, *entries))
 
     async def _read(self, block: float) -> Entries:
         if not self._ready:
@@ -221,7 +227,7 @@ class Reader:
             self._raise(await self._lose([id for id, fields in entries if not fields]))
         if not self._next and is_check_due:
             names = self._stream, self.group, self._consumer
-            stale = self._client.xautoclaim(*names, int(STALE_AFTER * 1000), count=READ_COUNT)
+            stale = self._client.xautoclaim(*names, int(STALE_AFTER * 1000), count=self._most)
             _, entries, *deleted = await reply(stale)
             self._next = [tuple(entry) for entry in entries if entry[0] is not None]
             if not self._next:
@@ -255,7 +261,7 @@ class Reader:
             rows = client.xpending_range(stream, self.group, "-", end, READ_COUNT, **more)
             lost = await self._lose([each["message_id"] for each in await reply(rows)])
             self._lost += lost
-        if is_gone and _instant(place) >= max((1, 0), _instant(noted.get("", "0-0"))):
+        if is_gone and instant(place) >= max((1, 0), instant(noted.get("", "0-0"))):
             later = await reply(client.xrange(stream, f"({place}", count=1))
             self._next = await self._group_read(">")  # moves the group's place behind the gap
             self._lost += [place, later[0][0]] if later else []
@@ -263,23 +269,27 @@ class Reader:
 
     async def _lose(self, entries: list[str]) -> list[str]:
         """Acknowledges deleted entries; returns ids around them, none if another has done it."""
-        if not entries or not await reply(self._client.xack(self._stream, self.group, *entries)):
+        if not entries or not await self.ack(entries):
             return []
-        milliseconds, number = _instant(entries[-1])
+        milliseconds, number = instant(entries[-1])
         return [entries[0], f"{milliseconds + 1}-{number}"]
 
     def _raise(self, lost: list[str]) -> None:
         """Raises EventsMissed for what was lost, also before a read that was interrupted."""
         if lost := self._lost + lost:
             self._lost = []
-            ends = [_instant(id)[0] / 1000 for id in lost]
+            ends = [instant(id)[0] / 1000 for id in lost]
             since, until = (datetime.fromtimestamp(end, UTC) for end in (min(ends), max(ends)))
             raise EventsMissed(self.group, since, until)
 
     async def _group_read(self, start: str, block: int | None = None) -> Entries:
         names = self.group, self._consumer, {self._stream: start}
-        got = await reply(self._client.xreadgroup(*names, count=READ_COUNT, block=block))
-        return [tuple(entry) for entry in got[0][1]] if got else []
+        got = await reply(self._client.xreadgroup(*names, count=self._most, block=block))
+        # [[stream, entries]]; by RESP3 {stream: [entries]} or, of redis-py 8, {stream: entries}
+        found = [*got.values()] if isinstance(got, dict) else [each[1] for each in got or ()]
+        while found and isinstance(found[0], list):
+            found = found[0]
+        return [tuple(entry) for entry in found]
 
     async def _make_group(self) -> None:
         id = {"oldest": "0", "new": "$"}.get(str(self._start), "0")
@@ -302,6 +312,7 @@ def require_start(start: object) -> None:
         raise ValueError("start must be 'oldest', 'new' or a datetime with a time zone")
 
 
-def _instant(id: str) -> tuple[int, int]:
+def instant(id: str) -> tuple[int, int]:
+    """Returns an entry's place on the stream: milliseconds since 1970, and a number."""
     milliseconds, _, number = id.partition("-")
     return int(milliseconds), int(number)

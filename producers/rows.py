@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from viber_courier.schemas.errors import Conflict, EnqueueError
-from viber_courier.schemas.message import Campaign, Job, parse_job
+from viber_courier.schemas.message import Campaign, Job
 from viber_courier.store.replies import Link, reply
 
 CHUNK_ROWS = 500
@@ -36,19 +36,20 @@ class Row(NamedTuple):
 class RowStream:
     """Stores the rows of one call: Redis stores a chunk while the next is checked.
 
-    ``begin`` begins to store rows of a campaign.
+    ``parse`` checks a row. ``begin`` begins to store rows of a campaign.
     """
 
     def __init__(
         self,
         campaign: Campaign | None,
+        parse: Callable[[Any, float], Job],
         on_invalid: OnInvalid | None,
         clock: Callable[[], float],
         begin: Callable[[list[Row], Campaign | None], Awaitable[Clashes]],
         link: Link,
     ) -> None:
         self._campaign, self._on_invalid, self._clock = campaign, on_invalid, clock
-        self._begin, self._sleep = begin, link.sleep
+        self._parse_row, self._begin, self._sleep = parse, begin, link.sleep
         self._slice = link.slice or CHUNK_ROWS
         self._rows, self._faults = list[Row](), list[Fault]()
         self._clashes: Clashes | None = None
@@ -82,13 +83,13 @@ class RowStream:
 
     async def _parse(self, chunk: list[tuple[int, Any]]) -> tuple[list[Row], list[Fault]]:
         digests, rows, faults = dict[str, str](), list[Row](), list[Fault]()
-        campaign, now = self._campaign, self._clock()
+        now = self._clock()
         for start in range(0, len(chunk), self._slice):
             if start:
                 await reply(self._sleep(0))
             for number, raw in chunk[start : start + self._slice]:
                 try:
-                    job = campaign.parse_row(raw, now) if campaign else parse_job(raw, now)
+                    job = self._parse_row(raw, now)
                     id = job.id or fresh_id()
                     if digests.setdefault(id, job.digest) != job.digest:
                         raise Conflict(id)

@@ -263,7 +263,7 @@ def test_what_the_store_does_not_take_is_tried_again_and_others_have_their_turn(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Given a store with room for two messages, and a task of three before one of one
-    app.settings = Settings(namespace=namespace, max_queued=2)
+    app._calls.settings = Settings(namespace=namespace, max_queued=2)
     app._calls._scripts["enqueue"]._given["max_queued"] = ["2"]
     send([text_job(id=f"large-{n}") for n in range(3)])
     send([text_job(id="small")])
@@ -276,7 +276,7 @@ def test_what_the_store_does_not_take_is_tried_again_and_others_have_their_turn(
     at().keep([task], 0)
     # When there is room, then both are stored
     app._calls._scripts["enqueue"]._given["max_queued"] = ["0"]
-    app.settings = Settings(namespace=namespace)
+    app._calls.settings = Settings(namespace=namespace)
     serve()
     wait_for(lambda: at().knock()[0], 2 * RETRY)
     serve()

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from viber_courier.ops.lists.phone import normalize_address
     from viber_courier.producers.aio import AsyncProducer
     from viber_courier.producers.client import Producer
+    from viber_courier.producers.consume import aconsume, consume
     from viber_courier.producers.dead import AsyncDeadLetters, DeadLetter, DeadLetters, Resent
     from viber_courier.producers.events import AsyncEvent, Event
     from viber_courier.schemas.errors import (
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "producers.aio": ("AsyncProducer",),
     "producers.client": ("Producer",),
+    "producers.consume": ("aconsume", "consume"),
     "producers.dead": ("AsyncDeadLetters", "DeadLetter", "DeadLetters", "Resent"),
     "producers.events": ("AsyncEvent", "Event"),
     "schemas.errors": (
@@ -93,6 +95,8 @@ __all__ = [
     "StoreUnavailable",
     "TextJob",
     "Unconfirmed",
+    "aconsume",
+    "consume",
     "normalize_address",
 ]
 

@@ -48,6 +48,7 @@ class ImageContent(TypedDict):
 
 
 class _Options(TypedDict, total=False):
+    source: str
     sendAt: str
     ttlSec: int
     onUnsure: Literal["park", "resend"]
@@ -115,6 +116,7 @@ class Row(TypedDict, total=False):
     priority: Priority | None
     contentType: Literal["text", "button", "image"] | None
     content: TextContent | ButtonContent | ImageContent | None
+    source: str | None
     sendAt: str | None
     ttlSec: int | None
     onUnsure: Literal["park", "resend"] | None
@@ -153,3 +155,4 @@ class EventData(TypedDict):
     resendOf: NotRequired[str]
     errors: NotRequired[dict[str, list[str]]]
     requestedId: NotRequired[str]
+    source: NotRequired[str]

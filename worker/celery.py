@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -132,7 +132,8 @@ def system() -> System:
         store=store,
         sender=Sender(settings, store, provider, decider),
         poller=Poller(settings, store, provider, decider),
-        intake=Intake(_door(), Producer(settings, client=client), unpack_task),
+        # A task's app is another: COURIER_SOURCE isn't its name.
+        intake=Intake(_door(), Producer(replace(settings, source=""), client=client), unpack_task),
     )
 
 

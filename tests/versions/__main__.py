@@ -26,7 +26,7 @@ from viber_courier.ops.redis_server import find_server
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / ".venvs"
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
-REDIS = ("producer", "results", "connection", "aio")
+REDIS = ("producer", "results", "connection", "aio", "consume")
 """Suites that talk to Redis."""
 SUITES = ("message", "event", "status", "wire", "settings", *REDIS)
 """Those that need nothing but the package, its extra ``testing`` and pytest."""
