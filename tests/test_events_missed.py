@@ -130,6 +130,7 @@ def test_two_losses_of_a_group_are_told_as_one(stream: Stream) -> None:
     assert missed_count(stream) == 2
 
 
+@pytest.mark.parametrize("face", ["blocking"])  # looks inside
 def test_what_is_deleted_while_a_group_is_being_told_is_not_passed_over(
     stream: Stream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
