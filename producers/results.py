@@ -15,7 +15,8 @@ from typing import Any, Literal
 import redis
 
 from viber_courier.schemas.errors import EventsMissed
-from viber_courier.schemas.status import Status
+from viber_courier.schemas.event import Change, provider_text, render
+from viber_courier.schemas.status import Status, is_final
 from viber_courier.store.connection import StoreUnavailable, is_transient, store_errors
 from viber_courier.store.keys import Keys
 
@@ -80,8 +81,22 @@ class Event:
     subject: str
     time: str
     data: dict[str, Any]
-    _entry: str = field(repr=False, compare=False)
-    _acks: _Acks = field(repr=False, compare=False)
+    _entry: str = field(default="", repr=False, compare=False)
+    _acks: _Acks | None = field(default=None, repr=False, compare=False)
+
+    @classmethod
+    def make(cls, id: str, status: str, *, sequence: int = 1, **more: Any) -> "Event":
+        """Returns an event of this message, for a test of what handles events.
+
+        ``more``: other fields of Change; without ``final``, the status decides whether it is.
+        Raises ValueError if there is no such status.
+        """
+        more = {"status": Status(status), "final": is_final(Status(status)), **more}
+        draft = render(Change(**more), "courier", time.time())
+        between = (f"{id}:{sequence}", id, id, provider_text(None), "")
+        pairs = zip(draft, between, strict=True)
+        body = json.loads("".join(part + word for part, word in pairs))
+        return cls(body["id"], body["type"], body["subject"], body["time"], body["data"])
 
     @property
     def sequence(self) -> int:
@@ -99,8 +114,9 @@ class Event:
         return bool(self.data["final"])
 
     def ack(self) -> None:
-        """Acknowledges the event: its group does not get it again."""
-        self._acks.add(self._entry)
+        """Acknowledges the event: its group does not get it again. Nothing, if it was made."""
+        if self._acks:
+            self._acks.add(self._entry)
 
 
 class EventStream(Generator[Event, None, None]):

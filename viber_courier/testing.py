@@ -1,0 +1,17 @@
+"""For an app's own tests (extra ``testing``): no Redis, no worker, no provider, no environment.
+
+pytest has a fixture ``courier``; unittest and Django use CourierMixin, anything else ``with
+Courier()``. docs/guide.md, "Testing your app", shows each.
+"""
+
+from importlib.util import find_spec
+
+if find_spec("fakeredis") is None or find_spec("lupa") is None:
+    raise ImportError("viber_courier.testing needs fakeredis: pip install 'viber-courier[testing]'")
+
+from viber_courier.ops.testing.calls import Asked
+from viber_courier.ops.testing.courier import Courier, CourierMixin
+from viber_courier.ops.testing.life import Impossible
+from viber_courier.producers.testing import memory_producer
+
+__all__ = ["Asked", "Courier", "CourierMixin", "Impossible", "memory_producer"]
