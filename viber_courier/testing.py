@@ -4,11 +4,6 @@ pytest has a fixture ``courier``; unittest and Django use CourierMixin, anything
 Courier()``. docs/guide.md, "Testing your app", shows each.
 """
 
-from importlib.util import find_spec
-
-if find_spec("fakeredis") is None or find_spec("lupa") is None:
-    raise ImportError("viber_courier.testing needs fakeredis: pip install 'viber-courier[testing]'")
-
 from viber_courier.ops.testing.calls import Asked
 from viber_courier.ops.testing.courier import Courier, CourierMixin
 from viber_courier.ops.testing.life import Impossible

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from itertools import count
@@ -13,6 +15,7 @@ from viber_courier.ops.testing.life import Impossible, Life
 from viber_courier.ops.testing.memory import in_memory
 from viber_courier.producers.client import Producer
 from viber_courier.schemas.errors import QueueFull
+from viber_courier.schemas.settings import Settings
 from viber_courier.store.connection import StoreUnavailable
 from viber_courier.store.keys import Keys
 
@@ -36,14 +39,15 @@ class Courier:
     def __init__(self) -> None:
         self._book, self._stack = Book(), ExitStack()
         self._producer: Producer | None = None
-        self._numbers = count(FIRST_ID)
+        self._numbers, self._lives = count(FIRST_ID), dict[Settings, Life]()
 
     def __enter__(self) -> Courier:
         with ExitStack() as stack:
             self._client = stack.enter_context(in_memory())
             for owner, name, make in CALLS:
-                changed = make(self._book, getattr(owner, name))
-                stack.enter_context(patch.object(owner, name, changed))
+                original = inspect.unwrap(getattr(owner, name))  # not another Courier's
+                made = functools.wraps(original)(make(self._book, original))
+                stack.enter_context(patch.object(owner, name, made))
             self._stack = stack.pop_all()
         return self
 
@@ -63,12 +67,12 @@ class Courier:
 
     def accept(self, ids: str | Iterable[str]) -> None:
         """Has the provider accept waiting messages: they are ``submitted``."""
-        for id, life in self._lives(ids):
+        for id, life in self._each(ids):
             life.accept(id)
 
     def deliver(self, ids: str | Iterable[str]) -> None:
         """Has Viber deliver messages: they are ``delivered``, and may still be read."""
-        for id, life in self._lives(ids):
+        for id, life in self._each(ids):
             life.deliver(id)
 
     def sms(self, ids: str | Iterable[str], state: str, reason: str | None = None) -> None:
@@ -76,12 +80,12 @@ class Courier:
 
         ``reason`` is the provider's word for why Viber did not reach the person.
         """
-        for id, life in self._lives(ids):
+        for id, life in self._each(ids):
             life.sms(id, state, reason)
 
     def finish(self, ids: str | Iterable[str], status: str, reason: str | None = None) -> None:
         """Ends messages in this status. One that waits is accepted first, where that is due."""
-        for id, life in self._lives(ids):
+        for id, life in self._each(ids):
             life.finish(id, status, reason)
 
     def fail_next(
@@ -101,13 +105,16 @@ class Courier:
         """Has the queue be full, so that ``enqueue`` raises QueueFull, until ``full(False)``."""
         self._book.is_full = is_full
 
-    def _lives(self, ids: str | Iterable[str]) -> Iterator[tuple[str, Life]]:
+    def _each(self, ids: str | Iterable[str]) -> Iterator[tuple[str, Life]]:
         found: Any = self._client.keys("{*}:counts")  # each namespace has it from its first message
         namespaces = [key[1:].partition("}")[0] for key in found]
         for id in [ids] if isinstance(ids, str) else ids:
             for name in namespaces:
                 if self._client.exists(f"{Keys(name).records}{id}"):
-                    yield id, Life(self._client, self._book.settings_of(name), self._numbers)
+                    settings = self._book.settings_of(name)
+                    if settings not in self._lives:
+                        self._lives[settings] = Life(self._client, settings, self._numbers)
+                    yield id, self._lives[settings]
                     break
             else:
                 raise Impossible(f"there is no message with the id {id!r}")

@@ -61,7 +61,7 @@ class Life:
     """Moves the messages of one namespace on. ``numbers``: ids of the provider's."""
 
     def __init__(self, client: redis.Redis, settings: Settings, numbers: Iterator[int]) -> None:
-        self._numbers = numbers
+        self._numbers, self._reasons = numbers, dict[str, str | None]()
         settings = replace(settings, batch_size=1, status_batch_size=1, rate_limit=0.0)
         self._client, self._settings = client, replace(settings, poll_rate_limit=0.0)
         self._first = Store(client, self._settings, now=lambda: FIRST)
@@ -87,13 +87,12 @@ class Life:
             raise Impossible(f"an SMS is {', '.join(SMS_STATES)}; not {state!r}")
         was = self.record(id)
         if not job_options(self._fields(id))["resendSms"]:
-            raise Impossible(
-                f"message {id!r} has no SMS: its job has neither resendSms nor smsText"
-            )
+            raise Impossible(f"message {id!r} has no SMS: its job doesn't resend as SMS")
         segment = SmsState(was.sms[0].id if was.sms else str(next(self._numbers)), state)
         leg = sms_leg([segment])
         if leg is not None and (leg != was.status or was.final):
             self._require(was, leg)
+        reason = self._reasons[id] = reason or self._reasons.get(id)  # each answer repeats it
         self._poll(id, _WORDS[S.UNDELIVERED], reason, (segment,))
 
     def finish(self, id: str, status: str, reason: str | None) -> None:

@@ -5,10 +5,18 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
-import fakeredis
 import redis
 
+try:
+    import fakeredis
+    import lupa  # noqa: F401  (without it, fakeredis has no scripts)
+except ModuleNotFoundError:
+    text = "viber_courier.testing needs fakeredis: pip install 'viber-courier[testing]'"
+    raise ImportError(text) from None
+
 from viber_courier.store.pools import Client, WholePool
+
+_take, _give_back = WholePool.get_connection, WholePool.release
 
 
 @contextmanager
@@ -20,13 +28,12 @@ def in_memory() -> Iterator[redis.Redis]:
     server = fakeredis.FakeServer()
     made = fakeredis.FakeRedis(server=server, decode_responses=True, protocol=2).connection_pool
     memory = WholePool(made.connection_class, **made.connection_kwargs)
-    take, give_back = WholePool.get_connection, WholePool.release
 
     def get_connection(*_: Any, **__: Any) -> Any:
-        return take(memory)
+        return _take(memory)
 
     def release(pool: WholePool, connection: Any) -> None:
-        give_back(memory if isinstance(connection, made.connection_class) else pool, connection)
+        _give_back(memory if isinstance(connection, made.connection_class) else pool, connection)
 
     with ExitStack() as patches:
         for pool in (WholePool, *WholePool.__subclasses__()):

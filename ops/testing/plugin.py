@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def courier() -> Iterator[Courier]:
     """Puts a courier in memory in place of Redis and workers, for one test."""
-    from viber_courier.testing import Courier
+    from viber_courier.ops.testing.courier import Courier
 
     with Courier() as courier:
         yield courier
