@@ -200,6 +200,34 @@ def test_several_messages_go_on_together_and_step_by_step(kit: Courier) -> None:
     assert int(event.data["providerId"]) > 2**53
 
 
+def test_a_dead_letter_is_sent_again_and_delivered(kit: Courier) -> None:
+    id = early.enqueue(text_job())
+    kit.finish(id, "rejected")
+    again = early.dead.resend(id)
+    kit.deliver(again)
+    record = early.get(id=again)
+    assert record and (record.status, record.resend_of) == ("delivered", id)
+
+
+def test_a_consumer_in_a_thread_waits_for_what_becomes_of_a_message(kit: Courier) -> None:
+    told: list[str] = []
+
+    def consume() -> None:
+        for event in early.results("crm", "web-1", block=60.0):
+            told.append(event.status)
+            event.ack()
+            if event.final:
+                return
+
+    consumer = threading.Thread(target=consume)
+    consumer.start()
+    id = early.enqueue(text_job())
+    kit.deliver(id)
+    kit.finish(id, "read")
+    consumer.join(30)
+    assert told == ["submitted", "delivered", "read"]
+
+
 IMPOSSIBLE: dict[str, Any] = {
     "has ended undelivered (user-blocked): nothing follows": lambda kit, id: (
         kit.finish(id, "undelivered", reason="user-blocked"),

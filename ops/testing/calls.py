@@ -177,9 +177,9 @@ def _enqueue_many(book: Book, original: Any) -> Any:
 
 
 def _other(book: Book, original: Any) -> Any:
-    def call(producer: Producer, *args: Any) -> Any:
+    def call(producer: Producer, *args: Any, **named: Any) -> Any:
         with book.call():
-            return original(producer, *args)
+            return original(producer, *args, **named)
 
     return call
 
