@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import subprocess
 import sys
 import threading
 import unittest
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,11 @@ import fakeredis
 import pytest
 
 import viber_courier
+from tests.awaited import Awaited, Loop
 from tests.conftest import ROOT, Clock, free_port, text_job
 from viber_courier import (
+    AsyncEvent,
+    AsyncProducer,
     Conflict,
     Event,
     InvalidMessage,
@@ -25,12 +29,16 @@ from viber_courier import (
     Settings,
     StoreUnavailable,
 )
+from viber_courier.ops.testing.calls import CALLS
+from viber_courier.store.aio import Pool, _PlacedPool
+from viber_courier.store.pools import WholePool
 from viber_courier.testing import Asked, Courier, CourierMixin, Impossible
 
 pytest_plugins = ["pytester"]
 NOWHERE = {"COURIER_REDIS_URL": f"redis://localhost:{free_port()}/0", "COURIER_NAMESPACE": "shop"}
-early = Producer.from_env(NOWHERE)
-"""As an app's module makes it, when it is imported."""
+EARLY = Producer.from_env(NOWHERE)
+EARLY_ASYNC = AsyncProducer.from_env(NOWHERE)
+"""As an app's module makes them, when it is imported."""
 
 
 @pytest.fixture
@@ -39,7 +47,19 @@ def kit() -> Iterator[Courier]:
         yield kit
 
 
-def story(producer: Producer, id: str) -> list[tuple[Any, ...]]:
+@pytest.fixture(params=["Producer", "AsyncProducer"])
+def early(request: pytest.FixtureRequest, kit: Courier) -> Iterator[Any]:
+    """Both, as an app's event loop and as its threads use them."""
+    if request.param == "Producer":
+        yield EARLY
+        return
+    loop = Loop()
+    yield Awaited(loop, EARLY_ASYNC)
+    loop.run(EARLY_ASYNC.close())
+    loop.close()
+
+
+def story(producer: Any, id: str) -> list[tuple[Any, ...]]:
     """What a consumer is told of a message."""
     events = [e for e in producer.results("crm", "web-1", block=0.0) if e.subject == id]
     return [(e.sequence, e.status, e.final, e.data["reason"]) for e in events]
@@ -48,7 +68,7 @@ def story(producer: Producer, id: str) -> list[tuple[Any, ...]]:
 # What the app asked for.
 
 
-def test_the_outbox_holds_what_was_accepted_as_it_was_asked(kit: Courier) -> None:
+def test_the_outbox_holds_what_was_accepted_as_it_was_asked(kit: Courier, early: Any) -> None:
     # When an app enqueues jobs, and rows over what they share
     job = text_job(id="code-1", metadata={"order": 7})
     early.enqueue(job)
@@ -67,7 +87,7 @@ def test_the_outbox_holds_what_was_accepted_as_it_was_asked(kit: Courier) -> Non
     assert kit.outbox[0].job != job
 
 
-def test_what_is_refused_or_repeated_is_not_in_the_outbox(kit: Courier) -> None:
+def test_what_is_refused_or_repeated_is_not_in_the_outbox(kit: Courier, early: Any) -> None:
     early.enqueue(text_job(id="a"))
     assert early.enqueue(text_job(id="a")) == "a"
     with pytest.raises(Conflict):
@@ -80,7 +100,7 @@ def test_what_is_refused_or_repeated_is_not_in_the_outbox(kit: Courier) -> None:
     assert [asked.id for asked in kit.outbox] == ["a"]
 
 
-def test_rows_that_raise_leave_what_was_stored_before(kit: Courier) -> None:
+def test_rows_that_raise_leave_what_was_stored_before(kit: Courier, early: Any) -> None:
     def rows() -> Iterator[dict[str, Any]]:
         yield from (text_job(id=f"row-{n}") for n in range(700))
         raise LookupError("the app's database went away")
@@ -104,7 +124,7 @@ def test_every_producer_of_the_process_works_in_memory(
     thread = threading.Thread(target=kit.producer.enqueue, args=[text_job(id="a")])
     thread.start()
     thread.join()
-    assert [p.get("a") is not None for p in (sees, early)] == [True, namespace == "shop"]
+    assert [p.get("a") is not None for p in (sees, EARLY)] == [True, namespace == "shop"]
     assert all((p.get("a") is not None) == (namespace == "courier") for p in others)
     kit.deliver("a")
     assert story(sees, "a")[-1][1] == "delivered"
@@ -136,20 +156,20 @@ ENDS: dict[tuple[str, str | None], list[tuple[str, str | None]]] = {
 @pytest.mark.parametrize("end", ENDS, ids=str)
 def test_a_message_ends_as_the_test_says(kit: Courier, end: tuple[str, str | None]) -> None:
     # Given a message among others, that isn't even due
-    others = early.enqueue_many([text_job(), text_job(priority="realtime")])
-    id = early.enqueue(text_job(resendSms=True, sendAt="2027-01-01T00:00:00Z"))
+    others = EARLY.enqueue_many([text_job(), text_job(priority="realtime")])
+    id = EARLY.enqueue(text_job(resendSms=True, sendAt="2027-01-01T00:00:00Z"))
     # When it ends
     kit.finish(id, *end)
     # Then its record and its events say so, and the other messages are where they were
-    record = early.get(id)
+    record = EARLY.get(id)
     assert record and (record.status, record.final) == (end[0], True)
-    told = story(early, id)
+    told = story(EARLY, id)
     assert [(status, reason) for _, status, _, reason in told] == ENDS[end]
     assert [final for *_, final, _ in told] == [False] * (len(told) - 1) + [True]
     assert [n for n, *_ in told] == list(range(1, len(told) + 1))
-    assert all((found := early.get(other)) and found.attempts == 0 for other in others)
+    assert all((found := EARLY.get(other)) and found.attempts == 0 for other in others)
     # And dead letters are on their list
-    assert [letter.id for letter in early.dead.list()] == [id] * (
+    assert [letter.id for letter in EARLY.dead.list()] == [id] * (
         end[0] in ("failed", "unconfirmed", "rejected", "lost")
     )
 
@@ -162,7 +182,7 @@ def test_a_message_ends_as_under_a_worker(kit: Courier, end: str, clock: Clock) 
 
     # Given a message that worker's parts have brought to its end
     memory = fakeredis.FakeRedis(server=fakeredis.FakeServer(), decode_responses=True)
-    workshop = Workshop(memory, early.settings, clock)
+    workshop = Workshop(memory, EARLY.settings, clock)
     (theirs,) = workshop.end(end, priority="low", metadata={"order": 7})
     # When a test's courier brings one to the same end
     id = kit.producer.enqueue(text_job(priority="low", metadata={"order": 7}))
@@ -180,7 +200,7 @@ def test_a_message_ends_as_under_a_worker(kit: Courier, end: str, clock: Clock) 
     assert told(kit.producer, id) == told(workshop.producer, theirs)
 
 
-def test_several_messages_go_on_together_and_step_by_step(kit: Courier) -> None:
+def test_several_messages_go_on_together_and_step_by_step(kit: Courier, early: Any) -> None:
     ids = early.enqueue_many([text_job(resendSms=True), text_job(resendSms=True)])
     kit.accept(ids)
     assert not early.cancel(ids[0])
@@ -200,7 +220,7 @@ def test_several_messages_go_on_together_and_step_by_step(kit: Courier) -> None:
     assert int(event.data["providerId"]) > 2**53
 
 
-def test_a_dead_letter_is_sent_again_and_delivered(kit: Courier) -> None:
+def test_a_dead_letter_is_sent_again_and_delivered(kit: Courier, early: Any) -> None:
     id = early.enqueue(text_job())
     kit.finish(id, "rejected")
     again = early.dead.resend(id)
@@ -213,7 +233,7 @@ def test_a_consumer_in_a_thread_waits_for_what_becomes_of_a_message(kit: Courier
     told: list[str] = []
 
     def consume() -> None:
-        for event in early.results("crm", "web-1", block=60.0):
+        for event in EARLY.results("crm", "web-1", block=60.0):
             told.append(event.status)
             event.ack()
             if event.final:
@@ -221,7 +241,7 @@ def test_a_consumer_in_a_thread_waits_for_what_becomes_of_a_message(kit: Courier
 
     consumer = threading.Thread(target=consume)
     consumer.start()
-    id = early.enqueue(text_job())
+    id = EARLY.enqueue(text_job())
     kit.deliver(id)
     kit.finish(id, "read")
     consumer.join(30)
@@ -234,7 +254,7 @@ IMPOSSIBLE: dict[str, Any] = {
         kit.deliver(id),
     ),
     "has ended cancelled (by-request): nothing follows": lambda kit, id: (
-        early.cancel(id),
+        EARLY.cancel(id),
         kit.accept(id),
     ),
     "is delivered: sms_delivered can't follow": lambda kit, id: (
@@ -268,19 +288,19 @@ IMPOSSIBLE: dict[str, Any] = {
 
 @pytest.mark.parametrize("says", IMPOSSIBLE)
 def test_what_cant_happen_is_refused(kit: Courier, says: str) -> None:
-    id = early.enqueue(text_job())
+    id = EARLY.enqueue(text_job())
     with pytest.raises(Impossible) as caught:
         IMPOSSIBLE[says](kit, id)
     assert says in str(caught.value)
 
 
 def test_only_the_sms_of_a_message_that_is_one_can_still_fail(kit: Courier) -> None:
-    id = early.enqueue(text_job(resendSms=True))
+    id = EARLY.enqueue(text_job(resendSms=True))
     kit.sms(id, "sent")
     with pytest.raises(Impossible, match="only its SMS can still fail"):
         kit.finish(id, "failed")
     kit.finish(id, "undelivered")
-    assert story(early, id)[-1][1:] == ("undelivered", True, "sms-undelivered")
+    assert story(EARLY, id)[-1][1:] == ("undelivered", True, "sms-undelivered")
 
 
 def test_an_event_is_made_for_a_handler() -> None:
@@ -288,6 +308,7 @@ def test_an_event_is_made_for_a_handler() -> None:
     assert (event.id, event.status, event.final, event.sequence) == ("order-7:1", "read", True, 1)
     assert event.data["metadata"] == {"order": 7} and event.data["sms"] == []
     event.ack()
+    asyncio.run(AsyncEvent.make("order-7", "read").ack())
     assert not Event.make("order-7", "delivered").final
     assert Event.make("order-7", "delivered", final=True, sequence=3).id == "order-7:3"
     with pytest.raises(ValueError, match="seen"):
@@ -298,7 +319,9 @@ def test_an_event_is_made_for_a_handler() -> None:
 
 
 @pytest.mark.parametrize("call", ["enqueue", "enqueue_many", "get", "cancel", "ping", "results"])
-def test_the_next_call_fails_and_the_one_after_it_works(kit: Courier, call: str) -> None:
+def test_the_next_call_fails_and_the_one_after_it_works(
+    kit: Courier, early: Any, call: str
+) -> None:
     early.enqueue(text_job(id="a"))
     calls: dict[str, Any] = {
         "enqueue": lambda: early.enqueue(text_job(id="b")),
@@ -319,7 +342,7 @@ def test_the_next_call_fails_and_the_one_after_it_works(kit: Courier, call: str)
     calls[call]()
 
 
-def test_a_wrong_job_is_refused_before_the_outage_is_met(kit: Courier) -> None:
+def test_a_wrong_job_is_refused_before_the_outage_is_met(kit: Courier, early: Any) -> None:
     kit.fail_next(StoreUnavailable)
     with pytest.raises(InvalidMessage):
         early.enqueue({})
@@ -329,7 +352,7 @@ def test_a_wrong_job_is_refused_before_the_outage_is_met(kit: Courier) -> None:
         early.enqueue(text_job())
 
 
-def test_an_error_says_what_was_accepted_before_it(kit: Courier) -> None:
+def test_an_error_says_what_was_accepted_before_it(kit: Courier, early: Any) -> None:
     rows = [text_job(id=f"row-{n}") for n in range(5)]
     kit.fail_next(StoreUnavailable, after=2)
     with pytest.raises(StoreUnavailable) as caught:
@@ -339,7 +362,7 @@ def test_an_error_says_what_was_accepted_before_it(kit: Courier) -> None:
     assert len(early.enqueue_many(rows)) == len(kit.outbox) == 5
 
 
-def test_an_answer_is_lost_and_the_work_is_done(kit: Courier) -> None:
+def test_an_answer_is_lost_and_the_work_is_done(kit: Courier, early: Any) -> None:
     kit.fail_next(StoreUnavailable, stored=True)
     with pytest.raises(StoreUnavailable):
         early.enqueue(text_job(id="a"))
@@ -347,7 +370,7 @@ def test_an_answer_is_lost_and_the_work_is_done(kit: Courier) -> None:
     assert [asked.id for asked in kit.outbox] == ["a"]
 
 
-def test_a_full_queue_refuses_what_is_new(kit: Courier) -> None:
+def test_a_full_queue_refuses_what_is_new(kit: Courier, early: Any) -> None:
     early.enqueue(text_job(id="a"))
     kit.full()
     with pytest.raises(QueueFull, match="COURIER_MAX_QUEUED is 1"):
@@ -360,24 +383,61 @@ def test_a_full_queue_refuses_what_is_new(kit: Courier) -> None:
     assert early.enqueue(text_job(id="b")) == "b"
 
 
+def test_asyncio_has_rows_that_are_awaited_and_events(kit: Courier) -> None:
+    async def rows(last: dict[str, Any] | None) -> AsyncIterator[dict[str, Any]]:
+        yield text_job(id="a")
+        yield text_job(id="b")
+        if last is None:
+            raise LookupError
+        yield last
+
+    async def app() -> list[str]:
+        async with AsyncProducer.from_env(NOWHERE) as producer:
+            refused: list[int] = []
+            await producer.enqueue_many(rows({}), on_invalid=lambda n, *_: refused.append(n))
+            assert refused == [2]
+            kit.fail_next(StoreUnavailable, after=1)
+            with pytest.raises(StoreUnavailable) as caught:
+                await producer.enqueue_many(rows({}))
+            assert list(caught.value.accepted) == ["a"]
+            with pytest.raises(LookupError):
+                await producer.enqueue_many(rows(None))
+            assert [asked.id for asked in kit.outbox] == ["a", "b"]
+            kit.finish(["a", "b"], "read")
+            told = []
+            async for event in producer.results("crm", "web-1", block=0.0):
+                told.append(event.id)
+                await event.ack()
+            return told
+
+    assert asyncio.run(app()) == ["a:1", "a:2", "b:1", "b:2"]
+    assert asyncio.run(EARLY_ASYNC.get("a"))
+    assert list(EARLY.results("crm", "web-1", block=0.0)) == []
+
+
 # Where it is used.
 
 
 def test_nothing_is_left_behind() -> None:
-    before = {name: vars(Producer)[name] for name in ("enqueue", "enqueue_many", "get", "cancel")}
+    before = [getattr(owner, name) for owner, name, _ in CALLS]
+    before += [vars(Pool)["release"], vars(WholePool)["get_connection"]]
     with Courier() as outer:
-        early.enqueue(text_job(id="a"))
+        EARLY.enqueue(text_job(id="a"))
         outer.fail_next(StoreUnavailable)
         with Courier() as inner:
-            assert (early.get("a"), inner.outbox) == (None, [])
+            assert (EARLY.get("a"), inner.outbox) == (None, [])
         with pytest.raises(StoreUnavailable):
-            early.get("a")
-        assert early.get("a") is not None
-    assert {name: vars(Producer)[name] for name in before} == before
+            EARLY.get("a")
+        assert EARLY.get("a") is not None
+    after = [getattr(owner, name) for owner, name, _ in CALLS]
+    assert [*after, vars(Pool)["release"], vars(WholePool)["get_connection"]] == before
+    assert "get_connection" not in vars(_PlacedPool)
     with pytest.raises(StoreUnavailable, match="Connection refused"):
-        early.ping()
+        EARLY.ping()
+    with pytest.raises(StoreUnavailable, match="Connect"):
+        asyncio.run(EARLY_ASYNC.ping())
     with Courier():
-        assert early.get("a") is None
+        assert EARLY.get("a") is None
 
 
 def test_importing_it_needs_no_worker_and_the_plugin_needs_nothing() -> None:
@@ -433,7 +493,7 @@ def test_the_fixture_works_as_the_guide_shows(pytester: pytest.Pytester) -> None
 def test_unittest_has_a_courier_in_each_test() -> None:
     class Case(CourierMixin, unittest.TestCase):
         def setUp(self) -> None:
-            self.id = early.enqueue(text_job(id="a"))
+            self.id = EARLY.enqueue(text_job(id="a"))
 
         def test_one(self) -> None:
             self.courier.deliver(self.id)
@@ -441,12 +501,20 @@ def test_unittest_has_a_courier_in_each_test() -> None:
 
         def test_two(self) -> None:
             self.assertEqual([asked.id for asked in self.courier.outbox], ["a"])
-            record = early.get("a")
+            record = EARLY.get("a")
             self.assertEqual(record and record.status, "queued")
 
+    class AsyncCase(CourierMixin, unittest.IsolatedAsyncioTestCase):
+        async def test_it(self) -> None:
+            id = await EARLY_ASYNC.enqueue(text_job())
+            self.courier.deliver(id)
+            record = await EARLY_ASYNC.get(id)
+            self.assertEqual(record and record.status, "delivered")
+
     result = unittest.TestResult()
-    unittest.defaultTestLoader.loadTestsFromTestCase(Case).run(result)
-    assert (result.testsRun, result.failures, result.errors) == (2, [], [])
+    for case in (Case, AsyncCase):
+        unittest.defaultTestLoader.loadTestsFromTestCase(case).run(result)
+    assert (result.testsRun, result.failures, result.errors) == (3, [], [])
 
 
 def test_its_names_are_public() -> None:

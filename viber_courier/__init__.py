@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from viber_courier.ops.lists.phone import normalize_address
+    from viber_courier.producers.aio import AsyncProducer
     from viber_courier.producers.client import Producer
-    from viber_courier.producers.dead import DeadLetter, DeadLetters, Resent
-    from viber_courier.producers.results import Event
+    from viber_courier.producers.dead import AsyncDeadLetters, DeadLetter, DeadLetters, Resent
+    from viber_courier.producers.events import AsyncEvent, Event
     from viber_courier.schemas.errors import (
         ConfigError,
         Conflict,
@@ -31,11 +32,21 @@ if TYPE_CHECKING:
     from viber_courier.schemas.status import Reason, Status
     from viber_courier.store.connection import StoreUnavailable
     from viber_courier.store.records import Record
+    from viber_courier.types import (
+        ButtonJob,
+        Common,
+        EventData,
+        ImageJob,
+        Job,
+        Row,
+        TextJob,
+    )
 
 _HOMES = {
+    "producers.aio": ("AsyncProducer",),
     "producers.client": ("Producer",),
-    "producers.dead": ("DeadLetter", "DeadLetters", "Resent"),
-    "producers.results": ("Event",),
+    "producers.dead": ("AsyncDeadLetters", "DeadLetter", "DeadLetters", "Resent"),
+    "producers.events": ("AsyncEvent", "Event"),
     "schemas.errors": (
         *("ConfigError", "Conflict", "ContentGone", "CourierError", "DeadLetterError"),
         *("EnqueueError", "EventsMissed", "InvalidMessage", "NotDead", "QueueFull"),
@@ -46,10 +57,16 @@ _HOMES = {
     "schemas.status": ("Reason", "Status"),
     "store.connection": ("StoreUnavailable",),
     "store.records": ("Record",),
+    "types": ("ButtonJob", "Common", "EventData", "ImageJob", "Job", "Row", "TextJob"),
 }
 _HOME = {name: f"viber_courier.{home}" for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "AsyncDeadLetters",
+    "AsyncEvent",
+    "AsyncProducer",
+    "ButtonJob",
+    "Common",
     "ConfigError",
     "Conflict",
     "ContentGone",
@@ -59,17 +76,22 @@ __all__ = [
     "DeadLetters",
     "EnqueueError",
     "Event",
+    "EventData",
     "EventsMissed",
+    "ImageJob",
     "InvalidMessage",
+    "Job",
     "NotDead",
     "Producer",
     "QueueFull",
     "Reason",
     "Record",
     "Resent",
+    "Row",
     "Settings",
     "Status",
     "StoreUnavailable",
+    "TextJob",
     "Unconfirmed",
     "normalize_address",
 ]

@@ -1,16 +1,20 @@
-"""What a Producer's calls do besides in a test: note what was accepted, and fail as asked."""
+"""What a Producer's calls do besides in a test: note what was accepted, and fail as asked.
+
+Producer and AsyncProducer share their calls, which are coroutines (producers/calls.py).
+"""
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from viber_courier.producers.client import OnInvalid, Producer
-from viber_courier.producers.results import Event, EventStream
+from viber_courier.producers.calls import Calls
+from viber_courier.producers.results import _Feed
+from viber_courier.producers.rows import OnInvalid
 from viber_courier.schemas.errors import EnqueueError, QueueFull
 from viber_courier.schemas.message import parse_job
 from viber_courier.schemas.settings import Settings
@@ -73,10 +77,10 @@ class Book:
                 QueueFull.__init__(error, max(1, len(self.outbox)))
             raise
 
-    def note(self, producer: Producer, id: str, job: Mapping[str, Any]) -> None:
+    def note(self, calls: Calls, id: str, job: Mapping[str, Any]) -> None:
         """Notes an accepted job; a repeated one is the same message."""
-        key = producer.settings.namespace, id
-        self.settings[key[0]] = producer.settings
+        key = calls.settings.namespace, id
+        self.settings[key[0]] = calls.settings
         if key not in self.accepted:
             self.accepted.add(key)
             self.outbox.append(Asked(id, _copied(job)))
@@ -93,29 +97,54 @@ class _RowsError(StoreUnavailable):
 class _Rows:
     """The rows of one ``enqueue_many``, noted as they are read."""
 
-    def __init__(self, rows: Iterable[Any], common: Any, on_invalid: OnInvalid | None) -> None:
-        self._rows, self._on_invalid = rows, on_invalid
+    def __init__(self, rows: Any, common: Any, on_invalid: OnInvalid | None) -> None:
+        self._rows, self._on_invalid, self._count = rows, on_invalid, 0
         self._common = common if isinstance(common, Mapping) else {}
         self._jobs = dict[int, dict[str, Any]]()
         self.refuse = on_invalid and self._refuse
         self.error: Exception | None = None
 
-    def read(self, most: int | None) -> Iterator[Any]:
-        """Yields the rows, at most so many."""
-        rows = enumerate(self._rows)
+    def read(self, most: int | None) -> Iterator[Any] | AsyncIterator[Any]:
+        """Returns the rows, at most so many, as the app gave them: to be awaited or not."""
+        if isinstance(self._rows, AsyncIterable):
+            return self._read_async(self._rows, most)
+        return self._read(most)
+
+    def _read(self, most: int | None) -> Iterator[Any]:
+        rows = iter(self._rows)
         while most is None or len(self._jobs) < most:
-            try:
-                number, row = next(rows)
-            except StopIteration:
-                return
-            except (EnqueueError, StoreUnavailable):
-                raise
-            except Exception as error:
-                self.error = error
-                raise _RowsError from error
-            merged = {**self._common, **row} if isinstance(row, Mapping) else {}
-            self._jobs[number] = _copied({k: v for k, v in merged.items() if v is not None})
-            yield row
+            with self._errors():
+                try:
+                    row = next(rows)
+                except StopIteration:
+                    return
+            yield self._noted(row)
+
+    async def _read_async(self, rows: AsyncIterable[Any], most: int | None) -> AsyncIterator[Any]:
+        found = aiter(rows)
+        while most is None or len(self._jobs) < most:
+            with self._errors():
+                try:
+                    row = await anext(found)
+                except StopAsyncIteration:
+                    return
+            yield self._noted(row)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (EnqueueError, StoreUnavailable):
+            raise
+        except Exception as error:
+            self.error = error
+            raise _RowsError from error
+
+    def _noted(self, row: Any) -> Any:
+        merged = {**self._common, **row} if isinstance(row, Mapping) else {}
+        self._jobs[self._count] = _copied({k: v for k, v in merged.items() if v is not None})
+        self._count += 1
+        return row
 
     def _refuse(self, number: int, row: Any, error: EnqueueError) -> None:
         del self._jobs[number]
@@ -133,23 +162,20 @@ def _copied(job: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _enqueue(book: Book, original: Any) -> Any:
-    def enqueue(producer: Producer, job: Mapping[str, Any]) -> str:
+    async def enqueue(calls: Calls, job: Any) -> str:
         if book.faults:
             parse_job(job, time.time())  # a wrong job is refused before Redis is asked
         with book.call(), book.enqueuing():
-            id: str = original(producer, job)
-            book.note(producer, id, job)
+            id: str = await original(calls, job)
+            book.note(calls, id, job)
         return id
 
     return enqueue
 
 
 def _enqueue_many(book: Book, original: Any) -> Any:
-    def enqueue_many(
-        producer: Producer,
-        rows: Iterable[Mapping[str, Any]],
-        common: Mapping[str, Any] | None = None,
-        on_invalid: OnInvalid | None = None,
+    async def enqueue_many(
+        calls: Calls, rows: Any, common: Any = None, on_invalid: OnInvalid | None = None
     ) -> list[str]:
         fault = book.faults[0] if book.faults else None
         ids: list[str] = []
@@ -157,7 +183,7 @@ def _enqueue_many(book: Book, original: Any) -> Any:
         most = fault.after if fault and not fault.stored else None
         try:
             with book.enqueuing():
-                ids = original(producer, asked.read(most), common, asked.refuse)
+                ids = await original(calls, asked.read(most), common, asked.refuse)
         except (EnqueueError, StoreUnavailable) as error:
             ids = list(error.accepted)
             if asked.error:
@@ -165,7 +191,7 @@ def _enqueue_many(book: Book, original: Any) -> Any:
             raise
         finally:
             for id, job in asked.accepted(ids):
-                book.note(producer, id, job)
+                book.note(calls, id, job)
         if fault:
             book.faults.remove(fault)
             if isinstance(fault.error, EnqueueError | StoreUnavailable):
@@ -177,25 +203,11 @@ def _enqueue_many(book: Book, original: Any) -> Any:
 
 
 def _other(book: Book, original: Any) -> Any:
-    def call(producer: Producer, *args: Any, **named: Any) -> Any:
+    async def call(owner: object, *args: Any, **named: Any) -> Any:
         with book.call():
-            return original(producer, *args, **named)
+            return await original(owner, *args, **named)
 
     return call
-
-
-def _next_event(book: Book, original: Any) -> Any:
-    def send(stream: EventStream, value: None) -> Event:
-        failing = bool(book.faults)
-        try:
-            with book.call():
-                event: Event = original(stream, value)
-            return event
-        finally:
-            if failing:
-                stream.close()  # as behind any error
-
-    return send
 
 
 def _words(book: Book, original: Any) -> Any:
@@ -208,10 +220,10 @@ def _words(book: Book, original: Any) -> Any:
 
 
 CALLS: Sequence[tuple[type, str, Callable[[Book, Any], Any]]] = (
-    (Producer, "enqueue", _enqueue),
-    (Producer, "enqueue_many", _enqueue_many),
-    *((Producer, name, _other) for name in ("get", "cancel", "ping")),
-    (EventStream, "send", _next_event),
+    (Calls, "enqueue", _enqueue),
+    (Calls, "enqueue_many", _enqueue_many),
+    *((Calls, name, _other) for name in ("get", "cancel", "ping")),
+    (_Feed, "_fill", _other),
     (Script, "words", _words),
 )
 """The methods that change while a Courier is entered, and how each is made of what it was."""

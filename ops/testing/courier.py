@@ -31,9 +31,9 @@ _TEXTS: dict[type[Exception], tuple[Any, ...]] = {
 class Courier:
     """Takes the place of Redis, workers and provider while it is entered.
 
-    Every Producer of the process then works in memory, wherever and whenever it was made. Its
-    scripts and a worker's decide, so what can't happen raises Impossible here: a message that has
-    ended is not delivered.
+    Every Producer and AsyncProducer of the process then works in memory, wherever and whenever it
+    was made. Its scripts and a worker's decide, so what can't happen raises Impossible here: a
+    message that has ended is not delivered.
     """
 
     def __init__(self) -> None:
@@ -93,7 +93,7 @@ class Courier:
     ) -> None:
         """Has a Producer's next call raise this error. Two such lines: the next two calls.
 
-        Calls are ``enqueue``, ``enqueue_many``, ``get``, ``cancel``, ``ping`` and each ``next`` of
+        Calls are ``enqueue``, ``enqueue_many``, ``get``, ``cancel``, ``ping`` and each read of
         ``results``. ``after``: rows that ``enqueue_many`` stores before. ``stored``: the call does
         its work, and only its answer is lost.
         """

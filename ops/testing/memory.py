@@ -14,9 +14,11 @@ except ModuleNotFoundError:
     text = "viber_courier.testing needs fakeredis: pip install 'viber-courier[testing]'"
     raise ImportError(text) from None
 
+from viber_courier.store.aio import Pool
 from viber_courier.store.pools import Client, WholePool
 
 _take, _give_back = WholePool.get_connection, WholePool.release
+_take_async, _give_back_async = Pool.get_connection, Pool.release
 
 
 @contextmanager
@@ -26,18 +28,34 @@ def in_memory() -> Iterator[redis.Redis]:
     Pools give out other connections: so it serves a Producer that was made before, in any module.
     """
     server = fakeredis.FakeServer()
-    made = fakeredis.FakeRedis(server=server, decode_responses=True, protocol=2).connection_pool
-    memory = WholePool(made.connection_class, **made.connection_kwargs)
+    blocking = _memory_pool(WholePool, fakeredis.FakeRedis, server)
+    awaited = _memory_pool(Pool, fakeredis.FakeAsyncRedis, server)
 
     def get_connection(*_: Any, **__: Any) -> Any:
-        return _take(memory)
+        return _take(blocking)
 
     def release(pool: WholePool, connection: Any) -> None:
-        _give_back(memory if isinstance(connection, made.connection_class) else pool, connection)
+        is_ours = isinstance(connection, blocking.connection_class)
+        _give_back(blocking if is_ours else pool, connection)
 
+    async def get_async(*_: Any, **__: Any) -> Any:
+        return await _take_async(awaited)
+
+    async def release_async(pool: Pool, connection: Any) -> None:
+        is_ours = isinstance(connection, awaited.connection_class)
+        await _give_back_async(awaited if is_ours else pool, connection)
+
+    methods: Any = (WholePool, get_connection, release), (Pool, get_async, release_async)
     with ExitStack() as patches:
-        for pool in (WholePool, *WholePool.__subclasses__()):
-            patches.enter_context(patch.object(pool, "get_connection", get_connection))
-            patches.enter_context(patch.object(pool, "release", release))
-        yield Client(connection_pool=memory)
-    memory.disconnect()
+        for base, get, give_back in methods:
+            for pool in (base, *base.__subclasses__()):
+                patches.enter_context(patch.object(pool, "get_connection", get))
+                patches.enter_context(patch.object(pool, "release", give_back))
+        yield Client(connection_pool=blocking)
+    blocking.disconnect()
+
+
+def _memory_pool(made: Any, client: Any, server: fakeredis.FakeServer) -> Any:
+    """Returns a pool of ours whose connections are those of a fakeredis client."""
+    pool = client(server=server, decode_responses=True, protocol=2).connection_pool
+    return made(connection_class=pool.connection_class, **pool.connection_kwargs)
