@@ -276,6 +276,7 @@ IMPOSSIBLE: dict[str, Any] = {
         id, "read"
     ),
     "there is no message with the id 'b'": lambda kit, id: kit.deliver(["b"]),
+    "there is no message with the id None": lambda kit, id: kit.deliver(None),
     "a message ends sent, delivered, read, sms_delivered": lambda kit, id: kit.finish(id, "queued"),
     "never ends expired for the reason 'user-blocked'": lambda kit, id: kit.finish(
         id, "expired", reason="user-blocked"
@@ -340,6 +341,12 @@ def test_the_next_call_fails_and_the_one_after_it_works(
     assert [asked.id for asked in kit.outbox] == ["a"]
     assert early.settings.namespace == "shop"
     calls[call]()
+
+
+def test_what_is_no_error_is_refused_at_once(kit: Courier) -> None:
+    for wrong in ("StoreUnavailable", None, int):
+        with pytest.raises(TypeError, match="takes an exception"):
+            kit.fail_next(wrong)  # type: ignore[arg-type]
 
 
 def test_a_wrong_job_is_refused_before_the_outage_is_met(kit: Courier, early: Any) -> None:

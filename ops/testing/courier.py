@@ -99,6 +99,8 @@ class Courier:
         """
         if isinstance(error, type):
             error = error(*_TEXTS.get(error, ()))
+        if not isinstance(error, Exception):
+            raise TypeError(f"fail_next takes an exception or its class, not {error!r}")
         self._book.faults.append(Fault(error, after, stored))
 
     def full(self, is_full: bool = True) -> None:
@@ -108,7 +110,7 @@ class Courier:
     def _each(self, ids: str | Iterable[str]) -> Iterator[tuple[str, Life]]:
         found: Any = self._client.keys("{*}:counts")  # each namespace has it from its first message
         namespaces = [key[1:].partition("}")[0] for key in found]
-        for id in [ids] if isinstance(ids, str) else ids:
+        for id in [ids] if isinstance(ids, str) or not isinstance(ids, Iterable) else ids:
             for name in namespaces:
                 if self._client.exists(f"{Keys(name).records}{id}"):
                     settings = self._book.settings_of(name)
