@@ -6,9 +6,10 @@ READY := .venv/.ready
 BENCH_READY := .venv/.ready-bench
 RUN_READY := .venv/.ready-run
 OPS_READY := .venv/.ready-ops
+APPS_READY := .venv/.ready-apps
 FAULTS_READY := .venv/.ready-faults
 
-.PHONY: setup check format test test-faults test-ops test-containers test-versions chaos demo up bench bench-quick clean
+.PHONY: setup check format test test-faults test-ops test-apps test-containers test-versions chaos demo up bench bench-quick clean
 
 setup: $(READY)
 
@@ -32,7 +33,7 @@ format: setup
 	$(BIN)/ruff format .
 
 test: setup
-	$(BIN)/pytest -n 2 --dist worksteal --ignore tests/faults --ignore tests/ops --ignore tests/containers
+	$(BIN)/pytest -n 2 --dist worksteal --ignore tests/faults --ignore tests/ops --ignore tests/apps --ignore tests/containers
 
 test-faults: $(FAULTS_READY)
 	$(BIN)/pytest -n 4 --dist worksteal --timeout 600 tests/faults --ignore tests/faults/test_fuzz.py
@@ -40,6 +41,10 @@ test-faults: $(FAULTS_READY)
 
 test-ops: $(OPS_READY)
 	$(BIN)/pytest -n 2 --dist worksteal --timeout 300 tests/ops
+
+# What apps are built on, from the wheel: tests/apps.
+test-apps: $(APPS_READY)
+	$(BIN)/pytest -n 2 --dist worksteal --timeout 300 tests/apps
 
 # docker-compose.yml on a real engine, which is started for it and ended: tests/containers.
 test-containers: $(READY)
@@ -85,6 +90,10 @@ $(FAULTS_READY): $(READY)
 	  || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends faketime >/dev/null; } \
 	  || echo "faketime could not be installed: its tests are skipped"
 	@touch $(FAULTS_READY)
+
+$(APPS_READY): $(READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[checkers]'
+	@touch $(APPS_READY)
 
 # Debian's chromium, prometheus, docker-compose and luacheck: where they can't be had, the tests that need them say so and skip.
 $(OPS_READY): $(RUN_READY)

@@ -25,9 +25,12 @@ from viber_courier.producers.events import (
     read_event,
 )
 from viber_courier.schemas.errors import EventsMissed
+from viber_courier.schemas.settings import Settings
 from viber_courier.store.connection import StoreUnavailable, is_transient, store_errors
 from viber_courier.store.keys import Keys
+from viber_courier.store.replicas import TooFewReplicas, kept
 from viber_courier.store.replies import Link, reply, run
+from viber_courier.store.scripts import Parameter, Source
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +97,7 @@ class EventStream(_Feed[Event], Generator[Event, None, None]):
     def send(self, value: None) -> Event:
         """Returns the next event, as ``next`` does."""
         try:
-            if self._events or (self._acks.open and run(self._fill())):
+            if self._acks.open and (self._events or run(self._fill())):
                 return self._events.popleft()
         except EventsMissed:
             raise
@@ -111,9 +114,7 @@ class EventStream(_Feed[Event], Generator[Event, None, None]):
 
     def close(self) -> None:
         """Sends the acknowledgements that wait, and ends the stream."""
-        self._events.clear()
-        self._acks.open = False
-        self._acks.flush()
+        self._acks.close()
 
     def __del__(self) -> None:
         with suppress(AttributeError):  # its arguments were wrong
@@ -126,15 +127,15 @@ class AsyncEventStream(_Feed[AsyncEvent]):
     You can go on after a cancelled read; events that you have not acknowledged then come again.
     """
 
-    def __init__(self, reader: Reader, block: float) -> None:
-        super().__init__(reader, AsyncEvent, reader.acks(AsyncAcks), block)
+    def __init__(self, reader: Reader, acks: AsyncAcks, block: float) -> None:
+        super().__init__(reader, AsyncEvent, acks, block)
 
     def __aiter__(self) -> AsyncEventStream:
         return self
 
     async def __anext__(self) -> AsyncEvent:
         try:
-            if self._events or (self._acks.open and await self._fill()):
+            if self._acks.open and (self._events or await self._fill()):
                 return self._events.popleft()
         except StoreUnavailable:
             await self.aclose()
@@ -144,19 +145,28 @@ class AsyncEventStream(_Feed[AsyncEvent]):
 
     async def aclose(self) -> None:
         """Sends the acknowledgements that wait, and ends the stream."""
-        self._events.clear()
-        self._acks.open = False
-        await self._acks.flush()
+        await self._acks.close()
 
 
 A = TypeVar("A", Acks, AsyncAcks)
 Entries = list[tuple[str, dict[str, str] | None]]
+_ENTRY = Source(
+    "entry",
+    "return redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1])",
+    (Parameter("stream", None),),
+    (Parameter("id", None),),
+)
 
 
 class Reader:
     """Reads a consumer's own pending events, then others' stale ones, then new ones."""
 
-    def __init__(self, link: Link, keys: Keys, group: str, consumer: str, start: Start) -> None:
+    def __init__(
+        self, link: Link, settings: Settings, group: str, consumer: str, start: Start
+    ) -> None:
+        keys, must = Keys(settings.namespace), kept(link.client, settings)
+        given = {"stream": keys.results}
+        self._entry = link.script(link.client, _ENTRY, given, must) if must else None
         self.link, self.group = link, group
         self._client, self._stream, self._noted = link.client, keys.results, keys.missed
         self._consumer, self._start = consumer, start
@@ -175,13 +185,28 @@ class Reader:
     async def read(self, block: float) -> Entries:
         """Returns the next events. Raises EventsMissed, once, if some were deleted before them."""
         try:
-            return await self._read(block)
+            entries = await self._read(block)
         except redis.ResponseError as error:
             if not str(error).startswith("NOGROUP"):
                 raise
             self.start_over()  # Redis restarted without the stream
             self._start = "oldest"
             return []
+        await self._confirm(entries)
+        return entries
+
+    async def _confirm(self, entries: Entries) -> None:
+        """Raises TooFewReplicas unless what must have the events has them (COURIER_REPLICAS).
+
+        An event that only the master had could come again with another content under its number.
+        Replicas have the stream in order, so the newest entry speaks for all.
+        """
+        events = [each for each in entries if each[1]]
+        if self._entry and events:
+            id, fields = max(events, key=lambda each: _instant(each[0]))
+            found = await reply(self._entry(id=id))
+            if not found or dict(zip(found[0][1][::2], found[0][1][1::2], strict=True)) != fields:
+                raise TooFewReplicas("the master has changed, and lacks events just read")
 
     async def _read(self, block: float) -> Entries:
         if not self._ready:

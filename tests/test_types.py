@@ -1,4 +1,4 @@
-"""viber_courier.types says what the schemas say: each field, whether it is required, its choices."""
+"""viber_courier.types says what the schemas say: field by field, required or not, each choice."""
 
 from __future__ import annotations
 
