@@ -130,6 +130,17 @@ def test_every_producer_of_the_process_works_in_memory(
     assert story(sees, "a")[-1][1] == "delivered"
 
 
+@pytest.mark.parametrize("url", ["redis://localhost:1", "sentinel://localhost:1/courier"])
+def test_promises_that_wait_for_replicas_wait_for_none_in_memory(kit: Courier, url: str) -> None:
+    settings = Settings(replicas=2, redis_url=url)
+    producer = Producer(settings)
+    kit.deliver(producer.enqueue(text_job(id="a")))
+    for event in producer.results("crm", "web-1", block=0.0):
+        event.ack()
+    assert event.status == "delivered"
+    assert asyncio.run(AsyncProducer(settings).enqueue(text_job(id="a"))) == "a"
+
+
 # What becomes of it.
 
 ENDS: dict[tuple[str, str | None], list[tuple[str, str | None]]] = {

@@ -16,6 +16,7 @@ except ModuleNotFoundError:
 
 from viber_courier.store.aio import Pool
 from viber_courier.store.pools import Client, WholePool
+from viber_courier.store.replicas import Kept
 
 _take, _give_back = WholePool.get_connection, WholePool.release
 _take_async, _give_back_async = Pool.get_connection, Pool.release
@@ -51,8 +52,21 @@ def in_memory() -> Iterator[redis.Redis]:
             for pool in (base, *base.__subclasses__()):
                 patches.enter_context(patch.object(pool, "get_connection", get))
                 patches.enter_context(patch.object(pool, "release", give_back))
+        patches.enter_context(patch.object(Kept, "commands", _nothing_to_wait_for))
+        patches.enter_context(patch.object(Kept, "judge", _reply_alone))
         yield Client(connection_pool=blocking)
     blocking.disconnect()
+
+
+async def _nothing_to_wait_for(_: Kept) -> Any:
+    """Returns commands in place of WAIT: memory has neither replicas nor a disk."""
+    return ("PING",), ("PING",)
+
+
+async def _reply_alone(_: Kept, reply: Any, *__: Any) -> Any:
+    if isinstance(reply, Exception):
+        raise reply
+    return reply
 
 
 def _memory_pool(made: Any, client: Any, server: fakeredis.FakeServer) -> Any:
