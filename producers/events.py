@@ -6,13 +6,14 @@ import asyncio
 import json
 import logging
 import threading
+import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import redis
 
-from viber_courier.schemas.event import is_from
-from viber_courier.schemas.status import Status
+from viber_courier.schemas.event import Change, is_from, provider_text, render
+from viber_courier.schemas.status import Status, is_final
 from viber_courier.store.replies import reply, run
 
 if TYPE_CHECKING:
@@ -123,8 +124,22 @@ class _Event:
     subject: str
     time: str
     data: EventData
-    _entry: str = field(repr=False, compare=False)
-    _acks: Any = field(repr=False, compare=False)
+    _entry: str = field(default="", repr=False, compare=False)
+    _acks: Any = field(default=None, repr=False, compare=False)
+
+    @classmethod
+    def make(cls, id: str, status: str, *, sequence: int = 1, **more: Any) -> Self:
+        """Returns an event of this message, for a test of what handles events.
+
+        ``more``: other fields of Change; without ``final``, the status decides whether it is.
+        Raises ValueError if there is no such status.
+        """
+        more = {"status": Status(status), "final": is_final(Status(status)), **more}
+        draft = render(Change(**more), "courier", time.time())
+        between = (f"{id}:{sequence}", id, id, provider_text(None), "")
+        pairs = zip(draft, between, strict=True)
+        body = json.loads("".join(part + word for part, word in pairs))
+        return cls(body["id"], body["type"], body["subject"], body["time"], body["data"])
 
     @property
     def sequence(self) -> int:
@@ -149,7 +164,8 @@ class Event(_Event):
 
     def ack(self) -> None:
         """Acknowledges the event: its group does not get it again."""
-        self._acks.add(self._entry)
+        if self._acks:  # it was not made
+            self._acks.add(self._entry)
 
 
 class AsyncEvent(_Event):
@@ -159,7 +175,8 @@ class AsyncEvent(_Event):
 
     async def ack(self) -> None:
         """Acknowledges the event: its group does not get it again."""
-        await self._acks.add(self._entry)
+        if self._acks:  # it was not made
+            await self._acks.add(self._entry)
 
 
 E = TypeVar("E", Event, AsyncEvent)

@@ -17,7 +17,8 @@ from packaging.requirements import Requirement
 
 from tests.conftest import ROOT
 
-PACKAGES = ("schemas", "store", "producers", "worker", "ops", "ops/commands", "ops/lists")
+PACKAGES = ("schemas", "store", "producers", "worker", "ops")
+PACKAGES += ("ops/commands", "ops/lists", "ops/testing")
 BUILD = """
 import sys
 from setuptools import build_meta

@@ -1,8 +1,4 @@
 """Celery workers: they send due messages and follow accepted ones (worker/celery.py)."""
 
-from importlib.util import find_spec
-
 if __name__ == "worker":  # the import name before viber_courier; only a checkout has it
     raise SystemExit("the worker's app is viber_courier.worker: celery -A viber_courier.worker ...")
-if find_spec("requests") is None:
-    raise SystemExit("a worker needs requests: pip install 'viber-courier[worker]'")

@@ -7,8 +7,11 @@ import time
 from collections.abc import Collection
 from typing import Any
 
-import requests
-import urllib3
+try:
+    import requests
+    import urllib3
+except ModuleNotFoundError:
+    raise SystemExit("a worker needs requests: pip install 'viber-courier[worker]'") from None
 
 from viber_courier.schemas import wire
 from viber_courier.schemas.settings import Settings

@@ -28,7 +28,7 @@ FOLDER = ROOT / ".venvs"
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 REDIS = ("producer", "results", "connection", "aio", "consume")
 """Suites that talk to Redis."""
-SUITES = ("message", "event", "status", "wire", "settings", *REDIS)
+SUITES = ("message", "event", "status", "wire", "settings", "testing", *REDIS)
 """Those that need nothing but the package, its extra ``testing`` and pytest."""
 BESIDE = ("beside", "dead", "store", "gate", *REDIS)
 TOOLS = ("pytest", "pytest-timeout", "hypothesis")
@@ -38,8 +38,11 @@ LEFT_OUT = (
     "test_wire.py::test_any_json_is_read_or_called_malformed",
     "test_message.py::test_a_row_is_the_merged_job_given_whole",
     "test_dead.py::test_under_a_real_worker_letters_are_sent_again_and_read",
+    "test_testing.py::test_a_message_ends_as_under_a_worker",
+    "test_testing.py::test_the_fixture_works_as_the_guide_shows",
 )
-"""Hypothesis' longest two, half of a run's time, which see nothing of versions; a worker's."""
+"""Hypothesis' longest two, half of a run's time, which see nothing of versions; what needs a
+worker's libraries, or the documentation."""
 ABSENT = "celery kombu requests click aiohttp"
 SECONDS = 300
 
