@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+import uuid
 from collections import deque
 from collections.abc import Generator, Iterable
 from contextlib import suppress
@@ -25,12 +26,13 @@ from viber_courier.producers.events import (
     read_event,
 )
 from viber_courier.schemas.errors import EventsMissed
+from viber_courier.schemas.instants import millis
 from viber_courier.schemas.settings import Settings
 from viber_courier.store.connection import StoreUnavailable, is_transient, store_errors
 from viber_courier.store.keys import Keys
 from viber_courier.store.replicas import TooFewReplicas, kept
 from viber_courier.store.replies import Link, reply, run
-from viber_courier.store.scripts import Parameter, Source
+from viber_courier.store.scripts import Parameter, Source, shared
 
 logger = logging.getLogger(__name__)
 
@@ -168,8 +170,10 @@ class Reader:
         keys, must = Keys(settings.namespace), kept(link.client, settings)
         given = {"stream": keys.results}
         self._entry = link.script(link.client, _ENTRY, given, must) if must else None
+        more = {**shared(settings), "group": group, "once_ms": millis(STALE_AFTER)}
+        self._lose = link.script(link.client, "lose", more)
         self.link, self.group, self.source = link, group, source
-        self._client, self._stream, self._noted = link.client, keys.results, keys.missed
+        self._client, self._stream, self._keys = link.client, keys.results, keys
         self._consumer, self._start = consumer, start
         self._lost, self._most = list[str](), READ_COUNT
         self.start_over()
@@ -224,7 +228,9 @@ class Reader:
             entries = await self._group_read(self._own)
             self._own = entries[-1][0] if entries else ">"
             self._next = [entry for entry in entries if entry[1]]
-            self._raise(await self._lose([id for id, fields in entries if not fields]))
+            if gone := [id for id, fields in entries if not fields]:
+                await self._take(gone)
+                self._raise([])
         if not self._next and is_check_due:
             names = self._stream, self.group, self._consumer
             stale = self._client.xautoclaim(*names, int(STALE_AFTER * 1000), count=self._most)
@@ -248,31 +254,40 @@ class Reader:
         place = places.get(self.group, "0-0")
         is_gone = not await reply(client.xrange(stream, place, place, count=1))
         # After that look: a sweep may have been between.
-        noted = await reply(client.hgetall(self._noted))
-        span = noted.get(self.group)
-        if span and await reply(client.hdel(self._noted, self.group)):
-            self._lost += span.split()
-            # Sweeps may have added to it meanwhile: all that they have deleted is below this id.
-            self._lost.append(await reply(client.hget(self._noted, "")))
+        noted = await reply(client.hgetall(self._keys.missed))
+        if note := noted.get(self.group):
+            await self._take([], note)
         first = await reply(client.xrange(stream, count=1))
         end, idle = f"({first[0][0]}" if first else "+", int(STALE_AFTER * 1000)
         # What this consumer has in its hands is not lost, what it had before it started is.
         for more in ({"idle": idle}, {"consumername": self._consumer})[: 1 + (self._own == "0")]:
             rows = client.xpending_range(stream, self.group, "-", end, READ_COUNT, **more)
-            lost = await self._lose([each["message_id"] for each in await reply(rows)])
-            self._lost += lost
+            if gone := [each["message_id"] for each in await reply(rows)]:
+                await self._take(gone)
         if is_gone and instant(place) >= max((1, 0), instant(noted.get("", "0-0"))):
             later = await reply(client.xrange(stream, f"({place}", count=1))
             self._next = await self._group_read(">")  # moves the group's place behind the gap
             self._lost += [place, later[0][0]] if later else []
         self._raise([])
 
-    async def _lose(self, entries: list[str]) -> list[str]:
-        """Acknowledges deleted entries; returns ids around them, none if another has done it."""
-        if not entries or not await self.ack(entries):
-            return []
-        milliseconds, number = instant(entries[-1])
-        return [entries[0], f"{milliseconds + 1}-{number}"]
+    async def _take(self, entries: list[str], note: str = "") -> None:
+        """Notes deleted entries, and a sweep's note, as lost, unless another reader tells of them.
+
+        Without a reply nobody knows who does. Then this one does: twice is better than never.
+        """
+        lost = note.split()
+        if entries:
+            milliseconds, number = instant(entries[-1])
+            lost += [entries[0], f"{milliseconds + 1}-{number}"]
+        once = self._keys.once(uuid.uuid4().hex)
+        try:
+            span, acked = await reply(self._lose(once=once, take=bool(note), entries=entries))
+        except BaseException as error:
+            self._lost += lost
+            if isinstance(error, redis.RedisError):
+                self._raise([])
+            raise
+        self._lost += span.split() + (lost[-2:] if acked else [])
 
     def _raise(self, lost: list[str]) -> None:
         """Raises EventsMissed for what was lost, also before a read that was interrupted."""

@@ -17,6 +17,7 @@ from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.status import Status
 from viber_courier.store.keys import Keys
 from viber_courier.store.leases import Store
+from viber_courier.store.scripts import Script, shared
 
 
 @pytest.fixture(params=["blocking", "asyncio"])
@@ -153,6 +154,53 @@ def test_what_is_deleted_while_a_group_is_being_told_is_not_passed_over(
     assert looked and told.count(None) == 1 and told[0] is None and told[1]
     assert stream.error.since == datetime.fromtimestamp(stream.ms(11) / 1000, UTC)
     assert stream.error.until == datetime.fromtimestamp(stream.ms(told[1]) / 1000, UTC)
+
+
+@pytest.mark.parametrize("face", ["blocking"])  # looks inside
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_a_lost_reply_is_no_silent_loss(
+    stream: Stream, monkeypatch: pytest.MonkeyPatch, by_hand: bool
+) -> None:
+    # Given a group that has missed what a sweep deleted, or what was unacknowledged
+    stream.add(10)
+    seen = stream.producer.results("crm", "web-1", block=0.01)
+    next(seen)
+    if by_hand:
+        stream.client.xtrim(stream.keys.results, maxlen=0)
+    else:
+        seen.close()
+        stream.client.xack(stream.keys.results, "crm", *_pending(stream))
+        stream.add(4 * NODE)
+        stream.trim(2 * NODE)
+    begin, lost = Script.begin, list[str]()
+
+    def lose(script: Script, **given: Any) -> Any:
+        fetch_reply = begin(script, **given)
+        if script._source.name != "lose" or lost:
+            return fetch_reply
+        fetch_reply()
+        lost.append("once")
+        raise redis.ConnectionError("the reply was lost")
+
+    # When the reply to the call that takes it off the lists is lost
+    monkeypatch.setattr(Script, "begin", lose)
+    # Then it is told all the same, once
+    assert stream.read().count(None) == 1 and lost
+    assert stream.read().count(None) == 0
+
+
+def test_what_was_missed_is_taken_once_however_often_the_call_is_repeated(stream: Stream) -> None:
+    stream.client.hset(stream.keys.missed, "crm", "1-0 5-0")
+    lose = Script(stream.client, "lose", shared(stream.producer.settings))
+    call: dict[str, Any] = {"group": "crm", "take": True, "once_ms": 1000, "entries": []}
+    for _ in range(2):
+        assert lose(once=stream.keys.once("mine"), **call) == ["1-0 5-0", 0]
+    assert lose(once=stream.keys.once("another's"), **call) == ["", 0]
+
+
+def _pending(stream: Stream) -> list[str]:
+    found: Any = stream.client.xpending_range(stream.keys.results, "crm", "-", "+", 100)
+    return [each["message_id"] for each in found]
 
 
 @pytest.mark.parametrize("start", ["oldest", "new"])
