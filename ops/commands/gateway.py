@@ -1,0 +1,90 @@
+"""``courier gateway``: serves messages and events by HTTP."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import ssl
+from ipaddress import ip_address
+from pathlib import Path
+
+import click
+from aiohttp import web
+
+from viber_courier import AsyncProducer, Settings
+from viber_courier.ops.commands.terminal import WRONG, Failure, command
+from viber_courier.ops.gateway.server import KEEPALIVE_SECONDS, Gateway
+from viber_courier.ops.gateway.tokens import Tokens
+from viber_courier.ops.gateway.tokens import new_token as made_token
+from viber_courier.worker.log import set_up
+
+SHUTDOWN_SECONDS = 10.0
+"""How long requests at work may take after TERM."""
+
+
+@command(wrong="wrong usage, settings or tokens", partly="")
+@click.option("--host", default="127.0.0.1", help="The address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8080, help="0: any free port.")
+@click.option(
+    "--tokens",
+    type=click.Path(path_type=Path),
+    envvar="COURIER_GATEWAY_TOKENS",
+    help="File with a line name:sha256 for each token.",
+)
+@click.option("--cert", type=click.Path(exists=True, dir_okay=False), help="TLS: certificate chain.")
+@click.option("--key", type=click.Path(exists=True, dir_okay=False), help="TLS: its private key.")
+@click.option("--new-token", metavar="NAME", help="Print a new token and its line, and end.")
+def gateway(
+    host: str, port: int, tokens: Path | None, cert: str | None, key: str | None, new_token: str | None
+) -> None:
+    """Serve messages and their events by HTTP (docs/gateway.md).
+
+    A token's name is the source of its messages: it sees no others. Without --tokens anybody who
+    reaches the port may send, so it listens on loopback only.
+    """
+    if new_token is not None:
+        token, line = made_token(new_token)
+        click.echo(f"token (give it to the app): {token}\nline (for the file):       {line}")
+        return
+    if tokens is None and not _is_loopback(host):
+        raise Failure("beyond loopback it needs --tokens: anybody could send messages", WRONG)
+    if (cert is None) != (key is None):
+        raise click.UsageError("--cert and --key belong together")
+    known, settings = Tokens(tokens) if tokens else None, Settings.from_env(os.environ)
+    logging.basicConfig()
+    set_up(logging.getLogger())
+    try:
+        listener = socket.create_server((host, port), family=_family(host), backlog=1024)
+    except OSError as error:
+        raise Failure(f"can't listen on {host}:{port}: {error.strerror}", WRONG) from None
+    context = None
+    if cert is not None:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(cert, key)
+    url = f"{'https' if context else 'http'}://{_shown(host)}:{listener.getsockname()[1]}"
+    web.run_app(
+        Gateway(settings, known).app(),
+        sock=listener,
+        ssl_context=context,
+        shutdown_timeout=SHUTDOWN_SECONDS,
+        keepalive_timeout=KEEPALIVE_SECONDS,
+        handler_cancellation=True,
+        access_log=None,
+        print=lambda _: click.echo(f"gateway listening on {url}"),
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def _shown(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

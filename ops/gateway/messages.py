@@ -1,0 +1,157 @@
+"""``/v1/messages``: takes messages, shows and cancels those of the same source."""
+
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from aiohttp import web
+
+from viber_courier import AsyncProducer, CourierError, QueueFull, Record, StoreUnavailable
+from viber_courier.ops.commands.looking import event_fields
+from viber_courier.ops.gateway.bodies import LINES, read_json, read_lines
+from viber_courier.ops.gateway.problems import Problem, problem
+from viber_courier.schemas.errors import EnqueueError, InvalidMessage
+
+MAX_LIST = 1000
+"""Most messages of a list; a stream of JSON lines has no limit."""
+CHUNK = 500
+"""Lines of a stream that are stored together."""
+MAX_TOLD = 1000
+"""Most refused lines of a stream that the answer names."""
+MAX_KEY = 255
+"""Most characters of an Idempotency-Key."""
+
+Json = dict[str, Any]
+
+
+class Messages:
+    """The handlers. ``request["source"]`` is the name of the token, None without tokens."""
+
+    def __init__(self, producer: AsyncProducer) -> None:
+        self._producer = producer
+
+    async def post(self, request: web.Request) -> web.Response:
+        """POST /v1/messages: one message, a list, or a stream of JSON lines."""
+        identity = _Identity(request)
+        if request.content_type in LINES:
+            return await self._stream(identity, read_lines(request))
+        given = await read_json(request)
+        if not isinstance(given, list):
+            return await self._one(identity, given)
+        if not 1 <= len(given) <= MAX_LIST:
+            raise Problem(413 if given else 422, f"a list has 1 to {MAX_LIST} messages")
+        results = await self._store(identity, given, 0)
+        accepted = sum("id" in result for result in results)
+        return _answer(accepted, {"results": results}, len(given) - accepted)
+
+    async def get(self, request: web.Request) -> web.Response:
+        """GET /v1/messages/{id}: the record."""
+        return web.json_response(event_fields(await self._own(request)))
+
+    async def cancel(self, request: web.Request) -> web.Response:
+        """POST /v1/messages/{id}/cancel: whether the message never left, and now never will."""
+        record = await self._own(request)
+        return web.json_response({"cancelled": await self._producer.cancel(record.id)})
+
+    async def _own(self, request: web.Request) -> Record:
+        """Returns the record of a message of the request's own source. Raises Problem."""
+        record = await self._producer.get(request.match_info["id"])
+        source = request["source"]
+        if record is None or (source is not None and record.source != source):
+            raise Problem(404, "no message of yours has this id")
+        return record
+
+    async def _one(self, identity: "_Identity", given: Any) -> web.Response:
+        try:
+            id = await self._producer.enqueue(identity.job(given, 0))
+        except CourierError as error:
+            raise problem(error) from error
+        return web.json_response({"id": id}, status=202)
+
+    async def _store(self, identity: "_Identity", rows: list[Any], first: int) -> list[Json]:
+        """Returns each row's id, or what is wrong with it. Raises Problem if it must be repeated."""
+        results = list[Json]([{} for _ in rows])
+        jobs = list[Any]()
+        for row, given in enumerate(rows):
+            try:
+                jobs.append((row, identity.job(given, first + row)))
+            except InvalidMessage as error:
+                results[row] = problem(error).members()
+
+        def refuse(number: int, _: Any, error: EnqueueError) -> None:
+            results[jobs[number][0]] = problem(error).members()
+
+        try:
+            ids = await self._producer.enqueue_many((job for _, job in jobs), on_invalid=refuse)
+        except (QueueFull, StoreUnavailable) as error:
+            told = problem(error)
+            told.more["accepted"] = [*error.accepted]
+            raise told from error
+        accepted = iter(ids)
+        return [result or {"id": next(accepted)} for result in results]
+
+    async def _stream(self, identity: "_Identity", lines: AsyncIterator[Any]) -> web.Response:
+        accepted = refused = 0
+        told, rows = list[Json](), list[Any]()
+
+        async def store() -> None:
+            nonlocal accepted, refused
+            first = accepted + refused
+            results = await self._store(identity, rows, first)
+            for row, result in enumerate(results, first):
+                if "id" in result:
+                    accepted += 1
+                    continue
+                refused += 1
+                if len(told) < MAX_TOLD:
+                    told.append({"row": row, **result})
+            rows.clear()
+
+        try:
+            async for given in lines:
+                identity.require(given)
+                rows.append(given)
+                if len(rows) == CHUNK:
+                    await store()
+            await store()
+        except Problem as error:  # what was stored stays: a repeat with the same ids is safe
+            error = Problem(error.status, error.detail, error.headers, **error.more)
+            error.more["accepted"] = accepted + len(error.more.get("accepted", ()))
+            raise error from None
+        return _answer(accepted, {"accepted": accepted, "refused": told}, refused)
+
+
+class _Identity:
+    """Gives messages their source, and ids made of the ``Idempotency-Key``."""
+
+    def __init__(self, request: web.Request) -> None:
+        self._source: str | None = request["source"]
+        self._key = request.headers.get("Idempotency-Key", "")
+        if len(self._key) > MAX_KEY:
+            raise Problem(400, f"Idempotency-Key has at most {MAX_KEY} characters")
+
+    def job(self, given: Any, row: int) -> Any:
+        """Returns the job of a message; ``row`` is its number in the request.
+
+        Raises InvalidMessage if it names another source.
+        """
+        if not isinstance(given, Mapping):
+            return given
+        job = dict(given)
+        if self._source is not None and job.setdefault("source", self._source) != self._source:
+            raise InvalidMessage({"source": ["is your token's name: leave it out"]})
+        if self._key and job.get("id") is None:
+            name = f"{self._source or ''}\n{self._key}\n{row}"
+            job["id"] = str(uuid.uuid5(uuid.NAMESPACE_OID, name))
+        return job
+
+    def require(self, given: Any) -> None:
+        """Raises Problem for a message that a repeated stream would send again."""
+        if not self._key and isinstance(given, Mapping) and given.get("id") is None:
+            detail = "a stream needs an Idempotency-Key, or an id in each line"
+            raise Problem(422, f"{detail}: else a repeat would send twice")
+
+
+def _answer(accepted: int, body: Json, refused: int) -> web.Response:
+    """Returns 202 if anything was accepted or nothing was refused; else 422."""
+    return web.json_response(body, status=202 if accepted or not refused else 422)
