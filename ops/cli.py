@@ -12,6 +12,7 @@ except ModuleNotFoundError:
 
 _MODULES = {
     "commands.bulk": {"bulk": "Store a message for each row of a list."},
+    "commands.consuming": {"consume": "Call a function with result events."},
     "commands.flower": {"flower": "Serve pages that show workers and tasks."},
     "commands.health": {
         "doctor": "Check everything and say what to do.",

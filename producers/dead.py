@@ -2,11 +2,9 @@
 
 import json
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
-
-import redis
 
 from viber_courier.schemas.errors import (
     ContentGone,
@@ -29,7 +27,8 @@ from viber_courier.store.records import (
     record_values,
     unpack,
 )
-from viber_courier.store.scripts import Script, shared
+from viber_courier.store.replies import Link, iterate, reply, run
+from viber_courier.store.scripts import shared
 
 CHUNK_LETTERS = 500
 """Letters that one round trip reads, sends again or drops."""
@@ -67,11 +66,8 @@ class _Found(NamedTuple):
     common: str | int | None
 
 
-class DeadLetters:
-    """The list of messages that ended ``failed``, ``unconfirmed``, ``rejected`` or ``lost``.
-
-    They stay on it until you send them again or drop them, or COURIER_RETENTION is over. You can
-    repeat every call after a StoreUnavailable, and several operators may work at once.
+class AsyncDeadLetters:
+    """The list of dead letters for asyncio, and its rules for both; DeadLetters describes them.
 
     ``store`` stores letters as new messages, so many microseconds apart, and removes them from the
     list in the same step. If some are not on the list it returns their new ids and does nothing.
@@ -79,30 +75,149 @@ class DeadLetters:
 
     def __init__(
         self,
-        client: redis.Redis,
+        link: Link,
         settings: Settings,
         clock: Callable[[], float],
-        store: Callable[[list[Letter], int], set[str]],
+        store: Callable[[list[Letter], int], Awaitable[set[str]]],
     ) -> None:
-        self._redis, self._clock, self._store = client, clock, store
+        self._client, self._clock, self._store = link.client, clock, store
         self._keys = Keys(settings.namespace)
         self._size = min(CHUNK_LETTERS, settings.max_queued or CHUNK_LETTERS)
-        self._scripts = {name: Script(client, name, shared(settings)) for name in ("dead", "drop")}
+        names, given = ("dead", "drop"), shared(settings)
+        self._scripts = {name: link.script(link.client, name, given) for name in names}
+
+    async def list(
+        self, status: str | None = None, reason: str | None = None
+    ) -> AsyncGenerator[DeadLetter, None]:
+        async for chunk in self._chunks(status, reason):
+            for found in chunk:
+                ended, has_content = iso(found.score / 1e6), _has_content(found)
+                values = record_values(found.id, found.fields, 0)
+                yield DeadLetter(**values, ended=ended, has_content=has_content)
+
+    async def job(self, id: str) -> dict[str, Any]:
+        return _job(await self._look(id))
+
+    async def resend(self, id: str, unconfirmed: bool = False) -> str:
+        found = await self._look(id)
+        if "resentAs" in found.fields:
+            return found.fields["resentAs"]
+        letter = self._letter(found, unconfirmed)
+        if await self._store([letter], 0):
+            raise NotDead(id, "has just left the list of dead letters")
+        return letter[1]
+
+    async def resend_many(
+        self,
+        status: str | None = None,
+        reason: str | None = None,
+        rate: float = 10.0,
+        unconfirmed: bool = False,
+    ) -> Resent:
+        with store_errors():
+            listed = await reply(self._client.zcard(self._keys.dead))
+        if not (rate > 0 and max(1, listed) / rate <= MAX_AHEAD.total_seconds()):
+            least = max(1, listed) / MAX_AHEAD.total_seconds()
+            raise ValueError(f"rate must be at least {least:.2g}: none is sent in over a year")
+        resent = Resent()
+        async for chunk in self._chunks(status, reason, "GET"):
+            letters = []
+            for found in chunk:
+                try:
+                    letters.append(self._letter(found, unconfirmed))
+                except (DeadLetterError, InvalidMessage) as error:
+                    resent.refused[found.id] = error
+            # Other operators may take some.
+            while gone := await self._store(letters, round(1e6 / rate)):
+                letters = [letter for letter in letters if letter[1] not in gone]
+            resent.ids.update((old, new) for old, new, _ in letters)
+        return resent
+
+    async def drop(self, id: str) -> None:
+        found = await self._look(id)
+        if not _is_dropped(found):
+            await self._drop([_require_listed(found)])
+
+    async def drop_many(self, status: str | None = None, reason: str | None = None) -> int:
+        return sum([await self._drop(chunk) async for chunk in self._chunks(status, reason)])
+
+    async def _drop(self, chunk: Sequence[_Found]) -> int:
+        with store_errors():
+            dropped: int = await reply(self._scripts["drop"](ids=[found.id for found in chunk]))
+        return dropped
+
+    def _letter(self, found: _Found, unconfirmed: bool) -> Letter:
+        end = _require_listed(found).fields
+        sent = end["status"] == Status.UNCONFIRMED or end.get("reason") == Reason.NO_PROVIDER_ID
+        if sent and not unconfirmed:
+            raise Unconfirmed(found.id)
+        # The new id includes the score: an app may use the same id again after COURIER_RETENTION.
+        new = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{found.id}@{found.score}"))
+        return found.id, new, parse_job(_job(found), self._clock())
+
+    async def _look(self, id: str) -> _Found:
+        found = (await self._call(require_name("id", id), 0, "", "", "GET"))[2]
+        if not found:
+            raise NotDead(id, "is unknown")
+        return found[0]
+
+    async def _chunks(
+        self, status: str | None, reason: str | None, contents: str = "EXISTS"
+    ) -> AsyncGenerator[Sequence[_Found], None]:
+        if status is not None and status not in DEAD:
+            raise ValueError(f"no dead letter has this status, only: {', '.join(sorted(DEAD))}")
+        after, end = 0, None
+        while end is None or after < end:
+            last, after, found = await self._call("", after, status or "", reason or "", contents)
+            end = last if end is None else end  # letters added meanwhile are left for the next call
+            if chunk := [each for each in found if 0 < each.score <= end]:
+                yield chunk
+            after = after or end
+
+    async def _call(
+        self, id: str, after: int, status: str, reason: str, contents: str
+    ) -> tuple[int, int, Sequence[_Found]]:
+        found = list[_Found]()
+        with store_errors():
+            call = self._scripts["dead"](
+                id=id,
+                after=after,
+                most=self._size,
+                first=status,
+                second=reason,
+                ask=contents,
+                fields=DEAD_LETTER,
+            )
+            end, last, members, commons = await reply(call)
+        shared = {None: "", **dict(zip(commons[::2], commons[1::2], strict=True))}
+        for id, score, own, (common, *values) in members:
+            fields = {k: v for k, v in zip(DEAD_LETTER, values, strict=True) if v is not None}
+            # The id of a listed letter whose record has expired may be a newer message's.
+            listed = int(score) if fields["status"] in DEAD else 0
+            found.append(_Found(id, listed, fields, own, shared[common]))
+        return int(end), int(last), found
+
+
+class DeadLetters:
+    """The list of messages that ended ``failed``, ``unconfirmed``, ``rejected`` or ``lost``.
+
+    They stay on it until you send them again or drop them, or COURIER_RETENTION is over. You can
+    repeat every call after a StoreUnavailable, and several operators may work at once.
+    """
+
+    def __init__(self, letters: AsyncDeadLetters) -> None:
+        self._letters = letters
 
     def list(self, status: str | None = None, reason: str | None = None) -> Iterator[DeadLetter]:
         """Yields the letters that are on the list now, in the order in which they ended.
 
         Raises ValueError for a status that no dead letter has.
         """
-        for chunk in self._chunks(status, reason):
-            for found in chunk:
-                ended, has_content = iso(found.score / 1e6), _has_content(found)
-                values = record_values(found.id, found.fields, 0)
-                yield DeadLetter(**values, ended=ended, has_content=has_content)
+        return iterate(self._letters.list(status, reason))
 
     def job(self, id: str) -> dict[str, Any]:
         """Returns a letter's job, without ``id`` and ``sendAt``. Raises NotDead, ContentGone."""
-        return _job(self._look(id))
+        return run(self._letters.job(id))
 
     def resend(self, id: str, unconfirmed: bool = False) -> str:
         """Sends a letter again, at once; returns the new message's id, also when repeated.
@@ -111,13 +226,7 @@ class DeadLetters:
         was: they need ``unconfirmed``.
         Raises NotDead, Unconfirmed, ContentGone, or what ``enqueue`` raises; then nothing is done.
         """
-        found = self._look(id)
-        if "resentAs" in found.fields:
-            return found.fields["resentAs"]
-        letter = self._letter(found, unconfirmed)
-        if self._store([letter], 0):
-            raise NotDead(id, "has just left the list of dead letters")
-        return letter[1]
+        return run(self._letters.resend(id, unconfirmed))
 
     def resend_many(
         self,
@@ -132,91 +241,18 @@ class DeadLetters:
         can't be sent again stay on the list. After QueueFull or StoreUnavailable, call again for
         the rest.
         """
-        with store_errors():
-            listed = self._redis.zcard(self._keys.dead)
-        if not (rate > 0 and max(1, listed) / rate <= MAX_AHEAD.total_seconds()):
-            least = max(1, listed) / MAX_AHEAD.total_seconds()
-            raise ValueError(f"rate must be at least {least:.2g}: none is sent in over a year")
-        resent = Resent()
-        for chunk in self._chunks(status, reason, "GET"):
-            letters = []
-            for found in chunk:
-                try:
-                    letters.append(self._letter(found, unconfirmed))
-                except (DeadLetterError, InvalidMessage) as error:
-                    resent.refused[found.id] = error
-            while gone := self._store(letters, round(1e6 / rate)):  # other operators may take some
-                letters = [letter for letter in letters if letter[1] not in gone]
-            resent.ids.update((old, new) for old, new, _ in letters)
-        return resent
+        return run(self._letters.resend_many(status, reason, rate, unconfirmed))
 
     def drop(self, id: str) -> None:
         """Removes a letter from the list and erases its phone number and texts; keeps its record.
 
         Raises NotDead, but not for a letter that was dropped before.
         """
-        found = self._look(id)
-        if not _is_dropped(found):
-            self._drop([_require_listed(found)])
+        run(self._letters.drop(id))
 
     def drop_many(self, status: str | None = None, reason: str | None = None) -> int:
         """Drops the letters that are on the list now; returns how many."""
-        return sum(self._drop(chunk) for chunk in self._chunks(status, reason))
-
-    def _drop(self, chunk: Sequence[_Found]) -> int:
-        with store_errors():
-            dropped: int = self._scripts["drop"](ids=[found.id for found in chunk])
-        return dropped
-
-    def _letter(self, found: _Found, unconfirmed: bool) -> Letter:
-        end = _require_listed(found).fields
-        sent = end["status"] == Status.UNCONFIRMED or end.get("reason") == Reason.NO_PROVIDER_ID
-        if sent and not unconfirmed:
-            raise Unconfirmed(found.id)
-        # The new id includes the score: an app may use the same id again after COURIER_RETENTION.
-        new = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{found.id}@{found.score}"))
-        return found.id, new, parse_job(_job(found), self._clock())
-
-    def _look(self, id: str) -> _Found:
-        found = self._call(require_name("id", id), 0, "", "", "GET")[2]
-        if not found:
-            raise NotDead(id, "is unknown")
-        return found[0]
-
-    def _chunks(
-        self, status: str | None, reason: str | None, contents: str = "EXISTS"
-    ) -> Iterator[Sequence[_Found]]:
-        if status is not None and status not in DEAD:
-            raise ValueError(f"no dead letter has this status, only: {', '.join(sorted(DEAD))}")
-        after, end = 0, None
-        while end is None or after < end:
-            last, after, found = self._call("", after, status or "", reason or "", contents)
-            end = last if end is None else end  # letters added meanwhile are left for the next call
-            if chunk := [each for each in found if 0 < each.score <= end]:
-                yield chunk
-            after = after or end
-
-    def _call(
-        self, id: str, after: int, status: str, reason: str, contents: str
-    ) -> tuple[int, int, Sequence[_Found]]:
-        found = list[_Found]()
-        with store_errors():
-            end, last, members, commons = self._scripts["dead"](
-                id=id,
-                after=after,
-                most=self._size,
-                first=status,
-                second=reason,
-                ask=contents,
-                fields=DEAD_LETTER,
-            )
-        shared = {None: "", **dict(zip(commons[::2], commons[1::2], strict=True))}
-        for id, score, own, (common, *values) in members:
-            fields = {k: v for k, v in zip(DEAD_LETTER, values, strict=True) if v is not None}
-            # The id of a listed letter whose record has expired may be a newer message's.
-            listed = int(score) if fields["status"] in DEAD else 0
-            found.append(_Found(id, listed, fields, own, shared[common]))
-        return int(end), int(last), found
+        return run(self._letters.drop_many(status, reason))
 
 
 def _require_listed(found: _Found) -> _Found:

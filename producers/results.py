@@ -3,21 +3,31 @@
 Events that were deleted before a group had them are never passed over in silence: EventsMissed.
 """
 
-import json
+from __future__ import annotations
+
 import logging
-import threading
 import time
-from collections.abc import Generator
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Generator, Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 import redis
 
+from viber_courier.producers.events import (
+    READ_COUNT,
+    Acks,
+    AsyncAcks,
+    AsyncEvent,
+    E,
+    Event,
+    read_event,
+)
 from viber_courier.schemas.errors import EventsMissed
-from viber_courier.schemas.status import Status
 from viber_courier.store.connection import StoreUnavailable, is_transient, store_errors
 from viber_courier.store.keys import Keys
+from viber_courier.store.replies import Link, reply, run
 
 logger = logging.getLogger(__name__)
 
@@ -25,181 +35,151 @@ STALE_AFTER = 60.0
 """Seconds after which a consumer takes over another's unacknowledged event."""
 STALE_CHECK_INTERVAL = 5.0
 """Seconds between searches for such events."""
-READ_COUNT = 100
-"""Most events in one read, and most acknowledgements in one flush."""
-FLUSH_AFTER = 1.0
-"""Longest time that an acknowledgement waits for others, in seconds."""
 
 Start = Literal["oldest", "new"] | datetime
 """Where a new group starts: at the oldest event kept, behind the newest, or at an instant."""
 
 
-class _Acks:
-    """Sends acknowledgements to Redis, many at once; after the reader has ended, each at once.
+class _Feed(Generic[E]):
+    """Gives events until none comes for ``block`` seconds; waits out outages shorter than that."""
 
-    If Redis does not answer they are kept and sent with the next. Events may then come twice.
-    """
+    def __init__(self, reader: Reader, made: type[E], acks: Any, block: float) -> None:
+        self._made: type[E] = made
+        self._reader, self._acks, self._block = reader, acks, block
+        self._events: deque[E] = deque()
+        self._heard: float | None = None
+        """When the silence began; None: with the next read."""
 
-    def __init__(self, client: redis.Redis, stream: str, group: str) -> None:
-        self._client, self._stream, self._group = client, stream, group
-        self._waiting: list[str] = []
-        self._lock = threading.Lock()
-        self._timer: threading.Timer | None = None
-        self.open = True
-
-    def add(self, entry: str) -> None:
-        with self._lock:
-            self._waiting.append(entry)
-            now = not self.open or len(self._waiting) >= READ_COUNT
-            if not now and self._timer is None:
-                self._timer = threading.Timer(FLUSH_AFTER, self.flush)
-                self._timer.daemon = True
-                self._timer.start()
-        if now:
-            self.flush()
-
-    def flush(self) -> None:
-        with self._lock:
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
-            if self._waiting:
-                try:
-                    self._client.xack(self._stream, self._group, *self._waiting)
-                    self._waiting.clear()
-                except redis.RedisError as error:
-                    logger.warning("not acknowledged", extra={"error": type(error).__name__})
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """A CloudEvents 1.0 event; docs/events.md describes ``data``. Dedupe by ``id``."""
-
-    id: str
-    type: str
-    subject: str
-    time: str
-    data: dict[str, Any]
-    _entry: str = field(repr=False, compare=False)
-    _acks: _Acks = field(repr=False, compare=False)
-
-    @property
-    def sequence(self) -> int:
-        """Returns the event's number among those of its message, which count from 1."""
-        return int(self.id.rpartition(":")[2])
-
-    @property
-    def status(self) -> Status:
-        """Returns the message's new status."""
-        return Status(self.data["status"])
-
-    @property
-    def final(self) -> bool:
-        """Returns whether this is the message's last event."""
-        return bool(self.data["final"])
-
-    def ack(self) -> None:
-        """Acknowledges the event: its group does not get it again."""
-        self._acks.add(self._entry)
-
-
-class EventStream(Generator[Event, None, None]):
-    """Gives events, and raises EventsMissed where they are missing; the next one follows it."""
-
-    def __init__(self, found: Generator[Event | EventsMissed, None, None]) -> None:
-        self._found = found
-
-    def send(self, value: None) -> Event:
-        """Returns the next event, as ``next`` does."""
-        item = self._found.send(value)
-        if isinstance(item, EventsMissed):
-            raise item
-        return item
-
-    def throw(self, *error: Any) -> Any:
-        """Ends the stream with an error."""
-        return self._found.throw(*error)
-
-    def close(self) -> None:
-        """Sends the acknowledgements that wait, and ends the stream."""
-        self._found.close()
-
-
-def read_results(
-    client: redis.Redis, keys: Keys, group: str, consumer: str, block: float, start: Start
-) -> Generator[Event | EventsMissed, None, None]:
-    """Yields events as Producer.results does. Waits out outages shorter than ``block``."""
-    acks = _Acks(client, keys.results, group)
-    reader = _Reader(client, keys, group, consumer, start)
-    heard = time.monotonic()
-    try:
-        while True:
-            left = max(0.0, heard + block - time.monotonic())
-            acks.flush()
+    async def _fill(self) -> bool:
+        """Reads the next events. Returns False once none has come for ``block`` seconds."""
+        while not self._events:
+            now = time.monotonic()
+            self._heard = now if self._heard is None else self._heard
+            left = max(0.0, self._heard + self._block - now)
+            await reply(self._acks.flush())
             try:
                 with store_errors():
-                    entries = reader.read(min(left, 1.0))
-            except EventsMissed as missed:
-                logger.error("events missed", extra={"group": group})
-                yield missed
-                continue
+                    entries = await self._reader.read(min(left, 1.0))
+            except EventsMissed:
+                logger.error("events missed", extra={"group": self._reader.group})
+                raise
             except StoreUnavailable as error:
                 if not is_transient(error.__cause__) or left < 0.5:
                     raise
                 logger.warning("results not readable", extra={"error": str(error)})
-                reader.start_over()
-                time.sleep(0.2)
+                self._reader.start_over()
+                await reply(self._reader.link.sleep(0.2))
                 continue
+            except BaseException:  # cancelled: what it was given is read again
+                self._reader.start_over()
+                raise
             for entry, fields in entries:
-                event = _event(entry, fields, acks)
-                if event is None:
-                    acks.add(entry)
+                source = self._reader.source
+                if event := read_event(self._made, entry, fields, self._acks, source):
+                    self._events.append(event)
                 else:
-                    yield event
-            if entries:
-                heard = time.monotonic()
-            elif left == 0.0:
-                return
-    finally:
-        acks.open = False
-        acks.flush()
+                    await reply(self._acks.add(entry))
+            if self._events:
+                self._heard = None
+            elif left == 0.0 and (self._block or not entries):  # others' events are silence, too
+                return False
+        return True
 
 
-def _event(entry: str, fields: dict[str, str] | None, acks: _Acks) -> Event | None:
-    """Returns the event of an entry; None if it isn't an event of ours."""
-    try:
-        if fields is None:
-            raise ValueError
-        body = json.loads(fields["event"])
-        return Event(
-            body["id"], body["type"], body["subject"], body["time"], body["data"], entry, acks
-        )
-    except (ValueError, KeyError, TypeError):
-        logger.error("entry is not an event", extra={"entry": entry})
-        return None
+class EventStream(_Feed[Event], Generator[Event, None, None]):
+    """Gives events, and raises EventsMissed where they are missing; the next one follows it."""
+
+    def __init__(self, reader: Reader, block: float) -> None:
+        super().__init__(reader, Event, reader.acks(Acks), block)
+
+    def send(self, value: None) -> Event:
+        """Returns the next event, as ``next`` does."""
+        try:
+            if self._events or (self._acks.open and run(self._fill())):
+                return self._events.popleft()
+        except EventsMissed:
+            raise
+        except BaseException:
+            self.close()
+            raise
+        self.close()
+        raise StopIteration
+
+    def throw(self, *error: Any) -> Any:
+        """Ends the stream with an error."""
+        self.close()
+        return super().throw(*error)
+
+    def close(self) -> None:
+        """Sends the acknowledgements that wait, and ends the stream."""
+        self._events.clear()
+        self._acks.open = False
+        self._acks.flush()
+
+    def __del__(self) -> None:
+        with suppress(AttributeError):  # its arguments were wrong
+            self.close()
 
 
+class AsyncEventStream(_Feed[AsyncEvent]):
+    """EventStream for asyncio: iterate over it by ``async for``.
+
+    You can go on after a cancelled read; events that you have not acknowledged then come again.
+    """
+
+    def __init__(self, reader: Reader, block: float) -> None:
+        super().__init__(reader, AsyncEvent, reader.acks(AsyncAcks), block)
+
+    def __aiter__(self) -> AsyncEventStream:
+        return self
+
+    async def __anext__(self) -> AsyncEvent:
+        try:
+            if self._events or (self._acks.open and await self._fill()):
+                return self._events.popleft()
+        except StoreUnavailable:
+            await self.aclose()
+            raise
+        await self.aclose()
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        """Sends the acknowledgements that wait, and ends the stream."""
+        self._events.clear()
+        self._acks.open = False
+        await self._acks.flush()
+
+
+A = TypeVar("A", Acks, AsyncAcks)
 Entries = list[tuple[str, dict[str, str] | None]]
 
 
-class _Reader:
+class Reader:
     """Reads a consumer's own pending events, then others' stale ones, then new ones."""
 
     def __init__(
-        self, client: redis.Redis, keys: Keys, group: str, consumer: str, start: Start
+        self, link: Link, keys: Keys, group: str, consumer: str, start: Start, source: str
     ) -> None:
-        self._client, self._stream, self._noted = client, keys.results, keys.missed
-        self._group, self._consumer, self._start = group, consumer, start
-        self._next: Entries = []
+        self.link, self.group, self.source = link, group, source
+        self._client, self._stream, self._noted = link.client, keys.results, keys.missed
+        self._consumer, self._start = consumer, start
+        self._lost, self._most = list[str](), READ_COUNT
         self.start_over()
 
-    def start_over(self) -> None:
-        self._ready, self._own, self._looked = False, "0", float("-inf")
+    def acks(self, made: type[A]) -> A:
+        """Returns what acknowledges its events."""
+        return made(self._client, self._stream, self.group)
 
-    def read(self, block: float) -> Entries:
+    def start_over(self) -> None:
+        """Makes the next read begin with what is unacknowledged, as after an interrupted one."""
+        self._ready, self._own, self._looked = False, "0", float("-inf")
+        self._next: Entries = []
+
+    async def read(self, block: float, most: int = READ_COUNT) -> Entries:
         """Returns the next events. Raises EventsMissed, once, if some were deleted before them."""
+        self._most = most
         try:
-            return self._read(block)
+            return await self._read(block)
         except redis.ResponseError as error:
             if not str(error).startswith("NOGROUP"):
                 raise
@@ -207,82 +187,94 @@ class _Reader:
             self._start = "oldest"
             return []
 
-    def _read(self, block: float) -> Entries:
+    async def ack(self, entries: Iterable[str]) -> Any:
+        """Acknowledges entries; returns how many of them were pending."""
+        return await reply(self._client.xack(self._stream, self.group, *entries))
+
+    async def _read(self, block: float) -> Entries:
         if not self._ready:
-            self._make_group()
+            await self._make_group()
         is_check_due = time.monotonic() - self._looked >= STALE_CHECK_INTERVAL
         if not self._next and is_check_due:
-            self._find_missed()
+            await self._find_missed()
         if not self._next and self._own != ">":
-            entries = self._group_read(self._own)
+            entries = await self._group_read(self._own)
             self._own = entries[-1][0] if entries else ">"
             self._next = [entry for entry in entries if entry[1]]
-            self._raise(self._lose([id for id, fields in entries if not fields]))
+            self._raise(await self._lose([id for id, fields in entries if not fields]))
         if not self._next and is_check_due:
-            reply: Any = self._client.xautoclaim(
-                self._stream, self._group, self._consumer, int(STALE_AFTER * 1000), count=READ_COUNT
-            )
-            self._next = [tuple(entry) for entry in reply[1] if entry[0] is not None]
+            names = self._stream, self.group, self._consumer
+            stale = self._client.xautoclaim(*names, int(STALE_AFTER * 1000), count=self._most)
+            _, entries, *deleted = await reply(stale)
+            self._next = [tuple(entry) for entry in entries if entry[0] is not None]
             if not self._next:
                 self._looked = time.monotonic()
-            self._raise(reply[2] if len(reply) > 2 else [])  # Redis 7 drops what is deleted
+            self._raise(deleted[0] if deleted else [])  # Redis 7 drops what is deleted
         entries, self._next = self._next, []
-        return entries or self._group_read(">", int(block * 1000) or None)
+        return entries or await self._group_read(">", int(block * 1000) or None)
 
-    def _find_missed(self) -> None:
+    async def _find_missed(self) -> None:
         """Raises EventsMissed if events were deleted that the group has not read or acknowledged.
 
         Sweeps note what they delete too early (store/lua/lib/trim.lua). What was deleted by hand
         shows where the group's place is an event that is gone, though no sweep has removed it.
         """
         client, stream = self._client, self._stream
-        groups: Any = client.xinfo_groups(stream)
+        groups = await reply(client.xinfo_groups(stream))
         places = {each["name"]: each["last-delivered-id"] for each in groups}
-        place = places.get(self._group, "0-0")
-        is_gone = not client.xrange(stream, place, place, count=1)
-        noted: Any = client.hgetall(self._noted)  # after that look: a sweep may have been between
-        lost, span = list[str](), noted.get(self._group)
-        if span and client.hdel(self._noted, self._group):
-            lost += span.split()
-        first: Any = client.xrange(stream, count=1)
+        place = places.get(self.group, "0-0")
+        is_gone = not await reply(client.xrange(stream, place, place, count=1))
+        # After that look: a sweep may have been between.
+        noted = await reply(client.hgetall(self._noted))
+        span = noted.get(self.group)
+        if span and await reply(client.hdel(self._noted, self.group)):
+            self._lost += span.split()
+        first = await reply(client.xrange(stream, count=1))
         end, idle = f"({first[0][0]}" if first else "+", int(STALE_AFTER * 1000)
         # What this consumer has in its hands is not lost, what it had before it started is.
         for more in ({"idle": idle}, {"consumername": self._consumer})[: 1 + (self._own == "0")]:
-            pending: Any = client.xpending_range(stream, self._group, "-", end, READ_COUNT, **more)
-            lost += self._lose([each["message_id"] for each in pending])
-        if is_gone and _instant(place) >= max((1, 0), _instant(noted.get("", "0-0"))):
-            later: Any = client.xrange(stream, f"({place}", count=1)
-            self._next = self._group_read(">")  # moves the group's place behind the gap
-            lost += [place, later[0][0]] if later else []
-        self._raise(lost)
+            rows = client.xpending_range(stream, self.group, "-", end, READ_COUNT, **more)
+            lost = await self._lose([each["message_id"] for each in await reply(rows)])
+            self._lost += lost
+        if is_gone and instant(place) >= max((1, 0), instant(noted.get("", "0-0"))):
+            later = await reply(client.xrange(stream, f"({place}", count=1))
+            self._next = await self._group_read(">")  # moves the group's place behind the gap
+            self._lost += [place, later[0][0]] if later else []
+        self._raise([])
 
-    def _lose(self, entries: list[str]) -> list[str]:
+    async def _lose(self, entries: list[str]) -> list[str]:
         """Acknowledges deleted entries; returns ids around them, none if another has done it."""
-        if not entries or not self._client.xack(self._stream, self._group, *entries):
+        if not entries or not await self.ack(entries):
             return []
-        milliseconds, number = _instant(entries[-1])
+        milliseconds, number = instant(entries[-1])
         return [entries[0], f"{milliseconds + 1}-{number}"]
 
     def _raise(self, lost: list[str]) -> None:
-        if lost:
-            ends = [_instant(id)[0] / 1000 for id in lost]
+        """Raises EventsMissed for what was lost, also before a read that was interrupted."""
+        if lost := self._lost + lost:
+            self._lost = []
+            ends = [instant(id)[0] / 1000 for id in lost]
             since, until = (datetime.fromtimestamp(end, UTC) for end in (min(ends), max(ends)))
-            raise EventsMissed(self._group, since, until)
+            raise EventsMissed(self.group, since, until)
 
-    def _group_read(self, start: str, block: int | None = None) -> Entries:
-        reply: Any = self._client.xreadgroup(
-            self._group, self._consumer, {self._stream: start}, count=READ_COUNT, block=block
-        )
-        return [tuple(entry) for entry in reply[0][1]] if reply else []
+    async def _group_read(self, start: str, block: int | None = None) -> Entries:
+        names = self.group, self._consumer, {self._stream: start}
+        got = await reply(self._client.xreadgroup(*names, count=self._most, block=block))
+        # [[stream, entries]]; by RESP3 {stream: [entries]} or, of redis-py 8, {stream: entries}
+        found = [*got.values()] if isinstance(got, dict) else [each[1] for each in got or ()]
+        while found and isinstance(found[0], list):
+            found = found[0]
+        return [tuple(entry) for entry in found]
 
-    def _make_group(self) -> None:
+    async def _make_group(self) -> None:
         id = {"oldest": "0", "new": "$"}.get(str(self._start), "0")
         if isinstance(self._start, datetime):
             end = f"({round(self._start.timestamp() * 1000)}-0"
-            before: Any = self._client.xrevrange(self._stream, max=end, count=1)
+            before = await reply(self._client.xrevrange(self._stream, max=end, count=1))
             id = before[0][0] if before else id
         try:
-            self._client.xgroup_create(self._stream, self._group, id=id, mkstream=True)
+            made = self._client.xgroup_create(self._stream, self.group, id=id, mkstream=True)
+            await reply(made)
         except redis.ResponseError as error:
             if not str(error).startswith("BUSYGROUP"):
                 raise
@@ -295,6 +287,7 @@ def require_start(start: object) -> None:
         raise ValueError("start must be 'oldest', 'new' or a datetime with a time zone")
 
 
-def _instant(id: str) -> tuple[int, int]:
+def instant(id: str) -> tuple[int, int]:
+    """Returns an entry's place on the stream: milliseconds since 1970, and a number."""
     milliseconds, _, number = id.partition("-")
     return int(milliseconds), int(number)

@@ -84,5 +84,14 @@ def resent(of: str | None) -> dict[str, str] | None:
     return {"resendOf": of} if of else None
 
 
+def is_from(text: str, source: str) -> bool:
+    """Returns whether an event's JSON names this source, without reading it.
+
+    A source is the last member of ``data`` (store/lua/lib/move.lua), and a quotation mark inside a
+    text is escaped: nothing else can end so.
+    """
+    return text.endswith(f',"source":"{source}"}}}}')
+
+
 def _json(value: object) -> str:
     return "null" if value is None else _ENCODE(value)

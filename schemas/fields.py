@@ -23,7 +23,11 @@ ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 MAX_FIELDS = {"job": 32, "content": 16}
 """Most fields of a job and of its content. An error names each wrong one, so they are bounded."""
 SMS_FIELDS = ("smsText", "smsSrcAddress", "smsValidityPeriodSec")
-OPTIONS = frozenset({"id", "sendAt", "ttlSec", "onUnsure", "metadata", "resendSms", "type"})
+SOURCE = re.compile(r"[A-Za-z0-9_.-]{1,32}")
+"""What an app may call itself; it goes into events as it is, so nothing in it needs quoting."""
+OPTIONS = frozenset(
+    {"id", "source", "sendAt", "ttlSec", "onUnsure", "metadata", "resendSms", "type"}
+)
 """Fields of a job that are not stored with its message; ``type`` is added when it is sent."""
 
 
@@ -211,6 +215,7 @@ class JobSchema(_Strict):
     """All fields of a job."""
 
     id = Checked(_text(64, ID.pattern, "1 to 64 of A-Za-z0-9_.:-"))
+    source = Checked(_text(32, SOURCE.pattern, "1 to 32 of A-Za-z0-9_.-"))
     sendAt = Checked(_instant)
     ttlSec = Seconds(15, 2592000)
     onUnsure = Checked(_one_of("park", "resend"))

@@ -46,6 +46,7 @@ class Job(NamedTuple):
     send_at: int | None
     ttl: int | None
     on_unsure: str | None
+    source: str | None
     metadata: str
     digest: str
 
@@ -61,6 +62,11 @@ def parse_job(job: object, now: float) -> Job:
     parts = _parts(loaded)
     parts["resendSms"] = _flag(parts.get("resendSms"), "smsText" in parts)
     return _job({**_ABSENT, **parts}, dumps(_wire(loaded)))
+
+
+def named(job: Any, source: str) -> Any:
+    """Returns a job, or a campaign's common part, with this source unless it names one."""
+    return {"source": source, **job} if source and isinstance(job, Mapping) else job
 
 
 class Campaign:
@@ -113,7 +119,7 @@ _Measure = Callable[[Any], _Part]
 
 _LOW_CARDINALITY = frozenset(
     {"type", "subject", "priority", "contentType", "onUnsure", "resendSms", "smsSrcAddress"}
-    | {"ttlSec", "validityPeriodSec", "smsValidityPeriodSec"}
+    | {"source", "ttlSec", "validityPeriodSec", "smsValidityPeriodSec"}
 )
 """Low-cardinality fields with short values; validation results are cached."""
 _DEFAULTS: Mapping[str, Any] = {"type": "viber", "ttlSec": fields.TTL_DEFAULT, "metadata": {}}
@@ -188,7 +194,8 @@ _MEASURES = {
 _CONTENT = {
     kind: _measure("content", _unchanged, partial(_content_json, kind)) for kind in fields.CONTENT
 }
-_ABSENT = dict.fromkeys(("id", "sendAt", "ttlSec", "onUnsure", "metadata"), (None, "", b""))
+_OF_JOB = ("id", "priority", "resendSms", "sendAt", "ttlSec", "onUnsure", "source")
+_ABSENT = dict.fromkeys((*_OF_JOB, "metadata"), (None, "", b""))
 _DIGEST = blake2b(digest_size=15)
 
 
@@ -287,14 +294,11 @@ def _wire(loaded: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in loaded.items() if name not in fields.OPTIONS}
 
 
-_OF_JOB = ("id", "priority", "resendSms", "sendAt", "ttlSec", "onUnsure")
-
-
 def _job(parts: Mapping[str, _Part], own: str) -> Job:
-    id, lane, resend, send_at, ttl, on_unsure = [parts[name][0] for name in _OF_JOB]
+    id, *options = [parts[name][0] for name in _OF_JOB]
     metadata = parts["metadata"][1] if parts["metadata"][0] else ""
     digest = _digest([part[2] for part in parts.values()])
-    return Job(id, own, lane, resend, send_at, ttl, on_unsure, metadata, digest)
+    return Job._make((id, own, *options, metadata, digest))
 
 
 def _digest(hashes: Iterable[bytes]) -> str:

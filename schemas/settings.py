@@ -117,6 +117,9 @@ def _pattern(pattern: str, allowed: str) -> Callable[[str], str]:
     return parse
 
 
+_name = _pattern("[A-Za-z0-9_.-]{1,32}", "1 to 32 of A-Za-z0-9_.-")
+
+
 def _delays(text: str) -> tuple[float, ...]:
     parse = _number(0, above=True)
     try:
@@ -202,7 +205,8 @@ class Settings:
 
     redis_url: str = _set("redis://localhost:6379/0", _redis_url, secret=True)
     broker_url: str = _set("", _broker_url, secret=True)
-    namespace: str = _set("courier", _pattern("[A-Za-z0-9_.-]{1,32}", "1 to 32 of A-Za-z0-9_.-"))
+    namespace: str = _set("courier", _name)
+    source: str = _set("", _name)
     api_url: str = _set("https://viber.devinotele.com:444", _api_url)
     # RFC 7617: a user name with a colon can't be told from its password.
     api_login: str = _set("", _pattern("[^:\\s]+", "without colons and spaces"), secret=True)

@@ -23,53 +23,64 @@ from viber_courier.schemas.redis_url import Address
 from viber_courier.store.keys import Keys
 from viber_courier.store.pools import Client, WholePool
 from viber_courier.store.refusals import is_redirect
+from viber_courier.store.replies import reply, run
 
 LOOK_INTERVAL = 0.5
 """Least seconds between two requests of a client for its node, once that was known."""
 LOOK_TIMEOUT = 1.0
 """Seconds that a node has to answer such a request: there are others to ask."""
-PATIENCE = Retry(EqualJitterBackoff(0.5, 0.05), 6, (redis.ConnectionError,))
+PATIENCE = EqualJitterBackoff(0.5, 0.05), 6, (redis.ConnectionError,)
 """How a call is repeated while the slot moves or its node fails over: for one to two seconds."""
 
-_Place = tuple[str, int]
+Place = tuple[str, int]
 
 
 class SlotUnavailable(redis.ConnectionError):
     """The slot has moved, is being moved, or has no node now. Nothing was done: repeat the call."""
 
 
-class _Slot:
+class Slot:
     """Knows where a slot's node is. Takes no lock: threads may look at the same time.
 
     ``lost``: the node did not answer, or said that it hasn't the slot.
     """
 
-    def __init__(self, number: int, seeds: Any, connection: Any, options: dict[str, Any]) -> None:
+    def __init__(
+        self, number: int, seeds: Any, connection: Any, options: Mapping[str, Any]
+    ) -> None:
         self._number, self._connection, self._options = number, connection, options
         self._seeds = self._places = tuple(seeds)
-        self._found: _Place | None = None
+        self._found: Place | None = None
         self._next_look, self.lost = 0.0, True
 
-    def place(self) -> _Place:
+    async def place(self) -> Place:
         """Returns the node's address; looks for it if it is unknown or lost, at most so often."""
         if self._found is None or (self.lost and time.monotonic() >= self._next_look):
             self._next_look = time.monotonic() + LOOK_INTERVAL
-            self._found, self.lost = self._look(), False
+            self._found, self.lost = await self._look(), False
         return self._found
 
-    def heed(self, error: redis.ResponseError, asked: str) -> None:
-        """Remembers what a refusal by the node ``asked`` says of the slot."""
+    def heed(self, error: redis.RedisError, asked: str) -> redis.RedisError | None:
+        """Remembers what an error of the node ``asked`` says of the slot.
+
+        Returns what to raise instead, if anything.
+        """
+        if isinstance(error, redis.ConnectionError | redis.TimeoutError):
+            self.lost = True
+        if not isinstance(error, redis.ResponseError) or not is_redirect(error):
+            return None
         text = str(error)
         self.lost = not (isinstance(error, errors.MovedError) or text.startswith("MOVED "))
         if not self.lost:
             host, _, port = text.split()[-1].rpartition(":")
             self._found = _host(host, asked), int(port)
+        return SlotUnavailable("the hash slot moves or has moved")
 
-    def _look(self) -> _Place:
+    async def _look(self) -> Place:
         failure: redis.RedisError = SlotUnavailable("no node has this hash slot")
         for place in sorted(self._places, key=lambda each: each == self._found):  # lost: last
             try:
-                ranges = self._ask(*place)
+                ranges = await ask(self._connection, place, self._options, "CLUSTER", "SLOTS")
             except (redis.ConnectionError, redis.TimeoutError) as error:
                 failure = error
                 continue
@@ -80,14 +91,16 @@ class _Slot:
                     return _host(host, place[0]), port
         raise failure
 
-    def _ask(self, host: str, port: int) -> Any:
-        connection = self._connection(host=host, port=port, **self._options)
-        try:
-            connection.connect()
-            connection.send_command("CLUSTER", "SLOTS")
-            return connection.read_response()
-        finally:
-            connection.disconnect()
+
+async def ask(connection: Any, place: Place, options: Mapping[str, Any], *command: str) -> Any:
+    """Returns a server's reply, over a connection of its own of that class."""
+    made = connection(host=place[0], port=place[1], **options)
+    try:
+        await reply(made.connect())
+        await reply(made.send_command(*command))
+        return await reply(made.read_response())
+    finally:
+        await reply(made.disconnect())
 
 
 def _host(said: str | None, asked: str) -> str:
@@ -98,7 +111,7 @@ def _host(said: str | None, asked: str) -> str:
 class _SlotConnection(redis.Connection):
     """Connects to the slot's node. What shows that it is elsewhere becomes a SlotUnavailable."""
 
-    def __init__(self, *, slot: _Slot, **options: Any) -> None:
+    def __init__(self, *, slot: Slot, **options: Any) -> None:
         self._slot = slot
         super().__init__(**options)  # type: ignore[no-untyped-call]
 
@@ -113,7 +126,7 @@ class _SlotConnection(redis.Connection):
         # Not repeated here but by the caller: the node may be another one by then.
         patient, self.retry = self.retry, Retry(NoBackoff(), 0)
         try:
-            self.host, self.port = self._slot.place()
+            self.host, self.port = run(self._slot.place())
             connect(*args, **options)
         except (redis.ConnectionError, redis.TimeoutError):
             self._slot.lost = True
@@ -124,13 +137,9 @@ class _SlotConnection(redis.Connection):
     def read_response(self, *args: Any, **options: Any) -> Any:
         try:
             return super().read_response(*args, **options)
-        except redis.ResponseError as error:
-            if not is_redirect(error):
-                raise
-            self._slot.heed(error, self.host)
-            raise SlotUnavailable("the hash slot moves or has moved") from None
-        except (redis.ConnectionError, redis.TimeoutError):
-            self._slot.lost = True
+        except redis.RedisError as error:
+            if found := self._slot.heed(error, self.host):
+                raise found from None
             raise
 
 
@@ -147,14 +156,24 @@ class _SlotPool(WholePool):
 
 def cluster_client(address: Address, namespace: str, options: Mapping[str, Any]) -> redis.Redis:
     """Returns a client of the node that has the namespace's slot, wherever that goes."""
-    given = {**options, "username": address.username, "password": address.password}
+    given = {**options, "username": address.username, "password": address.password, **address.tls}
     asking: Any = redis.Connection
     ours = _SlotConnection
     if address.tls:
-        given |= address.tls
         asking, ours = redis.SSLConnection, _SecureSlotConnection
-    short = {**given, "socket_timeout": LOOK_TIMEOUT, "socket_connect_timeout": LOOK_TIMEOUT}
-    short |= {"retry": Retry(NoBackoff(), 0), "retry_on_error": []}
-    number = key_slot(Keys(namespace).guard.encode())
-    slot = _Slot(number, address.hosts, asking, short)
+    slot = find_slot(address, namespace, asking, given, Retry)
     return Client(connection_pool=_SlotPool(ours, slot=slot, **given))
+
+
+def find_slot(
+    address: Address, namespace: str, connection: Any, options: Mapping[str, Any], retry: Any
+) -> Slot:
+    """Returns the namespace's slot; nodes are asked over connections of this class."""
+    number = key_slot(Keys(namespace).guard.encode())
+    return Slot(number, address.hosts, connection, brief(options, retry))
+
+
+def brief(options: Mapping[str, Any], retry: Any) -> dict[str, Any]:
+    """Returns options for a question that others may answer too. ``retry``: redis-py's class."""
+    short = {"socket_timeout": LOOK_TIMEOUT, "socket_connect_timeout": LOOK_TIMEOUT}
+    return {**options, **short, "retry": retry(NoBackoff(), 0), "retry_on_error": []}

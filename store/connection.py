@@ -46,21 +46,13 @@ def connect(url: str, namespace: str = "", **chosen: Any) -> redis.Redis:
     of redis-py in place of ours.
     """
     address = parse(url)
-    options: dict[str, Any] = {
-        **SOCKET_OPTIONS,
-        "decode_responses": True,
-        "protocol": 2,
-        # A timeout is not repeated: a caller waits for a hung server only once.
-        "retry": Retry(FullJitterBackoff(0.5, 0.05), 3, (redis.ConnectionError,)),
-        "retry_on_error": [redis.ConnectionError],  # redis-py 5 repeats no command without it
-        **address.tls,
-        **chosen,
-    }
+    options = {**client_options(Retry), **address.tls, **chosen}
     if unknown := address.tls.keys() - signature(redis.SSLConnection).parameters.keys():
         fault = f"has {min(unknown)}, which redis-py {redis.__version__} doesn't know: upgrade it"
         raise ConfigError({"COURIER_REDIS_URL": fault})
     if address.scheme == "cluster":
-        return cluster_client(address, namespace, {**options, "retry": PATIENCE, **chosen})
+        patient = {**options, "retry": Retry(*PATIENCE), **chosen}
+        return cluster_client(address, namespace, patient)
     if address.scheme == "sentinel":
         return follow(address, options)
     options |= {"username": address.username, "password": address.password}
@@ -72,6 +64,18 @@ def connect(url: str, namespace: str = "", **chosen: Any) -> redis.Redis:
         ((host, port),) = address.hosts
         options |= {"connection_class": made, "host": host, "port": port}
     return Client(connection_pool=WholePool(db=address.database, **options))
+
+
+def client_options(retry: Any) -> dict[str, Any]:
+    """Returns redis-py's options of every client of ours; ``retry``: the class that fits it."""
+    return {
+        **SOCKET_OPTIONS,
+        "decode_responses": True,
+        "protocol": 2,
+        # A timeout is not repeated: a caller waits for a hung server only once.
+        "retry": retry(FullJitterBackoff(0.5, 0.05), 3, (redis.ConnectionError,)),
+        "retry_on_error": [redis.ConnectionError],  # redis-py 5 repeats no command without it
+    }
 
 
 def broker(url: str, **transport: Any) -> dict[str, Any]:

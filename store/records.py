@@ -27,7 +27,7 @@ class Record:
     """A message as its app sees it, without its texts and phone number.
 
     Provider ids are strings, as in events. ``resend_of`` is the dead letter that this message sends
-    again. ``resent_as`` is the message that sends this one again.
+    again. ``resent_as`` is the message that sends this one again. ``source`` is its app.
     """
 
     id: str
@@ -44,11 +44,12 @@ class Record:
     metadata: dict[str, Any]
     resend_of: str | None
     resent_as: str | None
+    source: str | None
 
 
 _TEXTS = {"reason": "reason", "provider_status": "providerStatus", "status_at": "statusAt"}
 _TEXTS |= {"provider_code": "providerCode", "resend_of": "resendOf", "resent_as": "resentAs"}
-_TEXTS["provider_id"] = "provider"
+_TEXTS |= {"provider_id": "provider", "source": "source"}
 
 
 def record_values(id: str, fields: Mapping[str, str], score: float) -> dict[str, Any]:
@@ -71,15 +72,15 @@ def version_of(fields: Mapping[str, str]) -> tuple[str, str]:
     return fields.get("n", "0"), fields.get("attempts", "0")
 
 
-def end_fields(reason: str) -> tuple[str, str]:
-    """Returns the field and value that cancel.lua and reject.lua write."""
-    return "reason", reason
+def end_fields(reason: str, **more: str) -> list[str]:
+    """Returns the fields that cancel.lua and reject.lua write: name, value, name, value ..."""
+    return ["reason", reason, *(word for pair in more.items() for word in pair)]
 
 
 DEAD_LETTER = (
     *("status", "reason", "final", "attempts", "unsure", "provider", "providerStatus"),
     *("providerCode", "statusAt", "sms", "metadata", "resendOf", "resentAs"),
-    *("set", "ttl", "onUnsure"),
+    *("set", "ttl", "onUnsure", "source"),
 )
 """Fields of a dead letter: those of its Record, and the options of its job."""
 
@@ -89,8 +90,7 @@ def job_options(fields: Mapping[str, str]) -> dict[str, Any]:
     options: dict[str, Any] = {"resendSms": _resends(fields["set"])}
     if "ttl" in fields:
         options["ttlSec"] = int(fields["ttl"])
-    if "onUnsure" in fields:
-        options["onUnsure"] = fields["onUnsure"]
+    options.update({name: fields[name] for name in ("onUnsure", "source") if name in fields})
     if "metadata" in fields:
         options["metadata"] = json.loads(fields["metadata"])
     return options
@@ -112,6 +112,8 @@ def new_message(id: str, job: Job, resend_of: str) -> list[str | int]:
         fields += ["ttl", str(job.ttl)]
     if job.on_unsure:
         fields += ["onUnsure", job.on_unsure]
+    if job.source:
+        fields += ["source", job.source]
     if job.metadata:
         fields += ["metadata", job.metadata]
     lifetime = (job.ttl or TTL_DEFAULT) * SECOND

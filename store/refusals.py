@@ -5,6 +5,7 @@ may pass: ``is_transient`` (store/connection.py) tells them apart.
 """
 
 import logging
+import os
 import re
 import uuid
 from collections.abc import Iterator, Mapping
@@ -117,7 +118,9 @@ def _system_words(error: BaseException | None) -> Iterator[str]:
     while error is not None and not isinstance(error, OSError):
         error = error.__cause__ or error.__context__
     if isinstance(error, OSError) and error.strerror:
-        yield error.strerror
+        said = str(error.strerror)
+        # asyncio's own words hold the address.
+        yield os.strerror(error.errno or 0) if said.startswith("Connect call failed") else said
 
 
 def report(error: BaseException, setting: str = "COURIER_REDIS_URL") -> bool:

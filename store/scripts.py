@@ -32,6 +32,7 @@ from viber_courier.schemas.settings import Settings
 from viber_courier.store.clock import STEP, longest_gap
 from viber_courier.store.keys import Keys
 from viber_courier.store.pools import WholePool
+from viber_courier.store.replies import reply, run
 
 _pack: Callable[[Any], bytes] | None
 try:
@@ -182,28 +183,30 @@ class Script:
             raise TypeError(f"script {source.name}: a key is empty")
         return keys + [word for name, _ in source.args for word in words[name]], len(keys)
 
+    def command(self, given: Mapping[str, Any]) -> tuple[str, ...]:
+        """Returns the words of a call's EVALSHA."""
+        words, count = self.words(**given)
+        return ("EVALSHA", self._source.digest, str(count), *words)
+
     def begin(self, **given: Any) -> Callable[[], Any]:
         """Sends the call; returns a function that fetches the reply, to be called exactly once.
 
         If the connection breaks, the call is repeated: every script allows that.
         """
-        words, count = self.words(**given)
-        command = ("EVALSHA", self._source.digest, str(count), *words)
+        command = self.command(given)
         pool: Any = self._client.connection_pool
         if not isinstance(pool, WholePool):  # fakeredis, or the app's own client
-            reply = self._repeat(command)
-            return lambda: reply
+            answer = run(self.repeat(command))
+            return lambda: answer
         connection = pool.get_connection()
         try:
-            # Bypasses redis-py's command path, which would double the cost. Every word is text
-            # already: hiredis 3.5.0 crashes if a signal's handler raises while it converts one.
-            packed = (_pack(command),) if _pack else connection.pack_command(*command)
-            connection.send_packed_command(packed)
+            # Bypasses redis-py's command path, which would double the cost.
+            connection.send_packed_command(packed(connection, command))
         except BaseException as error:
             connection.disconnect()
             pool.release(connection)
             if isinstance(error, redis.ConnectionError):
-                return lambda: self._repeat(command)
+                return lambda: run(self.repeat(command))
             raise  # a timeout, for example: it is not repeated
 
         def fetch_reply() -> Any:
@@ -213,15 +216,25 @@ class Script:
                 finally:
                     pool.release(connection)  # before a repeat, which may need it
             except (redis.ConnectionError, redis.exceptions.NoScriptError):
-                return self._repeat(command)
+                return run(self.repeat(command))
 
         return fetch_reply
 
-    def _repeat(self, command: tuple[str, ...]) -> Any:
+    async def repeat(self, command: tuple[str, ...]) -> Any:
         """Calls with redis-py's retries; loads the script if the server doesn't have it."""
         client: Any = self._client
         for _ in range(3):
             with suppress(redis.exceptions.NoScriptError):
-                return client.execute_command(*command)
-            client.script_load(self._source.text)  # in a cluster perhaps on a node just left
-        return client.execute_command(*command)
+                return await reply(client.execute_command(*command))
+            # in a cluster perhaps on a node just left
+            await reply(client.script_load(self._source.text))
+        return await reply(client.execute_command(*command))
+
+
+def packed(connection: Any, command: tuple[str, ...]) -> Any:
+    """Returns a command as a connection sends it.
+
+    Its words are text already: hiredis 3.5.0 crashes if a signal's handler raises while it converts
+    one.
+    """
+    return (_pack(command),) if _pack else connection.pack_command(*command)

@@ -487,12 +487,12 @@ def test_a_call_whose_reply_was_lost_is_repeated_without_harm(
     office: Office, producer: Producer
 ) -> None:
     (one,), (other,) = office.end("rejected"), office.end("failed")
-    producer._scripts["enqueue"] = LostReply(producer._scripts["enqueue"], 1)
+    producer._calls._scripts["enqueue"] = LostReply(producer._calls._scripts["enqueue"], 1)
     with pytest.raises(StoreUnavailable):
         producer.dead.resend(one)
     record = producer.get(one)
     assert record is not None and producer.dead.resend(one) == record.resent_as
-    producer._scripts["enqueue"] = LostReply(producer._scripts["enqueue"], 1)
+    producer._calls._scripts["enqueue"] = LostReply(producer._calls._scripts["enqueue"], 1)
     with pytest.raises(StoreUnavailable):
         producer.dead.resend_many()
     assert producer.dead.resend_many() == Resent()
@@ -500,7 +500,7 @@ def test_a_call_whose_reply_was_lost_is_repeated_without_harm(
     assert record is not None and record.resent_as in office.waiting()
     assert len(office.waiting()) == 2
     (third,) = office.end("rejected", *office.waiting())[:1]
-    producer.dead._scripts["drop"] = LostReply(producer.dead._scripts["drop"], 1)
+    producer.dead._letters._scripts["drop"] = LostReply(producer.dead._letters._scripts["drop"], 1)
     with pytest.raises(StoreUnavailable):
         producer.dead.drop(third)
     producer.dead.drop(third)
@@ -522,7 +522,7 @@ def test_operators_who_work_at_once_do_nothing_twice(
 
     def run(call: Callable[[Producer], Any]) -> None:
         producer = Producer(small, client=client)
-        producer.dead._size = 10
+        producer.dead._letters._size = 10
         told.append(call(producer))
 
     def singles(producer: Producer) -> None:
@@ -582,7 +582,7 @@ def test_an_id_used_again_while_the_old_one_is_still_listed_is_another_message(
     for call in (producer.dead.job, producer.dead.resend, producer.dead.drop):
         with pytest.raises(NotDead, match="queued"):
             call("mine")
-    producer.dead._scripts["drop"](
+    producer.dead._letters._scripts["drop"](
         ids=["mine"],
     )
     assert office.claim().messages[0].content is not None

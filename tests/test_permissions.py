@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import re
+import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 import redis
@@ -14,7 +16,7 @@ from kombu.exceptions import OperationalError
 from redis import exceptions as errors
 
 from tests.conftest import ROOT, Courier, common_job, iso_in, text_job
-from viber_courier import Producer, Settings, StoreUnavailable
+from viber_courier import Producer, Settings, StoreUnavailable, consume
 from viber_courier.ops.commands import health
 from viber_courier.ops.exporter import CourierCollector
 from viber_courier.ops.redis_server import RedisServer
@@ -237,6 +239,21 @@ def use_results(url: str, settings: Settings) -> None:
         producer.close()
 
 
+def use_consume(url: str, settings: Settings) -> None:
+    env = {"COURIER_REDIS_URL": url, "COURIER_NAMESPACE": settings.namespace}
+    producer, stop = Producer.from_env(env), threading.Event()
+    try:
+        producer.cancel(producer.enqueue(text_job()))
+        consume(producer, "crm", lambda events: stop.set(), stop=stop)
+        # Without the permission it goes on, and leaves its name
+        with redis.Redis.from_url("redis://" + url.rpartition("@")[2]) as admin:
+            names: Any = admin.xinfo_consumers(Keys(settings.namespace).results, "crm")
+        if {each["name"] for each in names} - {b"one"}:
+            raise StoreUnavailable("a name is left: no permission for a script's command")
+    finally:
+        producer.close()
+
+
 def use_exporter(url: str, settings: Settings) -> None:
     fault = CourierCollector(Settings(redis_url=url, namespace=settings.namespace)).fault()
     if fault:
@@ -251,6 +268,7 @@ def use_exporter(url: str, settings: Settings) -> None:
     [
         ("courier-app", use_app, 0),
         ("courier-app", use_results, 1),
+        ("courier-app", use_consume, 2),
         ("courier-exporter", use_exporter, 0),
     ],
 )

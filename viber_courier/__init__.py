@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from viber_courier.ops.lists.phone import normalize_address
+    from viber_courier.producers.aio import AsyncProducer
     from viber_courier.producers.client import Producer
-    from viber_courier.producers.dead import DeadLetter, DeadLetters, Resent
-    from viber_courier.producers.results import Event
+    from viber_courier.producers.consume import aconsume, consume
+    from viber_courier.producers.dead import AsyncDeadLetters, DeadLetter, DeadLetters, Resent
+    from viber_courier.producers.events import AsyncEvent, Event
     from viber_courier.schemas.errors import (
         ConfigError,
         Conflict,
@@ -33,9 +35,11 @@ if TYPE_CHECKING:
     from viber_courier.store.records import Record
 
 _HOMES = {
+    "producers.aio": ("AsyncProducer",),
     "producers.client": ("Producer",),
-    "producers.dead": ("DeadLetter", "DeadLetters", "Resent"),
-    "producers.results": ("Event",),
+    "producers.consume": ("aconsume", "consume"),
+    "producers.dead": ("AsyncDeadLetters", "DeadLetter", "DeadLetters", "Resent"),
+    "producers.events": ("AsyncEvent", "Event"),
     "schemas.errors": (
         *("ConfigError", "Conflict", "ContentGone", "CourierError", "DeadLetterError"),
         *("EnqueueError", "EventsMissed", "InvalidMessage", "NotDead", "QueueFull"),
@@ -50,6 +54,9 @@ _HOMES = {
 _HOME = {name: f"viber_courier.{home}" for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "AsyncDeadLetters",
+    "AsyncEvent",
+    "AsyncProducer",
     "ConfigError",
     "Conflict",
     "ContentGone",
@@ -71,6 +78,8 @@ __all__ = [
     "Status",
     "StoreUnavailable",
     "Unconfirmed",
+    "aconsume",
+    "consume",
     "normalize_address",
 ]
 

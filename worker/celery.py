@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -130,7 +130,7 @@ def system() -> System:
         store=store,
         sender=Sender(settings, store, provider, decider),
         poller=Poller(settings, store, provider, decider),
-        producer=Producer(settings, client=client),
+        producer=Producer(replace(settings, source=""), client=client),  # a task's app is another
     )
 
 

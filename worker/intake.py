@@ -10,13 +10,15 @@ from viber_courier.producers.client import Producer
 from viber_courier.schemas.encoding import digest_of
 from viber_courier.schemas.errors import Conflict, EnqueueError, InvalidMessage
 from viber_courier.schemas.event import Change, render
-from viber_courier.schemas.fields import ID
+from viber_courier.schemas.fields import ID, SOURCE
 from viber_courier.schemas.message import BOUNDED, printable
 from viber_courier.schemas.status import Reason, Status
 from viber_courier.store.connection import store_errors
 from viber_courier.store.keys import Keys
 from viber_courier.store.records import end_fields
 from viber_courier.store.scripts import Script, shared
+
+Json = dict[str, Any]
 
 
 def enqueue_task_jobs(producer: Producer, task_id: str, jobs: object) -> str:
@@ -56,20 +58,24 @@ class RejectionRecorder:
         """
         conflict = isinstance(error, Conflict)
         faults = error.errors if isinstance(error, InvalidMessage) else {"id": [str(error)]}
-        more: dict[str, Any] = {"errors": faults}
-        own = raw.get("id") if isinstance(raw, Mapping) else None
+        more: Json = {"errors": faults}
+        own, source = (raw.get(n) if isinstance(raw, Mapping) else None for n in ("id", "source"))
+        named = {"source": source} if isinstance(source, str) and SOURCE.fullmatch(source) else {}
         reason = Reason.CONFLICT if conflict else Reason.INVALID
         digest = digest_of(BOUNDED.repr(raw))
         if own is not None:
             usable = isinstance(own, str) and ID.fullmatch(own)
-            if usable and self._reject(str(own), digest, reason, more):
+            if usable and self._reject(str(own), digest, reason, more, named):
                 return str(own)
             more["requestedId"] = printable(own)
-        self._reject(fresh, digest, reason, more)
+        self._reject(fresh, digest, reason, more, named)
         return fresh
 
-    def _reject(self, id: str, digest: str, reason: Reason, more: Mapping[str, Any]) -> bool:
-        change = Change(status=Status.REJECTED, final=True, reason=reason, more=more)
+    def _reject(
+        self, id: str, digest: str, reason: Reason, more: Json, source: Mapping[str, str]
+    ) -> bool:
+        # The record that names the source to move.lua does not exist yet.
+        change = Change(status=Status.REJECTED, final=True, reason=reason, more={**more, **source})
         with store_errors():
             recorded = self._script(
                 record=self._keys.records + id,
@@ -78,7 +84,7 @@ class RejectionRecorder:
                 to=Status.REJECTED,
                 draft=render(change, self._settings.namespace, self._clock()),
                 count=f"{Status.REJECTED}:{reason}",
-                fields=end_fields(reason),
+                fields=end_fields(reason, **source),
             )
         return bool(recorded)
 

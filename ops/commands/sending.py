@@ -29,6 +29,7 @@ _TEXTS = {
     "validityPeriodSec": ("--validity", int, "Seconds that the provider may try Viber."),
     "smsValidityPeriodSec": ("--sms-validity", int, "Seconds that the provider may try the SMS."),
     "comment": ("--comment", str, "Shown in the provider's reports."),
+    "source": ("--source", str, "The app, for readers that name one. [env COURIER_SOURCE]"),
     "onUnsure": ("--on-unsure", click.Choice(["park", "resend"]), "If it may have been sent."),
 }
 """Options by the field that they set; those of the content go to ``content``."""

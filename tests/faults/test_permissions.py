@@ -203,6 +203,11 @@ def operate(courier: Courier, id: str) -> None:
     courier("find", "79250000001")
     courier("results")
     courier("results", "--group", "desk")
+    consuming = courier.start("consume", "builtins:print", "--group", "desk-2")
+    assert consuming.stdout and "Event(" in consuming.stdout.readline()
+    consuming.terminate()
+    consuming.communicate()
+    assert consuming.returncode == 0
     courier("pause", "low", "--for", "90s")
     courier("send", input=json.dumps(text_job(id="late", priority="low")))
     courier("cancel", "late")

@@ -1,6 +1,8 @@
 -- Every change of a message's status goes through move. It only compares names: schemas/status.py
 -- says which status may follow which.
 --
+-- An event of a record with a source names it, last of all: schemas/event.py relies on that place.
+--
 -- move(record, results, change):
 --   change = {from, to, id, draft, at, provider, content, keep, keep_content, fields, size}
 --   from, to         the status expected, and the one to write ('': leave it as it is)
@@ -14,7 +16,7 @@
 -- Returns false, and writes nothing, if the status is another one or the message has ended.
 local call = redis.call
 local function move(record, results, change)
-  local found = call('HMGET', record, 'status', 'final', 'n', 'row')
+  local found = call('HMGET', record, 'status', 'final', 'n', 'row', 'source')
   if found[1] ~= change.from or found[2] then return false end
   local fields, size, id, content = change.fields, change.size, change.id, change.content
   local draft, e = change.draft, change.at
@@ -26,8 +28,10 @@ local function move(record, results, change)
     local n = found[3] and string.format('%.0f', found[3] + 1) or '1'
     fields[size + 1], fields[size + 2] = 'n', n
     size = size + 2
+    local last = draft[e + 4]
+    if found[5] then last = string.sub(last, 1, -3) .. ',"source":"' .. found[5] .. '"}}' end
     call('XADD', results, '*', 'event', draft[e] .. id .. ':' .. n .. draft[e + 1] .. id
-      .. draft[e + 2] .. id .. draft[e + 3] .. change.provider .. draft[e + 4])
+      .. draft[e + 2] .. id .. draft[e + 3] .. change.provider .. last)
   end
   if content ~= '' then
     fields[size + 1], fields[size + 2] = 'final', '1'

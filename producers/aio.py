@@ -1,0 +1,73 @@
+"""The AsyncProducer, through which apps use viber-courier from an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Mapping
+from weakref import WeakSet
+
+from redis import asyncio as aio
+
+from viber_courier.producers.calls import Calls
+from viber_courier.producers.results import AsyncEventStream, Start
+from viber_courier.schemas.settings import Settings
+from viber_courier.store.aio import AsyncScript, connect
+from viber_courier.store.replies import Link
+
+
+class AsyncProducer(Calls):
+    """Producer for asyncio: the same calls, to be awaited. All tasks of a loop can share one.
+
+    ``async with`` closes it. A call that is cancelled may have been done: repeat it with the same
+    ids. ``enqueue_many`` also takes async iterables.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        client: aio.Redis | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.redis = connect(settings.redis_url, settings.namespace) if client is None else client
+        super().__init__(Link(self.redis, AsyncScript, asyncio.sleep), settings, clock)
+        self._streams = WeakSet[AsyncEventStream]()
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] = os.environ) -> AsyncProducer:
+        """Returns an AsyncProducer with the settings of the COURIER_* variables.
+
+        Raises ConfigError.
+        """
+        return cls(Settings.from_env(env))
+
+    async def __aenter__(self) -> AsyncProducer:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Ends the streams of events, and closes the connections. A later call opens new ones."""
+        for stream in list(self._streams):
+            await stream.aclose()
+        await self.redis.aclose()
+
+    def results(
+        self,
+        group: str,
+        consumer: str,
+        block: float = 5.0,
+        *,
+        start: Start = "oldest",
+        source: str = "",
+    ) -> AsyncEventStream:
+        """Yields result events as Producer.results does, by ``async for``; ``await event.ack()``.
+
+        You can go on after a cancelled read; events that you have not acknowledged then come again.
+        """
+        stream = AsyncEventStream(self._reader(group, consumer, start, source), block)
+        self._streams.add(stream)
+        return stream

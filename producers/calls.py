@@ -1,0 +1,172 @@
+"""What producers send to Redis, and what the replies mean: once for Producer and AsyncProducer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from viber_courier.producers.dead import AsyncDeadLetters, Letter
+from viber_courier.producers.results import Reader, Start, require_start
+from viber_courier.producers.rows import CHUNK_ROWS, Clashes, OnInvalid, Row, RowStream, fresh_id
+from viber_courier.schemas.errors import Conflict, EnqueueError, QueueFull
+from viber_courier.schemas.event import Change, render, resent
+from viber_courier.schemas.message import Campaign, Job, named, parse_job
+from viber_courier.schemas.settings import Settings
+from viber_courier.schemas.status import DEAD, Reason, Status
+from viber_courier.store.connection import StoreUnavailable, require_name, store_errors
+from viber_courier.store.keys import Keys
+from viber_courier.store.records import Record, end_fields, new_message, record_values, version_of
+from viber_courier.store.replies import Link, reply
+from viber_courier.store.scripts import shared
+
+
+class Calls:
+    """The calls of one namespace, as coroutines (store/replies.py); Producer describes each.
+
+    ``dead`` holds the dead letters.
+    """
+
+    def __init__(self, link: Link, settings: Settings, clock: Callable[[], float]) -> None:
+        self._link, self.settings, self._clock = link, settings, clock
+        self._keys = Keys(settings.namespace)
+        names, given = ("enqueue", "cancel", "get"), shared(settings)
+        self._scripts = {name: link.script(link.client, name, given) for name in names}
+        self.dead = AsyncDeadLetters(link, settings, clock, self._store_again)
+
+    async def ping(self) -> None:
+        with store_errors():
+            await reply(self._link.client.ping())
+
+    async def enqueue(self, job: Any) -> str:
+        parsed = self._parse_job(job, self._clock())
+        id = parsed.id or fresh_id()
+        if await (await self._begin_store([Row(0, job, id, parsed)]))():
+            raise Conflict(id)
+        return id
+
+    async def enqueue_many(
+        self, rows: Any, common: Any = None, on_invalid: OnInvalid | None = None
+    ) -> list[str]:
+        common = named(common, self.settings.source)
+        campaign = None if common is None else Campaign(common, self._clock())
+        parse = campaign.parse_row if campaign else self._parse_job
+        begin, breathe = self._begin_store, self._breathe
+        stream = RowStream(campaign, parse, on_invalid, self._clock, begin, breathe)
+        # A chunk larger than max_queued could never be stored.
+        size = min(CHUNK_ROWS, self.settings.max_queued or CHUNK_ROWS)
+        try:
+            await stream.store(rows, size)
+        except (EnqueueError, StoreUnavailable) as error:
+            error.accepted = stream.accepted
+            raise
+        return stream.accepted
+
+    async def get(self, id: str) -> Record | None:
+        state = await self._state(id)
+        return None if state is None else Record(**record_values(id, *state))
+
+    async def cancel(self, id: str) -> bool:
+        while (state := await self._state(id)) is not None:
+            record = Record(**record_values(id, *state))
+            if record.status != Status.QUEUED:
+                return record.status == Status.CANCELLED and record.provider_id is None
+            answer = await self._cancel(record, state[0])
+            if answer == "done":
+                return record.unsure == 0
+            if answer in ("busy", "lost"):
+                return False
+        return False
+
+    def _parse_job(self, job: Any, now: float) -> Job:
+        return parse_job(named(job, self.settings.source), now)
+
+    def _reader(self, group: str, consumer: str, start: Start, source: str = "") -> Reader:
+        """Returns a reader of result events. Raises TypeError and ValueError for wrong values."""
+        require_start(start)
+        names = require_name("group", group), require_name("consumer", consumer)
+        return Reader(self._link, self._keys, *names, start, source)
+
+    async def _breathe(self) -> None:
+        await reply(self._link.sleep(0))
+
+    async def _store_again(self, letters: list[Letter], gap: int) -> set[str]:
+        rows = [Row(0, None, new, job, old) for old, new, job in letters]
+        return await (await self._begin_store(rows, None, gap))()
+
+    async def _begin_store(
+        self, rows: list[Row], campaign: Campaign | None = None, gap: int | None = None
+    ) -> Clashes:
+        """Begins to store rows; an asyncio client's chunk is stored by then.
+
+        ``gap``: for dead letters sent again, microseconds from one due time to the next.
+        """
+        if not rows:
+            return _no_clashes
+        messages = [new_message(row.id, row.job, row.resend_of) for row in rows]
+        width = max(map(len, messages))
+        tail = [value for each in messages for value in (*each, *[""] * (width - len(each)))]
+        digest = campaign.digest if campaign else ""
+        with store_errors():
+            fetch_reply = await reply(
+                self._scripts["enqueue"].begin(
+                    common=self._keys.commons + digest,
+                    status=Status.QUEUED,
+                    common_digest=digest,
+                    common_json=campaign.json if campaign else "",
+                    gap=gap,
+                    width=width,
+                    tail=tail,
+                )
+            )
+
+        async def fetch_clashes() -> set[str]:
+            with store_errors():
+                state, *conflicts = fetch_reply()
+            if state == "full":
+                raise QueueFull(self.settings.max_queued)
+            return {rows[int(place)].id for places in conflicts for place in places}
+
+        return fetch_clashes
+
+    async def _state(self, id: str) -> tuple[dict[str, str], float] | None:
+        """Returns a record's fields and its score (0: in no lane); None if there is no record."""
+        require_name("id", id)
+        with store_errors():
+            call = self._scripts["get"](record=self._keys.records + id, id=id)
+            score, *pairs = await reply(call)
+        fields = dict(zip(pairs[::2], pairs[1::2], strict=True))
+        return (fields, float(score or 0)) if fields else None
+
+    async def _cancel(self, record: Record, fields: Mapping[str, str]) -> str:
+        """Cancels the message if its record is unchanged; returns cancel.lua's reply."""
+        to = Status.UNCONFIRMED if record.unsure else Status.CANCELLED
+        change = Change(
+            status=to,
+            final=True,
+            reason=Reason.BY_REQUEST,
+            attempts=record.attempts,
+            unsure=record.unsure,
+            metadata=record.metadata,
+            more=resent(record.resend_of),
+        )
+        n, attempts = version_of(fields)
+        with store_errors():
+            call = self._scripts["cancel"](
+                record=self._keys.records + record.id,
+                content=self._keys.contents + record.id,
+                id=record.id,
+                n=n,
+                attempts=attempts,
+                **{"from": Status.QUEUED},
+                to=to,
+                is_dead=to in DEAD,
+                draft=render(change, self.settings.namespace, self._clock()),
+                count=f"{to}:{Reason.BY_REQUEST}",
+                fields=end_fields(Reason.BY_REQUEST),
+            )
+            answer: str = await reply(call)
+        return answer
+
+
+async def _no_clashes() -> set[str]:
+    return set()

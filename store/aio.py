@@ -1,0 +1,300 @@
+"""Connections to Redis for asyncio: to one server, to Sentinel's master, to a cluster's node."""
+
+import asyncio
+import os
+import ssl
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import cache
+from types import SimpleNamespace
+from typing import Any
+
+import redis
+from redis import asyncio as aio
+from redis import exceptions as errors
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from viber_courier.schemas.redis_url import Address, parse
+from viber_courier.store.cluster import PATIENCE, Place, Slot, ask, brief, find_slot
+from viber_courier.store.connection import SOCKET_OPTIONS, client_options
+from viber_courier.store.pools import MASTER_CHECK_INTERVAL, SENTINEL_RETRY_DELAY
+from viber_courier.store.scripts import Script, packed
+
+MOST_CONNECTIONS = 50
+"""Most connections of one client. Calls beyond them wait for one, no longer than for a reply."""
+
+
+class Pool(aio.ConnectionPool):
+    """Never reuses a connection whose last exchange was interrupted, as by a cancellation.
+
+    It is WholePool's counterpart, for the event loop that runs: in another loop, and in a forked
+    process, it starts afresh.
+    """
+
+    _idle: deque[Any]
+    _owner: Any = None
+    _slots: asyncio.Semaphore
+
+    def reset(self) -> None:
+        """Drops all connections."""
+        self._idle, self._slots = deque(), asyncio.Semaphore(MOST_CONNECTIONS)
+        super().reset()  # type: ignore[no-untyped-call]
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}>"  # redis-py would show the password
+
+    async def get_connection(self, *_: Any, **__: Any) -> Any:
+        owner = os.getpid(), asyncio.get_running_loop()
+        if self._owner != owner:
+            self.reset()
+            self._owner = owner
+        slots, idle = self._slots, self._idle
+        try:
+            async with asyncio.timeout(
+                SOCKET_OPTIONS["socket_timeout"] if slots.locked() else None
+            ):
+                await slots.acquire()
+        except TimeoutError:
+            raise redis.TimeoutError("No connection became free") from None
+        try:
+            connection = await self._usable() or await self._connected()
+        except BaseException:
+            slots.release()
+            raise
+        connection.taken = slots, idle, sys.exc_info()[1]  # one that the caller is handling already
+        return connection
+
+    async def _usable(self) -> Any:
+        """Returns an idle connection, or None. One that idled for long is checked by a PING."""
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_connected:
+                return connection
+        return None
+
+    async def _connected(self) -> Any:
+        connection = self.connection_class(**self.connection_kwargs)
+        try:
+            await self._connect(connection)
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        return connection
+
+    async def _connect(self, connection: Any) -> None:
+        await connection.connect()
+
+    async def release(self, connection: Any) -> None:
+        (slots, idle, outer), connection.taken = connection.taken, None
+        slots.release()
+        error = sys.exc_info()[1]
+        if error is None or error is outer or isinstance(error, redis.ResponseError):
+            if idle is self._idle:
+                idle.append(connection)
+                return
+        elif isinstance(error, redis.TimeoutError | redis.ConnectionError):
+            await self._close_idle()  # their peer may be gone too: each would cost a timeout
+        await connection.disconnect(nowait=True)
+
+    async def disconnect(self, inuse_connections: bool = True) -> None:
+        """Closes idle connections now, and those in use (by default) when they are released."""
+        idle, self._idle = self._idle, deque[Any]() if inuse_connections else self._idle
+        while idle:
+            await idle.pop().disconnect()
+
+    async def _close_idle(self) -> None:
+        while self._idle:
+            await self._idle.pop().disconnect(nowait=True)
+
+
+class _Secure(aio.SSLConnection):
+    """Has all TLS options of the blocking client: redis-py's for asyncio lacks some."""
+
+    def __init__(self, *, tls: Any, **options: Any) -> None:
+        super().__init__(**options)
+        self.ssl_context = tls
+
+
+class _Placed(aio.Connection):
+    """Connects to the server that ``where`` names."""
+
+    def __init__(self, *, where: "Slot | _Master", **options: Any) -> None:
+        self._where = where
+        super().__init__(**options)
+
+    async def connect(self) -> None:
+        await self._to_place(super().connect)
+
+    async def connect_check_health(self, *args: Any, **options: Any) -> None:
+        """Connects; redis-py calls this instead of ``connect`` from version 6 on."""
+        await self._to_place(super().connect_check_health, *args, **options)
+
+    async def _to_place(self, connect: Any, *args: Any, **options: Any) -> None:
+        # Not repeated here but by the caller: the server may be another one by then.
+        patient, self.retry = self.retry, Retry(NoBackoff(), 0)
+        try:
+            self.host, self.port = await self._where.place()
+            await connect(*args, **options)
+        except (redis.ConnectionError, redis.TimeoutError):
+            self._where.lost = True
+            raise
+        finally:
+            self.retry = patient
+
+    async def read_response(self, *args: Any, **options: Any) -> Any:
+        try:
+            return await super().read_response(*args, **options)
+        except redis.RedisError as error:
+            if found := self._where.heed(error, self.host):
+                raise found from None
+            raise
+
+
+class _SecurePlaced(_Placed, _Secure):
+    pass
+
+
+class _PlacedPool(Pool):
+    """Never reuses a connection to a server that is no longer the one."""
+
+    async def _usable(self) -> Any:
+        where: Any = self.connection_kwargs["where"]
+        with suppress(redis.ConnectionError, redis.TimeoutError):
+            place = await where.place()
+            while connection := await super()._usable():
+                if (connection.host, connection.port) == place:
+                    return connection
+                await connection.disconnect(nowait=True)
+        return None
+
+    async def _connect(self, connection: Any) -> None:
+        await connection.retry.call_with_retry(connection.connect, lambda _: asyncio.sleep(0))
+
+
+class _Master:
+    """Knows where the master is: asks the sentinels each second, and where it was ``lost``."""
+
+    def __init__(self, given: Address, connection: Any, options: Mapping[str, Any]) -> None:
+        self._name, self._sentinels = given.master, given.hosts
+        self._connection, self._options = connection, options
+        self._found: Place | None = None
+        self._next_look, self.lost = 0.0, True
+
+    async def place(self) -> Place:
+        """Returns the master's address."""
+        now = time.monotonic()
+        if self._found is None or self.lost or now >= self._next_look:
+            self._next_look = now + SENTINEL_RETRY_DELAY
+            try:
+                self._found, self.lost = await self._look(), False
+                self._next_look = now + MASTER_CHECK_INTERVAL
+            except (redis.ConnectionError, redis.TimeoutError):
+                if self._found is None or self.lost:
+                    raise
+        return self._found
+
+    def heed(self, error: redis.RedisError, asked: str) -> redis.RedisError | None:
+        """Returns what to raise for an error of the server ``asked``; None: the error itself."""
+        self.lost = isinstance(error, _ELSEWHERE)
+        if isinstance(error, errors.ReadOnlyError):
+            return redis.ConnectionError("the master is a replica now")
+        return None
+
+    async def _look(self) -> Place:
+        failure: redis.RedisError = redis.ConnectionError("no sentinel knows the master")
+        for place in self._sentinels:
+            try:
+                words = "SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._name
+                if found := await ask(self._connection, place, self._options, *words):
+                    return found[0], int(found[1])
+            except (redis.ConnectionError, redis.TimeoutError) as error:
+                failure = error
+        raise failure
+
+
+_ELSEWHERE = (redis.ConnectionError, redis.TimeoutError, errors.ReadOnlyError)
+
+
+def _tls(given: Mapping[str, Any]) -> Any:
+    """Returns what _Secure takes; files are read once, now if they can be read."""
+    option = {name.removeprefix("ssl_"): value for name, value in given.items()}
+
+    @cache
+    def get() -> ssl.SSLContext:
+        made = ssl.create_default_context(
+            cafile=option.get("ca_certs"), capath=option.get("ca_path")
+        )
+        made.check_hostname = option["check_hostname"]
+        made.verify_mode = ssl.VerifyMode[f"CERT_{option['cert_reqs'].upper()}"]
+        if "certfile" in option:
+            files = option["certfile"], option.get("keyfile"), option.get("password")
+            made.load_cert_chain(*files)
+        if "min_version" in option:
+            made.minimum_version = ssl.TLSVersion(option["min_version"])
+        if "ciphers" in option:
+            made.set_ciphers(option["ciphers"])
+        return made
+
+    with suppress(OSError):
+        get()
+    return SimpleNamespace(get=get)
+
+
+class Client(aio.Redis):
+    """A client that closes its pool."""
+
+    async def aclose(self, close_connection_pool: bool | None = None) -> None:
+        await self.connection_pool.disconnect()
+
+
+def connect(url: str, namespace: str = "") -> Client:
+    """Returns an asyncio client with the options of the blocking one (store/connection.py)."""
+    address = parse(url)
+    options = client_options(Retry)
+    plain, placed = (_Secure, _SecurePlaced) if address.tls else (aio.Connection, _Placed)
+    if address.tls:
+        options["tls"] = _tls(address.tls)
+    login: dict[str, Any] = {"username": address.username, "password": address.password}
+    login["db"] = address.database
+    if address.scheme == "cluster":
+        where: Any = find_slot(address, namespace, plain, {**options, **login}, Retry)
+        options["retry"] = Retry(*PATIENCE)
+    elif address.scheme == "sentinel":
+        where = _Master(address, plain, {**brief(options, Retry), **address.sentinel_login})
+    elif address.scheme == "unix":
+        del options["socket_keepalive"]  # TCP's
+        options |= {"connection_class": aio.UnixDomainSocketConnection, "path": address.path}
+        return Client(connection_pool=Pool(**options, **login))
+    else:
+        ((host, port),) = address.hosts
+        options |= {"connection_class": plain, "host": host, "port": port}
+        return Client(connection_pool=Pool(**options, **login))
+    pool = _PlacedPool(connection_class=placed, where=where, **options, **login)
+    return Client(connection_pool=pool)
+
+
+class AsyncScript(Script):
+    """A script for an asyncio client."""
+
+    async def __call__(self, **given: Any) -> Any:
+        """Returns the script's reply. If the connection breaks, the call is repeated."""
+        command = self.command(given)
+        pool: Any = self._client.connection_pool
+        if isinstance(pool, Pool):  # otherwise fakeredis, or the app's own client
+            connection = await pool.get_connection()
+            with suppress(redis.ConnectionError, errors.NoScriptError):
+                try:
+                    await connection.send_packed_command(packed(connection, command))
+                    return await connection.read_response()
+                finally:
+                    await pool.release(connection)
+        return await self.repeat(command)
+
+    async def begin(self, **given: Any) -> Any:  # type: ignore[override]
+        """Waits for the reply; returns a function that returns it."""
+        answer = await self(**given)
+        return lambda: answer
