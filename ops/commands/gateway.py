@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 from aiohttp import web
 
-from viber_courier import AsyncProducer, Settings
+from viber_courier import Settings
 from viber_courier.ops.commands.terminal import WRONG, Failure, command
 from viber_courier.ops.gateway.server import KEEPALIVE_SECONDS, Gateway
 from viber_courier.ops.gateway.tokens import Tokens
@@ -32,11 +32,18 @@ SHUTDOWN_SECONDS = 10.0
     envvar="COURIER_GATEWAY_TOKENS",
     help="File with a line name:sha256 for each token.",
 )
-@click.option("--cert", type=click.Path(exists=True, dir_okay=False), help="TLS: certificate chain.")
+@click.option(
+    "--cert", type=click.Path(exists=True, dir_okay=False), help="TLS: certificate chain."
+)
 @click.option("--key", type=click.Path(exists=True, dir_okay=False), help="TLS: its private key.")
 @click.option("--new-token", metavar="NAME", help="Print a new token and its line, and end.")
 def gateway(
-    host: str, port: int, tokens: Path | None, cert: str | None, key: str | None, new_token: str | None
+    host: str,
+    port: int,
+    tokens: Path | None,
+    cert: str | None,
+    key: str | None,
+    new_token: str | None,
 ) -> None:
     """Serve messages and their events by HTTP (docs/gateway.md).
 

@@ -69,7 +69,7 @@ class Messages:
         return web.json_response({"id": id}, status=202)
 
     async def _store(self, identity: "_Identity", rows: list[Any], first: int) -> list[Json]:
-        """Returns each row's id, or what is wrong with it. Raises Problem if it must be repeated."""
+        """Returns each row's id, or its problem. Raises Problem if the rows must be repeated."""
         results = list[Json]([{} for _ in rows])
         jobs = list[Any]()
         for row, given in enumerate(rows):

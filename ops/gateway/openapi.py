@@ -7,6 +7,7 @@ from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
 
 from viber_courier.ops.gateway.bodies import LINES
+from viber_courier.ops.gateway.events import MAX_EVENTS, MAX_WAIT
 from viber_courier.ops.gateway.messages import MAX_KEY, MAX_LIST
 from viber_courier.ops.gateway.problems import TYPE
 from viber_courier.schemas import fields
@@ -39,9 +40,8 @@ def document() -> Json:
         plugins=[plugin],
         security=[{"token": []}, {}],
     )
-    plugin.converter.add_attribute_function(
-        lambda _, field, **__: fields.FORMS.get(getattr(field, "rule", None), {})
-    )
+    converter: Any = plugin.converter
+    converter.add_attribute_function(lambda _, field, **__: dict(fields.FORMS.get(field.rule, {})))
     spec.components.security_scheme("token", {"type": "http", "scheme": "bearer"})
     for kind, schema in fields.CONTENT.items():
         spec.components.schema(f"{kind.title()}Content", schema=schema)
@@ -132,6 +132,37 @@ _KEY = {
     "description": "Messages without an id get one made of it: a repeat sends nothing twice.",
     "schema": {"type": "string", "maxLength": MAX_KEY},
 }
+_QUERY = {
+    "group": {"type": "string", "pattern": "^[A-Za-z0-9_.-]{1,64}$"},
+    "wait": {"type": "integer", "minimum": 0, "maximum": MAX_WAIT, "default": 0},
+    "max": {"type": "integer", "minimum": 1, "maximum": MAX_EVENTS, "default": 100},
+    "start": {"enum": ["oldest", "new"], "default": "oldest"},
+    "consumer": {"type": "string", "pattern": "^[A-Za-z0-9_.-]{1,64}$", "default": "gateway"},
+}
+_EVENTS = {
+    "type": "object",
+    "required": ["events"],
+    "properties": {
+        "events": {
+            "description": "CloudEvents 1.0, each with its `ackid`.",
+            "type": "array",
+            "items": {"type": "object", "required": ["id", "type", "data", "ackid"]},
+        },
+        "missed": {
+            "description": "Events of this time were deleted before the group read them.",
+            "type": "object",
+            "properties": dict.fromkeys(("from", "to"), {"type": "string", "format": "date-time"}),
+        },
+    },
+}
+_ACKS = {
+    "type": "object",
+    "required": ["group", "ackids"],
+    "properties": {
+        "group": _QUERY["group"],
+        "ackids": {"type": "array", "items": _TEXT, "minItems": 1, "maxItems": MAX_EVENTS},
+    },
+}
 _ID = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
 _PATHS: dict[str, Json] = {
     "/v1/messages": {
@@ -147,7 +178,9 @@ _PATHS: dict[str, Json] = {
                 },
             },
             "responses": {
-                "202": _json({"anyOf": [_ACCEPTED, _ROWS, _STREAMED]}, "Stored: each row's result."),
+                "202": _json(
+                    {"anyOf": [_ACCEPTED, _ROWS, _STREAMED]}, "Stored: each row's result."
+                ),
                 **_problems("400", "408", "409", "413", "415", "429"),
                 "422": {
                     "description": _PROBLEMS["422"],
@@ -182,6 +215,47 @@ _PATHS: dict[str, Json] = {
                     "Whether it never left, and now never will.",
                 ),
                 **_problems("404"),
+            },
+        }
+    },
+    "/v1/events": {
+        "get": {
+            "operationId": "events",
+            "summary": "Wait for result events of your source; or stream them (Accept).",
+            "parameters": [
+                {"name": name, "in": "query", "required": name == "group", "schema": schema}
+                for name, schema in _QUERY.items()
+            ],
+            "responses": {
+                "200": {
+                    "description": "The next events; an unacknowledged one comes again.",
+                    "content": {
+                        "application/json": {"schema": _EVENTS},
+                        "text/event-stream": {"schema": _TEXT},
+                    },
+                },
+                **_problems("422"),
+            },
+        }
+    },
+    "/v1/events/ack": {
+        "post": {
+            "operationId": "ack",
+            "summary": "Acknowledge events: the group does not get them again.",
+            "requestBody": {
+                "required": True,
+                "content": {"application/json": {"schema": _ACKS}},
+            },
+            "responses": {
+                "200": _json(
+                    {
+                        "type": "object",
+                        "required": ["acknowledged"],
+                        "properties": {"acknowledged": _COUNT},
+                    },
+                    "How many of them were unacknowledged.",
+                ),
+                **_problems("400", "408", "413", "415", "422"),
             },
         }
     },

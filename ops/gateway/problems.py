@@ -30,9 +30,7 @@ class Problem(Exception):
     def response(self) -> web.Response:
         """Returns the answer."""
         text = json.dumps(self.members(), ensure_ascii=False)
-        return web.Response(
-            status=self.status, text=text, content_type=TYPE, headers=self.headers
-        )
+        return web.Response(status=self.status, text=text, content_type=TYPE, headers=self.headers)
 
 
 def problem(error: CourierError) -> Problem:

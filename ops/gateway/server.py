@@ -1,25 +1,27 @@
 """The gateway's HTTP server: routes, logins, limits, health and metrics."""
 
 import asyncio
+import json
 import logging
 import time
-from collections.abc import AsyncIterator
+import traceback
+from pathlib import Path
 from typing import Any
 
 from aiohttp import hdrs, web
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
-from viber_courier import AsyncProducer, CourierError, StoreUnavailable
+from viber_courier import AsyncProducer, CourierError, Settings, StoreUnavailable
 from viber_courier.ops.gateway.bodies import MAX_BODY
+from viber_courier.ops.gateway.events import Events
 from viber_courier.ops.gateway.messages import Messages
+from viber_courier.ops.gateway.openapi import document
 from viber_courier.ops.gateway.problems import RETRY_AFTER, Problem, problem
 from viber_courier.ops.gateway.tokens import Tokens
 
 MAX_REQUESTS = 256
-"""Requests at work at once, long polls aside; one more is told to come again."""
-AWAY_SECONDS = 1.0
-"""How long requests are refused without a try after Redis could not be used."""
+"""Requests at work at once, polls of events aside; one more is told to come again."""
 KEEPALIVE_SECONDS = 30.0
 """How long a connection may stay without a request."""
 OPEN = ("/openapi.json", "/healthz", "/readyz", "/metrics")
@@ -31,9 +33,9 @@ logger = logging.getLogger(__name__)
 class Gateway:
     """The application. ``tokens`` None: every request is let in, without a source."""
 
-    def __init__(self, producer: AsyncProducer, tokens: Tokens | None) -> None:
-        self._producer, self._tokens = producer, tokens
-        self._at_work, self._away_until = 0, 0.0
+    def __init__(self, settings: Settings, tokens: Tokens | None) -> None:
+        self._settings, self._tokens, self._at_work = settings, tokens, 0
+        self._is_away = self._is_tried = False
         self.metrics = Metrics()
 
     def app(self) -> web.Application:
@@ -42,10 +44,22 @@ class Gateway:
             client_max_size=MAX_BODY,
             middlewares=[self._measure, self._tell, self._let_in, self._limit],
         )
-        messages = Messages(self._producer)
+        self._producer = AsyncProducer(self._settings)
+        reader = AsyncProducer(self._settings)
+
+        async def close(_: web.Application) -> None:
+            await self._producer.close()
+            await reader.close()
+
+        app.on_cleanup.append(close)
+        messages, events = Messages(self._producer), Events(reader)
+        app.router.add_get("/v1/events", events.get, allow_head=False)
+        app.router.add_post("/v1/events/ack", events.ack)
         app.router.add_post("/v1/messages", messages.post)
         app.router.add_get("/v1/messages/{id}", messages.get, allow_head=False)
         app.router.add_post("/v1/messages/{id}/cancel", messages.cancel)
+        text = json.dumps(document())
+        app.router.add_get("/openapi.json", lambda _: _text(text), allow_head=False)
         app.router.add_get("/healthz", self._healthz, allow_head=False)
         app.router.add_get("/readyz", self._readyz, allow_head=False)
         app.router.add_get("/metrics", self._metrics, allow_head=False)
@@ -73,16 +87,18 @@ class Gateway:
         except Problem as error:
             told = error
         except web.HTTPMethodNotAllowed as error:
-            told = Problem(405, "the method is not allowed here", {hdrs.ALLOW: error.headers["Allow"]})
+            allowed = {"Allow": error.headers["Allow"]}
+            told = Problem(405, "the method is not allowed here", allowed)
         except web.HTTPException as error:
             told = Problem(error.status, error.reason)
         except (ConnectionError, asyncio.CancelledError):
             raise  # the client has gone
         except Exception as error:
-            logger.error("request failed", extra={"error": type(error).__name__}, exc_info=True)
+            # Not the error's own text, which may quote a message.
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{Path(place.filename).name}:{place.lineno}"
+            logger.error("request failed", extra={"error": type(error).__name__, "where": where})
             told = Problem(500, "an error of the gateway: its log says which")
-        if told.status == 503:
-            self._away_until = time.monotonic() + AWAY_SECONDS
         return told.response()
 
     @web.middleware
@@ -93,7 +109,7 @@ class Gateway:
             name = self._tokens.name_of(token.strip()) if kind.lower() == "bearer" else None
             if name is None:
                 self.metrics.refused.inc()
-                challenge = {hdrs.WWW_AUTHENTICATE: 'Bearer realm="viber-courier"'}
+                challenge = {"WWW-Authenticate": 'Bearer realm="viber-courier"'}
                 raise Problem(401, "send a token: Authorization: Bearer ...", challenge)
             request["source"] = name
         response: web.StreamResponse = await handler(request)
@@ -101,20 +117,28 @@ class Gateway:
 
     @web.middleware
     async def _limit(self, request: web.Request, handler: Any) -> web.StreamResponse:
-        """Answers at once where Redis is away or too much is at work: nothing is kept waiting."""
-        if not request.path.startswith("/v1/"):
+        """Answers at once where Redis is away or too much is at work: nothing is kept waiting.
+
+        While Redis is away, one request at a time tries it.
+        """
+        if not request.path.startswith("/v1/messages"):
             response: web.StreamResponse = await handler(request)
             return response
-        if time.monotonic() < self._away_until:
+        if self._is_away and self._is_tried:
             raise _again("the store can't be used now: repeat with the same ids")
         if self._at_work >= MAX_REQUESTS:
             raise _again("too many requests are at work")
-        self._at_work += 1
+        self._at_work, trial, self._is_tried = self._at_work + 1, self._is_away, self._is_away
         try:
             response = await handler(request)
+            self._is_away = False
             return response
+        except (Problem, StoreUnavailable) as error:
+            self._is_away = isinstance(error, StoreUnavailable) or error.status == 503
+            raise
         finally:
             self._at_work -= 1
+            self._is_tried = self._is_tried and not trial
 
     async def _healthz(self, _: web.Request) -> web.Response:
         return web.json_response({"status": "ok"})
@@ -153,3 +177,7 @@ class Metrics:
 
 def _again(detail: str) -> Problem:
     return Problem(503, detail, {hdrs.RETRY_AFTER: str(RETRY_AFTER)})
+
+
+async def _text(text: str) -> web.Response:
+    return web.Response(text=text, content_type="application/json")

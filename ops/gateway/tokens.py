@@ -36,7 +36,7 @@ class Tokens:
         self.fault = ""
 
     def name_of(self, token: str) -> str | None:
-        """Returns the name of a token, or None. Takes as long for a wrong one as for a right one."""
+        """Returns the name of a token, or None, after the same time."""
         self._look()
         digest, found = _digest(token), None
         for name, known in self._names.items():
@@ -74,7 +74,7 @@ def _read(path: Path) -> dict[str, str]:
         lines = path.read_text(encoding="utf-8").split()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError({SETTING: f"must be a file: {type(error).__name__}"}) from None
-    found = [match.groups() for line in lines if (match := _LINE.fullmatch(line))]
+    found = [(match[1], match[2]) for line in lines if (match := _LINE.fullmatch(line))]
     names = dict(found)
     if not names or len(found) < len(lines) or len(names) < len(found):
         raise ConfigError({SETTING: _FORM})
