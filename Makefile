@@ -6,9 +6,10 @@ READY := .venv/.ready
 BENCH_READY := .venv/.ready-bench
 RUN_READY := .venv/.ready-run
 OPS_READY := .venv/.ready-ops
+APPS_READY := .venv/.ready-apps
 FAULTS_READY := .venv/.ready-faults
 
-.PHONY: setup check format test test-faults test-ops test-containers test-versions chaos demo up bench bench-quick clean
+.PHONY: setup check format test test-faults test-ops test-apps test-containers test-versions chaos demo up bench bench-quick clean
 
 setup: $(READY)
 
@@ -32,7 +33,7 @@ format: setup
 	$(BIN)/ruff format .
 
 test: setup
-	$(BIN)/pytest -n 2 --dist worksteal --ignore tests/faults --ignore tests/ops --ignore tests/containers
+	$(BIN)/pytest -n 2 --dist worksteal --ignore tests/faults --ignore tests/ops --ignore tests/apps --ignore tests/containers
 
 test-faults: $(FAULTS_READY)
 	$(BIN)/pytest -n 4 --dist worksteal --timeout 600 tests/faults --ignore tests/faults/test_fuzz.py
@@ -40,6 +41,10 @@ test-faults: $(FAULTS_READY)
 
 test-ops: $(OPS_READY)
 	$(BIN)/pytest -n 2 --dist worksteal --timeout 300 tests/ops
+
+# What apps are built on, from the wheel: tests/apps.
+test-apps: $(APPS_READY)
+	$(BIN)/pytest -n 2 --dist worksteal --timeout 300 tests/apps
 
 # docker-compose.yml on a real engine, which is started for it and ended: tests/containers.
 test-containers: $(READY)
@@ -79,12 +84,21 @@ $(RUN_READY): $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[run]'
 	@touch $(RUN_READY)
 
-# Debian's libfaketime makes Redis's clock step: where it can't be had, those tests say so and skip.
+# Debian's libfaketime makes Redis's clock step, its PostgreSQL is an app's database: where they can't
+# be had, those tests say so and skip.
 $(FAULTS_READY): $(READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[databases]'
+	@test -d /usr/lib/postgresql || command -v initdb >/dev/null || test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null \
+	  || { apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends postgresql >/dev/null; } \
+	  || echo "PostgreSQL could not be installed: its tests are skipped"
 	@test -n "$$(ls /usr/lib/*/faketime 2>/dev/null)" || test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null \
 	  || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends faketime >/dev/null; } \
 	  || echo "faketime could not be installed: its tests are skipped"
 	@touch $(FAULTS_READY)
+
+$(APPS_READY): $(READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[checkers]'
+	@touch $(APPS_READY)
 
 # Debian's chromium, prometheus, docker-compose and luacheck: where they can't be had, the tests that need them say so and skip.
 $(OPS_READY): $(RUN_READY)

@@ -92,7 +92,7 @@ class App:
         shared |= {"content": {"text": text}, "metadata": {"campaign": "nov"}}
         self._many(campaign, {**shared, "priority": "low"})
 
-    def _many(self, rows: list[dict[str, Any]], common: Json) -> None:
+    def _many(self, rows: list[Any], common: Any) -> None:
         accepted = dict(enumerate(rows))
 
         def refuse(number: int, _: Any, error: EnqueueError) -> None:
@@ -104,7 +104,7 @@ class App:
             self.asked[id] = Asked({**common, **row})
 
 
-def _singles(people: list[dict[str, str]]) -> Iterator[tuple[Json, str]]:
+def _singles(people: list[dict[str, str]]) -> Iterator[tuple[Any, str]]:
     picture = {"imageUrl": "https://shop.example/autumn.png"}
     press = {"text": "Заказ собран", "caption": "Где он?", "action": "https://shop.example/o/7"}
     text = {"text": "Ваш код 4821"}
@@ -114,7 +114,7 @@ def _singles(people: list[dict[str, str]]) -> Iterator[tuple[Json, str]]:
         yield {**job, "contentType": kind, "content": content}, ""
 
 
-def _options(people: list[dict[str, str]]) -> Iterator[tuple[Json, str]]:
+def _options(people: list[dict[str, str]]) -> Iterator[tuple[Any, str]]:
     text = {"subject": "Shop", "contentType": "text", "content": {"text": "Ваш код 4821"}}
     code, later, twice = ({**text, **SHORT, "address": p["address"]} for p in people)
     yield {**code, "priority": "realtime", "ttlSec": 15}, "expired"

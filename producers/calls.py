@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from viber_courier.producers.dead import AsyncDeadLetters, Letter
 from viber_courier.producers.results import Reader, Start, require_start
@@ -16,8 +16,15 @@ from viber_courier.schemas.status import DEAD, Reason, Status
 from viber_courier.store.connection import StoreUnavailable, require_name, store_errors
 from viber_courier.store.keys import Keys
 from viber_courier.store.records import Record, end_fields, new_message, record_values, version_of
+from viber_courier.store.replicas import kept
 from viber_courier.store.replies import Link, reply
 from viber_courier.store.scripts import shared
+
+if TYPE_CHECKING:
+    from viber_courier import types
+
+T = TypeVar("T")
+Rows = Iterable[T] | AsyncIterable[T]
 
 
 class Calls:
@@ -29,23 +36,39 @@ class Calls:
     def __init__(self, link: Link, settings: Settings, clock: Callable[[], float]) -> None:
         self._link, self.settings, self._clock = link, settings, clock
         self._keys = Keys(settings.namespace)
-        names, given = ("enqueue", "cancel", "get"), shared(settings)
-        self._scripts = {name: link.script(link.client, name, given) for name in names}
+        given, must = shared(settings), kept(link.client, settings)
+        names = ("enqueue", "cancel", "get")
+        self._scripts = {name: link.script(link.client, name, given, must) for name in names}
+        self._glance = link.script(link.client, "get", given) if must else self._scripts["get"]
         self.dead = AsyncDeadLetters(link, settings, clock, self._store_again)
 
     async def ping(self) -> None:
         with store_errors():
             await reply(self._link.client.ping())
 
-    async def enqueue(self, job: Any) -> str:
+    async def enqueue(self, job: types.Job) -> str:
         parsed = self._parse_job(job, self._clock())
         id = parsed.id or fresh_id()
         if await (await self._begin_store([Row(0, job, id, parsed)]))():
             raise Conflict(id)
         return id
 
+    @overload
     async def enqueue_many(
-        self, rows: Any, common: Any = None, on_invalid: OnInvalid | None = None
+        self,
+        rows: Rows[types.Job],
+        common: None = None,
+        on_invalid: OnInvalid | None = None,
+    ) -> list[str]: ...
+    @overload
+    async def enqueue_many(
+        self,
+        rows: Rows[types.Row],
+        common: types.Common,
+        on_invalid: OnInvalid | None = None,
+    ) -> list[str]: ...
+    async def enqueue_many(
+        self, rows: Rows[Any], common: Any = None, on_invalid: OnInvalid | None = None
     ) -> list[str]:
         common = named(common, self.settings.source)
         campaign = None if common is None else Campaign(common, self._clock())
@@ -62,14 +85,20 @@ class Calls:
         return stream.accepted
 
     async def get(self, id: str) -> Record | None:
-        state = await self._state(id)
+        state = await self._state(id, self._glance)
         return None if state is None else Record(**record_values(id, *state))
 
     async def cancel(self, id: str) -> bool:
-        while (state := await self._state(id)) is not None:
+        get = self._glance
+        while (state := await self._state(id, get)) is not None:
             record = Record(**record_values(id, *state))
+            if record.status == Status.CANCELLED and record.provider_id is None:
+                if get is self._scripts["get"]:
+                    return True
+                get = self._scripts["get"]  # an earlier call may have raised: replicas lacked it
+                continue
             if record.status != Status.QUEUED:
-                return record.status == Status.CANCELLED and record.provider_id is None
+                return False
             answer = await self._cancel(record, state[0])
             if answer == "done":
                 return record.unsure == 0
@@ -84,7 +113,7 @@ class Calls:
         """Returns a reader of result events. Raises TypeError and ValueError for wrong values."""
         require_start(start)
         names = require_name("group", group), require_name("consumer", consumer)
-        return Reader(self._link, self._keys, *names, start, source)
+        return Reader(self._link, self.settings, *names, start, source)
 
     async def _breathe(self) -> None:
         await reply(self._link.sleep(0))
@@ -128,11 +157,11 @@ class Calls:
 
         return fetch_clashes
 
-    async def _state(self, id: str) -> tuple[dict[str, str], float] | None:
+    async def _state(self, id: str, get: Any) -> tuple[dict[str, str], float] | None:
         """Returns a record's fields and its score (0: in no lane); None if there is no record."""
         require_name("id", id)
         with store_errors():
-            call = self._scripts["get"](record=self._keys.records + id, id=id)
+            call = get(record=self._keys.records + id, id=id)
             score, *pairs = await reply(call)
         fields = dict(zip(pairs[::2], pairs[1::2], strict=True))
         return (fields, float(score or 0)) if fields else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 import redis
 
@@ -19,6 +19,9 @@ from viber_courier.store.keys import Keys
 from viber_courier.store.records import Record
 from viber_courier.store.replies import Link, run
 from viber_courier.store.scripts import Script
+
+if TYPE_CHECKING:
+    from viber_courier import types
 
 __all__ = ["CHUNK_ROWS", "Producer"]
 
@@ -55,7 +58,7 @@ class Producer:
         """Raises StoreUnavailable if Redis can't be used. For an app's own health check."""
         run(self._calls.ping())
 
-    def enqueue(self, job: Mapping[str, Any]) -> str:
+    def enqueue(self, job: types.Job) -> str:
         """Stores one job in one round trip, and returns its id.
 
         Raises InvalidMessage, Conflict or QueueFull: then nothing is stored. After StoreUnavailable
@@ -63,11 +66,22 @@ class Producer:
         """
         return run(self._calls.enqueue(job))
 
+    @overload
     def enqueue_many(
         self,
-        rows: Iterable[Mapping[str, Any]],
-        common: Mapping[str, Any] | None = None,
+        rows: Iterable[types.Job],
+        common: None = None,
         on_invalid: OnInvalid | None = None,
+    ) -> list[str]: ...
+    @overload
+    def enqueue_many(
+        self,
+        rows: Iterable[types.Row],
+        common: types.Common,
+        on_invalid: OnInvalid | None = None,
+    ) -> list[str]: ...
+    def enqueue_many(
+        self, rows: Iterable[Any], common: Any = None, on_invalid: OnInvalid | None = None
     ) -> list[str]:
         """Stores a job for each row, merged over ``common``; returns their ids in row order.
 

@@ -27,6 +27,7 @@ from viber_courier.store.records import (
     record_values,
     unpack,
 )
+from viber_courier.store.replicas import kept
 from viber_courier.store.replies import Link, iterate, reply, run
 from viber_courier.store.scripts import shared
 
@@ -83,8 +84,10 @@ class AsyncDeadLetters:
         self._client, self._clock, self._store = link.client, clock, store
         self._keys = Keys(settings.namespace)
         self._size = min(CHUNK_LETTERS, settings.max_queued or CHUNK_LETTERS)
-        names, given = ("dead", "drop"), shared(settings)
-        self._scripts = {name: link.script(link.client, name, given) for name in names}
+        given, must = shared(settings), kept(link.client, settings)
+        names = ("dead", "drop")
+        self._scripts = {name: link.script(link.client, name, given, must) for name in names}
+        self._glance = link.script(link.client, "dead", given)
 
     async def list(
         self, status: str | None = None, reason: str | None = None
@@ -178,8 +181,10 @@ class AsyncDeadLetters:
         self, id: str, after: int, status: str, reason: str, contents: str
     ) -> tuple[int, int, Sequence[_Found]]:
         found = list[_Found]()
+        # Who reads contents acts on what is found: an earlier call may have done it, and raised.
+        read = self._scripts["dead"] if contents == "GET" else self._glance
         with store_errors():
-            call = self._scripts["dead"](
+            call = read(
                 id=id,
                 after=after,
                 most=self._size,

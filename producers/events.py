@@ -7,13 +7,16 @@ import json
 import logging
 import threading
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import redis
 
 from viber_courier.schemas.event import is_from
 from viber_courier.schemas.status import Status
 from viber_courier.store.replies import reply, run
+
+if TYPE_CHECKING:
+    from viber_courier.types import EventData
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +112,7 @@ class _Event:
     type: str
     subject: str
     time: str
-    data: dict[str, Any]
+    data: EventData
     _entry: str = field(repr=False, compare=False)
     _acks: Any = field(repr=False, compare=False)
 

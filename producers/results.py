@@ -25,9 +25,12 @@ from viber_courier.producers.events import (
     read_event,
 )
 from viber_courier.schemas.errors import EventsMissed
+from viber_courier.schemas.settings import Settings
 from viber_courier.store.connection import StoreUnavailable, is_transient, store_errors
 from viber_courier.store.keys import Keys
+from viber_courier.store.replicas import TooFewReplicas, kept
 from viber_courier.store.replies import Link, reply, run
+from viber_courier.store.scripts import Parameter, Source
 
 logger = logging.getLogger(__name__)
 
@@ -152,14 +155,23 @@ class AsyncEventStream(_Feed[AsyncEvent]):
 
 A = TypeVar("A", Acks, AsyncAcks)
 Entries = list[tuple[str, dict[str, str] | None]]
+_ENTRY = Source(
+    "entry",
+    "return redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1])",
+    (Parameter("stream", None),),
+    (Parameter("id", None),),
+)
 
 
 class Reader:
     """Reads a consumer's own pending events, then others' stale ones, then new ones."""
 
     def __init__(
-        self, link: Link, keys: Keys, group: str, consumer: str, start: Start, source: str
+        self, link: Link, settings: Settings, group: str, consumer: str, start: Start, source: str
     ) -> None:
+        keys, must = Keys(settings.namespace), kept(link.client, settings)
+        given = {"stream": keys.results}
+        self._entry = link.script(link.client, _ENTRY, given, must) if must else None
         self.link, self.group, self.source = link, group, source
         self._client, self._stream, self._noted = link.client, keys.results, keys.missed
         self._consumer, self._start = consumer, start
@@ -179,13 +191,28 @@ class Reader:
         """Returns the next events. Raises EventsMissed, once, if some were deleted before them."""
         self._most = most
         try:
-            return await self._read(block)
+            entries = await self._read(block)
         except redis.ResponseError as error:
             if not str(error).startswith("NOGROUP"):
                 raise
             self.start_over()  # Redis restarted without the stream
             self._start = "oldest"
             return []
+        await self._confirm(entries)
+        return entries
+
+    async def _confirm(self, entries: Entries) -> None:
+        """Raises TooFewReplicas unless what must have the events has them (COURIER_REPLICAS).
+
+        An event that only the master had could come again with another content under its number.
+        Replicas have the stream in order, so the newest entry speaks for all.
+        """
+        events = [each for each in entries if each[1]]
+        if self._entry and events:
+            id, fields = max(events, key=lambda each: instant(each[0]))
+            found = await reply(self._entry(id=id))
+            if not found or dict(zip(found[0][1][::2], found[0][1][1::2], strict=True)) != fields:
+                raise TooFewReplicas("the master has changed, and lacks events just read")
 
     async def ack(self, entries: Iterable[str]) -> Any:
         """Acknowledges entries; returns how many of them were pending."""

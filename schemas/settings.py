@@ -29,6 +29,8 @@ OF_PROVIDER = ("api_url", "api_login", "api_password", "ca_file", "proxy")
 
 DANGERS = ("plain-http", "volatile-redis")
 """Words of ``COURIER_ALLOW``: each accepts a danger that is refused otherwise."""
+ON_DISK = -1
+"""``COURIER_REPLICAS=disk``: wait for the master's disk."""
 _AROUND = re.compile(r"\A[\s\ufeff]*[\r\n\ufeff]|[\r\n\ufeff][\s\ufeff]*\Z")
 _QUOTED = re.compile(r"\s*(['\"]).*\1\s*")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\ufeff\ud800-\udfff]")
@@ -91,6 +93,15 @@ def _whole(least: int, most: int = 10**12) -> Callable[[str], int]:
         return int(text)
 
     return parse
+
+
+def _replicas(text: str) -> int:
+    if text == "disk":
+        return ON_DISK
+    try:
+        return _whole(0, 100)(text)
+    except _WrongError as wrong:
+        raise _WrongError(f"{wrong}, or disk") from None
 
 
 def _url(*schemes: str) -> Callable[[str], str]:
@@ -227,6 +238,9 @@ class Settings:
     max_attempts: int = _set(0, _whole(0))
     on_unsure: str = _set("auto", _pattern("auto|park|resend", "auto, park or resend"))
     unsure_resends: int = _set(2, _whole(0))
+    replicas: int = _set(0, _replicas)
+    # Below the timeout of our connections, and above the second between two calls of fsync.
+    replicas_timeout: float = _set(1.0, _number(0.01, most=4))
     poll_delays: tuple[float, ...] = _set((10, 30, 60, 300, 900, 3600, 14400), _delays)
     read_window: float = _set(86400.0, _number(0))
     sms_grace: float = _set(600.0, _number(0))
@@ -291,9 +305,15 @@ class Settings:
             faults.setdefault(name, fault)
         if faults:
             raise ConfigError(faults)
-        values.setdefault("broker_url", settings.redis_url)
-        values.setdefault("rate_burst", max(1.0, settings.rate_limit))
-        return cls(**values)
+        return cls(**{**settings._derived(), **values})
+
+    def _derived(self) -> dict[str, Any]:
+        """Returns the defaults that depend on other settings."""
+        return {
+            "broker_url": self.redis_url,
+            "rate_burst": max(1.0, self.rate_limit),
+            "replicas_timeout": 3.0 if self.replicas == ON_DISK else 1.0,
+        }
 
     def _together(self, wrong: Collection[str]) -> Iterator[tuple[str, str]]:
         """Yields faults of settings that contradict each other, but none for those in ``wrong``."""

@@ -6,11 +6,12 @@ import ssl
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import redis
 from redis import asyncio as aio
@@ -18,31 +19,34 @@ from redis import exceptions as errors
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from viber_courier.schemas.redis_url import Address, parse
-from viber_courier.store.cluster import PATIENCE, Place, Slot, ask, brief, find_slot
+from viber_courier.schemas.redis_url import parse
+from viber_courier.store.cluster import PATIENCE, Place, Slot, brief, find_slot
 from viber_courier.store.connection import SOCKET_OPTIONS, client_options
-from viber_courier.store.pools import MASTER_CHECK_INTERVAL, SENTINEL_RETRY_DELAY
+from viber_courier.store.pools import MASTER_CHECK_INTERVAL, SENTINEL_RETRY_DELAY, Whole
+from viber_courier.store.replicas import read_replies
+from viber_courier.store.replies import reply
 from viber_courier.store.scripts import Script, packed
+from viber_courier.store.succession import Succession, Word
 
 MOST_CONNECTIONS = 50
 """Most connections of one client. Calls beyond them wait for one, no longer than for a reply."""
 
 
-class Pool(aio.ConnectionPool):
+class Pool(Whole, aio.ConnectionPool):
     """Never reuses a connection whose last exchange was interrupted, as by a cancellation.
 
     It is WholePool's counterpart, for the event loop that runs: in another loop, and in a forked
     process, it starts afresh.
     """
 
-    _idle: deque[Any]
-    _owner: Any = None
-    _slots: asyncio.Semaphore
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._owner: Any = None
+        self._start_afresh()
 
-    def reset(self) -> None:
-        """Drops all connections."""
-        self._idle, self._slots = deque(), asyncio.Semaphore(MOST_CONNECTIONS)
-        super().reset()  # type: ignore[no-untyped-call]
+    def _start_afresh(self) -> None:
+        self._idle = deque[Any]()
+        self._slots = asyncio.Semaphore(MOST_CONNECTIONS)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}>"  # redis-py would show the password
@@ -50,7 +54,7 @@ class Pool(aio.ConnectionPool):
     async def get_connection(self, *_: Any, **__: Any) -> Any:
         owner = os.getpid(), asyncio.get_running_loop()
         if self._owner != owner:
-            self.reset()
+            self._start_afresh()
             self._owner = owner
         slots, idle = self._slots, self._idle
         try:
@@ -171,6 +175,14 @@ class _PlacedPool(Pool):
                 await connection.disconnect(nowait=True)
         return None
 
+    succession: Succession
+
+    async def disconnect(self, inuse_connections: bool = True) -> None:
+        """Also closes those to the sentinels."""
+        await super().disconnect(inuse_connections)
+        for sentinel in getattr(self.connection_kwargs["where"], "sentinels", ()):
+            await sentinel.aclose()
+
     async def _connect(self, connection: Any) -> None:
         await connection.retry.call_with_retry(connection.connect, lambda _: asyncio.sleep(0))
 
@@ -178,9 +190,8 @@ class _PlacedPool(Pool):
 class _Master:
     """Knows where the master is: asks the sentinels each second, and where it was ``lost``."""
 
-    def __init__(self, given: Address, connection: Any, options: Mapping[str, Any]) -> None:
-        self._name, self._sentinels = given.master, given.hosts
-        self._connection, self._options = connection, options
+    def __init__(self, name: str, sentinels: Sequence["Client"]) -> None:
+        self._name, self.sentinels = name, sentinels
         self._found: Place | None = None
         self._next_look, self.lost = 0.0, True
 
@@ -193,27 +204,41 @@ class _Master:
                 self._found, self.lost = await self._look(), False
                 self._next_look = now + MASTER_CHECK_INTERVAL
             except (redis.ConnectionError, redis.TimeoutError):
+                wait = max(MASTER_CHECK_INTERVAL, 10 * (time.monotonic() - now))
+                self._next_look = now + min(SENTINEL_RETRY_DELAY, wait)
                 if self._found is None or self.lost:
                     raise
         return self._found
 
     def heed(self, error: redis.RedisError, asked: str) -> redis.RedisError | None:
         """Returns what to raise for an error of the server ``asked``; None: the error itself."""
-        self.lost = isinstance(error, _ELSEWHERE)
+        self.lost = self.lost or isinstance(error, _ELSEWHERE)
         if isinstance(error, errors.ReadOnlyError):
             return redis.ConnectionError("the master is a replica now")
         return None
 
     async def _look(self) -> Place:
         failure: redis.RedisError = redis.ConnectionError("no sentinel knows the master")
-        for place in self._sentinels:
+        for sentinel in self.sentinels:
             try:
-                words = "SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._name
-                if found := await ask(self._connection, place, self._options, *words):
+                if found := await reply(sentinel.sentinel_get_master_addr_by_name(self._name)):
                     return found[0], int(found[1])
             except (redis.ConnectionError, redis.TimeoutError) as error:
                 failure = error
         raise failure
+
+
+class _Succession(Succession):
+    """Asks the sentinels once, however many calls wait for their word."""
+
+    def __init__(self, sentinels: Sequence[Any], name: str) -> None:
+        super().__init__(sentinels, name)
+        self._locks = WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock]()
+
+    async def word(self) -> Word:
+        loop = asyncio.get_running_loop()
+        async with self._locks.setdefault(loop, asyncio.Lock()):
+            return await super().word()
 
 
 _ELSEWHERE = (redis.ConnectionError, redis.TimeoutError, errors.ReadOnlyError)
@@ -264,7 +289,9 @@ def connect(url: str, namespace: str = "") -> Client:
         where: Any = find_slot(address, namespace, plain, {**options, **login}, Retry)
         options["retry"] = Retry(*PATIENCE)
     elif address.scheme == "sentinel":
-        where = _Master(address, plain, {**brief(options, Retry), **address.sentinel_login})
+        asking = {**brief(options, Retry), **address.sentinel_login, "connection_class": plain}
+        pools = [Pool(host=host, port=port, **asking) for host, port in address.hosts]
+        where = _Master(address.master, [Client(connection_pool=pool) for pool in pools])
     elif address.scheme == "unix":
         del options["socket_keepalive"]  # TCP's
         options |= {"connection_class": aio.UnixDomainSocketConnection, "path": address.path}
@@ -274,6 +301,8 @@ def connect(url: str, namespace: str = "") -> Client:
         options |= {"connection_class": plain, "host": host, "port": port}
         return Client(connection_pool=Pool(**options, **login))
     pool = _PlacedPool(connection_class=placed, where=where, **options, **login)
+    if address.scheme == "sentinel":
+        pool.succession = _Succession(where.sentinels, address.master)
     return Client(connection_pool=pool)
 
 
@@ -282,16 +311,20 @@ class AsyncScript(Script):
 
     async def __call__(self, **given: Any) -> Any:
         """Returns the script's reply. If the connection breaks, the call is repeated."""
-        command = self.command(given)
+        command, kept = self.command(given), self._kept
         pool: Any = self._client.connection_pool
         if isinstance(pool, Pool):  # otherwise fakeredis, or the app's own client
+            more = await kept.commands() if kept else ()
             connection = await pool.get_connection()
             with suppress(redis.ConnectionError, errors.NoScriptError):
                 try:
-                    await connection.send_packed_command(packed(connection, command))
-                    return await connection.read_response()
+                    await connection.send_packed_command(packed(connection, command, more))
+                    if not kept:
+                        return await connection.read_response()
+                    replies = await read_replies(connection)
                 finally:
                     await pool.release(connection)
+                return await kept.judge(*replies)
         return await self.repeat(command)
 
     async def begin(self, **given: Any) -> Any:  # type: ignore[override]

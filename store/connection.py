@@ -16,6 +16,7 @@ from viber_courier.schemas.redis_url import NO_BROKER, parse
 from viber_courier.store.cluster import PATIENCE, cluster_client
 from viber_courier.store.pools import Client, WholePool, follow
 from viber_courier.store.refusals import reason, refusal
+from viber_courier.store.replicas import TooFewReplicas
 
 SOCKET_OPTIONS: dict[str, Any] = {
     # Without these options a half-open connection hangs for ever (measured).
@@ -122,6 +123,8 @@ def store_errors() -> Iterator[None]:
     try:
         yield
     except redis.RedisError as error:
+        if isinstance(error, TooFewReplicas):
+            raise StoreUnavailable(f"not safe yet: {error}; repeat the call") from error
         if why := refusal(error):
             raise StoreUnavailable(f"Redis refuses (COURIER_REDIS_URL): {why}") from error
         # Before Redis 7 a script's error is a plain ResponseError that quotes the original.

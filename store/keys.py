@@ -20,6 +20,7 @@ key                      type    holds
 ``{ns}:paused:<lane|poll>`` string the operator's reason, while the lane or polling is paused
 ``{ns}:swept``           string  milliseconds since 1970 of the latest sweep
 ``{ns}:guard``             nothing never exists: each script names it (store/cluster.py)
+``{ns}:kept``            string  nothing: written before each WAIT (store/replicas.py)
 ``{ns}:clock``           hash    the latest step of the server's clock (store/clock.py)
 ``{ns}:missed``          hash    events trimmed before a group read them (lua/lib/trim.lua)
 ``{ns}:check:<nonce>``   string  the worker that answered this check (``courier live``)
@@ -64,7 +65,7 @@ class Keys:
         self.dead, self.pace = self._key("dead"), self._key("dead:pace")
         self.counts, self.requests = self._key("counts"), self._key("requests")
         self.results, self.missed = self._key("results"), self._key("missed")
-        self.clock = self._key("clock")
+        self.clock, self.kept = self._key("clock"), self._key("kept")
         self.gates, self.buckets, self.fences = (
             [what(name) for name in ("send", POLL)] for what in (self.gate, self.bucket, self.fence)
         )

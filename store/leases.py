@@ -39,6 +39,7 @@ from viber_courier.store.records import (
     step_fields,
 )
 from viber_courier.store.refusals import report
+from viber_courier.store.replicas import TooFewReplicas, kept
 from viber_courier.store.scripts import Script, shared
 
 logger = logging.getLogger(__name__)
@@ -141,6 +142,9 @@ class Store:
         self.keys, self._watch = Keys(settings.namespace), StepWatch()
         names, given = ("claim", "begin", "settle", "sweep", "wake"), shared(settings)
         self._scripts = {name: Script(client, name, given) for name in names}
+        self._kept = dict[str, Script]()
+        if must := kept(client, settings):
+            self._kept = {name: Script(client, name, given, must) for name in ("begin", "settle")}
 
     def claim(self, lane: str, answered: bool) -> Lease[Waiting] | RateLimited | None:
         """Leases due messages of the most urgent lane at or above ``lane``; None if none is due.
@@ -209,26 +213,34 @@ class Store:
         """Renews the lease of messages right before a request with them (``inside``), or after it.
 
         Returns a Lease of those still held; beginning a request counts as an attempt. Repeats the
-        call until Redis answers. Raises its error once the old lease is over: then nothing may be
-        sent.
+        call until Redis answers, and until enough replicas have the mark. Raises its error once the
+        old lease is over: then nothing may be sent. Where only replicas lack it, returns a Lease
+        that is over for the caller but not for Redis: nothing may be sent, and the messages can
+        still be put back.
         """
         settings = self._settings
-        started = time.monotonic()
-        token, now, flags = self._until(
-            lease.ends,
-            "begin",
-            fence=self.keys.fence("send"),
-            set=lease.key,
-            held=lease.token,
-            lease=micros(settings.lease),
-            kind=2 if inside else 1,
-            once_ms=millis(settings.lease),
-            ids=[message.id for message in messages],
-        )
+        started, over = time.monotonic(), False
+        try:
+            reply = self._until(
+                lease.ends,
+                "begin",
+                lease.ends - settings.deadline if inside else None,
+                fence=self.keys.fence("send"),
+                set=lease.key,
+                held=lease.token,
+                lease=micros(settings.lease),
+                kind=2 if inside else 1,
+                once_ms=millis(settings.lease),
+                ids=[message.id for message in messages],
+            )
+        except TooFewReplicas as error:
+            reply, over = error.reply, True
+        token, now, flags = reply
         counted = [add_attempts(message, inside) for message in messages]
         ours = [m for m, flag in zip(counted, flags, strict=True) if flag == "1"]
         # The clock is measured after the reply and the end from before the call: both are safe.
-        now, at, ends = int(now), time.monotonic(), started + settings.lease
+        now, at = int(now), time.monotonic()
+        ends = at if over else started + settings.lease
         return replace(lease, token=token, now=now, measured_at=at, ends=ends, messages=ours)
 
     def settle(
@@ -242,7 +254,7 @@ class Store:
 
         Returns the moves whose lease was lost, and "closed" or "opened" if the gate has changed,
         else "". Repeats the call until Redis answers or the lease is over, so that no answer of the
-        provider is dropped.
+        provider is dropped. The answer to a /send counts as written once enough replicas have it.
         """
         if not moves:
             return [], ""
@@ -260,19 +272,26 @@ class Store:
             "histograms": figures.histograms if figures else {},
             "seen": [seen_field(n) for n in figures.counts if n in ODDITIES] if figures else [],
         }
-        flags, change = self._until(
-            lease.ends,
-            "settle",
-            set=lease.key,
-            gate=keys.gate(name),
-            other_gate=keys.gate(other),
-            held=lease.token,
-            said=lease.server_now(),
-            once_ms=millis(settings.lease),
-            signal=json.dumps(report) if report else "",
-            total=len(moves),
-            tail=tail,
-        )
+        is_answer = signal is not None or any(move.write.late for move in moves)
+        until = lease.ends if is_answer and lease.key != keys.watch else None
+        try:
+            flags, change = self._until(
+                lease.ends,
+                "settle",
+                until,
+                set=lease.key,
+                gate=keys.gate(name),
+                other_gate=keys.gate(other),
+                held=lease.token,
+                said=lease.server_now(),
+                once_ms=millis(settings.lease),
+                signal=json.dumps(report) if report else "",
+                total=len(moves),
+                tail=tail,
+            )
+        except TooFewReplicas as error:
+            logger.error("answer not replicated", extra={"error": str(error)})
+            flags, change = error.reply
         return [move for move, flag in zip(moves, flags, strict=True) if flag == "0"], change
 
     def sweep(self, unless_within: float = 0.0) -> list[str]:
@@ -353,16 +372,24 @@ class Store:
         )
         return reply
 
-    def _until(self, ends: float, name: str, **given: Any) -> Any:
-        """Calls a script until Redis answers; raises the last error at ``ends`` (monotonic)."""
+    def _until(self, ends: float, name: str, kept_until: float | None = None, **given: Any) -> Any:
+        """Calls a script until Redis answers; raises the last error at ``ends`` (monotonic).
+
+        ``kept_until``: also calls it until then, or until enough replicas have what it wrote.
+        """
         once = self.keys.once(uuid.uuid4().hex)
+        script = self._scripts[name]
+        if kept_until is not None:
+            script = self._kept.get(name, script)
         while True:
             try:
-                return self._scripts[name](once=once, time=self._now(), **given)
+                return script(once=once, time=self._now(), **given)
             except redis.RedisError as error:
                 # A refusal is waited for only with an answer in hand: someone may end it.
                 refused = name == "settle" and report(error)
-                if time.monotonic() + RETRY_PAUSE >= ends or not (refused or is_transient(error)):
+                last = kept_until if kept_until and isinstance(error, TooFewReplicas) else ends
+                over = time.monotonic() + RETRY_PAUSE >= last
+                if over or not (refused or is_transient(error)):
                     raise
                 if not refused:
                     more = {"script": name, "error": type(error).__name__}

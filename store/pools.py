@@ -14,17 +14,25 @@ from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelConnectionPool
 
 from viber_courier.schemas.redis_url import Address
+from viber_courier.store.succession import Succession
 
 MASTER_CHECK_INTERVAL = 1.0
 """Seconds between two requests to the sentinels for the master's address."""
 SENTINEL_RETRY_DELAY = 10.0
-"""Seconds until the next request after none has answered: the master may still be reachable."""
+"""Most seconds until the next request after one that failed: the master may still be reachable.
+
+It is ten times what the request took. Sentinels that see no master yet say so at once.
+"""
 
 PROBE_AFTER = 1.0
 """Idle seconds after which a connection is checked before use: a check is a system call."""
 
 
-class WholePool(redis.ConnectionPool):
+class Whole:
+    """A pool that never reuses a connection whose last exchange was interrupted."""
+
+
+class WholePool(Whole, redis.ConnectionPool):
     """Never reuses a connection whose last exchange was interrupted by anything but a Redis error.
 
     A signal handler may raise anywhere (Ctrl-C, Celery's soft time limit). redis-py closes the
@@ -110,15 +118,19 @@ class _FollowingPool(WholePool, SentinelConnectionPool):
     only some ten seconds after a planned failover, and what that one accepts until then is lost.
     """
 
+    succession: Succession
     _next_check = 0.0
 
     def get_connection(self, *args: Any, **options: Any) -> Any:
         now = time.monotonic()
         if now >= self._next_check:
             self._next_check = now + SENTINEL_RETRY_DELAY
-            with suppress(redis.ConnectionError, redis.TimeoutError):
+            try:
                 self.get_master_address()  # type: ignore[no-untyped-call]
                 self._next_check = now + MASTER_CHECK_INTERVAL
+            except (redis.ConnectionError, redis.TimeoutError):
+                wait = max(MASTER_CHECK_INTERVAL, 10 * (time.monotonic() - now))
+                self._next_check = now + min(SENTINEL_RETRY_DELAY, wait)
         return super().get_connection(*args, **options)
 
 
@@ -153,4 +165,6 @@ def follow(given: Address, options: dict[str, Any]) -> redis.Redis:
         ssl=bool(given.tls),
         **options,
     )
+    pool: Any = client.connection_pool
+    pool.succession = Succession(sentinels.sentinels, given.master)
     return client

@@ -9,13 +9,14 @@ import os
 import re
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import redis
 from redis import exceptions as errors
 
 from viber_courier.store.keys import Keys
+from viber_courier.store.replicas import Kept, TooFewReplicas
 from viber_courier.store.scripts import Script, Source
 
 CHECK_MS = 10_000
@@ -44,6 +45,7 @@ _SAID = (
     (r"run the '([\w|.-]{1,40})' command", "no permission (NOPERM): grant +{}"),
     (r"access.* (key|channel)s?\b", "no permission for a {} (NOPERM): grant its pattern"),
     (r"can't run this command", f"no permission for a script's command (NOPERM): {DOCTOR}"),
+    (r"unknown command [`'\"]?waitaof", "COURIER_REPLICAS=disk needs Redis 7.2 or newer (WAITAOF)"),
     (r"unsupported command [`'\"]?([\w|.-]{1,40})", "{} is not supported"),
     (r"unknown (?:sub)?command [`'\"]?([\w|.-]{1,40})", "{} is unknown: renamed or disabled"),
     (r"unknown (redis )?command called", "a command of a script is renamed or disabled"),
@@ -140,16 +142,18 @@ def reported() -> Iterator[None]:
             raise
 
 
-def store_fault(client: redis.Redis, namespace: str) -> str:
+def store_fault(client: redis.Redis, namespace: str, must: Kept | None = None) -> str:
     """Returns what Redis refuses of what a worker does with the store, in words; "" if nothing.
 
     Writes a key, runs a script and calls each command. Raises redis-py's errors that may pass.
+    ``must``: what is waited for besides; that there are too few replicas now is no refusal.
     """
     key, script = Keys(namespace).check(uuid.uuid4().hex), "return redis.call('TIME')"
     try:
         if not (found := commands_fault(client, key, STORE)):
             client.script_load(script)
-            Script(client, Source("check", script, (), ()))()
+            with suppress(TooFewReplicas):
+                Script(client, Source("check", script, (), ()), kept=must)()
         return found
     except redis.RedisError as error:
         if why := refusal(error):

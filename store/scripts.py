@@ -32,6 +32,7 @@ from viber_courier.schemas.settings import Settings
 from viber_courier.store.clock import STEP, longest_gap
 from viber_courier.store.keys import Keys
 from viber_courier.store.pools import WholePool
+from viber_courier.store.replicas import Command, Kept, call_kept, read_replies
 from viber_courier.store.replies import reply, run
 
 _pack: Callable[[Any], bytes] | None
@@ -155,13 +156,18 @@ class Script:
     """Calls a script with keywords, by EVALSHA; loads it if the server doesn't have it.
 
     ``given`` holds keys and arguments for every call; names that the script lacks are ignored. A
-    call may override them.
+    call may override them. ``kept``: what must have the writes before the reply is returned; else
+    TooFewReplicas.
     """
 
     def __init__(
-        self, client: redis.Redis, script: str | Source, given: Mapping[str, Any] | None = None
+        self,
+        client: Any,
+        script: str | Source,
+        given: Mapping[str, Any] | None = None,
+        kept: Kept | None = None,
     ) -> None:
-        self._client = client
+        self._client, self._kept = client, kept
         self._source = source(script) if isinstance(script, str) else script
         known = {n: each for n, each in (given or {}).items() if n in self._source.sizes}
         self._given = self._source.words(known)
@@ -183,7 +189,7 @@ class Script:
             raise TypeError(f"script {source.name}: a key is empty")
         return keys + [word for name, _ in source.args for word in words[name]], len(keys)
 
-    def command(self, given: Mapping[str, Any]) -> tuple[str, ...]:
+    def command(self, given: Mapping[str, Any]) -> Command:
         """Returns the words of a call's EVALSHA."""
         words, count = self.words(**given)
         return ("EVALSHA", self._source.digest, str(count), *words)
@@ -198,10 +204,12 @@ class Script:
         if not isinstance(pool, WholePool):  # fakeredis, or the app's own client
             answer = run(self.repeat(command))
             return lambda: answer
+        kept = self._kept
+        more = run(kept.commands()) if kept else ()
         connection = pool.get_connection()
         try:
             # Bypasses redis-py's command path, which would double the cost.
-            connection.send_packed_command(packed(connection, command))
+            connection.send_packed_command(packed(connection, command, more))
         except BaseException as error:
             connection.disconnect()
             pool.release(connection)
@@ -212,29 +220,38 @@ class Script:
         def fetch_reply() -> Any:
             try:
                 try:
-                    return connection.read_response()
+                    if not kept:
+                        return connection.read_response()
+                    replies = run(read_replies(connection))
                 finally:
                     pool.release(connection)  # before a repeat, which may need it
+                return run(kept.judge(*replies))
             except (redis.ConnectionError, redis.exceptions.NoScriptError):
                 return run(self.repeat(command))
 
         return fetch_reply
 
-    async def repeat(self, command: tuple[str, ...]) -> Any:
+    async def repeat(self, command: Command) -> Any:
         """Calls with redis-py's retries; loads the script if the server doesn't have it."""
-        client: Any = self._client
         for _ in range(3):
             with suppress(redis.exceptions.NoScriptError):
-                return await reply(client.execute_command(*command))
-            # in a cluster perhaps on a node just left
-            await reply(client.script_load(self._source.text))
-        return await reply(client.execute_command(*command))
+                return await self._execute(command)
+            # In a cluster this may be on a node just left.
+            await reply(self._client.script_load(self._source.text))
+        return await self._execute(command)
+
+    async def _execute(self, command: Command) -> Any:
+        if self._kept:
+            return await call_kept(self._client, command, self._kept)
+        return await reply(self._client.execute_command(*command))
 
 
-def packed(connection: Any, command: tuple[str, ...]) -> Any:
-    """Returns a command as a connection sends it.
+def packed(connection: Any, command: Command, more: tuple[Command, ...] = ()) -> Any:
+    """Returns a command, and more of them behind it, as a connection sends them.
 
-    Its words are text already: hiredis 3.5.0 crashes if a signal's handler raises while it converts
+    All words are text already: hiredis 3.5.0 crashes if a signal's handler raises while it converts
     one.
     """
+    if more:
+        return connection.pack_commands((command, *more))
     return (_pack(command),) if _pack else connection.pack_command(*command)

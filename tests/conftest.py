@@ -22,6 +22,7 @@ import fakeredis
 import pytest
 import redis
 
+from tests.awaited import Loop, awaited
 from viber_courier import Producer
 from viber_courier.ops.redis_server import RedisServer
 from viber_courier.schemas.settings import Settings
@@ -86,8 +87,22 @@ def settings(namespace: str) -> Settings:
 
 
 @pytest.fixture
-def producer(client: redis.Redis, settings: Settings) -> Producer:
-    return Producer(settings, client=client)
+def face() -> str:
+    """Which face of the rules a test sees; the contract suites have both."""
+    return "blocking"
+
+
+@pytest.fixture
+def producer(client: redis.Redis, settings: Settings, face: str) -> Iterator[Producer]:
+    """Producer, or where ``face`` is asyncio an AsyncProducer behind the same calls."""
+    if face == "blocking":
+        yield Producer(settings, client=client)
+        return
+    loop = Loop()
+    made = awaited(loop, settings, client)
+    yield made
+    made.close()
+    loop.close()
 
 
 class Simulator:

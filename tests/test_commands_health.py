@@ -50,6 +50,27 @@ def test_what_redis_says_of_itself(
     assert all(each.do for each in found if each.severity)
 
 
+@pytest.mark.parametrize(
+    ("wanted", "info", "sentinel", "severity", "words"),
+    [
+        (0, {"connected_slaves": 0}, False, 0, ""),
+        (0, {"connected_slaves": 2}, False, 0, "2 follow, none waited for"),
+        (0, {"connected_slaves": 0}, True, 0, "COURIER_REPLICAS=1"),
+        (1, {"connected_slaves": 2}, False, 0, "COURIER_REPLICAS to their number"),
+        (2, {"connected_slaves": 2}, False, 0, "2 follow, 2 waited for"),
+        (2, {"connected_slaves": 1}, False, 2, "lower COURIER_REPLICAS"),
+        (2, {}, False, 0, "2 waited for"),
+        (-1, {"connected_slaves": 0}, False, 0, "disk"),
+    ],
+)
+def test_as_many_replicas_follow_as_are_waited_for(
+    wanted: int, info: dict[str, Any], sentinel: bool, severity: int, words: str
+) -> None:
+    found = list(findings.replicas(wanted, info, sentinel))
+    assert max([each.severity for each in found], default=0) == severity
+    assert words in " ".join(f"{each.seen} {each.do}" for each in found)
+
+
 def test_each_lane_needs_a_worker() -> None:
     assert [each.severity for each in findings.workers("x", {})] == [2]
     bulk = {"x.send.normal", "x.send.low", "x.poll", "a.dq2"}

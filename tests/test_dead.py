@@ -47,6 +47,13 @@ from viber_courier.store.connection import connect
 from viber_courier.worker.intake import RejectionRecorder
 from viber_courier.worker.outcome import Refused, Unsure
 
+
+@pytest.fixture(params=["blocking", "asyncio"])
+def face(request: pytest.FixtureRequest) -> str:
+    """The contract of Producer and of AsyncProducer."""
+    return str(request.param)
+
+
 SECRET, TEXT = "79251234567", "Код 1234 🙂"
 DAY = 86400
 
@@ -83,8 +90,8 @@ class Office(Workshop):
 
 
 @pytest.fixture
-def office(producer: Producer, clock: Clock) -> Office:
-    return Office(producer.redis, producer.settings, clock)
+def office(client: redis.Redis, settings: Settings, clock: Clock) -> Office:
+    return Office(client, settings, clock)
 
 
 def listed(producer: Producer, **wanted: Any) -> list[str]:
@@ -124,6 +131,7 @@ def test_a_message_cancelled_after_an_unsure_attempt_is(office: Office, producer
     ]
 
 
+@pytest.mark.parametrize("face", ["blocking"])  # other hands, which block
 def test_a_job_refused_after_it_left_its_app_is_without_content(producer: Producer) -> None:
     for _ in range(2):
         RejectionRecorder(producer).record(
@@ -390,9 +398,9 @@ def test_many_are_sent_again_as_fast_as_asked_whoever_asks(
     # When one operator sends them again at 10 a second, and another what dies right after at 2
     one = producer.dead.resend_many(rate=10)
     assert set(one.ids) == set(ids) and one.refused == {} and office.wakes() == ["high"]
-    RejectionRecorder(producer).record({}, "without-content", InvalidMessage({"": ["no"]}))
-    later = _dies_now(office)
     other = Producer(settings, client=client)
+    RejectionRecorder(other).record({}, "without-content", InvalidMessage({"": ["no"]}))
+    later = _dies_now(office)
     two = other.dead.resend_many(rate=2)
     # Then they come due one after another, the second lot after the first
     due = sorted(office.waiting().items(), key=lambda pair: pair[1])
@@ -483,6 +491,7 @@ class LostReply:
         return answer
 
 
+@pytest.mark.parametrize("face", ["blocking"])  # looks inside
 def test_a_call_whose_reply_was_lost_is_repeated_without_harm(
     office: Office, producer: Producer
 ) -> None:
@@ -569,6 +578,7 @@ def test_the_pace_of_an_old_call_is_forgotten(office: Office, producer: Producer
     assert 0 < ttl <= 2000
 
 
+@pytest.mark.parametrize("face", ["blocking"])  # looks inside
 def test_an_id_used_again_while_the_old_one_is_still_listed_is_another_message(
     office: Office, producer: Producer
 ) -> None:

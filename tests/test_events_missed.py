@@ -18,6 +18,13 @@ from viber_courier.schemas.status import Status
 from viber_courier.store.keys import Keys
 from viber_courier.store.leases import Store
 
+
+@pytest.fixture(params=["blocking", "asyncio"])
+def face(request: pytest.FixtureRequest) -> str:
+    """The contract of Producer and of AsyncProducer."""
+    return str(request.param)
+
+
 NODE = 100
 """Events that Redis trims at once: a node of its stream."""
 
@@ -208,6 +215,7 @@ def test_an_event_knows_its_number_its_status_and_whether_it_is_the_last(
     assert (event.sequence, event.status, event.final) == (1, Status.CANCELLED, True)
 
 
+@pytest.mark.parametrize("face", ["blocking"])  # other hands, which block
 def test_the_command_line_tells_of_missed_events(
     courier: Courier, stream: Stream, settings: Settings, request: pytest.FixtureRequest
 ) -> None:

@@ -17,6 +17,12 @@ from viber_courier.producers import results as results_module
 from viber_courier.schemas.settings import Settings
 
 
+@pytest.fixture(params=["blocking", "asyncio"])
+def face(request: pytest.FixtureRequest) -> str:
+    """The contract of Producer and of AsyncProducer."""
+    return str(request.param)
+
+
 def cancelled(producer: Producer, count: int) -> list[str]:
     """Ids of messages that have one event each."""
     ids = [producer.enqueue(text_job()) for _ in range(count)]
@@ -48,9 +54,11 @@ def test_what_was_not_acknowledged_comes_again_to_the_same_consumer_first(
     producer: Producer,
 ) -> None:
     ids = cancelled(producer, 3)
-    for event in islice(producer.results("crm", "web-1", block=0.2), 2):
+    reader = producer.results("crm", "web-1", block=0.2)
+    for event in islice(reader, 2):
         if event.subject == ids[0]:
             event.ack()
+    reader.close()
     cancelled(producer, 1)
     again = [event.subject for event in producer.results("crm", "web-1", block=0.2)]
     assert again[:2] == ids[1:]
@@ -86,6 +94,17 @@ def test_acks_are_flushed_before_the_next_read_on_close_and_afterwards(
     for event in events:
         event.ack()
     assert pending(client, settings) == 0
+
+
+@pytest.mark.parametrize("face", ["blocking"])  # an event loop acknowledges within a second
+def test_a_loop_that_is_left_acknowledges_at_once(
+    producer: Producer, client: redis.Redis, settings: Settings
+) -> None:
+    cancelled(producer, 2)
+    for event in producer.results("crm", "web-1", block=0.2):
+        event.ack()
+        break
+    assert pending(client, settings) == 1
 
 
 def test_events_have_attributes(producer: Producer) -> None:

@@ -67,6 +67,8 @@ TABLE: dict[str, tuple[Any, list[tuple[str, Any]], tuple[str, ...]]] = {
     "RETRY_CAP": (300, [("1", 1), ("1.5", 1.5)], ("0", "0.9", "Zq7", "nan")),
     "MAX_ATTEMPTS": (0, [("0", 0), ("7", 7)], COUNT),
     "ON_UNSURE": ("auto", [(w, w) for w in ("auto", "park", "resend")], ("Auto", "Zq7", "parks")),
+    "REPLICAS": (0, [("0", 0), ("2", 2), ("disk", -1)], ("Zq7", "Disk", "101", *COUNT)),
+    "REPLICAS_TIMEOUT": (1, [("0.05", 0.05), ("4", 4)], ("4.1", "0.001", *ABOVE_0)),
     "UNSURE_RESENDS": (2, [("0", 0), ("7", 7)], COUNT),
     "POLL_DELAYS": (
         (10, 30, 60, 300, 900, 3600, 14400),
@@ -154,6 +156,11 @@ def test_a_lease_is_longer_than_a_request(env: dict[str, str], good: bool) -> No
 
 def test_the_deadline_of_a_request_is_both_timeouts() -> None:
     assert read(CONNECT_TIMEOUT="1.5", READ_TIMEOUT="2").deadline == 3.5
+
+
+def test_a_disk_is_waited_for_longer_than_fsync_takes() -> None:
+    assert read(REPLICAS="disk").replicas_timeout == 3
+    assert read(REPLICAS="disk", REPLICAS_TIMEOUT="1").replicas_timeout == 1
 
 
 def test_the_broker_is_the_same_redis_and_the_burst_a_second_of_the_rate() -> None:

@@ -33,6 +33,15 @@ if TYPE_CHECKING:
     from viber_courier.schemas.status import Reason, Status
     from viber_courier.store.connection import StoreUnavailable
     from viber_courier.store.records import Record
+    from viber_courier.types import (
+        ButtonJob,
+        Common,
+        EventData,
+        ImageJob,
+        Job,
+        Row,
+        TextJob,
+    )
 
 _HOMES = {
     "producers.aio": ("AsyncProducer",),
@@ -50,6 +59,7 @@ _HOMES = {
     "schemas.status": ("Reason", "Status"),
     "store.connection": ("StoreUnavailable",),
     "store.records": ("Record",),
+    "types": ("ButtonJob", "Common", "EventData", "ImageJob", "Job", "Row", "TextJob"),
 }
 _HOME = {name: f"viber_courier.{home}" for home, names in _HOMES.items() for name in names}
 
@@ -57,6 +67,8 @@ __all__ = [
     "AsyncDeadLetters",
     "AsyncEvent",
     "AsyncProducer",
+    "ButtonJob",
+    "Common",
     "ConfigError",
     "Conflict",
     "ContentGone",
@@ -66,17 +78,22 @@ __all__ = [
     "DeadLetters",
     "EnqueueError",
     "Event",
+    "EventData",
     "EventsMissed",
+    "ImageJob",
     "InvalidMessage",
+    "Job",
     "NotDead",
     "Producer",
     "QueueFull",
     "Reason",
     "Record",
     "Resent",
+    "Row",
     "Settings",
     "Status",
     "StoreUnavailable",
+    "TextJob",
     "Unconfirmed",
     "aconsume",
     "consume",

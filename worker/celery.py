@@ -35,6 +35,7 @@ from viber_courier.store.connection import broker, connect
 from viber_courier.store.durability import dangers
 from viber_courier.store.leases import Store
 from viber_courier.store.refusals import lasting, reason, refusal, report, store_fault
+from viber_courier.store.replicas import kept
 from viber_courier.worker.bells import Bells, Listener
 from viber_courier.worker.decisions import Decider
 from viber_courier.worker.intake import enqueue_task_jobs
@@ -173,7 +174,8 @@ def poll() -> str:
 def check(self: Any, nonce: str) -> str:
     """Records that this worker takes tasks, runs them and may use Redis, for ``courier live``."""
     store = system().store
-    said = store_fault(store.redis, settings.namespace) or self.request.hostname
+    must = kept(store.redis, settings)
+    said = store_fault(store.redis, settings.namespace, must) or self.request.hostname
     store.redis.set(store.keys.check(nonce), said, px=1000 * VISIBILITY_TIMEOUT)
     return "check: answered"
 
@@ -222,7 +224,8 @@ def _refuse_volatile_redis(**_: Any) -> None:
     with closing(connect(settings.redis_url, settings.namespace)) as client:
         while True:
             try:
-                fault = store_fault(client, settings.namespace) or _danger(client)
+                must = kept(client, settings)
+                fault = store_fault(client, settings.namespace, must) or _danger(client)
                 break
             except RedisError as error:
                 if fault := lasting(error):

@@ -16,6 +16,7 @@ from viber_courier.schemas.status import Reason, Status
 from viber_courier.store.connection import store_errors
 from viber_courier.store.keys import Keys
 from viber_courier.store.records import end_fields
+from viber_courier.store.replicas import kept
 from viber_courier.store.scripts import Script, shared
 
 Json = dict[str, Any]
@@ -48,7 +49,8 @@ class RejectionRecorder:
     def __init__(self, producer: Producer, clock: Callable[[], float] = time.time) -> None:
         self._settings, self._clock = producer.settings, clock
         self._keys = Keys(producer.settings.namespace)
-        self._script = Script(producer.redis, "reject", shared(producer.settings))
+        settings, client = producer.settings, producer.redis
+        self._script = Script(client, "reject", shared(settings), kept(client, settings))
 
     def record(self, raw: object, fresh: str, error: EnqueueError) -> str:
         """Records a refused job and returns the id of its event.

@@ -31,6 +31,7 @@ WHOLE: dict[str, Measure] = {
     "slow-drains": measures.slow_drains,
     **ENQUEUES,
     "at-rest": measures.at_rest,
+    "promises": measures.promises,
     "latency": measures.latency,
     "realtime": measures.realtime,
     "backlog": measures.backlog,

@@ -150,6 +150,23 @@ class Bench:
             self._env[f"{who}_REDIS_URL"] = server.url
             self._env[f"{who}_API_URL"] = lab.provider.url
 
+    def has(self, command: str) -> bool:
+        """Whether the server knows a command."""
+        found: Any = self.redis.eval("return redis.call('COMMAND', 'INFO', ARGV[1])[1]", 0, command)
+        return bool(found)
+
+    def replicate(self, count: int) -> None:
+        """Starts so many replicas, which follow when this returns."""
+        for number in range(count):
+            (folder := self._folder / f"replica-{number}").mkdir()
+            with socket.create_server(("127.0.0.1", 0)) as probe:
+                follow = ["--replicaof", "127.0.0.1", str(self._server.port)]
+                server = RedisServer(folder, probe.getsockname()[1], follow)
+            self._stack.callback(server.stop)
+            server.start()
+        self.redis.set(self.keys.kept, "1")
+        wait_for(lambda: self.redis.wait(count, 100) == count)
+
     def load(self, what: str, count: int, shape: str = "plain", rate: float = 0) -> dict[str, Any]:
         """Runs a load to its end; returns what it measured."""
         return finish(self.loading(what, count, shape, rate))

@@ -155,6 +155,22 @@ def at_rest(lab: Lab, scale: Scale) -> Found:
     return found
 
 
+def promises(lab: Lab, scale: Scale) -> Found:
+    """What an enqueue takes that waits for replicas, or for the disk (COURIER_REPLICAS)."""
+    runs, ways = defaultdict(list), {"none waited for": "0", "one of two": "1", "both": "2"}
+    for _ in range(scale.runs):
+        for name, wanted in {**ways, "the disk": "disk"}.items():
+            with lab.bench(COURIER_REPLICAS=wanted) as bench:
+                if wanted != "disk":
+                    bench.replicate(2)
+                elif not bench.has("waitaof"):
+                    continue
+                load = bench.load("enqueue", int(50 * scale.seconds(6)), "plain", 50)
+                runs[name].append(1000 * quantile(load["calls"], 0.5))
+    figure = "the app's call, median, by COURIER_REPLICAS"
+    return Found(others=[(figure, "ms", Values(*each)) for each in runs.items()])
+
+
 def latency(lab: Lab, scale: Scale) -> Found:
     """From the call of ``enqueue`` until the provider has the request, by rate."""
     curves = defaultdict[str, Points](list)

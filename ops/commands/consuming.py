@@ -45,7 +45,11 @@ def _source(ctx: Any, param: Any, text: str) -> str:
     return text
 
 
-@command(done="ended by SIGTERM or Ctrl-C", away="Redis refuses the first read", stopped="")
+@command(
+    done="ended by SIGTERM or Ctrl-C",
+    away="Redis refuses the first read",
+    stopped="interrupted before it began",
+)
 @click.argument("handler", type=Function(), metavar="MODULE:FUNCTION")
 @click.option("--group", required=True, help="The consumer group: each gets every event.")
 @click.option("--source", default="", callback=_source, help="Only events of this app's messages.")

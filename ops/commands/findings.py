@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from viber_courier.ops.look import Gate
 from viber_courier.schemas.instants import iso
 from viber_courier.schemas.lanes import LANES, POLL, queue
+from viber_courier.schemas.settings import ON_DISK
 from viber_courier.store.counters import Oddity
 from viber_courier.store.durability import DURABLE, dangers
 from viber_courier.worker.outcome import Blocked, NotSent, RequestRefused, Retryable, StatusOutcome
@@ -30,6 +31,9 @@ SILENT_POLLS, SILENT_SECONDS = 5, 900.0
 
 LATE_SHARE = 0.5
 """Share of the retention that a group may be behind."""
+
+
+_ALL = "set COURIER_REPLICAS to their number: a failover to any of them then loses nothing"
 
 
 class Finding(NamedTuple):
@@ -64,6 +68,22 @@ def redis(info: Mapping[str, Any], skew: float) -> Iterator[Finding]:
         yield Finding(ERROR, "role", "a replica", "set COURIER_REDIS_URL to the master")
     yield _memory(info)
     yield clock(skew)
+
+
+def replicas(wanted: int, info: Mapping[str, Any], sentinel: bool) -> Iterator[Finding]:
+    """Checks by INFO that as many replicas follow as COURIER_REPLICAS waits for."""
+    count, about = int(info.get("connected_slaves", 0)), "replicas"
+    follow = f"{count} follow, {wanted or 'none'} waited for"
+    if wanted == ON_DISK:
+        yield Finding(OK, about, "promises wait for the master's disk")
+    elif wanted > count and "connected_slaves" in info:
+        do = "start them, or lower COURIER_REPLICAS: apps are refused and nothing is sent"
+        yield Finding(ERROR, about, follow, do)
+    elif not wanted and (count or sentinel):
+        do = "COURIER_REPLICAS=1 loses nothing in a failover" if sentinel else _ALL
+        yield Finding(OK, about, follow, do)
+    elif wanted:
+        yield Finding(OK, about, follow, "" if sentinel or wanted == count else _ALL)
 
 
 def unknown(why: str, accepted: bool) -> Finding:

@@ -25,10 +25,12 @@ from viber_courier.ops.commands.live import (
 from viber_courier.ops.commands.terminal import UNAVAILABLE, Failure, command, emit, json_option
 from viber_courier.ops.look import silence, take_look
 from viber_courier.schemas.lanes import LANES, POLL, queue
+from viber_courier.schemas.redis_url import parse
 from viber_courier.schemas.settings import Settings
 from viber_courier.store.connection import StoreUnavailable, broker, connect, store_errors
 from viber_courier.store.keys import Keys
 from viber_courier.store.refusals import refusal, store_fault
+from viber_courier.store.replicas import kept
 from viber_courier.worker.bells import RING_OPTIONS, Bells
 from viber_courier.worker.provider import Provider
 from viber_courier.worker.runtime.app import App
@@ -155,6 +157,8 @@ def _store(client: Redis, settings: Settings) -> Iterator[Finding]:
         yield findings.clock(skew)
     else:
         yield from findings.redis(info, skew)
+        sentinel = parse(settings.redis_url).scheme == "sentinel"
+        yield from findings.replicas(settings.replicas, info, sentinel)
     with store_errors():
         look = take_look(client, settings.namespace)
         stepped: Any = client.hgetall(keys.clock)
@@ -191,7 +195,7 @@ def _away(error: Exception) -> Finding:
 def _check_store(client: Redis, settings: Settings) -> None:
     """Writes a key, runs a script, calls each command. Raises StoreUnavailable or Failure."""
     with store_errors():
-        fault = store_fault(client, settings.namespace)
+        fault = store_fault(client, settings.namespace, kept(client, settings))
     if fault:
         raise Failure(f"Redis refuses (COURIER_REDIS_URL): {fault}", UNAVAILABLE)
 

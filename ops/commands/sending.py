@@ -59,7 +59,7 @@ def send(as_json: bool, metadata: tuple[str, ...], **options: Any) -> None:
     emit({"id": id}) if as_json else click.echo(id)
 
 
-def _job(given: dict[str, Any], metadata: tuple[str, ...]) -> dict[str, Any]:
+def _job(given: dict[str, Any], metadata: tuple[str, ...]) -> Any:
     content = {name: given.pop(name) for name in _CONTENT if name in given}
     kind = "button" if content.keys() & {"caption", "action"} else "text"
     kind = "image" if content.keys() == {"imageUrl"} else kind

@@ -146,10 +146,11 @@ class Storing:
                 pipe.exists(self._record + id)
             return {id for id, found in zip(ids, pipe.execute(), strict=True) if found}
 
-    def _attempt(self, jobs: list[dict[str, Any]]) -> tuple[list[str], list[tuple[int, Any]]]:
+    def _attempt(self, jobs: list[Any]) -> tuple[list[str], list[tuple[int, Any]]]:
         faults: list[tuple[int, EnqueueError]] = []
+        common: Any = self._common  # of a file: known to no type checker
         ids = self._producer.enqueue_many(
-            jobs, self._common, lambda number, _, error: faults.append((number, error))
+            jobs, common, lambda number, _, error: faults.append((number, error))
         )
         return ids, faults
 

@@ -46,8 +46,8 @@ class Load:
     PAUSE = 0.1
     """Seconds between calls, and before a repeat."""
 
-    def __init__(self, producer: Producer, prefix: str = "m") -> None:
-        self._producer, self._prefix, self._number = producer, prefix, 0
+    def __init__(self, producer: Producer, prefix: str = "m", first: int = 0) -> None:
+        self._producer, self._prefix, self._number = producer, prefix, first
         self.stored: dict[str, str] = {}
         """Ids whose call has returned, and their addresses."""
         self.refusals: list[str] = []

@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -23,27 +24,34 @@ NAME = "courier"
 
 
 class Failover:
-    """Two servers, of which the first is the master for now, watched by three sentinels."""
+    """Servers, of which the first is the master for now, watched by three sentinels.
 
-    def __init__(self, folder: Path) -> None:
-        self.servers = []
-        for n in range(2):
+    Replicas and sentinels log in as ``peer``, clients as ``app``: a master can be cut off from the
+    former alone.
+    """
+
+    def __init__(self, folder: Path, replicas: int = 1) -> None:
+        self.servers = list[RedisServer]()
+        users = [[*f"--user {name} on >secret ~* &* +@all".split()] for name in ("peer", "app")]
+        login = [*users[0], *users[1], "--masteruser", "peer", "--masterauth", "secret"]
+        for n in range(1 + replicas):
             (folder / f"redis-{n}").mkdir()
             more = ["--replicaof", "127.0.0.1", str(self.servers[0].port)] if n else []
             more += ["--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"]
-            self.servers.append(RedisServer(folder / f"redis-{n}", free_port(), more))
+            self.servers.append(RedisServer(folder / f"redis-{n}", free_port(), [*more, *login]))
             self.servers[-1].start()
         self._folder, self.ports = folder, [free_port() for _ in range(3)]
         self._sentinels = [self._start(port) for port in self.ports]
         hosts = ",".join(f"127.0.0.1:{port}" for port in self.ports)
-        self.url = f"sentinel://{hosts}/0?master={NAME}"
-        wait_for(self._complete, 20, "the sentinels have not found each other and the replica")
+        self.url = f"sentinel://app:secret@{hosts}/0?master={NAME}"
+        wait_for(self.complete, 20, "the sentinels have not found each other and the replica")
 
     def _start(self, port: int) -> subprocess.Popen[bytes]:
         config = self._folder / f"sentinel-{port}.conf"
         config.write_text(
             f"port {port}\nbind 127.0.0.1\n"
             f"sentinel monitor {NAME} 127.0.0.1 {self.servers[0].port} 2\n"
+            f"sentinel auth-user {NAME} peer\nsentinel auth-pass {NAME} secret\n"
             f"sentinel down-after-milliseconds {NAME} {DOWN_AFTER}\n"
             f"sentinel failover-timeout {NAME} 4000\n"
         )
@@ -52,24 +60,47 @@ class Failover:
                 [find_server(), str(config), "--sentinel"], stdout=log, stderr=log
             )
 
-    def _complete(self) -> bool:
+    def complete(self) -> bool:
+        """Whether all sentinels agree, and all other servers follow the master and are known so."""
         try:
-            seen = [self._state(port) for port in self.ports]
-            return (
-                all((state["num-slaves"], state["num-other-sentinels"]) == (1, 2) for state in seen)
-                and self._in_step()
-            )
+            ports, replicas = set[int](), len(self.servers) - 1
+            for port in self.ports:
+                with redis.Redis(port=port, decode_responses=True) as client:
+                    state: dict[str, Any] = client.sentinel_masters()[NAME]
+                    found: Any = client.sentinel_slaves(NAME)
+                healthy = [
+                    each
+                    for each in found
+                    if each["flags"] == "slave" and each["master-link-status"] == "ok"
+                ]
+                if len(healthy) < replicas or state["num-other-sentinels"] < 2:
+                    return False
+                ports.add(state["port"])
+            return len(ports) == 1 and all(self._in_step(each) for each in self.servers)
         except (redis.RedisError, KeyError):
             return False
 
-    def _in_step(self) -> bool:
-        with admin(self.servers[1]) as client:
-            return bool(client.info("replication")["master_link_status"] == "up")
+    def _in_step(self, server: RedisServer) -> bool:
+        with admin(server) as client:
+            said = client.info("replication")
+        if said["role"] == "master":
+            return server is self.master()
+        return bool(
+            said["master_link_status"] == "up" and said["master_port"] == self.master().port
+        )
 
-    def _state(self, port: int) -> dict[str, int]:
-        with redis.Redis(port=port, decode_responses=True) as client:
-            found: dict[str, int] = client.sentinel_master(NAME)
-            return found
+    def cut_off(self, server: RedisServer) -> None:
+        """Part a server from all other servers and sentinels, but not from clients."""
+        with redis.Redis(port=server.port, username="app", password="secret") as client:
+            client.execute_command("ACL", "SETUSER", "default", "resetpass")
+            client.execute_command("ACL", "SETUSER", "peer", "off")
+            client.execute_command("CLIENT", "KILL", "USER", "peer")
+
+    def join(self, server: RedisServer) -> None:
+        """End that."""
+        with redis.Redis(port=server.port, username="app", password="secret") as client:
+            client.execute_command("ACL", "SETUSER", "default", "nopass")
+            client.execute_command("ACL", "SETUSER", "peer", "on")
 
     def master(self) -> RedisServer:
         """As the sentinels see it."""

@@ -1,0 +1,104 @@
+"""Who is the master and who may become it, by the word of Sentinel's sentinels."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+
+from viber_courier.store.replies import reply
+
+FRESH = 1.0
+"""Seconds that the sentinels' word holds. Sentinel replaces no dead master sooner."""
+SILENT = 10.0
+"""Most seconds until a silent sentinel is asked again: ten times what the request took."""
+
+Place = tuple[str, int]
+_State = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """What the sentinels say. ``master``: None unless most say the same and no failover goes on.
+
+    ``usable`` replicas may become the master; ``known`` ones may be dead, or still catch up.
+    ``complete``: most sentinels have named replicas, now or earlier, so there are no others.
+    """
+
+    at: float
+    master: Place | None
+    usable: frozenset[Place]
+    known: frozenset[Place]
+    complete: bool
+
+
+class Succession:
+    """Knows who is the master and who may become it, by what the sentinels last said."""
+
+    def __init__(self, sentinels: Sequence[Any], name: str) -> None:
+        self._sentinels, self._name = tuple(sentinels), name
+        self._ask_at = [0.0] * len(self._sentinels)
+        self._word: Word | None = None
+
+    async def word(self) -> Word:
+        """Returns the sentinels' word, at most FRESH seconds old."""
+        if self._word is None or time.monotonic() - self._word.at >= FRESH:
+            self._word = await self._ask(self._word)
+        return self._word
+
+    async def _ask(self, before: Word | None) -> Word:
+        now, usable, known = time.monotonic(), set[Place](), set[Place]()
+        heard = [said for n in range(len(self._sentinels)) if (said := await self._hear(n))]
+        for _, replicas in heard:
+            known |= {_place(each) for each in replicas}
+            usable |= {_place(each) for each in replicas if _is_usable(each)}
+        masters = [state for state, _ in heard]
+        total = max(len(self._ask_at), *(1 + each["num-other-sentinels"] for each in masters), 0)
+        is_most = 2 * len(heard) > total
+        if not is_most and before:  # the others may know more: what was known still counts
+            known, usable = known | before.known, usable | before.usable
+        agreed = is_most and len({_place(each) for each in masters}) == 1
+        changing = any("failover_in_progress" in each["flags"] for each in masters)
+        master = _place(masters[0]) if agreed and not changing else None
+        complete = is_most or (before is not None and before.complete)
+        return Word(now, master, frozenset(usable), frozenset(known), complete)
+
+    async def _hear(self, n: int) -> tuple[_State, list[_State]] | None:
+        """Returns the master and its replicas as one sentinel sees them; None if it is silent."""
+        began, sentinel = time.monotonic(), self._sentinels[n]
+        if began < self._ask_at[n]:
+            return None
+        try:
+            masters = await reply(sentinel.sentinel_masters())
+            return masters[self._name], await reply(sentinel.sentinel_slaves(self._name))
+        except (redis.RedisError, KeyError):
+            self._ask_at[n] = began + min(SILENT, 10 * (time.monotonic() - began))
+            return None
+
+
+def lacks(got: int, least: int, place: Place | None, word: Word | None) -> str:
+    """Returns why it is not enough that ``got`` replicas of ``place`` have a write; "" if it is.
+
+    ``least``: how many must have it in any case. ``word``: None without sentinels.
+    """
+    if word is None:
+        return "" if got >= least else f"{got} of {least} replicas have it"
+    if word.complete and got >= max(least, len(word.known)):
+        return ""  # whoever becomes the master has it
+    wanted = max(least, len(word.usable))
+    if got < wanted:
+        return f"{got} of {wanted} replicas have it"
+    if word.master is None or word.master != place:
+        return f"{got} replicas have it, but the sentinels don't agree that this is the master"
+    return ""
+
+
+def _place(state: _State) -> Place:
+    return state["ip"], state["port"]
+
+
+def _is_usable(state: _State) -> bool:
+    """Returns whether a replica, as a sentinel sees it, lives and is in step with the master."""
+    lives = not any(flag in state["flags"] for flag in ("s_down", "o_down", "disconnected"))
+    return lives and state.get("master-link-status") == "ok"

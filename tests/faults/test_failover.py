@@ -1,0 +1,98 @@
+"""Failovers with COURIER_REPLICAS: nothing that was promised is lost, nothing is sent twice."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Simulator, wait_for
+from tests.faults.installation import Installation, Load, running
+from tests.faults.test_sentinel import Failover, role
+from viber_courier import Producer
+from viber_courier.ops.redis_server import RedisServer
+
+BACK = 40.0
+"""Seconds within which everything is at work again."""
+APPS = 3
+"""Apps that enqueue ten messages a second each."""
+REPLICAS = os.environ.get("TEST_REPLICAS", "1")
+ROUNDS = os.environ.get("TEST_FAILOVERS", "planned killed lost").split()
+"""What happens to the master, one after the other. By hand: more (docs/decisions/0030)."""
+
+
+@pytest.fixture
+def failover(tmp_path: Path) -> Iterator[Failover]:
+    made = Failover(tmp_path, replicas=2)
+    yield made
+    made.stop()
+
+
+def kill(failover: Failover, master: RedisServer) -> Callable[[], None]:
+    master.stop(kill=True)
+    return master.start
+
+
+def lose(failover: Failover, master: RedisServer) -> Callable[[], None]:
+    failover.cut_off(master)
+    return lambda: failover.join(master)
+
+
+def plan(failover: Failover, master: RedisServer) -> Callable[[], None]:
+    failover.plan()
+    return lambda: None
+
+
+FAULTS = {"killed": kill, "lost": lose, "planned": plan}
+
+
+@contextlib.contextmanager
+def more_apps(system: Installation) -> Iterator[list[Load]]:
+    """Further apps; what they stored is the installation's in the end."""
+    producers = [Producer.from_env(system.env) for _ in range(APPS - 1)]
+    loads = [Load(each, first=n * 10**6) for n, each in enumerate(producers, 1)]
+    try:
+        yield loads
+    finally:
+        for load, producer in zip(loads, producers, strict=True):
+            load.stop()
+            system.load.stored |= load.stored
+            producer.close()
+
+
+def test_failovers_lose_nothing_and_double_nothing(
+    failover: Failover, simulator: Simulator, namespace: str, tmp_path: Path
+) -> None:
+    # Given an installation whose promises wait for replicas
+    more = {"COURIER_REPLICAS": REPLICAS}
+    with running(tmp_path, simulator, namespace, failover.url, **more) as system:
+        with more_apps(system) as loads:
+            for last, fault in enumerate(ROUNDS, 1 - len(ROUNDS)):
+                system.at_work(60)
+                # When the master is killed, parted from all but its clients, or replaced
+                old, began = failover.master(), time.monotonic()
+                mend = FAULTS[fault](failover, old)
+                wait_for(lambda old=old: failover.master() is not old, 30)
+                replaced = time.monotonic() - began
+                back = system.back_at_work(BACK)
+                # And comes back
+                mend()
+                if last < 0:
+                    wait_for(failover.complete, 60, "not in step again")
+                    assert role(old) == "slave"
+                print(
+                    f"{fault}: replaced {replaced:.1f} s, back {replaced + back:.1f} s, "
+                    f"in step {time.monotonic() - began:.1f} s"
+                )
+            slowest = max(load.slowest for load in (system.load, *loads))
+            refusals = {each for load in (system.load, *loads) for each in load.refusals}
+        ledger = system.ledger(asynchronous=True)
+        print(f"slowest call {slowest:.1f} s, {ledger.figures}\n{refusals}")
+        print(sorted(ledger.lost)[:20], sorted(ledger.repeated)[:20], sorted(ledger.forked)[:20])
+        # Then what was promised is kept: all is sent, nothing twice in silence, no event forks
+        assert (ledger.lost, ledger.repeated, ledger.forked) == ([], [], [])
+        assert system.exits == []
