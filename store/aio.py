@@ -21,7 +21,7 @@ from redis.backoff import NoBackoff
 
 from viber_courier.schemas.redis_url import parse
 from viber_courier.store.cluster import PATIENCE, Place, Slot, brief, find_slot
-from viber_courier.store.connection import SOCKET_OPTIONS, client_options
+from viber_courier.store.connection import client_options
 from viber_courier.store.pools import MASTER_CHECK_INTERVAL, SENTINEL_RETRY_DELAY, Whole
 from viber_courier.store.replicas import read_replies
 from viber_courier.store.replies import reply
@@ -58,9 +58,8 @@ class Pool(Whole, aio.ConnectionPool):
             self._owner = owner
         slots, idle = self._slots, self._idle
         try:
-            async with asyncio.timeout(
-                SOCKET_OPTIONS["socket_timeout"] if slots.locked() else None
-            ):
+            patience = self.connection_kwargs["socket_timeout"]
+            async with asyncio.timeout(patience if slots.locked() else None):
                 await slots.acquire()
         except TimeoutError:
             raise redis.TimeoutError("No connection became free") from None
@@ -276,10 +275,10 @@ class Client(aio.Redis):
         await self.connection_pool.disconnect()
 
 
-def connect(url: str, namespace: str = "") -> Client:
+def connect(url: str, namespace: str = "", **chosen: Any) -> Client:
     """Returns an asyncio client with the options of the blocking one (store/connection.py)."""
     address = parse(url)
-    options = client_options(Retry)
+    options = {**client_options(Retry), **chosen}
     plain, placed = (_Secure, _SecurePlaced) if address.tls else (aio.Connection, _Placed)
     if address.tls:
         options["tls"] = _tls(address.tls)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import socket
 import ssl
-from ipaddress import ip_address
 from pathlib import Path
 
 import click
 from aiohttp import web
 
 from viber_courier import Settings
+from viber_courier.ops.commands.consuming import require_source
 from viber_courier.ops.commands.terminal import WRONG, Failure, command
-from viber_courier.ops.gateway.server import KEEPALIVE_SECONDS, Gateway
+from viber_courier.ops.gateway.server import KEEPALIVE_SECONDS, Gateway, discreet
 from viber_courier.ops.gateway.tokens import Tokens
 from viber_courier.ops.gateway.tokens import new_token as made_token
+from viber_courier.schemas.settings import is_loopback
 from viber_courier.worker.log import set_up
 
 SHUTDOWN_SECONDS = 10.0
@@ -36,39 +38,44 @@ SHUTDOWN_SECONDS = 10.0
     "--cert", type=click.Path(exists=True, dir_okay=False), help="TLS: certificate chain."
 )
 @click.option("--key", type=click.Path(exists=True, dir_okay=False), help="TLS: its private key.")
-@click.option("--new-token", metavar="NAME", help="Print a new token and its line, and end.")
+@click.option(
+    "--new-token",
+    metavar="NAME",
+    callback=require_source,
+    help="Print a new token and its line, and end.",
+)
 def gateway(
     host: str,
     port: int,
     tokens: Path | None,
     cert: str | None,
     key: str | None,
-    new_token: str | None,
+    new_token: str,
 ) -> None:
     """Serve messages and their events by HTTP (docs/gateway.md).
 
     A token's name is the source of its messages: it sees no others. Without --tokens anybody who
     reaches the port may send, so it listens on loopback only.
     """
-    if new_token is not None:
+    if new_token:
         token, line = made_token(new_token)
         click.echo(f"token (give it to the app): {token}\nline (for the file):       {line}")
         return
-    if tokens is None and not _is_loopback(host):
+    if tokens is None and not is_loopback(f"http://{_shown(host)}"):
         raise Failure("beyond loopback it needs --tokens: anybody could send messages", WRONG)
     if (cert is None) != (key is None):
         raise click.UsageError("--cert and --key belong together")
     known, settings = Tokens(tokens) if tokens else None, Settings.from_env(os.environ)
     logging.basicConfig()
     set_up(logging.getLogger())
+    logging.getLogger("aiohttp.server").addFilter(discreet)
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]  # a connection is a file
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     try:
         listener = socket.create_server((host, port), family=_family(host), backlog=1024)
     except OSError as error:
         raise Failure(f"can't listen on {host}:{port}: {error.strerror}", WRONG) from None
-    context = None
-    if cert is not None:
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.load_cert_chain(cert, key)
+    context = _context(cert, key) if cert else None
     url = f"{'https' if context else 'http'}://{_shown(host)}:{listener.getsockname()[1]}"
     web.run_app(
         Gateway(settings, known).app(),
@@ -82,11 +89,13 @@ def gateway(
     )
 
 
-def _is_loopback(host: str) -> bool:
+def _context(cert: str, key: str | None) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
+        context.load_cert_chain(cert, key, password="")  # without one, OpenSSL asks the terminal
+    except (OSError, ValueError) as error:
+        raise Failure(f"--cert and --key can't be used: {type(error).__name__}", WRONG) from None
+    return context
 
 
 def _family(host: str) -> socket.AddressFamily:

@@ -1,25 +1,27 @@
 """``/v1/messages``: takes messages, shows and cancels those of the same source."""
 
+import re
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
+from contextlib import aclosing
 from typing import Any
 
 from aiohttp import web
 
 from viber_courier import AsyncProducer, CourierError, QueueFull, Record, StoreUnavailable
 from viber_courier.ops.commands.looking import event_fields
-from viber_courier.ops.gateway.bodies import LINES, read_json, read_lines
+from viber_courier.ops.gateway.bodies import LINES, Bodies
+from viber_courier.ops.gateway.guard import Guard
 from viber_courier.ops.gateway.problems import Problem, problem
 from viber_courier.schemas.errors import EnqueueError, InvalidMessage
+from viber_courier.schemas.fields import ID
 
 MAX_LIST = 1000
 """Most messages of a list; a stream of JSON lines has no limit."""
-CHUNK = 500
-"""Lines of a stream that are stored together."""
 MAX_TOLD = 1000
 """Most refused lines of a stream that the answer names."""
-MAX_KEY = 255
-"""Most characters of an Idempotency-Key."""
+KEY = re.compile(r"[\x20-\x7e]{1,255}")
+"""What an Idempotency-Key may be."""
 
 Json = dict[str, Any]
 
@@ -27,15 +29,15 @@ Json = dict[str, Any]
 class Messages:
     """The handlers. ``request["source"]`` is the name of the token, None without tokens."""
 
-    def __init__(self, producer: AsyncProducer) -> None:
-        self._producer = producer
+    def __init__(self, producer: AsyncProducer, guard: Guard, bodies: Bodies) -> None:
+        self._producer, self._guard, self._bodies = producer, guard, bodies
 
     async def post(self, request: web.Request) -> web.Response:
         """POST /v1/messages: one message, a list, or a stream of JSON lines."""
         identity = _Identity(request)
         if request.content_type in LINES:
-            return await self._stream(identity, read_lines(request))
-        given = await read_json(request)
+            return await self._stream(identity, request)
+        given = await self._bodies.read_json(request)
         if not isinstance(given, list):
             return await self._one(identity, given)
         if not 1 <= len(given) <= MAX_LIST:
@@ -51,21 +53,23 @@ class Messages:
     async def cancel(self, request: web.Request) -> web.Response:
         """POST /v1/messages/{id}/cancel: whether the message never left, and now never will."""
         record = await self._own(request)
-        return web.json_response({"cancelled": await self._producer.cancel(record.id)})
+        with self._guard:
+            return web.json_response({"cancelled": await self._producer.cancel(record.id)})
 
     async def _own(self, request: web.Request) -> Record:
         """Returns the record of a message of the request's own source. Raises Problem."""
-        record = await self._producer.get(request.match_info["id"])
-        source = request["source"]
+        id, record, source = request.match_info["id"], None, request["source"]
+        if ID.fullmatch(id):
+            with self._guard:
+                record = await self._producer.get(id)
         if record is None or (source is not None and record.source != source):
             raise Problem(404, "no message of yours has this id")
         return record
 
     async def _one(self, identity: "_Identity", given: Any) -> web.Response:
-        try:
-            id = await self._producer.enqueue(identity.job(given, 0))
-        except CourierError as error:
-            raise problem(error) from error
+        job = identity.job(given, 0)
+        with self._guard:
+            id = await self._producer.enqueue(job)
         return web.json_response({"id": id}, status=202)
 
     async def _store(self, identity: "_Identity", rows: list[Any], first: int) -> list[Json]:
@@ -82,42 +86,34 @@ class Messages:
             results[jobs[number][0]] = problem(error).members()
 
         try:
-            ids = await self._producer.enqueue_many((job for _, job in jobs), on_invalid=refuse)
+            with self._guard:
+                given = (job for _, job in jobs)
+                ids = iter(await self._producer.enqueue_many(given, on_invalid=refuse))
         except (QueueFull, StoreUnavailable) as error:
             told = problem(error)
             told.more["accepted"] = [*error.accepted]
             raise told from error
-        accepted = iter(ids)
-        return [result or {"id": next(accepted)} for result in results]
+        return [result or {"id": next(ids)} for result in results]
 
-    async def _stream(self, identity: "_Identity", lines: AsyncIterator[Any]) -> web.Response:
+    async def _stream(self, identity: "_Identity", request: web.Request) -> web.Response:
         accepted = refused = 0
-        told, rows = list[Json](), list[Any]()
-
-        async def store() -> None:
-            nonlocal accepted, refused
-            first = accepted + refused
-            results = await self._store(identity, rows, first)
-            for row, result in enumerate(results, first):
-                if "id" in result:
-                    accepted += 1
-                    continue
-                refused += 1
-                if len(told) < MAX_TOLD:
-                    told.append({"row": row, **result})
-            rows.clear()
-
+        told = list[Json]()
         try:
-            async for given in lines:
-                identity.require(given)
-                rows.append(given)
-                if len(rows) == CHUNK:
-                    await store()
-            await store()
-        except Problem as error:  # what was stored stays: a repeat with the same ids is safe
-            error = Problem(error.status, error.detail, error.headers, **error.more)
-            error.more["accepted"] = accepted + len(error.more.get("accepted", ()))
-            raise error from None
+            async with aclosing(self._bodies.read_lines(request)) as chunks:  # type: ignore[type-var]
+                async for rows in chunks:
+                    identity.require(rows)
+                    first = accepted + refused
+                    for row, result in enumerate(await self._store(identity, rows, first), first):
+                        if "id" in result:
+                            accepted += 1
+                            continue
+                        refused += 1
+                        if len(told) < MAX_TOLD:
+                            told.append({"row": row, **result})
+        except (Problem, CourierError) as error:  # what was stored stays: a repeat is safe
+            ended = error if isinstance(error, Problem) else problem(error)
+            ended.more["accepted"] = accepted + len(ended.more.get("accepted", ()))
+            raise ended from None
         return _answer(accepted, {"accepted": accepted, "refused": told}, refused)
 
 
@@ -126,9 +122,9 @@ class _Identity:
 
     def __init__(self, request: web.Request) -> None:
         self._source: str | None = request["source"]
-        self._key = request.headers.get("Idempotency-Key", "")
-        if len(self._key) > MAX_KEY:
-            raise Problem(400, f"Idempotency-Key has at most {MAX_KEY} characters")
+        self._key = request.headers.get("Idempotency-Key")
+        if self._key is not None and not KEY.fullmatch(self._key):
+            raise Problem(400, "Idempotency-Key must be 1 to 255 characters of ASCII")
 
     def job(self, given: Any, row: int) -> Any:
         """Returns the job of a message; ``row`` is its number in the request.
@@ -145,9 +141,9 @@ class _Identity:
             job["id"] = str(uuid.uuid5(uuid.NAMESPACE_OID, name))
         return job
 
-    def require(self, given: Any) -> None:
-        """Raises Problem for a message that a repeated stream would send again."""
-        if not self._key and isinstance(given, Mapping) and given.get("id") is None:
+    def require(self, rows: list[Any]) -> None:
+        """Raises Problem for messages that a repeated stream would send again."""
+        if not self._key and any(isinstance(r, Mapping) and r.get("id") is None for r in rows):
             detail = "a stream needs an Idempotency-Key, or an id in each line"
             raise Problem(422, f"{detail}: else a repeat would send twice")
 

@@ -28,20 +28,29 @@ class Problem(Exception):
         return {"title": title, "status": self.status, "detail": self.detail, **self.more}
 
     def response(self) -> web.Response:
-        """Returns the answer."""
-        text = json.dumps(self.members(), ensure_ascii=False)
+        """Returns the answer, in ASCII: a field's name may be what UTF-8 can't encode."""
+        text = json.dumps(self.members())
         return web.Response(status=self.status, text=text, content_type=TYPE, headers=self.headers)
+
+
+def again(status: int, detail: str) -> Problem:
+    """Returns a problem that a repeat may not meet."""
+    return Problem(status, detail, {"Retry-After": str(RETRY_AFTER)})
+
+
+def invalid(field: str, text: str) -> Problem:
+    """Returns the problem of one wrong parameter."""
+    return Problem(422, "the request breaks rules: see errors", errors={field: [text]})
 
 
 def problem(error: CourierError) -> Problem:
     """Returns what an error of a Producer is to a client. The text has no value of a job."""
-    again = {"Retry-After": str(RETRY_AFTER)}
     if isinstance(error, InvalidMessage):
         return Problem(422, "the message breaks rules: see errors", errors=error.errors)
     if isinstance(error, Conflict):
         return Problem(409, "another message has this id")
     if isinstance(error, QueueFull):
-        return Problem(429, "the queue is full", again)
+        return again(429, "the queue is full")
     if isinstance(error, StoreUnavailable):
-        return Problem(503, "the store can't be used now: repeat with the same ids", again)
+        return again(503, "the store can't be used now: repeat with the same ids")
     raise error

@@ -1,4 +1,4 @@
-"""The gateway's HTTP server: routes, logins, limits, health and metrics."""
+"""The gateway's HTTP server: routes, logins, health and metrics."""
 
 import asyncio
 import json
@@ -8,20 +8,23 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from aiohttp import hdrs, web
+from aiohttp import hdrs, http_exceptions, web
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from viber_courier import AsyncProducer, CourierError, Settings, StoreUnavailable
-from viber_courier.ops.gateway.bodies import MAX_BODY
+from viber_courier.ops.gateway.bodies import Bodies
 from viber_courier.ops.gateway.events import Events
+from viber_courier.ops.gateway.guard import Guard
 from viber_courier.ops.gateway.messages import Messages
 from viber_courier.ops.gateway.openapi import document
-from viber_courier.ops.gateway.problems import RETRY_AFTER, Problem, problem
+from viber_courier.ops.gateway.problems import Problem, problem
 from viber_courier.ops.gateway.tokens import Tokens
+from viber_courier.schemas.settings import is_loopback
+from viber_courier.store.aio import connect
 
-MAX_REQUESTS = 256
-"""Requests at work at once, polls of events aside; one more is told to come again."""
+REDIS_SECONDS = 2.0
+"""How long Redis may take to connect and to answer. Above the second of a poll's read."""
 KEEPALIVE_SECONDS = 30.0
 """How long a connection may stay without a request."""
 OPEN = ("/openapi.json", "/healthz", "/readyz", "/metrics")
@@ -34,25 +37,25 @@ class Gateway:
     """The application. ``tokens`` None: every request is let in, without a source."""
 
     def __init__(self, settings: Settings, tokens: Tokens | None) -> None:
-        self._settings, self._tokens, self._at_work = settings, tokens, 0
-        self._is_away = self._is_tried = False
+        self._settings, self._tokens = settings, tokens
         self.metrics = Metrics()
 
     def app(self) -> web.Application:
         """Returns the routes."""
-        app = web.Application(
-            client_max_size=MAX_BODY,
-            middlewares=[self._measure, self._tell, self._let_in, self._limit],
-        )
-        self._producer = AsyncProducer(self._settings)
-        reader = AsyncProducer(self._settings)
+        app = web.Application(middlewares=[self._measure, self._tell, self._let_in])
+        self._producer, reader = self._connected(), self._connected()
+        self._guard = guard = Guard(self._producer)
 
         async def close(_: web.Application) -> None:
+            await guard.close()
             await self._producer.close()
             await reader.close()
 
+        bodies = Bodies()
+        messages = Messages(self._producer, guard, bodies)
+        events = Events(reader, guard, bodies)
+        app.on_shutdown.append(events.end)
         app.on_cleanup.append(close)
-        messages, events = Messages(self._producer), Events(reader)
         app.router.add_get("/v1/events", events.get, allow_head=False)
         app.router.add_post("/v1/events/ack", events.ack)
         app.router.add_post("/v1/messages", messages.post)
@@ -60,10 +63,15 @@ class Gateway:
         app.router.add_post("/v1/messages/{id}/cancel", messages.cancel)
         text = json.dumps(document())
         app.router.add_get("/openapi.json", lambda _: _text(text), allow_head=False)
-        app.router.add_get("/healthz", self._healthz, allow_head=False)
+        app.router.add_get("/healthz", lambda _: _text('{"status": "ok"}'), allow_head=False)
         app.router.add_get("/readyz", self._readyz, allow_head=False)
         app.router.add_get("/metrics", self._metrics, allow_head=False)
         return app
+
+    def _connected(self) -> AsyncProducer:
+        brief = dict.fromkeys(("socket_timeout", "socket_connect_timeout"), REDIS_SECONDS)
+        client = connect(self._settings.redis_url, self._settings.namespace, **brief)
+        return AsyncProducer(self._settings, client=client)
 
     @web.middleware
     async def _measure(self, request: web.Request, handler: Any) -> web.StreamResponse:
@@ -104,6 +112,9 @@ class Gateway:
     @web.middleware
     async def _let_in(self, request: web.Request, handler: Any) -> web.StreamResponse:
         request["source"] = None
+        if self._tokens is None and not is_loopback(f"http://{request.host}"):
+            # A web site that this machine's user visits could send, by a name that leads here.
+            raise Problem(403, "without tokens, only requests to a loopback name are let in")
         if self._tokens is not None and request.path not in OPEN:
             kind, _, token = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
             name = self._tokens.name_of(token.strip()) if kind.lower() == "bearer" else None
@@ -112,42 +123,17 @@ class Gateway:
                 challenge = {"WWW-Authenticate": 'Bearer realm="viber-courier"'}
                 raise Problem(401, "send a token: Authorization: Bearer ...", challenge)
             request["source"] = name
+        if request.path.startswith("/v1/"):
+            self._guard.require()  # before a body is read
         response: web.StreamResponse = await handler(request)
         return response
-
-    @web.middleware
-    async def _limit(self, request: web.Request, handler: Any) -> web.StreamResponse:
-        """Answers at once where Redis is away or too much is at work: nothing is kept waiting.
-
-        While Redis is away, one request at a time tries it.
-        """
-        if not request.path.startswith("/v1/messages"):
-            response: web.StreamResponse = await handler(request)
-            return response
-        if self._is_away and self._is_tried:
-            raise _again("the store can't be used now: repeat with the same ids")
-        if self._at_work >= MAX_REQUESTS:
-            raise _again("too many requests are at work")
-        self._at_work, trial, self._is_tried = self._at_work + 1, self._is_away, self._is_away
-        try:
-            response = await handler(request)
-            self._is_away = False
-            return response
-        except (Problem, StoreUnavailable) as error:
-            self._is_away = isinstance(error, StoreUnavailable) or error.status == 503
-            raise
-        finally:
-            self._at_work -= 1
-            self._is_tried = self._is_tried and not trial
-
-    async def _healthz(self, _: web.Request) -> web.Response:
-        return web.json_response({"status": "ok"})
 
     async def _readyz(self, _: web.Request) -> web.Response:
         if fault := self._tokens.fault if self._tokens else "":
             raise Problem(503, fault)
         try:
-            await self._producer.ping()
+            with self._guard:
+                await self._producer.ping()
         except StoreUnavailable as error:
             raise Problem(503, str(error)) from None
         return web.json_response({"status": "ok"})
@@ -175,8 +161,12 @@ class Metrics:
         self._seconds.labels(route).observe(seconds)
 
 
-def _again(detail: str) -> Problem:
-    return Problem(503, detail, {hdrs.RETRY_AFTER: str(RETRY_AFTER)})
+def discreet(record: logging.LogRecord) -> bool:
+    """Filters aiohttp's log, whose errors quote what a client has sent."""
+    error = record.exc_info[1] if record.exc_info else None
+    record.msg, record.args = "request failed outside of its handler", ()
+    record.error, record.exc_info = type(error).__name__, None
+    return not isinstance(error, http_exceptions.HttpProcessingError)
 
 
 async def _text(text: str) -> web.Response:

@@ -9,11 +9,12 @@ from hashlib import sha256
 from pathlib import Path
 
 from viber_courier.schemas.errors import ConfigError
+from viber_courier.schemas.fields import SOURCE
 
 CHECK_INTERVAL = 1.0
 """Seconds between looks at whether the file has changed."""
 SETTING = "COURIER_GATEWAY_TOKENS"
-_LINE = re.compile(r"([A-Za-z0-9_.-]{1,32}):([0-9a-f]{64})")
+_LINE = re.compile(rf"({SOURCE.pattern}):([0-9a-f]{{64}})")
 _FORM = "must hold a line name:sha256 for each token; the name, 1 to 32 of A-Za-z0-9_.-, once"
 
 
