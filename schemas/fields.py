@@ -175,7 +175,7 @@ FORMS[_metadata] = {
     "maxProperties": 16,
     "additionalProperties": {"type": ["string", "number", "boolean", "null"]},
 }
-_link = _text(2048, r"(?i:https?)://[^\s/?#]\S*", "an http or https URL")
+_link = _text(2048, r"[Hh][Tt][Tt][Pp][Ss]?://[^\s/?#]\S*", "an http or https URL")
 
 
 class _Strict(Schema):

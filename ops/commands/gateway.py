@@ -65,6 +65,7 @@ def gateway(
         raise Failure("beyond loopback it needs --tokens: anybody could send messages", WRONG)
     if (cert is None) != (key is None):
         raise click.UsageError("--cert and --key belong together")
+    context = _context(cert, key) if cert else None
     known, settings = Tokens(tokens) if tokens else None, Settings.from_env(os.environ)
     logging.basicConfig()
     set_up(logging.getLogger())
@@ -75,7 +76,6 @@ def gateway(
         listener = socket.create_server((host, port), family=_family(host), backlog=1024)
     except OSError as error:
         raise Failure(f"can't listen on {host}:{port}: {error.strerror}", WRONG) from None
-    context = _context(cert, key) if cert else None
     url = f"{'https' if context else 'http'}://{_shown(host)}:{listener.getsockname()[1]}"
     web.run_app(
         Gateway(settings, known).app(),

@@ -33,8 +33,13 @@ class Tokens:
     def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self._path, self._clock = path, clock
         self._looked, self._seen = clock(), _version(path)
-        self._names = _read(path)
-        self.fault = ""
+        self._names, self._fault = _read(path), ""
+
+    @property
+    def fault(self) -> str:
+        """What is wrong with the file as it is now; "" if nothing is."""
+        self._look()
+        return self._fault
 
     def name_of(self, token: str) -> str | None:
         """Returns the name of a token, or None, after the same time."""
@@ -52,9 +57,9 @@ class Tokens:
         if (version := _version(self._path)) == self._seen:
             return
         try:
-            self._names, self._seen, self.fault = _read(self._path), version, ""
+            self._names, self._seen, self._fault = _read(self._path), version, ""
         except ConfigError as error:
-            self.fault = str(error)
+            self._fault = str(error)
 
 
 def _version(path: Path) -> tuple[int, int, int] | None:
