@@ -99,14 +99,11 @@ class Gateway:
         )
         return "".join(f"{line}\r\n" for line in (*first, *lines)).encode()
 
-    def raw(self, *parts: bytes, pause: float = 0.0) -> bytes:
+    def raw(self, request: bytes) -> bytes:
         """All that the gateway says to these bytes, until it closes the connection."""
         said = b""
         with self.connect() as client:
-            for part in parts:
-                client.sendall(part)
-                time.sleep(pause)
-            client.shutdown(socket.SHUT_WR)
+            client.sendall(request)
             while got := client.recv(65536):
                 said += got
         return said

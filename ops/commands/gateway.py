@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import resource
+import signal
 import socket
 import ssl
 from pathlib import Path
 
 import click
-from aiohttp import web
 
 from viber_courier import Settings
 from viber_courier.ops.commands.consuming import require_source
 from viber_courier.ops.commands.terminal import WRONG, Failure, command
-from viber_courier.ops.gateway.server import KEEPALIVE_SECONDS, Gateway, discreet
+from viber_courier.ops.gateway.server import Gateway, discreet
 from viber_courier.ops.gateway.tokens import Tokens
 from viber_courier.ops.gateway.tokens import new_token as made_token
 from viber_courier.schemas.settings import is_loopback
 from viber_courier.worker.log import set_up
-
-SHUTDOWN_SECONDS = 10.0
-"""How long requests at work may take after TERM."""
 
 
 @command(wrong="wrong usage, settings or tokens", partly="")
@@ -77,16 +75,17 @@ def gateway(
     except OSError as error:
         raise Failure(f"can't listen on {host}:{port}: {error.strerror}", WRONG) from None
     url = f"{'https' if context else 'http'}://{_shown(host)}:{listener.getsockname()[1]}"
-    web.run_app(
-        Gateway(settings, known).app(),
-        sock=listener,
-        ssl_context=context,
-        shutdown_timeout=SHUTDOWN_SECONDS,
-        keepalive_timeout=KEEPALIVE_SECONDS,
-        handler_cancellation=True,
-        access_log=None,
-        print=lambda _: click.echo(f"gateway listening on {url}"),
-    )
+    asyncio.run(_serve(Gateway(settings, known), listener, context, url))
+
+
+async def _serve(
+    server: Gateway, listener: socket.socket, context: ssl.SSLContext | None, url: str
+) -> None:
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    click.echo(f"gateway listening on {url}")
+    await server.serve(listener, context, stop)
 
 
 def _context(cert: str, key: str | None) -> ssl.SSLContext:

@@ -73,7 +73,7 @@ class Bodies:
         async with _reading():
             try:
                 line = await request.content.readline()
-            except ValueError:
+            except (ValueError, http_exceptions.LineTooLong):  # ValueError: before aiohttp 3.14
                 raise too_long from None
         if len(line) > MAX_LINE:
             raise too_long

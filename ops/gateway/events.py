@@ -77,7 +77,7 @@ class Events:
         with self._guard, store_errors():
             return web.json_response({"acknowledged": await reader.ack(ids)})
 
-    async def end(self, _: web.Application) -> None:
+    def end(self) -> None:
         """Lets what waits answer within a second."""
         self._is_over = True
 

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import logging
+import socket
+import ssl
 import time
 import traceback
 from pathlib import Path
@@ -27,6 +29,8 @@ REDIS_SECONDS = 2.0
 """How long Redis may take to connect and to answer. Above the second of a poll's read."""
 KEEPALIVE_SECONDS = 30.0
 """How long a connection may stay without a request."""
+SHUTDOWN_SECONDS = 10.0
+"""How long requests at work may take after TERM."""
 OPEN = ("/openapi.json", "/healthz", "/readyz", "/metrics")
 """Paths that need no token."""
 
@@ -37,7 +41,7 @@ class Gateway:
     """The application. ``tokens`` None: every request is let in, without a source."""
 
     def __init__(self, settings: Settings, tokens: Tokens | None) -> None:
-        self._settings, self._tokens = settings, tokens
+        self._settings, self._tokens, self._at_work = settings, tokens, 0
         self.metrics = Metrics()
 
     def app(self) -> web.Application:
@@ -53,8 +57,7 @@ class Gateway:
 
         bodies = Bodies()
         messages = Messages(self._producer, guard, bodies)
-        events = Events(reader, guard, bodies)
-        app.on_shutdown.append(events.end)
+        self._events = events = Events(reader, guard, bodies)
         app.on_cleanup.append(close)
         app.router.add_get("/v1/events", events.get, allow_head=False)
         app.router.add_post("/v1/events/ack", events.ack)
@@ -68,6 +71,23 @@ class Gateway:
         app.router.add_get("/metrics", self._metrics, allow_head=False)
         return app
 
+    async def serve(
+        self, listener: socket.socket, context: ssl.SSLContext | None, stop: asyncio.Event
+    ) -> None:
+        """Serves until ``stop``; then ends after the requests at work."""
+        given: Any = {"access_log": None, "handler_cancellation": True, "shutdown_timeout": 1.0}
+        runner = web.AppRunner(self.app(), keepalive_timeout=KEEPALIVE_SECONDS, **given)
+        await runner.setup()
+        site = web.SockSite(runner, listener, ssl_context=context)
+        await site.start()
+        await stop.wait()
+        await site.stop()
+        self._events.end()
+        end = time.monotonic() + SHUTDOWN_SECONDS  # aiohttp's own cleanup reads no more of bodies
+        while self._at_work and time.monotonic() < end:
+            await asyncio.sleep(0.05)
+        await runner.cleanup()
+
     def _connected(self) -> AsyncProducer:
         brief = dict.fromkeys(("socket_timeout", "socket_connect_timeout"), REDIS_SECONDS)
         client = connect(self._settings.redis_url, self._settings.namespace, **brief)
@@ -76,11 +96,13 @@ class Gateway:
     @web.middleware
     async def _measure(self, request: web.Request, handler: Any) -> web.StreamResponse:
         started, status = time.monotonic(), 499  # the client has gone
+        self._at_work += 1
         try:
             response: web.StreamResponse = await handler(request)
             status = response.status
             return response
         finally:
+            self._at_work -= 1
             route = getattr(request.match_info.route.resource, "canonical", "other")
             self.metrics.count(route, request.method, status, time.monotonic() - started)
 
