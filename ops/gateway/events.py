@@ -36,8 +36,10 @@ WRITE_SECONDS = 30.0
 PATIENCE = 5.0
 """Seconds for which a poll passes over other sources' events beyond its wait."""
 _STARTS: dict[str, Start] = {"oldest": "oldest", "new": "new"}
-_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-_ENTRY = re.compile(r"[0-9]{1,19}-[0-9]{1,19}")
+NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+"""What a group and a consumer may be called."""
+ENTRY = re.compile(r"[0-9]{1,19}-[0-9]{1,19}")
+"""What an ackid looks like."""
 
 Json = dict[str, Any]
 logger = logging.getLogger(__name__)
@@ -70,7 +72,7 @@ class Events:
         ids = given.get("ackids") if isinstance(given, dict) else None
         if not isinstance(ids, list) or not 1 <= len(ids) <= MAX_EVENTS:
             raise invalid("ackids", f"must be a list of 1 to {MAX_EVENTS}")
-        if not all(isinstance(id, str) and _ENTRY.fullmatch(id) for id in ids):
+        if not all(isinstance(id, str) and ENTRY.fullmatch(id) for id in ids):
             raise invalid("ackids", "must be those of events")
         group = self._group(request, given.get("group"))
         reader = self._producer._reader(group, "gateway", "oldest")
@@ -84,14 +86,14 @@ class Events:
     def _reader(self, request: web.Request) -> Reader:
         query = request.query
         group, consumer = self._group(request, query.get("group")), query.get("consumer", "gateway")
-        if not _NAME.fullmatch(consumer):
+        if not NAME.fullmatch(consumer):
             raise invalid("consumer", "must be 1 to 64 of A-Za-z0-9_.-")
         if (start := _STARTS.get(query.get("start", "oldest"))) is None:
             raise invalid("start", "must be oldest or new")
         return self._producer._reader(group, consumer, start, request["source"] or "")
 
     def _group(self, request: web.Request, name: object) -> str:
-        if not isinstance(name, str) or not _NAME.fullmatch(name):
+        if not isinstance(name, str) or not NAME.fullmatch(name):
             raise invalid("group", "must be 1 to 64 of A-Za-z0-9_.-")
         source = request["source"]
         return name if source is None else f"{source}/{name}"
