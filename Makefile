@@ -9,7 +9,7 @@ OPS_READY := .venv/.ready-ops
 APPS_READY := .venv/.ready-apps
 FAULTS_READY := .venv/.ready-faults
 
-.PHONY: setup check format test test-faults test-ops test-apps test-containers test-versions chaos demo up bench bench-quick clean
+.PHONY: setup check format test test-faults test-ops test-apps test-containers test-upgrade test-versions chaos demo up bench bench-quick clean
 
 setup: $(READY)
 
@@ -33,7 +33,7 @@ format: setup
 	$(BIN)/ruff format .
 
 test: setup
-	$(BIN)/pytest -n 2 --dist worksteal --ignore tests/faults --ignore tests/ops --ignore tests/apps --ignore tests/containers
+	$(BIN)/pytest -n 2 --dist worksteal --ignore tests/faults --ignore tests/ops --ignore tests/apps --ignore tests/containers --ignore tests/upgrade
 
 test-faults: $(FAULTS_READY)
 	$(BIN)/pytest -n 4 --dist worksteal --timeout 600 tests/faults --ignore tests/faults/test_fuzz.py
@@ -55,6 +55,10 @@ test-containers: $(READY)
 	    || echo "$$name could not be installed: the tests are skipped"; \
 	done
 	$(BIN)/pytest -x --timeout 900 --durations 12 tests/containers
+
+# The landed version before this one, from git, beside this one: tests/upgrade/versions.py names it.
+test-upgrade: setup
+	$(BIN)/pytest -n 2 --dist worksteal --timeout 300 tests/upgrade
 
 # Producers on each Python and each end of the ranges of dependencies, from the wheel: tests/versions.
 test-versions: setup

@@ -60,7 +60,8 @@ class CourierCollector(Collector):
         namespace = self._settings.namespace
         with closing(connect(self._settings.redis_url, namespace, **IMPATIENT)) as client:
             look = take_look(client, namespace)
-            return families(look, self._settings.results_retention)
+            settings = self._settings
+            return families(look, settings.results_retention, settings.replicas)
 
     def fault(self) -> str:
         """Returns what Redis refuses, in words; "" if nothing, or if Redis can't be reached."""

@@ -81,7 +81,7 @@ class Look:
     """What Redis held at ``now``, in seconds since 1970 by its own clock.
 
     ``paused``: reasons by what is paused. ``swept``: seconds since the latest sweep, None if there
-    was none. ``memory``: the section of INFO; empty if Redis refuses it.
+    was none. ``info``: the reply to INFO; empty if Redis refuses it.
     """
 
     now: float
@@ -94,7 +94,7 @@ class Look:
     events: int
     groups: Sequence[Group]
     counters: Counters
-    memory: Mapping[str, Any]
+    info: Mapping[str, Any]
 
 
 def silence(look: Look) -> tuple[int, float]:
@@ -121,10 +121,10 @@ def take_look(client: redis.Redis, namespace: str) -> Look:
     pipe.mget(map(keys.paused, PAUSABLE))
     for gate in GATES:
         pipe.hgetall(keys.gate(gate))
-    pipe.zcard(keys.dead).xlen(keys.results).info("memory")
-    *replies, memory = pipe.execute(raise_on_error=False)
-    for reply in (*replies, memory):
-        if isinstance(reply, redis.RedisError) and not (reply is memory and refusal(reply)):
+    pipe.zcard(keys.dead).xlen(keys.results).info()
+    *replies, info = pipe.execute(raise_on_error=False)
+    for reply in (*replies, info):
+        if isinstance(reply, redis.RedisError) and not (reply is info and refusal(reply)):
             raise reply
     (now, swept, sets, groups), counts, requests, paused, send, poll, dead, events = replies
     now = int(now) / SECOND
@@ -140,7 +140,7 @@ def take_look(client: redis.Redis, namespace: str) -> Look:
         events=events,
         groups=[_group(now, *each) for each in groups],
         counters=read_counters(counts, requests),
-        memory=memory if isinstance(memory, Mapping) else {},
+        info=info if isinstance(info, Mapping) else {},
     )
 
 

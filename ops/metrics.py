@@ -58,22 +58,25 @@ METRICS = {
     "courier_redis_memory_used_bytes": (G, "Memory that Redis uses."),
     "courier_redis_memory_max_bytes": (G, "Redis's maxmemory; 0: no limit."),
     "courier_redis_memory_system_bytes": (G, "Memory of Redis's machine."),
+    "courier_redis_replicas": (G, "Replicas that follow the master."),
+    "courier_replicas_wanted": (G, "COURIER_REPLICAS of the exporter's settings."),
 }
 """Type and help text by name, without the suffixes of counters and histograms."""
 
 Sample = tuple[str, dict[str, str], float]
 
 
-def families(look: Look | None, retention: float = 0.0) -> Iterable[Metric]:
+def families(look: Look | None, retention: float = 0.0, replicas: int = 0) -> Iterable[Metric]:
     """Returns every metric; only ``courier_up`` if Redis did not answer (None).
 
-    ``retention``: seconds that events are kept.
+    ``retention``: seconds that events are kept. ``replicas``: how many promises wait for.
     """
     if look is None:
         return _metrics([("courier_up", {}, 0)], ["courier_up"])
     parts = (_lanes, _others, _pauses, _counters, _histograms, _results)
-    kept: Sample = ("courier_results_retention_seconds", {}, retention)
-    return _metrics((kept, *(sample for part in parts for sample in part(look))), METRICS)
+    given: list[Sample] = [("courier_results_retention_seconds", {}, retention)]
+    given.append(("courier_replicas_wanted", {}, max(0, replicas)))
+    return _metrics((*given, *(sample for part in parts for sample in part(look))), METRICS)
 
 
 def _metrics(samples: Iterable[Sample], names: Iterable[str]) -> Iterable[Metric]:
@@ -108,8 +111,10 @@ def _others(look: Look) -> Iterator[Sample]:
         ("used", "used_memory"),
         ("max", "maxmemory"),
         ("system", "total_system_memory"),
-    ) * bool(look.memory):
-        yield f"courier_redis_memory_{name}_bytes", {}, look.memory.get(field, 0)
+    ) * bool(look.info):
+        yield f"courier_redis_memory_{name}_bytes", {}, look.info.get(field, 0)
+    if "connected_slaves" in look.info:
+        yield "courier_redis_replicas", {}, look.info["connected_slaves"]
 
 
 def _pauses(look: Look) -> Iterator[Sample]:

@@ -11,6 +11,7 @@ from weakref import WeakSet
 from redis import asyncio as aio
 
 from viber_courier.producers.calls import Calls
+from viber_courier.producers.events import AsyncAcks
 from viber_courier.producers.results import AsyncEventStream, Start
 from viber_courier.schemas.settings import Settings
 from viber_courier.store.aio import AsyncScript, connect
@@ -33,7 +34,7 @@ class AsyncProducer(Calls):
     ) -> None:
         self.redis = connect(settings.redis_url, settings.namespace) if client is None else client
         super().__init__(Link(self.redis, AsyncScript, asyncio.sleep), settings, clock)
-        self._streams = WeakSet[AsyncEventStream]()
+        self._acks = WeakSet[AsyncAcks]()
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> AsyncProducer:
@@ -51,8 +52,8 @@ class AsyncProducer(Calls):
 
     async def close(self) -> None:
         """Ends the streams of events, and closes the connections. A later call opens new ones."""
-        for stream in list(self._streams):
-            await stream.aclose()
+        for acks in list(self._acks):
+            await acks.close()
         await self.redis.aclose()
 
     def results(
@@ -68,6 +69,7 @@ class AsyncProducer(Calls):
 
         You can go on after a cancelled read; events that you have not acknowledged then come again.
         """
-        stream = AsyncEventStream(self._reader(group, consumer, start, source), block)
-        self._streams.add(stream)
-        return stream
+        reader = self._reader(group, consumer, start, source)
+        acks = reader.acks(AsyncAcks)
+        self._acks.add(acks)
+        return AsyncEventStream(reader, acks, block)

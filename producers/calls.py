@@ -10,10 +10,12 @@ from viber_courier.producers.results import Reader, Start, require_start
 from viber_courier.producers.rows import CHUNK_ROWS, Clashes, OnInvalid, Row, RowStream, fresh_id
 from viber_courier.schemas.errors import Conflict, EnqueueError, QueueFull
 from viber_courier.schemas.event import Change, render, resent
+from viber_courier.schemas.fields import SOURCE
 from viber_courier.schemas.message import Campaign, Job, named, parse_job
 from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.status import DEAD, Reason, Status
 from viber_courier.store.connection import StoreUnavailable, require_name, store_errors
+from viber_courier.store.format import format_fault
 from viber_courier.store.keys import Keys
 from viber_courier.store.records import Record, end_fields, new_message, record_values, version_of
 from viber_courier.store.replicas import kept
@@ -45,6 +47,9 @@ class Calls:
     async def ping(self) -> None:
         with store_errors():
             await reply(self._link.client.ping())
+            fault = await format_fault(self._link.client, self.settings.namespace)
+        if fault:
+            raise StoreUnavailable(fault)
 
     async def enqueue(self, job: types.Job) -> str:
         parsed = self._parse_job(job, self._clock())
@@ -55,17 +60,11 @@ class Calls:
 
     @overload
     async def enqueue_many(
-        self,
-        rows: Rows[types.Job],
-        common: None = None,
-        on_invalid: OnInvalid | None = None,
+        self, rows: Rows[types.Job], common: None = None, on_invalid: OnInvalid | None = None
     ) -> list[str]: ...
     @overload
     async def enqueue_many(
-        self,
-        rows: Rows[types.Row],
-        common: types.Common,
-        on_invalid: OnInvalid | None = None,
+        self, rows: Rows[types.Row], common: types.Common, on_invalid: OnInvalid | None = None
     ) -> list[str]: ...
     async def enqueue_many(
         self, rows: Rows[Any], common: Any = None, on_invalid: OnInvalid | None = None
@@ -112,6 +111,8 @@ class Calls:
     def _reader(self, group: str, consumer: str, start: Start, source: str = "") -> Reader:
         """Returns a reader of result events. Raises TypeError and ValueError for wrong values."""
         require_start(start)
+        if source and not SOURCE.fullmatch(source):  # no event would be this reader's
+            raise ValueError("source must be 1 to 32 of A-Za-z0-9_.-")
         names = require_name("group", group), require_name("consumer", consumer)
         return Reader(self._link, self.settings, *names, start, source)
 

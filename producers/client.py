@@ -55,7 +55,10 @@ class Producer:
         self.redis.close()
 
     def ping(self) -> None:
-        """Raises StoreUnavailable if Redis can't be used. For an app's own health check."""
+        """Raises StoreUnavailable if Redis can't be used. For an app's own health check.
+
+        It is raised too if only a newer version of this package can read what is stored there.
+        """
         run(self._calls.ping())
 
     def enqueue(self, job: types.Job) -> str:
@@ -68,17 +71,11 @@ class Producer:
 
     @overload
     def enqueue_many(
-        self,
-        rows: Iterable[types.Job],
-        common: None = None,
-        on_invalid: OnInvalid | None = None,
+        self, rows: Iterable[types.Job], common: None = None, on_invalid: OnInvalid | None = None
     ) -> list[str]: ...
     @overload
     def enqueue_many(
-        self,
-        rows: Iterable[types.Row],
-        common: types.Common,
-        on_invalid: OnInvalid | None = None,
+        self, rows: Iterable[types.Row], common: types.Common, on_invalid: OnInvalid | None = None
     ) -> list[str]: ...
     def enqueue_many(
         self, rows: Iterable[Any], common: Any = None, on_invalid: OnInvalid | None = None

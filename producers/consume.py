@@ -61,6 +61,8 @@ class Hand(Generic[E]):
     """
 
     def __init__(self, batch: int, attempts: int) -> None:
+        if min(batch, attempts) < 1:
+            raise ValueError("batch and attempts must be at least 1")
         self._batch, self._attempts = batch, attempts
         self._events: dict[str, E] = {}
         self._trials: dict[str, _Trial] = {}

@@ -79,6 +79,11 @@ class Acks(_Sender):
                 self._timer = None
             run(self._send())
 
+    def close(self) -> None:
+        """Sends what waits, and from now on each at once."""
+        self.open = False
+        self.flush()
+
 
 class AsyncAcks(_Sender):
     """Acknowledgements of an asyncio reader."""
@@ -97,6 +102,11 @@ class AsyncAcks(_Sender):
             later.cancel()
             await asyncio.wait([later])
         await self._send()
+
+    async def close(self) -> None:
+        """Sends what waits, and from now on each at once."""
+        self.open = False
+        await self.flush()
 
     async def _flush_later(self) -> None:
         await asyncio.sleep(FLUSH_AFTER)

@@ -98,7 +98,7 @@ class EventStream(_Feed[Event], Generator[Event, None, None]):
     def send(self, value: None) -> Event:
         """Returns the next event, as ``next`` does."""
         try:
-            if self._events or (self._acks.open and run(self._fill())):
+            if self._acks.open and (self._events or run(self._fill())):
                 return self._events.popleft()
         except EventsMissed:
             raise
@@ -115,9 +115,7 @@ class EventStream(_Feed[Event], Generator[Event, None, None]):
 
     def close(self) -> None:
         """Sends the acknowledgements that wait, and ends the stream."""
-        self._events.clear()
-        self._acks.open = False
-        self._acks.flush()
+        self._acks.close()
 
     def __del__(self) -> None:
         with suppress(AttributeError):  # its arguments were wrong
@@ -130,15 +128,15 @@ class AsyncEventStream(_Feed[AsyncEvent]):
     You can go on after a cancelled read; events that you have not acknowledged then come again.
     """
 
-    def __init__(self, reader: Reader, block: float) -> None:
-        super().__init__(reader, AsyncEvent, reader.acks(AsyncAcks), block)
+    def __init__(self, reader: Reader, acks: AsyncAcks, block: float) -> None:
+        super().__init__(reader, AsyncEvent, acks, block)
 
     def __aiter__(self) -> AsyncEventStream:
         return self
 
     async def __anext__(self) -> AsyncEvent:
         try:
-            if self._events or (self._acks.open and await self._fill()):
+            if self._acks.open and (self._events or await self._fill()):
                 return self._events.popleft()
         except StoreUnavailable:
             await self.aclose()
@@ -148,9 +146,7 @@ class AsyncEventStream(_Feed[AsyncEvent]):
 
     async def aclose(self) -> None:
         """Sends the acknowledgements that wait, and ends the stream."""
-        self._events.clear()
-        self._acks.open = False
-        await self._acks.flush()
+        await self._acks.close()
 
 
 A = TypeVar("A", Acks, AsyncAcks)

@@ -5,8 +5,10 @@ a #, and from Python 3.14 on refuses a bracketed host beside others.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+import ssl
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
@@ -156,6 +158,39 @@ def _tls(found: Mapping[str, Any], secure: bool, kind: str) -> Mapping[str, Any]
     _require(good, "must be without ssl_check_hostname where ssl_cert_reqs is none")
     own = {"ssl_cert_reqs": "required", "ssl_check_hostname": checked}
     return own | given if chosen else {}
+
+
+def tls_context(tls: Mapping[str, Any]) -> ssl.SSLContext | None:
+    """Returns what redis-py's blocking client makes of these options; None without any.
+
+    Raises AddressError for a file that can't be used.
+    """
+    if not tls:
+        return None
+    context = ssl.create_default_context()
+    context.check_hostname = tls["ssl_check_hostname"]
+    context.verify_mode = ssl.VerifyMode[f"CERT_{tls['ssl_cert_reqs'].upper()}"]
+    context.minimum_version = tls.get("ssl_min_version", context.minimum_version)
+    # Without a password, OpenSSL would ask the terminal for one.
+    key = {"keyfile": tls.get("ssl_keyfile"), "password": tls.get("ssl_password", "")}
+
+    def load_folder(path: str) -> None:
+        next(Path(path).iterdir(), None)  # OpenSSL would take a missing one
+        context.load_verify_locations(capath=path)
+
+    loads: dict[str, Callable[[str], object]] = {
+        "ssl_ca_path": load_folder,
+        "ssl_ca_certs": context.load_verify_locations,
+        "ssl_certfile": lambda path: context.load_cert_chain(path, **key),
+        "ssl_ciphers": context.set_ciphers,
+    }
+    for name, load in loads.items():
+        try:
+            load(tls[name]) if name in tls else None
+        except (OSError, ValueError) as error:
+            fault = f"has {name} that can't be used: {type(error).__name__}"
+            raise AddressError(fault) from None
+    return context
 
 
 def _hosts(kind: str, text: str) -> tuple[tuple[str, int], ...]:

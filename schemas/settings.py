@@ -7,7 +7,6 @@ value: it may be a secret.
 from __future__ import annotations
 
 import re
-import ssl
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from ipaddress import ip_address
@@ -172,7 +171,7 @@ def _dangers(text: str) -> frozenset[str]:
 
 def _redis_url(text: str) -> str:
     try:
-        _require_usable(redis_urls.parse(text).tls)
+        redis_urls.tls_context(redis_urls.parse(text).tls)
     except redis_urls.AddressError as wrong:
         raise _WrongError(str(wrong)) from None
     return text
@@ -182,23 +181,6 @@ def _broker_url(text: str) -> str:
     if redis_urls.parse(_redis_url(text)).scheme == "cluster":
         raise _WrongError(redis_urls.NO_BROKER)
     return text
-
-
-def _require_usable(tls: Mapping[str, Any]) -> None:
-    """Raises _WrongError for a file that redis-py could not read, at each connection."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    # Without a password, OpenSSL would ask the terminal for one.
-    key = {"keyfile": tls.get("ssl_keyfile"), "password": tls.get("ssl_password", "")}
-    for name, load in {
-        "ssl_ca_path": lambda path: next(Path(path).iterdir(), None),
-        "ssl_ca_certs": context.load_verify_locations,
-        "ssl_certfile": lambda path: context.load_cert_chain(path, **key),
-        "ssl_ciphers": context.set_ciphers,
-    }.items():
-        try:
-            load(tls[name]) if name in tls else None
-        except (OSError, ValueError) as error:
-            raise _WrongError(f"has {name} that can't be used: {type(error).__name__}") from None
 
 
 def _file(text: str) -> str:

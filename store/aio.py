@@ -2,16 +2,13 @@
 
 import asyncio
 import os
-import ssl
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from functools import cache
 from types import SimpleNamespace
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import redis
 from redis import asyncio as aio
@@ -19,14 +16,14 @@ from redis import exceptions as errors
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from viber_courier.schemas.redis_url import parse
+from viber_courier.schemas.redis_url import parse, tls_context
 from viber_courier.store.cluster import PATIENCE, Place, Slot, brief, find_slot
 from viber_courier.store.connection import client_options
 from viber_courier.store.pools import MASTER_CHECK_INTERVAL, SENTINEL_RETRY_DELAY, Whole
 from viber_courier.store.replicas import read_replies
 from viber_courier.store.replies import reply
 from viber_courier.store.scripts import Script, packed
-from viber_courier.store.succession import Succession, Word
+from viber_courier.store.succession import Succession
 
 MOST_CONNECTIONS = 50
 """Most connections of one client. Calls beyond them wait for one, no longer than for a reply."""
@@ -114,7 +111,29 @@ class Pool(Whole, aio.ConnectionPool):
             await self._idle.pop().disconnect(nowait=True)
 
 
-class _Secure(aio.SSLConnection):
+class _Cancellable:
+    """Passes on each cancellation: asyncio.wait_for, by which redis-py sends, may swallow it.
+
+    It does before Python 3.12, if what it waits for is done at the same moment (bpo-37658).
+    """
+
+    async def send_packed_command(self, *args: Any, **options: Any) -> None:
+        task = asyncio.current_task()
+        before = task.cancelling() if task else 0
+        await super().send_packed_command(*args, **options)  # type: ignore[misc]
+        if task and task.cancelling() > before:
+            raise asyncio.CancelledError
+
+
+class _Plain(_Cancellable, aio.Connection):
+    pass
+
+
+class _Unix(_Cancellable, aio.UnixDomainSocketConnection):
+    pass
+
+
+class _Secure(_Cancellable, aio.SSLConnection):
     """Has all TLS options of the blocking client: redis-py's for asyncio lacks some."""
 
     def __init__(self, *, tls: Any, **options: Any) -> None:
@@ -122,7 +141,7 @@ class _Secure(aio.SSLConnection):
         self.ssl_context = tls
 
 
-class _Placed(aio.Connection):
+class _Placed(_Plain):
     """Connects to the server that ``where`` names."""
 
     def __init__(self, *, where: "Slot | _Master", **options: Any) -> None:
@@ -227,45 +246,7 @@ class _Master:
         raise failure
 
 
-class _Succession(Succession):
-    """Asks the sentinels once, however many calls wait for their word."""
-
-    def __init__(self, sentinels: Sequence[Any], name: str) -> None:
-        super().__init__(sentinels, name)
-        self._locks = WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock]()
-
-    async def word(self) -> Word:
-        loop = asyncio.get_running_loop()
-        async with self._locks.setdefault(loop, asyncio.Lock()):
-            return await super().word()
-
-
 _ELSEWHERE = (redis.ConnectionError, redis.TimeoutError, errors.ReadOnlyError)
-
-
-def _tls(given: Mapping[str, Any]) -> Any:
-    """Returns what _Secure takes; files are read once, now if they can be read."""
-    option = {name.removeprefix("ssl_"): value for name, value in given.items()}
-
-    @cache
-    def get() -> ssl.SSLContext:
-        made = ssl.create_default_context(
-            cafile=option.get("ca_certs"), capath=option.get("ca_path")
-        )
-        made.check_hostname = option["check_hostname"]
-        made.verify_mode = ssl.VerifyMode[f"CERT_{option['cert_reqs'].upper()}"]
-        if "certfile" in option:
-            files = option["certfile"], option.get("keyfile"), option.get("password")
-            made.load_cert_chain(*files)
-        if "min_version" in option:
-            made.minimum_version = ssl.TLSVersion(option["min_version"])
-        if "ciphers" in option:
-            made.set_ciphers(option["ciphers"])
-        return made
-
-    with suppress(OSError):
-        get()
-    return SimpleNamespace(get=get)
 
 
 class Client(aio.Redis):
@@ -279,11 +260,10 @@ def connect(url: str, namespace: str = "", **chosen: Any) -> Client:
     """Returns an asyncio client with the options of the blocking one (store/connection.py)."""
     address = parse(url)
     options = {**client_options(Retry), **chosen}
-    plain, placed = (_Secure, _SecurePlaced) if address.tls else (aio.Connection, _Placed)
-    if address.tls:
-        options["tls"] = _tls(address.tls)
+    plain, placed = (_Secure, _SecurePlaced) if address.tls else (_Plain, _Placed)
+    if context := tls_context(address.tls):
+        options["tls"] = SimpleNamespace(get=lambda: context)
     login: dict[str, Any] = {"username": address.username, "password": address.password}
-    login["db"] = address.database
     if address.scheme == "cluster":
         where: Any = find_slot(address, namespace, plain, {**options, **login}, Retry)
         options["retry"] = Retry(*PATIENCE)
@@ -293,15 +273,16 @@ def connect(url: str, namespace: str = "", **chosen: Any) -> Client:
         where = _Master(address.master, [Client(connection_pool=pool) for pool in pools])
     elif address.scheme == "unix":
         del options["socket_keepalive"]  # TCP's
-        options |= {"connection_class": aio.UnixDomainSocketConnection, "path": address.path}
-        return Client(connection_pool=Pool(**options, **login))
+        options |= {"connection_class": _Unix, "path": address.path}
     else:
         ((host, port),) = address.hosts
         options |= {"connection_class": plain, "host": host, "port": port}
-        return Client(connection_pool=Pool(**options, **login))
-    pool = _PlacedPool(connection_class=placed, where=where, **options, **login)
+    options |= {**login, "db": address.database}
+    if address.scheme not in ("cluster", "sentinel"):
+        return Client(connection_pool=Pool(**options))
+    pool = _PlacedPool(connection_class=placed, where=where, **options)
     if address.scheme == "sentinel":
-        pool.succession = _Succession(where.sentinels, address.master)
+        pool.succession = Succession(where.sentinels, address.master)
     return Client(connection_pool=pool)
 
 

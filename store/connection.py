@@ -14,6 +14,7 @@ from redis.retry import Retry
 from viber_courier.schemas.errors import ConfigError, CourierError
 from viber_courier.schemas.redis_url import NO_BROKER, parse
 from viber_courier.store.cluster import PATIENCE, cluster_client
+from viber_courier.store.format import HOLDS
 from viber_courier.store.pools import Client, WholePool, follow
 from viber_courier.store.refusals import reason, refusal
 from viber_courier.store.replicas import TooFewReplicas
@@ -126,7 +127,8 @@ def store_errors() -> Iterator[None]:
         if isinstance(error, TooFewReplicas):
             raise StoreUnavailable(f"not safe yet: {error}; repeat the call") from error
         if why := refusal(error):
-            raise StoreUnavailable(f"Redis refuses (COURIER_REDIS_URL): {why}") from error
+            said = why if why.startswith(HOLDS) else f"Redis refuses (COURIER_REDIS_URL): {why}"
+            raise StoreUnavailable(said) from error
         # Before Redis 7 a script's error is a plain ResponseError that quotes the original.
         if isinstance(error, errors.OutOfMemoryError) or "OOM " in str(error):
             raise StoreUnavailable("Redis has reached its maxmemory: nothing was stored") from error

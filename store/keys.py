@@ -19,6 +19,7 @@ key                      type    holds
 ``{ns}:bucket:<what>``    string  the token bucket of ``send`` (messages) or ``poll`` (requests)
 ``{ns}:paused:<lane|poll>`` string the operator's reason, while the lane or polling is paused
 ``{ns}:swept``           string  milliseconds since 1970 of the latest sweep
+``{ns}:format``          hash    what a version must be able to read (store/format.py)
 ``{ns}:guard``             nothing never exists: each script names it (store/cluster.py)
 ``{ns}:kept``            string  nothing: written before each WAIT (store/replicas.py)
 ``{ns}:clock``           hash    the latest step of the server's clock (store/clock.py)
@@ -61,7 +62,7 @@ class Keys:
         self.lanes = [self._key(f"lane:{lane}:{flag}") for lane in LANES for flag in "01"]
         self.bells = [self.bell(lane) for lane in LANES]
         self.wakes, self.swept = self._key("wake"), self._key("swept")
-        self.guard = self._key("guard")
+        self.guard, self.format = self._key("guard"), self._key("format")
         self.dead, self.pace = self._key("dead"), self._key("dead:pace")
         self.counts, self.requests = self._key("counts"), self._key("requests")
         self.results, self.missed = self._key("results"), self._key("missed")

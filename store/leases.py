@@ -21,7 +21,6 @@ from viber_courier.schemas.lanes import LANES, POLL
 from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.status import Status
 from viber_courier.store.clock import StepWatch, even_seconds
-from viber_courier.store.connection import is_transient
 from viber_courier.store.counters import ODDITIES, Oddity, seen_field
 from viber_courier.store.gate import ProviderSignal, resent_by_default, signal_values
 from viber_courier.store.keys import Keys
@@ -38,16 +37,14 @@ from viber_courier.store.records import (
     read_watched,
     step_fields,
 )
-from viber_courier.store.refusals import report
-from viber_courier.store.replicas import TooFewReplicas, kept
+from viber_courier.store.repeats import call_until
+from viber_courier.store.replicas import kept
 from viber_courier.store.scripts import Script, shared
 
 logger = logging.getLogger(__name__)
 
 RATE_SLICE = 0.1
 """Seconds of the rate that a claim waits for, so that messages share a request."""
-RETRY_PAUSE = 0.2
-"""Seconds between repeats of a call that Redis has not answered."""
 BROUGHT_BACK = 1000
 """Most members that one call of sweep.lua brings back after a step of the server's clock."""
 POLL_LEASE_MARGIN = 5.0
@@ -219,28 +216,24 @@ class Store:
         still be put back.
         """
         settings = self._settings
-        started, over = time.monotonic(), False
-        try:
-            reply = self._until(
-                lease.ends,
-                "begin",
-                lease.ends - settings.deadline if inside else None,
-                fence=self.keys.fence("send"),
-                set=lease.key,
-                held=lease.token,
-                lease=micros(settings.lease),
-                kind=2 if inside else 1,
-                once_ms=millis(settings.lease),
-                ids=[message.id for message in messages],
-            )
-        except TooFewReplicas as error:
-            reply, over = error.reply, True
-        token, now, flags = reply
+        started = time.monotonic()
+        (token, now, flags), safe = self._until(
+            lease.ends,
+            "begin",
+            lease.ends - settings.deadline if inside else None,
+            fence=self.keys.fence("send"),
+            set=lease.key,
+            held=lease.token,
+            lease=micros(settings.lease),
+            kind=2 if inside else 1,
+            once_ms=millis(settings.lease),
+            ids=[message.id for message in messages],
+        )
         counted = [add_attempts(message, inside) for message in messages]
         ours = [m for m, flag in zip(counted, flags, strict=True) if flag == "1"]
         # The clock is measured after the reply and the end from before the call: both are safe.
         now, at = int(now), time.monotonic()
-        ends = at if over else started + settings.lease
+        ends = started + settings.lease if safe else at
         return replace(lease, token=token, now=now, measured_at=at, ends=ends, messages=ours)
 
     def settle(
@@ -274,24 +267,20 @@ class Store:
         }
         is_answer = signal is not None or any(move.write.late for move in moves)
         until = lease.ends if is_answer and lease.key != keys.watch else None
-        try:
-            flags, change = self._until(
-                lease.ends,
-                "settle",
-                until,
-                set=lease.key,
-                gate=keys.gate(name),
-                other_gate=keys.gate(other),
-                held=lease.token,
-                said=lease.server_now(),
-                once_ms=millis(settings.lease),
-                signal=json.dumps(report) if report else "",
-                total=len(moves),
-                tail=tail,
-            )
-        except TooFewReplicas as error:
-            logger.error("answer not replicated", extra={"error": str(error)})
-            flags, change = error.reply
+        (flags, change), _ = self._until(
+            lease.ends,
+            "settle",
+            until,
+            set=lease.key,
+            gate=keys.gate(name),
+            other_gate=keys.gate(other),
+            held=lease.token,
+            said=lease.server_now(),
+            once_ms=millis(settings.lease),
+            signal=json.dumps(report) if report else "",
+            total=len(moves),
+            tail=tail,
+        )
         return [move for move, flag in zip(moves, flags, strict=True) if flag == "0"], change
 
     def sweep(self, unless_within: float = 0.0) -> list[str]:
@@ -357,7 +346,8 @@ class Store:
     def _claim(self, what: str, seconds: float, **given: Any) -> list[Any]:
         """Calls claim.lua; if a reply is lost, the repeat returns the same batch."""
         keys = self.keys
-        reply: list[Any] = self._until(
+        reply: list[Any]
+        reply, _ = self._until(
             time.monotonic() + seconds / 2,
             "claim",
             fence=keys.fence(what),
@@ -372,29 +362,18 @@ class Store:
         )
         return reply
 
-    def _until(self, ends: float, name: str, kept_until: float | None = None, **given: Any) -> Any:
-        """Calls a script until Redis answers; raises the last error at ``ends`` (monotonic).
-
-        ``kept_until``: also calls it until then, or until enough replicas have what it wrote.
-        """
-        once = self.keys.once(uuid.uuid4().hex)
-        script = self._scripts[name]
+    def _until(
+        self, ends: float, name: str, kept_until: float | None = None, **given: Any
+    ) -> tuple[Any, bool]:
+        """Calls a script as ``call_until`` does; without ``kept_until`` it waits for no replica."""
+        once, script = self.keys.once(uuid.uuid4().hex), self._scripts[name]
         if kept_until is not None:
             script = self._kept.get(name, script)
-        while True:
-            try:
-                return script(once=once, time=self._now(), **given)
-            except redis.RedisError as error:
-                # A refusal is waited for only with an answer in hand: someone may end it.
-                refused = name == "settle" and report(error)
-                last = kept_until if kept_until and isinstance(error, TooFewReplicas) else ends
-                over = time.monotonic() + RETRY_PAUSE >= last
-                if over or not (refused or is_transient(error)):
-                    raise
-                if not refused:
-                    more = {"script": name, "error": type(error).__name__}
-                    logger.warning("redis did not answer", extra=more)
-                time.sleep(RETRY_PAUSE)
+
+        def call() -> Any:
+            return script(once=once, time=self._now(), **given)
+
+        return call_until(call, name, ends, kept_until or ends)
 
 
 def _rate(limit: float, burst: float) -> dict[str, float]:

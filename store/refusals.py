@@ -15,8 +15,10 @@ from typing import Any
 import redis
 from redis import exceptions as errors
 
+from viber_courier.store.format import TEXT, UNREADABLE, format_fault
 from viber_courier.store.keys import Keys
 from viber_courier.store.replicas import Kept, TooFewReplicas
+from viber_courier.store.replies import run
 from viber_courier.store.scripts import Script, Source
 
 CHECK_MS = 10_000
@@ -55,6 +57,7 @@ _SAID = (
     (r"without any password|no password is set", "the server has no password, but the URL has one"),
     (r"cluster support disabled", "the server is no Redis Cluster: the URL must be redis://"),
     (r"authentication required|must be called with", "the server wants a password (NOAUTH)"),
+    (rf"{UNREADABLE} (\d+) (\d+) (\d+)", TEXT),
 )
 _SUBCOMMANDS = {"script": "script|load", "xgroup": "xgroup|create", "xinfo": "xinfo|groups"}
 """What is needed of commands that Redis 6.2 names without their subcommand."""
@@ -145,7 +148,8 @@ def reported() -> Iterator[None]:
 def store_fault(client: redis.Redis, namespace: str, must: Kept | None = None) -> str:
     """Returns what Redis refuses of what a worker does with the store, in words; "" if nothing.
 
-    Writes a key, runs a script and calls each command. Raises redis-py's errors that may pass.
+    Writes a key, runs a script and calls each command; asks for the store's format. Raises
+    redis-py's errors that may pass.
     ``must``: what is waited for besides; that there are too few replicas now is no refusal.
     """
     key, script = Keys(namespace).check(uuid.uuid4().hex), "return redis.call('TIME')"
@@ -154,6 +158,7 @@ def store_fault(client: redis.Redis, namespace: str, must: Kept | None = None) -
             client.script_load(script)
             with suppress(TooFewReplicas):
                 Script(client, Source("check", script, (), ()), kept=must)()
+            found = run(format_fault(client, namespace))
         return found
     except redis.RedisError as error:
         if why := refusal(error):

@@ -30,6 +30,7 @@ from viber_courier.schemas.instants import micros, millis
 from viber_courier.schemas.lanes import LANES, POLL
 from viber_courier.schemas.settings import Settings
 from viber_courier.store.clock import STEP, longest_gap
+from viber_courier.store.format import FORMAT, NEEDED
 from viber_courier.store.keys import Keys
 from viber_courier.store.pools import WholePool
 from viber_courier.store.replicas import Command, Kept, call_kept, read_replies
@@ -137,6 +138,7 @@ def shared(settings: Settings) -> dict[str, Any]:
     keys = Keys(settings.namespace)
     return {
         **vars(keys),
+        "formats": (FORMAT, NEEDED),
         "watch_bell": keys.bell(POLL),
         "time": None,
         "words": LANES,

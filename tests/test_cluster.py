@@ -15,9 +15,10 @@ from redis import exceptions as errors
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from tests.awaited import Awaited, Loop
 from tests.cluster import Cluster, Node, slot_of
 from tests.conftest import ROOT, free_port, text_job, wait_for
-from viber_courier import ConfigError, Producer, StoreUnavailable
+from viber_courier import AsyncProducer, ConfigError, Producer, StoreUnavailable
 from viber_courier.ops.redis_server import RedisServer
 from viber_courier.schemas.redis_url import parse
 from viber_courier.schemas.settings import Settings
@@ -39,13 +40,22 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     made.stop()
 
 
+@pytest.fixture(params=["blocking", "asyncio"])
+def face(request: pytest.FixtureRequest) -> str:
+    """The contract of Producer and of AsyncProducer."""
+    return str(request.param)
+
+
 @pytest.fixture
-def app(cluster: Cluster, namespace: str) -> Iterator[Producer]:
+def app(cluster: Cluster, namespace: str, face: str) -> Iterator[Producer]:
     # Its bells outlast a test: one that expires would be a change.
     settings = Settings(namespace=namespace, redis_url=cluster.url(), sweep_interval=3600)
-    producer = Producer(settings)
-    yield producer
-    producer.close()
+    if face == "blocking":
+        with closing(Producer(settings)) as producer:
+            yield producer
+        return
+    with closing(Loop()) as loop, closing(Awaited(loop, AsyncProducer(settings))) as awaited:
+        yield awaited  # type: ignore[misc]
 
 
 def impatient(url: str, namespace: str, **more: Any) -> redis.Redis:
@@ -109,6 +119,7 @@ def test_a_slot_that_has_moved_is_followed(cluster: Cluster, app: Producer, name
 
 
 @pytest.mark.parametrize("moved", ["none", "half", "all"])
+@pytest.mark.parametrize("face", ["blocking"])  # scripts and commands, one by one
 def test_while_the_slot_moves_nothing_is_half_done(
     moved: str, cluster: Cluster, app: Producer, namespace: str
 ) -> None:
@@ -176,9 +187,11 @@ def test_a_short_move_is_not_noticed(cluster: Cluster, app: Producer, namespace:
         # Then no call has failed, and each message is there once
         working.result()
     assert all(app.get(id) for id in ids)
-    assert sum(app.redis.zcard(key) for key in Keys(namespace).lanes) == len(ids)
+    with connect(cluster.url(), namespace) as client:
+        assert sum(client.zcard(key) for key in Keys(namespace).lanes) == len(ids)
 
 
+@pytest.mark.parametrize("face", ["blocking"])  # test_aio.py forks
 def test_threads_and_forks_share_a_client(cluster: Cluster, app: Producer, namespace: str) -> None:
     looked = looks(cluster)
     with ThreadPoolExecutor(8) as pool:

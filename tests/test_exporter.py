@@ -92,6 +92,7 @@ def test_an_empty_namespace_shows_zeros_from_the_start(settings: Settings) -> No
     assert set(seen.all("courier_paused").values()) == {0}
     assert seen.one("courier_results_groups") == 0
     assert seen.one("courier_redis_memory_used_bytes") > 0
+    assert (seen.one("courier_redis_replicas"), seen.one("courier_replicas_wanted")) == (0, 0)
 
 
 def test_messages_are_counted_where_they_are(

@@ -63,6 +63,8 @@ def test_the_guide_runs_from_its_first_block_to_its_last(
     printed = capsys.readouterr().out
     assert "another job has this id already" in printed and "300 stored, 1 refused" in printed
     assert "306 have ended" in printed and "True\ncancelled False" in printed
+    assert "{'id': 'login-81:code:1'} {'error': 'address: must" in printed
+    assert "login-81:code:1 is submitted" in printed
     assert "2 messages stored, 0 were there before" in shells
     assert "0 messages stored, 2 were there before" in shells
     assert "reminder-5  cancelled" in shells and "login-79:code:1" in shells
@@ -71,7 +73,7 @@ def test_the_guide_runs_from_its_first_block_to_its_last(
     producer = Producer.from_env(system_env)
     wait_for(lambda: (record := producer.get("invoice-9")) and record.final)
     producer.close()
-    assert len(simulator.accepted()) == 308
+    assert len(simulator.accepted()) == 309
 
 
 HOSTILE = """

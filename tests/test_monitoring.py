@@ -50,7 +50,7 @@ def exported() -> dict[str, str]:
         events=0,
         groups=[Group("crm", 0, 0, 0.0, 0.0)],
         counters=read_counters({"rejected:other": "1"}, {}),
-        memory={},
+        info={},
     )
     ends = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}
     return {

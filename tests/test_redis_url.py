@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import shutil
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from kombu.utils.url import url_to_parts
 
 from tests.conftest import ROOT, free_port
 from tests.tls import Authority, TlsFront
-from viber_courier import ConfigError, Producer
+from viber_courier import AsyncProducer, ConfigError, Producer
 from viber_courier.ops.commands.live import BrokerUnavailable, broker_errors
 from viber_courier.ops.redis_server import RedisServer
 from viber_courier.schemas.redis_url import OPTIONS, REFUSED_OPTIONS, Address, AddressError, parse
@@ -379,16 +380,23 @@ def test_a_call_goes_through_every_form_for_store_and_broker(place: Place, form:
     settings = Settings.from_env({"COURIER_REDIS_URL": place.fill(form)})
     assert settings.broker_url == settings.redis_url
     encrypted = place.tls.encrypted
-    # When the store's client and Celery's connection call
+    # When the store's clients and Celery's connection call
     with Producer(settings).redis as client:
         seen: list[Any] = [client.execute_command("CLIENT", "INFO"), client.acl_whoami()]
         assert client.set("key", "value")
+
+    async def look() -> list[Any]:
+        async with AsyncProducer(settings) as app:
+            assert await app.get("unknown") is None
+            return [await app.redis.execute_command("CLIENT", "INFO"), await app.redis.acl_whoami()]
+
+    awaited = asyncio.run(look())
     told = through_celery(settings.broker_url, ("CLIENT", "INFO"), ("ACL", "WHOAMI"))
     # Then the server sees this user and database, and TLS where it was asked for
     user, database = WORKING[form]
-    for info, name in (seen, told):
+    for info, name in (seen, awaited, told):
         assert f" db={database} " in str(info) and user in str(name)
-    assert (place.tls.encrypted - encrypted >= 2) is ("TLS" in form)
+    assert (place.tls.encrypted - encrypted >= 3) is ("TLS" in form)
 
 
 UNUSABLE = {  # what is said of a URL that is well-formed
@@ -410,10 +418,19 @@ def test_a_url_that_the_server_refuses_is_one_line(
     with pytest.raises(StoreUnavailable) as store:
         app.get("id")
     app.close()
+
+    async def look() -> None:
+        async with AsyncProducer(settings) as app:
+            await app.get("id")
+
+    with pytest.raises(StoreUnavailable) as awaited:
+        asyncio.run(look())
     with pytest.raises(BrokerUnavailable) as celery, broker_errors():
         through_celery(settings.broker_url, ("PING",))
-    for error in (store.value, celery.value):
-        assert UNUSABLE[form] in str(error)
+    # asyncio doesn't tell a handshake that nobody answers from a connection that nobody takes
+    says = {awaited.value: "TimeoutError"} if form.startswith("rediss://localhost") else {}
+    for error in (store.value, awaited.value, celery.value):
+        assert says.get(error, UNUSABLE[form]) in str(error)
         assert not leaked(str(error)) and "\n" not in str(error)
 
 

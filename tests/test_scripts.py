@@ -40,8 +40,11 @@ def test_a_server_compiles_it(name: str, client: redis.Redis) -> None:
     assert client.script_load(source(name).text) == source(name).digest
 
 
+KEYS = {"guard": "g", "format": "f", "formats": (1, 1), "lanes": ["x"] * 8}
+
+
 def test_a_name_too_many_or_too_few_is_an_error_at_the_call(client: redis.Redis) -> None:
-    call = Script(client, "get", {"guard": "g", "lanes": ["x"] * 8})
+    call = Script(client, "get", KEYS)
     with pytest.raises(TypeError, match="script get: missing: id, record"):
         call()
     with pytest.raises(TypeError, match="script get: ids is unknown"):
@@ -52,7 +55,7 @@ def test_a_name_too_many_or_too_few_is_an_error_at_the_call(client: redis.Redis)
 
 def test_no_script_is_given_an_empty_key(client: redis.Redis) -> None:
     with pytest.raises(TypeError, match="script get: a key is empty"):
-        Script(client, "get", {"guard": "g", "lanes": ["x"] * 8})(record="", id="a")
+        Script(client, "get", KEYS)(record="", id="a")
 
 
 def test_values_go_over_as_text(client: redis.Redis) -> None:

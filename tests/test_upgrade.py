@@ -1,7 +1,8 @@
-"""What the landed version has stored, this version finishes: tests/golden/landed.json, loaded.
+"""What landed versions have stored, this version finishes: tests/golden/format_<n>.json, loaded.
 
-Names of keys and fields that stand here as words are the landed version's (tests/golden/landed.py):
-what it wrote stays readable, whatever this version calls things.
+Names of keys and fields that stand here as words are theirs (tests/golden/make_dump.py): what they
+wrote stays readable, whatever this version calls things. The latest of them is worked off here, the
+others in tests/upgrade, where the version before finishes what this one has stored, too.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import re
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,7 +22,7 @@ import pytest
 import redis
 from aiohttp import web
 
-from tests.conftest import Courier, Start, check_events, wait_for
+from tests.conftest import Courier, Start, Worker, check_events, wait_for
 from viber_courier import Conflict, ContentGone, NotDead, Producer, Record, Unconfirmed
 from viber_courier.ops import simulator as simulator_module
 from viber_courier.ops import simulator_rules as rules
@@ -30,13 +31,8 @@ from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.status import Status
 from viber_courier.store.connection import connect
 
-DUMP = json.loads((Path(__file__).parent / "golden" / "landed.json").read_text(encoding="utf-8"))
-JOBS: dict[str, dict[str, Any]] = DUMP["jobs"]
-RECORDS: dict[str, dict[str, str]] = {
-    key.removeprefix("m:"): value
-    for key, (_, _, value) in DUMP["keys"].items()
-    if key.startswith("m:")
-}
+FORMATS = (1, 2, 3)
+"""Of landed versions, and of this one, which lands with the last."""
 OPTIONS = ("id", "sendAt", "ttlSec", "onUnsure", "metadata", "resendSms")
 """Fields of a job that the provider isn't sent."""
 VALIDITIES = ("validityPeriodSec", "smsValidityPeriodSec")
@@ -76,29 +72,54 @@ def family(key: str) -> str:
     return key.split(":", 1)[0]
 
 
-def waiting() -> list[str]:
-    return [id for id, record in RECORDS.items() if record["status"] == "queued"]
+class Dump:
+    """What tests/golden/make_dump.py has written of one format."""
 
+    def __init__(self, format: int) -> None:
+        path = Path(__file__).parent / "golden" / f"format_{format}.json"
+        whole = json.loads(path.read_text(encoding="utf-8"))
+        self.format = format
+        self.taken: int = whole["taken"]
+        self.keys: dict[str, Any] = whole["keys"]
+        self.provider: dict[str, Any] = whole["provider"]
+        self.jobs: dict[str, dict[str, Any]] = whole["jobs"]
+        self.records: dict[str, dict[str, str]] = {
+            key.removeprefix("m:"): value
+            for key, (_, _, value) in self.keys.items()
+            if key.startswith("m:")
+        }
 
-def ended() -> list[str]:
-    return [id for id, record in RECORDS.items() if "final" in record]
+    def waiting(self) -> list[str]:
+        return [id for id, record in self.records.items() if record["status"] == "queued"]
 
+    def ended(self) -> list[str]:
+        return [id for id, record in self.records.items() if "final" in record]
 
-def watched() -> list[str]:
-    return [id for id in DUMP["keys"]["watch"][2]]
+    def watched(self) -> list[str]:
+        return [*self.keys["watch"][2]]
 
+    def is_low(self, id: str) -> bool:
+        """In the lane that the landed version's operator had paused."""
+        known = id in self.jobs and self.jobs[id]["priority"] == "low"
+        return known and "final" not in self.records[id]
 
-def is_low(id: str) -> bool:
-    """In the lane that the landed version's operator had paused."""
-    return id in JOBS and JOBS[id]["priority"] == "low" and "final" not in RECORDS[id]
+    def attempts_before(self, id: str) -> int:
+        """Attempts that its record had; of those inside a request, without that one."""
+        return int(self.records.get(id, {}).get("attempts", 0))
+
+    def attempts_since(self, id: str) -> int:
+        if id in self.watched() or UNSENT.get(id, ("", ""))[0] in ("failed", "expired"):
+            return 0
+        # Twice: it was inside of a request, or this provider refuses it once as the other one did.
+        return 2 if id in ("inside-resend", "inside-high-resend", "retry-entry") else 1
 
 
 class Shift:
     """Instants of the dump as if it had been taken just now; of scores, the kind is kept."""
 
-    def __init__(self, client: redis.Redis) -> None:
+    def __init__(self, client: redis.Redis, taken: int) -> None:
         seconds, micros = client.time()
-        shift: int = seconds * 1_000_000 + micros - DUMP["taken"]
+        shift: int = seconds * 1_000_000 + micros - taken
         self.micros = shift - shift % 4000
 
     def whole(self, text: str | int) -> int:
@@ -120,6 +141,8 @@ class Shift:
         return self.text(value) if family(key) in instants else value
 
     def hash(self, key: str, value: dict[str, str]) -> dict[str, str]:
+        if key == "missed":  # by group; '': events below this one were removed
+            return {group: self.entry(id) for group, id in value.items()}
         instants = {
             "m": ("until", "submitted", "tracked", "since"),
             "gate": ("until", "opened", "probe"),
@@ -135,6 +158,7 @@ class Landed:
     """The dump as it was loaded. ``provider``: by provider id, digits, resendSms, accepted at."""
 
     client: redis.Redis
+    dump: Dump
     prefix: str
     provider: dict[int, tuple[str, bool, float]]
     entries: list[str]
@@ -157,15 +181,17 @@ class Landed:
         return found
 
 
-def load(client: redis.Redis, namespace: str) -> Landed:
-    shift, prefix, pending = Shift(client), f"{{{namespace}}}:", list[str]()
+def load(client: redis.Redis, dump: Dump, namespace: str) -> Landed:
+    shift, prefix, pending = Shift(client, dump.taken), f"{{{namespace}}}:", list[str]()
     with client.pipeline() as pipe:
-        for key, (kind, ttl, value) in DUMP["keys"].items():
+        for key, (kind, ttl, value) in dump.keys.items():
             name = prefix + key
             if kind == "string":
                 pipe.set(name, shift.string(key, value))
             elif kind == "zset":
                 pipe.zadd(name, {id: shift.whole(score) for id, score in value.items()})
+            elif kind == "list":
+                pipe.rpush(name, *value)
             elif kind == "hash":
                 fields = shift.hash(key, value).items()
                 pipe.hset(name, mapping={k.replace("{landed}:", prefix): v for k, v in fields})
@@ -183,22 +209,32 @@ def load(client: redis.Redis, namespace: str) -> Landed:
         pipe.execute()
     provider = {
         int(id): (digits, resend, at + shift.micros / 1e6)
-        for id, (digits, resend, at) in DUMP["provider"].items()
-        if id not in {RECORDS[name]["provider"] for name in FORGOTTEN}
+        for id, (digits, resend, at) in dump.provider.items()
+        if id not in {dump.records[name]["provider"] for name in FORGOTTEN}
     }
-    entries = [shift.entry(id) for id, _ in DUMP["keys"]["results"][2]["entries"]]
-    return Landed(client, prefix, provider, entries, pending)
+    entries = [shift.entry(id) for id, _ in dump.keys["results"][2]["entries"]]
+    return Landed(client, dump, prefix, provider, entries, pending)
+
+
+@pytest.fixture(params=FORMATS)
+def dump(request: pytest.FixtureRequest) -> Dump:
+    return Dump(request.param)
 
 
 @pytest.fixture
-def landed(redis_server: RedisServer, namespace: str) -> Iterator[Landed]:
+def landed(redis_server: RedisServer, dump: Dump, namespace: str) -> Iterator[Landed]:
     client = connect(redis_server.url)
-    yield load(client, namespace)
+    yield load(client, dump, namespace)
     client.close()
 
 
 class Provider:
-    """The simulator in this process: it also knows what the landed version's had accepted."""
+    """The simulator in this process: it also knows what the landed version's had accepted.
+
+    ``quotes``: it gives half of the ids as digits in quotes, which versions of format 2 can't read.
+    """
+
+    quotes = True
 
     def __init__(self, landed: Landed) -> None:
         class Memory(simulator_module.Memory):
@@ -210,8 +246,9 @@ class Provider:
                 entry = rules.status_entry(provider_id, ending, resend, at, now, step)
                 # Each other message's ids come in quotes; they are those that were stored.
                 quoted = json.loads(json.dumps(entry), parse_int=str)
-                return quoted if provider_id % 2 else entry
+                return quoted if provider_id % 2 and provider.quotes else entry
 
+        provider = self
         made = simulator_module.Simulator("tester", "111111", 0.2, 7, True)
         self._memory = made.memory = Memory(made.memory.first_id, True)
         self._loop = asyncio.new_event_loop()
@@ -251,21 +288,21 @@ def provider(landed: Landed) -> Iterator[Provider]:
     made.stop()
 
 
-def test_the_dump_has_a_message_in_every_kind_of_place() -> None:
-    keys = DUMP["keys"]
+def test_a_dump_has_a_message_in_every_kind_of_place(dump: Dump) -> None:
+    keys, records = dump.keys, dump.records
     kinds = {
         (family(key), score % 4)
         for key, (kind, _, value) in keys.items()
         if kind == "zset"
         for score in value.values()
-        if score <= DUMP["taken"] or score % 4 == 1
+        if score <= dump.taken or score % 4 == 1
     }
     assert {("lane", 0), ("lane", 1), ("lane", 2)} <= kinds
-    assert {record["status"] for record in RECORDS.values()} == {*Status} - {Status.SENDING}
-    assert {RECORDS[id]["status"] for id in watched()} == {
+    assert {record["status"] for record in records.values()} == {*Status} - {Status.SENDING}
+    assert {records[id]["status"] for id in dump.watched()} == {
         *("submitted", "sent", "delivered", "sms_sent")
     }
-    assert {name for record in RECORDS.values() for name in record} == {
+    assert {name for record in records.values() for name in record} == {
         *("status", "job", "set", "until", "common", "row", "metadata", "ttl", "onUnsure"),
         *("attempts", "failures", "unsure", "lapses", "within", "n", "reason", "final"),
         *("provider", "providerStatus", "providerCode", "statusAt", "submitted", "tracked"),
@@ -274,34 +311,49 @@ def test_the_dump_has_a_message_in_every_kind_of_place() -> None:
     assert {family(key) for key in keys} == {
         *("m", "c", "common", "lane", "watch", "fence", "once", "bell", "gate", "dead", "bucket"),
         *("paused", "swept", "counts", "requests", "results"),
+        *(["wake"] if dump.format > 1 else []),
+        *(["format", "missed"] if dump.format > 2 else []),
     }
-    assert int(keys["gate:send"][2]["until"]) > DUMP["taken"]
+    assert int(keys["gate:send"][2]["until"]) > dump.taken
     assert int(keys["gate:send"][2]["row"]) > 5 and keys["gate:poll"][2] == {"row": "2"}
     assert keys["results"][2]["groups"]["crm"]["pending"]
     assert all(len(keys[f"lane:{lane}:{flag}"][2]) for lane in ("high", "low") for flag in (0, 1))
 
 
+@pytest.mark.parametrize("dump", FORMATS[-2:-1], indirect=True)
 def test_all_that_the_landed_version_left_is_finished(
     landed: Landed, provider: Provider, app: Producer, courier: Courier, start_worker: Start
 ) -> None:
+    finish(landed, provider, app, courier, start_worker)
+
+
+def finish(
+    landed: Landed,
+    provider: Provider,
+    app: Producer,
+    courier: Courier,
+    start_worker: Start,
+    command: Sequence[str] = Worker.COMMAND,
+) -> None:
     # Given the dump, of which a dead letter is sent again and a lane is still paused
     again = {app.dead.resend("failed-attempts"): "failed-attempts"}
-    jobs = {**JOBS, **{new: JOBS[old] for new, old in again.items()}}
+    dump = landed.dump
+    jobs = {**dump.jobs, **{new: dump.jobs[old] for new, old in again.items()}}
     # When workers of this version run, with a rate limit: the landed version's bucket is not full
-    start_worker(COURIER_API_URL=provider.url, COURIER_RATE_LIMIT="200")
-    due = {*waiting(), *watched(), *again} - {*FAR}
-    wait_for_ends(landed, {id for id in due if not is_low(id)})
+    start_worker(COURIER_API_URL=provider.url, COURIER_RATE_LIMIT="200", command=command)
+    due = {*dump.waiting(), *dump.watched(), *again} - {*FAR}
+    wait_for_ends(landed, {id for id in due if not dump.is_low(id)})
     # Then they keep to the pause, and go on when it is over
-    low = [id for id in due if is_low(id)]
+    low = [id for id in due if dump.is_low(id)]
     addresses = {each["message"]["address"] for each in provider.accepted()}
     assert len(low) > 5 and addresses.isdisjoint(jobs[id]["address"] for id in low)
     courier("resume", "low")
     wait_for_ends(landed, due)
     # And each that waited is sent once as it was asked for, or parked, or ended by its time
-    check_sent(provider, {id: jobs[id] for id in due - {*watched(), *UNSENT}})
+    check_sent(provider, {id: jobs[id] for id in due - {*dump.watched(), *UNSENT}})
     # And each ended as the provider and its policy say, with events that go on where they were
     events = landed.events()
-    check_ends(app, events, due, jobs)
+    check_ends(dump, app, events, due, jobs)
     assert not events.keys() & {*FAR}
     # And the counters have gone on with them
     check_counters(landed, events)
@@ -340,34 +392,23 @@ def check_sent(provider: Provider, jobs: dict[str, dict[str, Any]]) -> None:
 
 
 def check_ends(
+    dump: Dump,
     app: Producer,
     events: dict[str, list[dict[str, Any]]],
     due: set[str],
     jobs: dict[str, dict[str, Any]],
 ) -> None:
-    check_events({id: events[id] for id in {*due, *ended()}})
+    check_events({id: events[id] for id in {*due, *dump.ended()}})
     for id in due:
-        last, n = events[id][-1], int(RECORDS.get(id, {}).get("n", 0))
+        last, n = events[id][-1], int(dump.records.get(id, {}).get("n", 0))
         asked = SENT.get(jobs[id]["address"][-2:], ("read", None))
-        status = (UNSENT | WATCHED).get(id) or (("read", None) if id in watched() else asked)
+        status = (UNSENT | WATCHED).get(id) or (("read", None) if id in dump.watched() else asked)
         assert (last["status"], last["reason"]) == status, id
         assert len(events[id]) > n, id
         assert last["metadata"] == jobs[id].get("metadata", {}), id
         assert last["unsure"] == UNSURE.get(id, 0), id
-        assert last["attempts"] == attempts_before(id) + attempts_since(id), id
+        assert last["attempts"] == dump.attempts_before(id) + dump.attempts_since(id), id
     check_records(app, events)
-
-
-def attempts_before(id: str) -> int:
-    """Attempts that its record had; of those inside a request, without that one."""
-    return int(RECORDS.get(id, {}).get("attempts", 0))
-
-
-def attempts_since(id: str) -> int:
-    if id in watched() or UNSENT.get(id, ("", ""))[0] in ("failed", "expired"):
-        return 0
-    # Twice: it was inside of a request, or this provider refuses it once as the other one did.
-    return 2 if id in ("inside-resend", "inside-high-resend", "retry-entry") else 1
 
 
 def check_records(app: Producer, events: dict[str, list[dict[str, Any]]]) -> None:
@@ -421,10 +462,10 @@ def key_of(entry: str) -> tuple[int, ...]:
 
 
 @pytest.fixture
-def app(redis_server: RedisServer, namespace: str) -> Iterator[Producer]:
+def app(redis_server: RedisServer, dump: Dump, namespace: str) -> Iterator[Producer]:
     """An app on the day of the dump: some of its jobs are for a certain day."""
     settings = Settings(redis_url=redis_server.url, namespace=namespace)
-    producer = Producer(settings, clock=lambda: DUMP["taken"] / 1e6)
+    producer = Producer(settings, clock=lambda: dump.taken / 1e6)
     yield producer
     producer.close()
 
@@ -432,8 +473,8 @@ def app(redis_server: RedisServer, namespace: str) -> Iterator[Producer]:
 def test_records_are_read_as_they_were(landed: Landed, app: Producer) -> None:
     events = landed.events()
     check_records(app, events)
-    assert {id for id, (*_, last) in events.items() if last["final"]} == {*ended()}
-    for id, stored in RECORDS.items():
+    assert {id for id, (*_, last) in events.items() if last["final"]} == {*landed.dump.ended()}
+    for id, stored in landed.dump.records.items():
         record = app.get(id)
         assert record is not None
         inside = id.startswith("inside-")
@@ -447,7 +488,7 @@ def test_records_are_read_as_they_were(landed: Landed, app: Producer) -> None:
 
 def test_an_id_is_still_the_same_message(landed: Landed, app: Producer) -> None:
     before = stored(landed)
-    ids = {id: job for id, job in JOBS.items() if id in RECORDS}
+    ids = {id: job for id, job in landed.dump.jobs.items() if id in landed.dump.records}
     assert len(ids) > 100
     for id, job in ids.items():
         assert app.enqueue({**job, "id": id}) == id
@@ -461,7 +502,7 @@ def test_an_id_is_still_the_same_message(landed: Landed, app: Producer) -> None:
 def stored(landed: Landed) -> dict[str, Any]:
     """All that is kept of messages: records and places."""
     found = dict[str, Any]()
-    for key in DUMP["keys"]:
+    for key in landed.dump.keys:
         if family(key) == "m":
             found[key] = landed.client.hgetall(landed.key(key))
         elif family(key) in ("lane", "watch", "dead") and key != "dead:pace":
@@ -485,14 +526,14 @@ def test_cancel_knows_what_has_left(landed: Landed, app: Producer) -> None:
 
 
 def test_dead_letters_are_listed_resent_and_dropped(landed: Landed, app: Producer) -> None:
-    letters = list(app.dead.list())
-    by_end = DUMP["keys"]["dead"][2]
+    letters, jobs, records = list(app.dead.list()), landed.dump.jobs, landed.dump.records
+    by_end = landed.dump.keys["dead"][2]
     assert [letter.id for letter in letters] == sorted(by_end, key=lambda id: int(by_end[id]))
-    kept = {id for id in by_end if id in JOBS} - {"rejected-erased", "failed-content-gone-0"}
+    kept = {id for id in by_end if id in jobs} - {"rejected-erased", "failed-content-gone-0"}
     assert {letter.id for letter in letters if letter.has_content} == kept
     for id in kept:
         job = app.dead.job(id)
-        asked = {k: v for k, v in JOBS[id].items() if k not in ("id", "sendAt")}
+        asked = {k: v for k, v in jobs[id].items() if k not in ("id", "sendAt")}
         assert job == {"resendSms": "smsText" in asked, **asked}, id
     # Letters are sent again as today's are, going on where the landed version's pace was
     pace = int(landed.client.get(landed.key("dead:pace")))  # type: ignore[arg-type]
@@ -505,7 +546,7 @@ def test_dead_letters_are_listed_resent_and_dropped(landed: Landed, app: Produce
     # What was sent again, or dropped, by the landed version stays so
     for id in ("unsure-resent", "rejected-resent", "ended-failed-there", "ended-failed-again"):
         new = app.dead.resend(id, unconfirmed=True)
-        assert new == RECORDS[id]["resentAs"] and RECORDS[new]["resendOf"] == id
+        assert new == records[id]["resentAs"] and records[new]["resendOf"] == id
     with pytest.raises(NotDead):
         app.dead.resend("unsure-cancelled", unconfirmed=True)
     # And what can't be sent again is refused

@@ -28,6 +28,7 @@ from viber_courier.schemas.lanes import LANES, POLL, queue
 from viber_courier.schemas.redis_url import parse
 from viber_courier.schemas.settings import Settings
 from viber_courier.store.connection import StoreUnavailable, broker, connect, store_errors
+from viber_courier.store.format import HOLDS
 from viber_courier.store.keys import Keys
 from viber_courier.store.refusals import refusal, store_fault
 from viber_courier.store.replicas import kept
@@ -185,7 +186,10 @@ def _store(client: Redis, settings: Settings) -> Iterator[Finding]:
 
 
 def _away(error: Exception) -> Finding:
-    """Returns why Redis can't be used."""
+    """Returns why Redis can't be used, or what it holds can't be read."""
+    if (said := str(error)).startswith(HOLDS):
+        held, _, do = said.partition(": ")
+        return Finding(ERROR, "format", held, f"{do} (docs/operations.md)")
     refused = isinstance(error, Failure) or refusal(error)
     do = "change it, or ask who runs it (docs/redis.md)" if refused else "start it"
     seen = type(error).__name__ if type(error).__module__.startswith("redis") else str(error)
@@ -197,7 +201,8 @@ def _check_store(client: Redis, settings: Settings) -> None:
     with store_errors():
         fault = store_fault(client, settings.namespace, kept(client, settings))
     if fault:
-        raise Failure(f"Redis refuses (COURIER_REDIS_URL): {fault}", UNAVAILABLE)
+        said = fault if fault.startswith(HOLDS) else f"Redis refuses (COURIER_REDIS_URL): {fault}"
+        raise Failure(said, UNAVAILABLE)
 
 
 def _check_broker(settings: Settings) -> None:

@@ -2,8 +2,10 @@
 -- @include clock
 -- @include move
 -- @include bury
+-- @include format
 -- KEYS
 --   guard            never exists: a cluster refuses the call while its slot moves
+--   format           of what the store holds
 --   results
 --   counts
 --   lanes[8]         the lane sets
@@ -11,6 +13,7 @@
 --   record
 --   content
 -- ARGV
+--   formats[2]       of the caller's version (lua/lib/format.lua)
 --   time             '' for this server's clock
 --   id
 --   n                the number of events in the record that the caller read
@@ -30,6 +33,8 @@
 --   'lost'     the record says that it waits, but it is in no lane
 --   'gone'     it no longer waits
 -- Events: one if 'done'.
+local newer = unreadable(format, formats, true)
+if newer then return newer end
 local found = redis.call('HMGET', record, 'status', 'set', 'n', 'attempts')
 if found[1] ~= from then return 'gone' end
 if (found[3] or '0') ~= n or (found[4] or '0') ~= attempts then return 'again' end

@@ -2,8 +2,10 @@
 -- @include clock
 -- @include bell
 -- @include bucket
+-- @include format
 -- KEYS
 --   guard          never exists: a cluster refuses the call while its slot moves
+--   format         of what the store holds
 --   once           the answer to the first call, returned to repeats
 --   fence          the latest lease given
 --   bell           the bell of the lane served
@@ -15,6 +17,7 @@
 --   groups...      groups of sets, the most urgent first; each is its sets, then the key that exists
 --                  while the group is paused
 -- ARGV
+--   formats[2]     of the caller's version (lua/lib/format.lua)
 --   time           '' for this server's clock
 --   size           most members to lease
 --   lease          its length in us
@@ -55,6 +58,8 @@
 -- alone for as long as one lasts: their holders are at work (lua/lib/clock_step.lua).
 -- If contents aren't wanted and the last request failed, there is one request at a time: one that
 -- hangs takes only one slot away from sending.
+local newer = unreadable(format, formats, true)
+if newer then return newer end
 local at, has_contents = now(time), contents ~= ''
 local due = text(at)
 size, rank, lease = tonumber(size), tonumber(rank), tonumber(lease)

@@ -1,9 +1,12 @@
 -- Reads dead letters in the order in which they ended, a chunk at a time; or one message.
 -- @include clock
+-- @include format
 -- KEYS
 --   guard        never exists: a cluster refuses the call while its slot moves
+--   format       of what the store holds
 --   dead         dead letters
 -- ARGV
+--   formats[2]   of the caller's version (lua/lib/format.lua)
 --   id           the message, or '' for a chunk
 --   after        the score after which the chunk begins
 --   most         most members to read
@@ -18,6 +21,8 @@
 --   members    {id, score (0: not on the list), own content, {common digest, fields ...}} of each
 --   shared     digest, content, digest, content ...
 -- A score is 0 if there is none. A content is the reply to GET or EXISTS. Writes nothing.
+local newer = unreadable(format, formats)
+if newer then return newer end
 local members, found, shared, known = {id}, {}, {}, {}
 if id ~= '' then
   members[2] = redis.call('ZSCORE', dead, id) or 0

@@ -1,8 +1,10 @@
 -- Stores messages, each once, and wakes workers for those that are due now.
 -- @include clock
 -- @include bell
+-- @include format
 -- KEYS
 --   guard           never exists: a cluster refuses the call while its slot moves
+--   format          of what the store holds
 --   counts
 --   common          the campaign's content; not touched if common_digest is ''
 --   lanes[8]        the lane sets
@@ -11,6 +13,7 @@
 --   dead            dead letters
 --   pace            the latest due time given to a dead letter sent again
 -- ARGV
+--   formats[2]      of the caller's version (lua/lib/format.lua)
 --   time            '' for this server's clock
 --   records         prefix of the records' keys
 --   contents        prefix of the contents' keys
@@ -28,7 +31,9 @@
 --                   padded to width with ''. The first value of a dead letter sent again is its id:
 --                   it leaves the list, and its record names the new message
 -- Reply {'ok'}, {'conflict', indexes from 0} (for letters: no longer on the list) or {'full'}. Only
--- 'ok' has written anything. Skips ids that are stored with the same digest. Events: none.
+-- 'ok' has stored anything. Skips ids that are stored with the same digest. Events: none.
+local newer = unreadable(format, formats, true)
+if newer then return newer end
 local at = now(time)
 gap, width = tonumber(gap), tonumber(width)
 local fresh, conflicts, latest = {}, {}, at

@@ -2,13 +2,16 @@
 -- @include clock
 -- @include move
 -- @include bury
+-- @include format
 -- KEYS
 --   guard        never exists: a cluster refuses the call while its slot moves
+--   format       of what the store holds
 --   results
 --   counts
 --   dead         dead letters
 --   record
 -- ARGV
+--   formats[2]   of the caller's version (lua/lib/format.lua)
 --   time         '' for this server's clock
 --   id
 --   digest       the digest of the job
@@ -19,6 +22,8 @@
 --   fields...    name, value, ...
 -- Reply 1 if this call or an earlier one with the same digest has recorded it, 0 if another message
 -- has the id.
+local newer = unreadable(format, formats, true)
+if newer then return newer end
 local known = redis.call('HGET', record, 'job')
 if known then return known == digest and 1 or 0 end
 local change = {from = false, to = to, id = id, draft = draft, at = 1, provider = 'null',

@@ -4,8 +4,10 @@
 -- @include bell
 -- @include clock_step
 -- @include trim
+-- @include format
 -- KEYS
 --   guard          never exists: a cluster refuses the call while its slot moves
+--   format         of what the store holds
 --   watch
 --   watch_bell
 --   lanes[8]       the lane sets
@@ -23,6 +25,7 @@
 --   pauses[5]      keys that exist while an operator has paused a lane, or polling
 --   pace           the latest due time given to a dead letter sent again
 -- ARGV
+--   formats[2]     of the caller's version (lua/lib/format.lua)
 --   time           '' for this server's clock
 --   unless_ms      do nothing if the latest sweep is less than so many ms old
 --   bell_ms        how long a bell is set, in ms
@@ -39,6 +42,8 @@
 --   most           most members to bring back in this call
 -- Reply {now (ms), the latest sweep before (ms, 0: none), '1' if there is more to bring back, the words
 -- that were left on the wake list ...}
+local newer = unreadable(format, formats, true)
+if newer then return newer end
 local at, last = now(time), tonumber(redis.call('GET', swept) or 0)
 local at_ms, step, lease = math.floor(at / 1000), tonumber(step_ms), tonumber(full_lease)
 local ago = at_ms - last

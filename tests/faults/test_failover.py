@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Simulator, wait_for
+from tests.cluster import Cluster
+from tests.conftest import Simulator, free_port, wait_for
 from tests.faults.installation import Installation, Load, running
 from tests.faults.test_sentinel import Failover, role
 from viber_courier import Producer
@@ -96,3 +97,29 @@ def test_failovers_lose_nothing_and_double_nothing(
         # Then what was promised is kept: all is sent, nothing twice in silence, no event forks
         assert (ledger.lost, ledger.repeated, ledger.forked) == ([], [], [])
         assert system.exits == []
+
+
+def test_a_cluster_s_node_dies_and_nothing_is_lost(
+    simulator: Simulator, namespace: str, tmp_path: Path
+) -> None:
+    # Given an installation on a cluster, whose promises wait for the node's replica
+    cluster, broker = Cluster(tmp_path, 3, 3), RedisServer(tmp_path, free_port())
+    try:
+        broker.start()
+        old, more = cluster.owner(namespace), {"COURIER_REPLICAS": REPLICAS}
+        new = cluster.replica(old)
+        with running(tmp_path, simulator, namespace, cluster.url(), broker.url, **more) as system:
+            with more_apps(system):
+                # When the node is killed, and is back once its replica has taken over and refuses
+                old.stop(kill=True)
+                wait_for(lambda: cluster.owner(namespace, new) is new, 20)
+                wait_for(lambda: "0 of 1 replicas have it" in str(system.load.refusals), 20)
+                old.start()
+                back = system.back_at_work(BACK)
+            ledger = system.ledger(asynchronous=True)
+            print(f"back {back:.1f} s, {ledger.figures}")
+            # Then what was promised is kept
+            assert (ledger.lost, ledger.repeated, ledger.forked) == ([], [], [])
+    finally:
+        cluster.stop()
+        broker.stop(kill=True)

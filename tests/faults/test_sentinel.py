@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 
-from tests.conftest import Simulator, free_port, wait_for
+from tests.conftest import Simulator, free_port, text_job, wait_for
 from tests.faults.installation import running
+from viber_courier import AsyncProducer, StoreUnavailable
 from viber_courier.ops.redis_server import RedisServer, find_server
+from viber_courier.schemas.settings import Settings
 
 BACK = 20.0
 """Seconds within which everything is at work again."""
@@ -204,3 +209,50 @@ def test_without_a_replica_nothing_is_taken_if_the_master_is_told_so(
         back = system.back_at_work(BACK)
         ledger = system.ledger()
         print(f"back {back:.1f} s, exits {system.exits}, {ledger.figures}")
+
+
+@pytest.mark.parametrize("planned", [True, False], ids=["planned", "killed"])
+def test_an_event_loop_follows_a_failover(
+    planned: bool, failover: Failover, namespace: str
+) -> None:
+    old, new = failover.servers
+
+    async def main() -> None:
+        settings = Settings(redis_url=failover.url, namespace=namespace)
+        async with AsyncProducer(settings) as producer:
+            # Given an app whose requests come all the time
+            stored, slowest = list[str](), 0.0
+
+            async def work(name: str) -> None:
+                nonlocal slowest
+                for n in itertools.count():
+                    begun = time.monotonic()
+                    while True:
+                        with suppress(StoreUnavailable):
+                            stored.append(await producer.enqueue(text_job(id=f"{name}-{n}")))
+                            break
+                        await asyncio.sleep(0.05)
+                    slowest = max(slowest, time.monotonic() - begun)
+                    await asyncio.sleep(0.005)
+
+            tasks = [asyncio.create_task(work(f"w{n}")) for n in range(5)]
+            await asyncio.sleep(0.5)
+            # When the other server becomes the master
+            failover.plan() if planned else old.stop(kill=True)
+            deadline = time.monotonic() + 20
+            while role(new) != "master":
+                assert time.monotonic() < deadline, "no failover"
+                await asyncio.sleep(0.1)
+            count = len(stored)
+            while len(stored) < count + 200:
+                assert time.monotonic() < deadline + 20, "it did not follow"
+                await asyncio.sleep(0.1)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            # Then it has followed within seconds, and what it stores is there
+            print(f"slowest call {slowest:.1f} s")
+            assert slowest < BACK
+            assert all([await producer.get(id) for id in stored[-100:]])
+
+    asyncio.run(main())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import time
@@ -14,12 +15,14 @@ from hypothesis import given
 from hypothesis import settings as profile
 
 from tests import test_redis_url
-from tests.conftest import ROOT, Simulator, free_port, wait_for
+from tests.conftest import ROOT, Simulator, free_port, text_job, wait_for
 from tests.faults.installation import SHORT, running
 from tests.faults.parts import WORKER
 from tests.test_redis_url import Place
 from tests.tls import TlsFront
+from viber_courier import AsyncProducer
 from viber_courier.ops.redis_server import find_server
+from viber_courier.schemas.settings import Settings
 from viber_courier.store.connection import connect
 
 
@@ -69,6 +72,7 @@ def test_sentinels_and_their_master_are_reached_over_tls(
     try:
         with connect(url) as client:
             wait_for(lambda: _answers(client), 10, "no sentinel")
+        asyncio.run(_store_and_look(url, namespace))
         before = place.tls.encrypted
         # When an installation has this URL, then it works, and speaks TLS to both
         with running(tmp_path, simulator, namespace, url) as system:
@@ -78,6 +82,11 @@ def test_sentinels_and_their_master_are_reached_over_tls(
         front.close()
         process.terminate()
         process.wait(10)
+
+
+async def _store_and_look(url: str, namespace: str) -> None:
+    async with AsyncProducer(Settings(redis_url=url, namespace=f"{namespace}a")) as app:
+        assert await app.get(await app.enqueue(text_job()))
 
 
 def _answers(client: object) -> bool:

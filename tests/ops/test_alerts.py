@@ -99,6 +99,17 @@ CASES: dict[str, tuple[str, dict[str, Series], dict[str, Series]]] = {
         },
         {"half of it": memory(50, 100, 1000), "a machine with room": memory(300, 0, 1000)},
     ),
+    "CourierReplicasMissing": (
+        "10m",
+        {"one has gone": {"courier_redis_replicas": "1x40", "courier_replicas_wanted": "2x40"}},
+        {
+            "all follow": {"courier_redis_replicas": "2x40", "courier_replicas_wanted": "2x40"},
+            "none is waited for": {
+                "courier_redis_replicas": "0x40",
+                "courier_replicas_wanted": "0x40",
+            },
+        },
+    ),
     "CourierSweepNotTicking": (
         "10m",
         {

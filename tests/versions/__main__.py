@@ -26,9 +26,20 @@ from viber_courier.ops.redis_server import find_server
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / ".venvs"
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
-SUITES = ("message", "event", "status", "wire", "settings", "producer", "results", "connection")
+SUITES = (
+    "message",
+    "event",
+    "status",
+    "wire",
+    "settings",
+    "producer",
+    "results",
+    "connection",
+    "aio",
+    "consume",
+)
 """Those that need nothing but the package, its extra ``testing`` and pytest."""
-REDIS = ("producer", "results", "connection")
+REDIS = ("producer", "results", "connection", "aio", "consume")
 """Those of them that talk to Redis."""
 BESIDE = ("beside", "dead", "store", "gate", *REDIS)
 TOOLS = ("pytest", "pytest-timeout", "hypothesis")

@@ -1,15 +1,16 @@
-"""Makes landed.json: a namespace as the version of commit f9f5803 leaves it behind.
+"""Makes format_<n>.json: a namespace as the version that writes format n leaves it behind.
 
-Run once, in a checkout of that commit; nothing of today's version can run it, no test does:
+Run once for each format (docs/decisions/0032), in a checkout of the version that landed with it;
+tests/upgrade/landed.py lists the commits. No test runs it:
 
-    git worktree add ../landed f9f5803 && cd ../landed && make setup
-    PYTHONPATH=. .venv/bin/python <this file> landed.json
+    git worktree add ../landed <commit> && cd ../landed && make setup
+    PYTHONPATH=. .venv/bin/python <this file> format_<n>.json
 
 That version's own Producer, Sender, Poller, Store and ``courier pause`` work on a real Redis, with
 its simulator as the provider; what a dead worker leaves is what its Store has written when nothing
 follows. tests/test_upgrade.py loads the result and says what today's version makes of it.
 
-landed.json is JSON, no Redis dump: those belong to one version of Redis.
+The dump is JSON, no Redis dump: those belong to one version of Redis.
 
 - ``taken``: the instant of the dump by the Redis server's clock, in microseconds;
 - ``jobs``: by id, what the app asked for, a campaign's rows merged over their common part;
@@ -20,7 +21,7 @@ landed.json is JSON, no Redis dump: those belong to one version of Redis.
   what is pending: entry, consumer, milliseconds idle, deliveries.
 """
 
-# ruff: noqa: I001 (what these imports are, only that checkout knows)
+# ruff: noqa: I001 (what these imports are, only such a checkout knows)
 from __future__ import annotations
 
 import itertools
@@ -38,16 +39,49 @@ from typing import Any
 
 import requests
 from click.testing import CliRunner
-from ops.cli import main
-from ops.redis_server import RedisServer
-from producers import Producer
-from producers.testing import SilentBells
-from schemas.settings import Settings
-from worker.intake import take
-from worker.poll import Poller
-from worker.provider import Provider
-from worker.send import Sender
-from worker.store import Store
+
+try:
+    from viber_courier import Producer
+    from viber_courier.ops.cli import main
+    from viber_courier.ops.redis_server import RedisServer
+    from viber_courier.schemas.settings import Settings
+    from viber_courier.store.leases import Store
+    from viber_courier.worker.decisions import Decider
+    from viber_courier.worker.intake import enqueue_task_jobs as take
+    from viber_courier.worker.poll import Poller
+    from viber_courier.worker.provider import Provider
+    from viber_courier.worker.send import Sender
+
+    SIMULATOR = "viber_courier.ops.simulator"
+
+    def producer(settings: Any) -> Any:
+        return Producer(settings)
+
+    def worker(kind: Any, settings: Any, store: Any, chance: float) -> Any:
+        decider = Decider(settings, chance=lambda: chance)
+        return kind(settings, store, Provider(settings), decider)
+
+except ImportError:  # format 1
+    from ops.cli import main
+    from ops.redis_server import RedisServer
+    from producers import Producer
+    from producers.testing import SilentBells
+    from schemas.settings import Settings
+    from worker.intake import take
+    from worker.poll import Poller
+    from worker.provider import Provider
+    from worker.send import Sender
+    from worker.store import Store
+
+    SIMULATOR = "ops.simulator"
+
+    def producer(settings: Any) -> Any:
+        return Producer(settings, bells=SilentBells())
+
+    def worker(kind: Any, settings: Any, store: Any, chance: float) -> Any:
+        parts = (settings, store, Provider(settings), SilentBells())
+        return kind(*parts, chance=lambda: chance)
+
 
 NAMESPACE = "landed"
 LATER = 7.0
@@ -75,7 +109,7 @@ class Landed:
         self.server = RedisServer(folder, free_port())
         self.server.start()
         self.simulator = subprocess.Popen(
-            [sys.executable, "-m", "ops.simulator", "--port", "0", "--step", "1", "--seed", "7"],
+            [sys.executable, "-m", SIMULATOR, "--port", "0", "--step", "1", "--seed", "7"],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
@@ -90,7 +124,7 @@ class Landed:
             # A lease is never shorter than one given before.
             **{"connect_timeout": 0.5, "read_timeout": 1.0, "lease": 2.0},
         )
-        self.app = Producer(self.settings, bells=SilentBells())
+        self.app = producer(self.settings)
         self.redis = self.app.redis
         self.jobs: dict[str, Any] = {}
         self.numbers = itertools.count(1)
@@ -134,13 +168,11 @@ class Landed:
 
     def send(self, lane: str, chance: float = 1.0, **more: Any) -> None:
         settings = replace(self.settings, **more)
-        parts = (settings, self.store(**more), Provider(settings), SilentBells())
-        print(Sender(*parts, chance=lambda: chance).serve(lane))
+        print(worker(Sender, settings, self.store(**more), chance).serve(lane))
 
     def poll(self, *delays: float, **more: Any) -> None:
         settings = replace(self.settings, **{**ONE_LEASE, **more}, poll_delays=delays)
-        parts = (settings, Store(self.redis, settings), Provider(settings), SilentBells())
-        print(Poller(*parts, chance=lambda: 1.0).serve())
+        print(worker(Poller, settings, Store(self.redis, settings), 1.0).serve())
 
     def submit(self, *delays: float, **more: Any) -> None:
         """What is due is accepted; its first poll is due after the first delay."""
@@ -378,6 +410,7 @@ def dump(landed: Landed) -> dict[str, Any]:
         read = {
             "string": client.get,
             "hash": client.hgetall,
+            "list": lambda key: client.lrange(key, 0, -1),
             "zset": lambda key: {
                 id: int(score) for id, score in client.zrange(key, 0, -1, withscores=True)
             },

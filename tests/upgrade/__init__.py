@@ -1,0 +1,1 @@
+"""Landed versions beside this one: ``make test-upgrade``."""
