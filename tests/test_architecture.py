@@ -39,7 +39,7 @@ PURE = [
     "ops/lists/columns",
     "ops/lists/recipients",
 ]
-CORE, OPS, COMMANDS, LISTS, APPS = 6530, 1536, 1427, 1100, 1300
+CORE, OPS, COMMANDS, LISTS, APPS = 6542, 1536, 1514, 1100, 1300
 """Lines of code: all but ``ops``, ``ops``, its commands, its lists, what apps of one kind need
 (docs/decisions/0021, 0027, 0036)."""
 

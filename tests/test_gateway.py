@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -374,3 +375,11 @@ def test_a_new_token(courier: Courier) -> None:
         row.split()[-1] for row in courier("gateway", "--new-token", "shop").output.splitlines()
     )
     assert len(token) == 43 and line.startswith("shop:") and token not in line
+
+
+def test_docs_list_its_metrics(gateway: Gateway) -> None:
+    gateway.call("GET", "/healthz", None)
+    text = gateway.call("GET", "/metrics", None).text
+    families = set(re.findall(r"(?m)^# TYPE (courier_gateway_\w+) (?!gauge)", text))
+    page = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text()
+    assert families == set(re.findall(r"(?m)^\| `(courier_gateway_\w+)`", page))
