@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import threading
@@ -12,13 +13,16 @@ from typing import Any
 
 import pytest
 import requests
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
 
 from tests.conftest import Courier, text_job, wait_for
 from tests.gateway import PHONE, TEXT, Gateway, private_job
 from tests.tls import Authority
-from viber_courier import Producer
+from viber_courier import Producer, Settings
 from viber_courier.ops.gateway.bodies import MAX_BODY, MAX_LINE
 from viber_courier.ops.gateway.openapi import document
+from viber_courier.ops.gateway.server import Gateway as Server
 from viber_courier.ops.gateway.tokens import new_token
 from viber_courier.ops.redis_server import RedisServer
 from viber_courier.store.keys import Keys
@@ -38,7 +42,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory, env: dict[str, str]) -> It
     yield made
     log = made.log
     made.close()
-    assert PHONE not in log and TEXT not in log and "Traceback" not in log
+    assert PHONE not in log and TEXT not in log and "Traceback" not in log and "Warning" not in log
 
 
 @pytest.fixture(scope="module")
@@ -256,6 +260,36 @@ def test_events_come_again_until_they_are_acknowledged(gateway: Gateway) -> None
         problem(gateway.call("GET", f"/v1/events?{query}"), 422)
     for query in ("max=0", "max=1001", "start=then", "consumer=%00"):
         problem(gateway.call("GET", f"/v1/events?group=a&{query}"), 422)
+
+
+def test_others_events_are_passed_over(gateway: Gateway, app: Producer) -> None:
+    gateway.events("passed", start="new")
+    for n in range(35):
+        app.enqueue(text_job(id=f"o-{n}", source="crm"))
+        app.cancel(f"o-{n}")
+    ended(gateway, "shop", "o-mine")
+    assert [each["subject"] for each in gateway.events("passed", max=10)] == ["o-mine"]
+
+
+def test_a_fault_of_ours_is_told_without_its_text(
+    redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def wrong(_: web.Request) -> web.Response:
+        raise ValueError(PHONE)
+
+    async def ask() -> tuple[int, str]:
+        app = Server(Settings(redis_url=redis_server.url), None).app()
+        app.router.add_get("/wrong", wrong)
+        async with TestClient(TestServer(app)) as client:
+            answer = await client.get("/wrong")
+            return answer.status, await answer.text()
+
+    status, text = asyncio.run(ask())
+    assert status == 500 and "its log says which" in text and PHONE not in text
+    (line,) = [record for record in caplog.records if record.name.endswith("gateway.server")]
+    said = (line.message, line.error, line.where.split(":")[0])  # type: ignore[attr-defined]
+    assert said == ("request failed", "ValueError", "test_gateway.py")
+    assert PHONE not in caplog.text
 
 
 def test_a_poll_waits_for_the_next_event(gateway: Gateway) -> None:

@@ -73,7 +73,7 @@ class Bodies:
         async with _reading():
             try:
                 line = await request.content.readline()
-            except (ValueError, http_exceptions.LineTooLong):  # ValueError: before aiohttp 3.14
+            except http_exceptions.LineTooLong:
                 raise too_long from None
         if len(line) > MAX_LINE:
             raise too_long

@@ -16,7 +16,7 @@ from aiohttp import web
 from viber_courier import AsyncProducer, CourierError, EventsMissed
 from viber_courier.ops.gateway.bodies import Bodies
 from viber_courier.ops.gateway.guard import Guard
-from viber_courier.ops.gateway.problems import Problem, again, invalid
+from viber_courier.ops.gateway.problems import SOURCE, Problem, again, invalid
 from viber_courier.producers.results import Reader, Start
 from viber_courier.schemas.event import is_from
 from viber_courier.store.connection import store_errors
@@ -90,12 +90,12 @@ class Events:
             raise invalid("consumer", "must be 1 to 64 of A-Za-z0-9_.-")
         if (start := _STARTS.get(query.get("start", "oldest"))) is None:
             raise invalid("start", "must be oldest or new")
-        return self._producer._reader(group, consumer, start, request["source"] or "")
+        return self._producer._reader(group, consumer, start, request[SOURCE] or "")
 
     def _group(self, request: web.Request, name: object) -> str:
         if not isinstance(name, str) or not NAME.fullmatch(name):
             raise invalid("group", "must be 1 to 64 of A-Za-z0-9_.-")
-        source = request["source"]
+        source = request[SOURCE]
         return name if source is None else f"{source}/{name}"
 
     async def _stream(self, request: web.Request, reader: Reader, most: int) -> web.StreamResponse:

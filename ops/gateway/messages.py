@@ -12,7 +12,7 @@ from viber_courier import AsyncProducer, CourierError, QueueFull, Record, StoreU
 from viber_courier.ops.commands.looking import event_fields
 from viber_courier.ops.gateway.bodies import LINES, Bodies
 from viber_courier.ops.gateway.guard import Guard
-from viber_courier.ops.gateway.problems import Problem, problem
+from viber_courier.ops.gateway.problems import SOURCE, Problem, problem
 from viber_courier.schemas.errors import EnqueueError, InvalidMessage
 from viber_courier.schemas.fields import ID
 
@@ -27,7 +27,7 @@ Json = dict[str, Any]
 
 
 class Messages:
-    """The handlers. ``request["source"]`` is the name of the token, None without tokens."""
+    """The handlers. A message belongs to its token's source; without tokens, to anybody."""
 
     def __init__(self, producer: AsyncProducer, guard: Guard, bodies: Bodies) -> None:
         self._producer, self._guard, self._bodies = producer, guard, bodies
@@ -58,7 +58,7 @@ class Messages:
 
     async def _own(self, request: web.Request) -> Record:
         """Returns the record of a message of the request's own source. Raises Problem."""
-        id, record, source = request.match_info["id"], None, request["source"]
+        id, record, source = request.match_info["id"], None, request[SOURCE]
         if ID.fullmatch(id):
             with self._guard:
                 record = await self._producer.get(id)
@@ -121,7 +121,7 @@ class _Identity:
     """Gives messages their source, and ids made of the ``Idempotency-Key``."""
 
     def __init__(self, request: web.Request) -> None:
-        self._source: str | None = request["source"]
+        self._source = request[SOURCE]
         self._key = request.headers.get("Idempotency-Key")
         if self._key is not None and not KEY.fullmatch(self._key):
             raise Problem(400, "Idempotency-Key must be 1 to 255 characters of ASCII")

@@ -13,6 +13,8 @@ from viber_courier.store.connection import StoreUnavailable
 RETRY_AFTER = 1
 """Seconds after which a client may try again when Redis is away or the queue is full."""
 TYPE = "application/problem+json"
+SOURCE: web.RequestKey[str | None] = web.RequestKey("source")
+"""The name of a request's token; None without tokens."""
 
 
 class Problem(Exception):

@@ -7,6 +7,7 @@ import socket
 import ssl
 import time
 import traceback
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from viber_courier.ops.gateway.events import Events
 from viber_courier.ops.gateway.guard import Guard
 from viber_courier.ops.gateway.messages import Messages
 from viber_courier.ops.gateway.openapi import document
-from viber_courier.ops.gateway.problems import Problem, problem
+from viber_courier.ops.gateway.problems import SOURCE, Problem, problem
 from viber_courier.ops.gateway.tokens import Tokens
 from viber_courier.schemas.settings import is_loopback
 from viber_courier.store.aio import connect
@@ -65,8 +66,8 @@ class Gateway:
         app.router.add_get("/v1/messages/{id}", messages.get, allow_head=False)
         app.router.add_post("/v1/messages/{id}/cancel", messages.cancel)
         text = json.dumps(document())
-        app.router.add_get("/openapi.json", lambda _: _text(text), allow_head=False)
-        app.router.add_get("/healthz", lambda _: _text('{"status": "ok"}'), allow_head=False)
+        app.router.add_get("/openapi.json", partial(_text, text), allow_head=False)
+        app.router.add_get("/healthz", partial(_text, '{"status": "ok"}'), allow_head=False)
         app.router.add_get("/readyz", self._readyz, allow_head=False)
         app.router.add_get("/metrics", self._metrics, allow_head=False)
         return app
@@ -133,7 +134,7 @@ class Gateway:
 
     @web.middleware
     async def _let_in(self, request: web.Request, handler: Any) -> web.StreamResponse:
-        request["source"] = None
+        request[SOURCE] = None
         if self._tokens is None and not is_loopback(f"http://{request.host}"):
             # A web site that this machine's user visits could send, by a name that leads here.
             raise Problem(403, "without tokens, only requests to a loopback name are let in")
@@ -144,7 +145,7 @@ class Gateway:
                 self.metrics.refused.inc()
                 challenge = {"WWW-Authenticate": 'Bearer realm="viber-courier"'}
                 raise Problem(401, "send a token: Authorization: Bearer ...", challenge)
-            request["source"] = name
+            request[SOURCE] = name
         if request.path.startswith("/v1/"):
             self._guard.require()  # before a body is read
         response: web.StreamResponse = await handler(request)
@@ -191,5 +192,5 @@ def discreet(record: logging.LogRecord) -> bool:
     return not isinstance(error, http_exceptions.HttpProcessingError)
 
 
-async def _text(text: str) -> web.Response:
+async def _text(text: str, _: web.Request) -> web.Response:
     return web.Response(text=text, content_type="application/json")
