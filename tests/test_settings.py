@@ -83,6 +83,7 @@ TABLE: dict[str, tuple[Any, list[tuple[str, Any]], tuple[str, ...]]] = {
     "RETENTION": (604800, [("3600.5", 3600.5)], ("0", "-1", "Zq7", "nan")),
     "CONTENT_RETENTION": (86400, [("3600.5", 3600.5)], ("0", "-1", "Zq7", "nan")),
     "RESULTS_RETENTION": (172800, [("3600.5", 3600.5)], ("0", "-1", "Zq7", "nan")),
+    "SOURCE": ("", [("shop", "shop"), ("A.b_-9", "A.b_-9")], ["a b", "a:b", "x" * 33]),
     "MAX_QUEUED": (0, [("0", 0), ("1000000", 1000000)], COUNT),
 }
 GOOD = [(name, *pair) for name, (_, good, _) in TABLE.items() for pair in good]
