@@ -183,6 +183,7 @@ def test_bodies_that_are_no_messages(gateway: Gateway) -> None:
     problem(send(deep, LINES["Content-Type"]), 400)
     problem(send(lines(private_job()), "text/plain"), 415)
     problem(send(lines(private_job()), **{"Content-Encoding": "gzip"}), 400)
+    problem(send(b"[" + b"[]," * 2_000_000 + b"[]]"), 413)
     problem(send(b" " * (MAX_BODY + 1)), 413)
     problem(send(iter([b" " * MAX_BODY, b" "])), 413)  # type: ignore[arg-type]
     # A length that is too short: the rest looks like another request, and is not quoted in the log

@@ -41,7 +41,6 @@ TABLE: dict[str, tuple[Any, list[tuple[str, Any]], tuple[str, ...]]] = {
         [("a",) * 2, ("A-1_2.3",) * 2, ("x" * 32,) * 2],
         ("a b", "{Zq7}", "x" * 33, "я"),
     ),
-    "SOURCE": ("", [("a",) * 2, ("A-1_2.3",) * 2], ("a b", "{Zq7}", "x" * 33, "я")),
     "API_URL": (
         "https://viber.devinotele.com:444",
         [("http://127.0.0.1:8044/", "http://127.0.0.1:8044"), ("https://h/base", "https://h/base")],

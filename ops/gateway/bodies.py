@@ -12,6 +12,8 @@ from viber_courier.ops.gateway.problems import Problem, again
 
 MAX_BODY = 8 * 2**20
 """Most bytes of a body that is read whole."""
+MAX_PARTS = 400_000
+"""Most brackets and commas of a body. Those of 8 MiB would hold everybody up for a second."""
 MAX_HELD = 64 * 2**20
 """Most bytes of all bodies that are being read."""
 MAX_LINE = 64 * 2**10
@@ -44,6 +46,8 @@ class Bodies:
                     self._hold(len(part))
                     if len(body) > MAX_BODY:
                         raise _large()
+            if sum(map(body.count, b"[{,")) > MAX_PARTS:
+                raise Problem(413, "the body has too many parts: send JSON lines")
             return parse(body)
         finally:
             self._held -= len(body)

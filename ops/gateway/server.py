@@ -27,7 +27,10 @@ from viber_courier.schemas.settings import is_loopback
 from viber_courier.store.aio import connect
 
 REDIS_SECONDS = 2.0
-"""How long Redis may take to connect and to answer. Above the second of a poll's read."""
+"""How long Redis may take to connect and to answer, beside COURIER_REPLICAS_TIMEOUT.
+
+Above the second of a poll's read.
+"""
 KEEPALIVE_SECONDS = 30.0
 """How long a connection may stay without a request."""
 SHUTDOWN_SECONDS = 10.0
@@ -90,9 +93,11 @@ class Gateway:
         await runner.cleanup()
 
     def _connected(self) -> AsyncProducer:
-        brief = dict.fromkeys(("socket_timeout", "socket_connect_timeout"), REDIS_SECONDS)
-        client = connect(self._settings.redis_url, self._settings.namespace, **brief)
-        return AsyncProducer(self._settings, client=client)
+        settings = self._settings
+        longest = settings.replicas_timeout if settings.replicas else 0.0
+        brief = {"socket_timeout": REDIS_SECONDS + longest, "socket_connect_timeout": REDIS_SECONDS}
+        client = connect(settings.redis_url, settings.namespace, **brief)
+        return AsyncProducer(settings, client=client)
 
     @web.middleware
     async def _measure(self, request: web.Request, handler: Any) -> web.StreamResponse:
@@ -187,8 +192,8 @@ class Metrics:
 def discreet(record: logging.LogRecord) -> bool:
     """Filters aiohttp's log, whose errors quote what a client has sent."""
     error = record.exc_info[1] if record.exc_info else None
-    record.msg, record.args = "request failed outside of its handler", ()
-    record.error, record.exc_info = type(error).__name__, None
+    record.msg = f"request failed outside of its handler: {type(error).__name__}"
+    record.args, record.exc_info = (), None
     return not isinstance(error, http_exceptions.HttpProcessingError)
 
 

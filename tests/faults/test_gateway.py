@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 import requests
@@ -45,9 +44,9 @@ def start(tmp_path: Path, server: RedisServer) -> Iterator[Callable[..., Gateway
     """Starts gateways; whatever they met, their log says nothing of a message."""
     made = list[Gateway]()
 
-    def begin(*options: str, **more: Any) -> Gateway:
-        env = {"COURIER_REDIS_URL": server.url}
-        made.append(Gateway(tmp_path, env, ("shop",), *options, **more))
+    def begin(*prefix: str, **settings: str) -> Gateway:
+        env = {"COURIER_REDIS_URL": server.url, **settings}
+        made.append(Gateway(tmp_path, env, ("shop",), prefix=prefix))
         return made[-1]
 
     yield begin
@@ -123,6 +122,14 @@ def test_redis_hung(gateway: Gateway, server: RedisServer) -> None:
     finally:
         os.kill(server.process.pid, signal.SIGCONT)
     wait_for(lambda: gateway.post(private_job(id="away")).status_code == 202, 5)
+
+
+def test_replicas_that_are_waited_for_are_no_outage(start: Callable[..., Gateway]) -> None:
+    gateway = start(COURIER_REPLICAS="1", COURIER_REPLICAS_TIMEOUT="2.5")
+    for _ in range(2):  # the first also loads the script
+        seconds, answer = took(lambda: gateway.post(private_job(id="one")))
+        assert answer.status_code == 503 and seconds > 2.4
+    assert gateway.call("GET", "/readyz", None).status_code == 200
 
 
 def test_a_poll_that_waits_while_redis_goes_is_told(gateway: Gateway, server: RedisServer) -> None:
@@ -300,7 +307,7 @@ def test_term_finishes_the_requests_at_work(start: Callable[..., Gateway]) -> No
 def test_throughput_on_one_core_beside_redis(
     start: Callable[..., Gateway], server: RedisServer, how: str
 ) -> None:
-    gateway = start(prefix=("taskset", "-c", "0"))
+    gateway = start("taskset", "-c", "0")
     assert server.process is not None
     os.sched_setaffinity(server.process.pid, {0})
     lists = [json.dumps([text_job() for _ in range(100)]).encode() for _ in range(40)]
