@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import re
 import threading
@@ -185,6 +186,9 @@ def test_bodies_that_are_no_messages(gateway: Gateway) -> None:
     problem(send(lines(private_job()), **{"Content-Encoding": "gzip"}), 400)
     problem(send(b"[" + b"[]," * 2_000_000 + b"[]]"), 413)
     problem(send(b" " * (MAX_BODY + 1)), 413)
+    gzipped = {"Content-Encoding": "gzip"}
+    problem(send(gzip.compress(b" " * (MAX_BODY + 1)), **gzipped), 413)
+    assert send(gzip.compress(json.dumps(private_job()).encode()), **gzipped).status_code == 202
     problem(send(iter([b" " * MAX_BODY, b" "])), 413)  # type: ignore[arg-type]
     # A length that is too short: the rest looks like another request, and is not quoted in the log
     body = json.dumps({"address": PHONE, **private_job()}).encode()
