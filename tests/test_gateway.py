@@ -8,19 +8,20 @@ import json
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
-from aiohttp import web
+from aiohttp import ClientResponse, web
 from aiohttp.test_utils import TestClient, TestServer
 
 from tests.conftest import Courier, text_job, wait_for
 from tests.gateway import PHONE, TEXT, Gateway, private_job
 from tests.tls import Authority
 from viber_courier import Producer, Settings
+from viber_courier.ops.gateway import bodies, events
 from viber_courier.ops.gateway.bodies import MAX_BODY, MAX_LINE
 from viber_courier.ops.gateway.openapi import document
 from viber_courier.ops.gateway.server import Gateway as Server
@@ -276,25 +277,56 @@ def test_others_events_are_passed_over(gateway: Gateway, app: Producer) -> None:
     assert [each["subject"] for each in gateway.events("passed", max=10)] == ["o-mine"]
 
 
-def test_a_fault_of_ours_is_told_without_its_text(
-    redis_server: RedisServer, caplog: pytest.LogCaptureFixture
-) -> None:
+def served(
+    url: str, ask: Callable[[TestClient[Any, Any]], Awaitable[ClientResponse]]
+) -> tuple[int, str]:
+    """The answer of a gateway in this process, with a path that is wrong."""
+
     async def wrong(_: web.Request) -> web.Response:
         raise ValueError(PHONE)
 
-    async def ask() -> tuple[int, str]:
-        app = Server(Settings(redis_url=redis_server.url), None).app()
+    async def run() -> tuple[int, str]:
+        app = Server(Settings(redis_url=url), None).app()
         app.router.add_get("/wrong", wrong)
         async with TestClient(TestServer(app)) as client:
-            answer = await client.get("/wrong")
+            answer = await ask(client)
             return answer.status, await answer.text()
 
-    status, text = asyncio.run(ask())
+    return asyncio.run(run())
+
+
+def test_a_fault_of_ours_is_told_without_its_text(
+    redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    status, text = served(redis_server.url, lambda client: client.get("/wrong"))
     assert status == 500 and "its log says which" in text and PHONE not in text
     (line,) = [record for record in caplog.records if record.name.endswith("gateway.server")]
     said = (line.message, line.error, line.where.split(":")[0])  # type: ignore[attr-defined]
     assert said == ("request failed", "ValueError", "test_gateway.py")
     assert PHONE not in caplog.text
+
+
+def test_slow_bodies_and_long_streams_end(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bodies, "READ_SECONDS", 0.1)
+    monkeypatch.setattr(events, "STREAM_SECONDS", 0.0)
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.sleep(5)
+
+    for type in ("application/json", *LINES.values()):
+        given: Any = {"data": slow(), "headers": {"Content-Type": type, "Idempotency-Key": "a"}}
+        status, text = served(
+            redis_server.url, lambda client, given=given: client.post("/v1/messages", **given)
+        )
+        assert status == 408 and "did not come" in text
+    accept = {"headers": {"Accept": "text/event-stream"}}
+    status, text = served(
+        redis_server.url, lambda client: client.get("/v1/events?group=end", **accept)
+    )
+    assert (status, text) == (200, ": nothing\n\n")
 
 
 def test_a_poll_waits_for_the_next_event(gateway: Gateway) -> None:

@@ -1,7 +1,6 @@
 """Keeps requests from waiting for a Redis that is away."""
 
 import asyncio
-from contextlib import suppress
 
 import redis
 
@@ -34,20 +33,26 @@ class Guard:
 
     def __exit__(self, _: object, error: object, __: object) -> None:
         self._calls -= 1
-        # What else Redis says (full, too few replicas) it says at once, and not of each call.
-        away = redis.ConnectionError, redis.TimeoutError
-        is_away = isinstance(error, StoreUnavailable) and isinstance(error.__cause__, away)
-        if is_away and (self._probe is None or self._probe.done()):
+        if _is_away(error) and (self._probe is None or self._probe.done()):
             self._probe = asyncio.create_task(self._await_return())
 
     async def _await_return(self) -> None:
         while True:
             await asyncio.sleep(PROBE_INTERVAL)
-            with suppress(StoreUnavailable):
+            try:
                 return await self._producer.ping()
+            except StoreUnavailable as error:
+                if not _is_away(error):
+                    return
 
     async def close(self) -> None:
         """Ends the looks."""
         if self._probe:
             self._probe.cancel()
             await asyncio.wait([self._probe])
+
+
+def _is_away(error: object) -> bool:
+    """Returns whether Redis did not answer. What else is wrong, it says at once."""
+    away = redis.ConnectionError, redis.TimeoutError
+    return isinstance(error, StoreUnavailable) and isinstance(error.__cause__, away)
