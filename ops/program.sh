@@ -36,8 +36,7 @@ case "$1" in
   gateway)
     if [ -z "${COURIER_GATEWAY_TOKENS:-}" ]; then
       echo "program.sh: no gateway, COURIER_GATEWAY_TOKENS is not set" >&2
-      sleep 4  # longer than startsecs: supervisord takes it as an end, not as a failed start
-      exit 78
+      exec sleep 2147483647  # an end would be a failure to a supervisor, and to `supervisorctl status`
     fi
     exec courier gateway --host "${COURIER_GATEWAY_HOST:-127.0.0.1}" \
       --port "${COURIER_GATEWAY_PORT:-8080}" ;;
