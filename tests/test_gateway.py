@@ -301,7 +301,7 @@ def test_a_fault_of_ours_is_told_without_its_text(
     status, text = served(redis_server.url, lambda client: client.get("/wrong"))
     assert status == 500 and "its log says which" in text and PHONE not in text
     (line,) = [record for record in caplog.records if record.name.endswith("gateway.server")]
-    said = (line.message, line.error, line.where.split(":")[0])  # type: ignore[attr-defined]
+    said = (line.getMessage(), line.error, line.where.split(":")[0])  # type: ignore[attr-defined]
     assert said == ("request failed", "ValueError", "test_gateway.py")
     assert PHONE not in caplog.text
 
