@@ -109,8 +109,12 @@ $(FAULTS_READY): $(READY)
 	  || echo "faketime could not be installed: its tests are skipped"
 	@touch $(FAULTS_READY)
 
+# Schemathesis is a plugin of pytest, too: in an environment of its own it is none of ours.
 $(APPS_READY): $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[checkers]'
+	@$(PYTHON) -m venv .venvs/schemathesis \
+	  && .venvs/schemathesis/bin/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) schemathesis \
+	  || echo "schemathesis could not be installed: its test is skipped"
 	@touch $(APPS_READY)
 
 # Debian's chromium, prometheus, docker-compose and luacheck: where they can't be had, the tests that need them say so and skip.

@@ -14,6 +14,7 @@ _MODULES = {
     "commands.bulk": {"bulk": "Store a message for each row of a list."},
     "commands.consuming": {"consume": "Call a function with result events."},
     "commands.flower": {"flower": "Serve pages that show workers and tasks."},
+    "commands.gateway": {"gateway": "Serve messages and their events by HTTP."},
     "commands.health": {
         "doctor": "Check everything and say what to do.",
         "ready": "Prove that Redis works and each lane has a worker.",

@@ -189,7 +189,7 @@ def _results(look: Look) -> Iterator[Sample]:
     for group in look.groups:
         # Apps choose the names. Those that may be a number or a text share a label, and the worst
         # of them counts.
-        known = re.fullmatch("[A-Za-z][A-Za-z0-9_.-]{0,63}", group.name)
+        known = re.fullmatch("[A-Za-z][A-Za-z0-9_./-]{0,96}", group.name)
         label = group.name if known else "other"
         for name, value in (
             ("lag_seconds", group.lag_seconds),

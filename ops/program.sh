@@ -33,6 +33,13 @@ case "$1" in
   exporter)
     exec courier exporter --host "${COURIER_EXPORTER_HOST:-127.0.0.1}" \
       --port "${COURIER_EXPORTER_PORT:-9540}" ;;
+  gateway)
+    if [ -z "${COURIER_GATEWAY_TOKENS:-}" ]; then
+      echo "program.sh: no gateway, COURIER_GATEWAY_TOKENS is not set" >&2
+      exec sleep 2147483647  # an end would be a failure to a supervisor, and to `supervisorctl status`
+    fi
+    exec courier gateway --host "${COURIER_GATEWAY_HOST:-127.0.0.1}" \
+      --port "${COURIER_GATEWAY_PORT:-8080}" ;;
   *)
     echo "program.sh: no program is called $1" >&2
     exit 2 ;;

@@ -44,6 +44,8 @@ def _is_unclean(text: str) -> bool:
 
 Rule = Callable[[Any], Any]
 """Returns a value in the form that is stored, or raises ValidationError."""
+FORMS: dict[Rule, dict[str, Any]] = {}
+"""What rules allow, as JSON Schema says it. A rule may refuse more."""
 
 
 class Checked(fields.Raw):
@@ -76,6 +78,9 @@ def _text(most: int, pattern: str = "", allowed: str = "") -> Callable[[Any], st
             raise ValidationError(f"must be {allowed}")
         return str.__str__(value)  # str() of an app's enum member may be the member's name
 
+    FORMS[rule] = {"type": "string", "minLength": 1, "maxLength": most}
+    if pattern:
+        FORMS[rule]["pattern"] = f"^({pattern})$"
     return rule
 
 
@@ -154,6 +159,7 @@ class Seconds(Checked):
                 raise ValidationError(f"must be a whole number from {least} to {most}")
             return int(value)
 
+        FORMS[rule] = {"type": "integer", "minimum": least, "maximum": most}
         super().__init__(rule)
 
 
@@ -161,7 +167,15 @@ def _one_of(*words: str) -> Rule:
     return _text(16, "|".join(words), " or ".join(words))
 
 
-_link = _text(2048, r"(?i:https?)://[^\s/?#]\S*", "an http or https URL")
+FORMS[_address] = FORMS[_digits]
+FORMS[_boolean] = {"enum": [True, False, "true", "false"]}
+FORMS[_instant] = {"type": "string", "format": "date-time"}
+FORMS[_metadata] = {
+    "type": "object",
+    "maxProperties": 16,
+    "additionalProperties": {"type": ["string", "number", "boolean", "null"]},
+}
+_link = _text(2048, r"[Hh][Tt][Tt][Pp][Ss]?://[^\s/?#]\S*", "an http or https URL")
 
 
 class _Strict(Schema):

@@ -149,13 +149,14 @@ def _api_url(text: str) -> str:
 
 def _is_plain(url: str, proxy: str) -> bool:
     """Returns whether requests leave this machine unencrypted."""
-    far = not _is_loopback(url) or bool(proxy and not _is_loopback(proxy))
+    far = not is_loopback(url) or bool(proxy and not is_loopback(proxy))
     return urlsplit(url).scheme == "http" and far
 
 
-def _is_loopback(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
+def is_loopback(url: str) -> bool:
+    """Returns whether a URL leads to this machine only."""
     try:
+        host = urlsplit(url).hostname or ""
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:
         return False

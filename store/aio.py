@@ -18,7 +18,7 @@ from redis.backoff import NoBackoff
 
 from viber_courier.schemas.redis_url import parse, tls_context
 from viber_courier.store.cluster import PATIENCE, Place, Slot, brief, find_slot
-from viber_courier.store.connection import SOCKET_OPTIONS, client_options
+from viber_courier.store.connection import client_options
 from viber_courier.store.pools import MASTER_CHECK_INTERVAL, SENTINEL_RETRY_DELAY, Whole
 from viber_courier.store.replicas import read_replies
 from viber_courier.store.replies import reply
@@ -55,9 +55,8 @@ class Pool(Whole, aio.ConnectionPool):
             self._owner = owner
         slots, idle = self._slots, self._idle
         try:
-            async with asyncio.timeout(
-                SOCKET_OPTIONS["socket_timeout"] if slots.locked() else None
-            ):
+            patience = self.connection_kwargs["socket_timeout"]
+            async with asyncio.timeout(patience if slots.locked() else None):
                 await slots.acquire()
         except TimeoutError:
             raise redis.TimeoutError("No connection became free") from None
@@ -250,10 +249,10 @@ class _Master:
 _ELSEWHERE = (redis.ConnectionError, redis.TimeoutError, errors.ReadOnlyError)
 
 
-def connect(url: str, namespace: str = "") -> aio.Redis:
+def connect(url: str, namespace: str = "", **chosen: Any) -> aio.Redis:
     """Returns an asyncio client with the options of the blocking one (store/connection.py)."""
     address = parse(url)
-    options = client_options(Retry)
+    options = {**client_options(Retry), **chosen}
     plain, placed = (_Secure, _SecurePlaced) if address.tls else (_Plain, _Placed)
     if context := tls_context(address.tls):
         options["tls"] = SimpleNamespace(get=lambda: context)

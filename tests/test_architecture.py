@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ORDER = ["schemas", "store", "producers", "worker", "ops"]
 """Each package may import those before it."""
-APP_FOLDERS = ("ops/testing",)
+APP_FOLDERS = ("ops/testing", "ops/gateway")
 """What apps of one kind need: tests, a framework, another language (docs/decisions/0036)."""
 PARTS = ("worker/runtime", "ops/commands", "ops/lists", *APP_FOLDERS)
 FOLDERS = [ROOT / name for name in (*ORDER, *PARTS)]
@@ -39,7 +39,7 @@ PURE = [
     "ops/lists/columns",
     "ops/lists/recipients",
 ]
-CORE, OPS, COMMANDS, LISTS, APPS = 6825, 1560, 1445, 1100, 1300
+CORE, OPS, COMMANDS, LISTS, APPS = 6840, 1560, 1535, 1100, 1300
 """Lines of code: all but ``ops``, ``ops``, its commands, its lists, what apps of one kind need
 (docs/decisions/0021, 0027, 0036)."""
 

@@ -21,6 +21,7 @@ from celery.bin.worker import worker as worker_command
 
 from tests.conftest import free_port
 from viber_courier.ops.cli import COMMANDS
+from viber_courier.ops.gateway.tokens import SETTING, Tokens
 from viber_courier.ops.redis_server import find_server
 from viber_courier.schemas.lanes import LANES
 from viber_courier.schemas.settings import FROM_FILE, PREFIX, Settings
@@ -44,7 +45,8 @@ OF_FLOWER = {"COURIER_FLOWER_LOGIN", "COURIER_FLOWER_PASSWORD_FILE"}
 
 def known_variables() -> set[str]:
     names = {PREFIX + each.name.upper() for each in fields(Settings)}
-    return names | {f"{PREFIX}{name.upper()}_FILE" for name in FROM_FILE} | OF_FLOWER
+    files = {f"{PREFIX}{name.upper()}_FILE" for name in FROM_FILE}
+    return names | files | OF_FLOWER | {SETTING}
 
 
 def simulators() -> dict[str, str]:
@@ -54,8 +56,9 @@ def simulators() -> dict[str, str]:
 
 
 def test_there_is_a_service_for_each_program() -> None:
-    assert {*PROGRAMS, "redis", "prometheus", "grafana", "simulator"} == SERVICES.keys()
-    assert [name for name in SERVICES if "profiles" in SERVICES[name]] == ["simulator"]
+    optional = {"gateway", "simulator"}
+    assert {*PROGRAMS, "redis", "prometheus", "grafana", *optional} == SERVICES.keys()
+    assert {name for name in SERVICES if "profiles" in SERVICES[name]} == optional
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -107,6 +110,7 @@ def test_the_simulators_secrets_are_made_once(tmp_path: Path) -> None:
     subprocess.run(script, cwd=tmp_path, check=True, capture_output=True)
     second = {path.name: path.read_text() for path in (tmp_path / "secrets").iterdir()}
     assert first == second and first.keys() == COMPOSE["secrets"].keys()
+    assert Tokens(tmp_path / "secrets" / "gateway_tokens").fault == ""
     assert first["api_login"] == "tester" and len(first["flower_password"]) == 24
     assert first["flower_password"] != first["grafana_password"]
     # And the users in the containers may read what they mount
@@ -154,7 +158,7 @@ def test_redis_may_take_minutes_to_load() -> None:
 
 
 def test_one_service_builds_the_image_and_nobody_pulls_it() -> None:
-    assert {*OURS} == {*PROGRAMS, "simulator"}
+    assert {*OURS} == {*PROGRAMS, "gateway", "simulator"}
     assert [name for name in SERVICES if "build" in SERVICES[name]] == ["send-urgent"]
     build = SERVICES["send-urgent"]["build"]
     assert (ROOT / build["context"] / build["dockerfile"]).exists()
@@ -175,7 +179,7 @@ def test_the_image_says_what_it_is() -> None:
 def test_who_watches_does_not_reach_redis() -> None:
     networks = {name: {*SERVICES[name]["networks"]} for name in SERVICES}
     assert {name for name in SERVICES if "watch" in networks[name]} == {
-        *("exporter", "prometheus", "grafana")
+        *("exporter", "gateway", "prometheus", "grafana")
     }
     assert networks["exporter"] == {"store", "watch"}
     assert {name for name in SERVICES if "store" not in networks[name]} == {"prometheus", "grafana"}

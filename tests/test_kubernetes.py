@@ -32,6 +32,11 @@ DEPLOYMENTS = {
 }
 
 
+DEPLOYED = (*PROGRAMS, "gateway")
+NO_LOGIN = ("exporter", "gateway")
+"""They ask the provider nothing, so they have no login of it."""
+
+
 def pod(name: str) -> dict[str, Any]:
     spec: dict[str, Any] = DEPLOYMENTS[name]["template"]["spec"]
     return spec
@@ -47,9 +52,9 @@ def variables(name: str) -> dict[str, str]:
     return {each["name"]: each["value"] for each in container(name).get("env", [])}
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("name", DEPLOYED)
 def test_each_program_is_that_of_docker_compose(name: str) -> None:
-    assert DEPLOYMENTS.keys() == {*PROGRAMS}
+    assert DEPLOYMENTS.keys() == {*DEPLOYED}
     ours, theirs = container(name), SERVICES[name]
     assert (ours["command"], ours["image"]) == (theirs["command"], IMAGE)
     limit = ours["resources"]["limits"]["memory"]
@@ -58,15 +63,15 @@ def test_each_program_is_that_of_docker_compose(name: str) -> None:
     assert pod(name).get("terminationGracePeriodSeconds", 30) == int(grace)
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("name", DEPLOYED)
 def test_settings_are_known_and_secrets_are_files(name: str) -> None:
     (settings,) = (each["data"] for each in OBJECTS if each["kind"] == "ConfigMap")
     given = settings | variables(name)
     assert {key for key in given if key.startswith("COURIER_")} <= known_variables()
-    assert Settings.from_env(given, provider=name != "exporter", read=lambda path: "secret")
+    assert Settings.from_env(given, provider=name not in NO_LOGIN, read=lambda path: "secret")
     mounts = {each["mountPath"]: each["name"] for each in container(name)["volumeMounts"]}
     volumes = {each["name"]: each for each in pod(name)["volumes"]}
-    files = {value for key, value in variables(name).items() if key.endswith("_FILE")}
+    files = {v for key, v in variables(name).items() if key.endswith(("_FILE", "_TOKENS"))}
     assert bool(files) == (name != "exporter")
     for file in files:
         folder, _, secret = file.rpartition("/")
@@ -78,7 +83,7 @@ def test_settings_are_known_and_secrets_are_files(name: str) -> None:
     assert not [each for each in OBJECTS if each["kind"] == "Secret"]
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("name", DEPLOYED)
 def test_each_pod_may_do_little(name: str) -> None:
     assert pod(name)["automountServiceAccountToken"] is False
     assert pod(name)["enableServiceLinks"] is False  # FLOWER_PORT would be an address

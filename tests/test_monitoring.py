@@ -60,7 +60,8 @@ def exported() -> dict[str, str]:
     }
 
 
-EXPORTED = exported()
+OF_GATEWAY = {"courier_gateway_requests_total", "courier_gateway_tokens_refused_total"}
+EXPORTED = exported() | dict.fromkeys(OF_GATEWAY, "counter")
 
 
 def test_every_query_asks_for_what_is_exported() -> None:

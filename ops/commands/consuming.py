@@ -39,7 +39,8 @@ class Function(click.ParamType):  # type: ignore[type-arg]
         return found
 
 
-def _source(ctx: Any, param: Any, text: str) -> str:
+def require_source(ctx: Any, param: Any, text: str) -> str:
+    """Returns the option's text if a source may be called so."""
     if text and not SOURCE.fullmatch(text):
         raise click.BadParameter("must be 1 to 32 of A-Za-z0-9_.-")
     return text
@@ -52,7 +53,9 @@ def _source(ctx: Any, param: Any, text: str) -> str:
 )
 @click.argument("handler", type=Function(), metavar="MODULE:FUNCTION")
 @click.option("--group", required=True, help="The consumer group: each gets every event.")
-@click.option("--source", default="", callback=_source, help="Only events of this app's messages.")
+@click.option(
+    "--source", default="", callback=require_source, help="Only events of this app's messages."
+)
 @click.option("--batch", type=click.IntRange(1, 10_000), default=500, help="Most events at once.")
 @click.option("--start", type=click.Choice(["oldest", "new"]), default="oldest")
 @click.option("--consumer", default="", help="A name that a restart keeps. [default: a new one]")

@@ -66,6 +66,15 @@ def took(within_10_s: str, all_: str) -> Series:
     return {name % "10": within_10_s, name % "30": all_, name % "+Inf": all_}
 
 
+GATEWAY_UP = 'up{job="courier-gateway"}'
+
+
+def answers(code: str, values: str) -> Series:
+    """Beside a hundred good answers a minute."""
+    name = 'courier_gateway_requests_total{code="%s"}'
+    return {name % "202": "0+100x40", name % code: values}
+
+
 def odd(what: str, values: str) -> Series:
     return {f'courier_oddities_total{{what="{what}"}}': values}
 
@@ -132,6 +141,21 @@ CASES: dict[str, tuple[str, dict[str, Series], dict[str, Series]]] = {
             "the gate is closed": waiting("500x40", "70x40", by_gate="1x40"),
             "nothing is due": waiting("0x40", "70x40"),
         },
+    ),
+    "CourierGatewayDown": (
+        "10m",
+        {"it does not answer": {GATEWAY_UP: "1x2 0x40"}},
+        {"one scrape is missed": {GATEWAY_UP: "1x6 0 1x40"}, "there is none": {}},
+    ),
+    "CourierGatewayRefuses": (
+        "20m",
+        {"the queue is full": answers("429", "0+60x40"), "no Redis": answers("503", "0+60x40")},
+        {"one in a hundred": answers("503", "0+1x40"), "bad requests": answers("422", "0+60x40")},
+    ),
+    "CourierGatewayTokensRefused": (
+        "20m",
+        {"someone tries": {"courier_gateway_tokens_refused_total": "0+10x40"}},
+        {"an old token": {"courier_gateway_tokens_refused_total": "0+1x40"}},
     ),
     "CourierUrgentBacklog": (
         "10m",
@@ -290,6 +314,8 @@ CASES: dict[str, tuple[str, dict[str, Series], dict[str, Series]]] = {
 
 
 def labelled(name: str) -> str:
+    if name == GATEWAY_UP:
+        return name
     head, _, tail = name.partition("{")
     return head + '{job="courier",instance="e:9540"' + ("," + tail if tail else "}")
 

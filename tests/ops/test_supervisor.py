@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
@@ -18,9 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import requests
 import yaml
 
-from tests.conftest import Simulator, ends, text_job, wait_for
+from tests.conftest import Simulator, ends, free_port, text_job, wait_for
 from tests.faults.installation import SHORT, Installation, Load, Reader
 from tests.ops.supervision import (
     BIN,
@@ -34,6 +36,7 @@ from tests.ops.supervision import (
     supervised_system,
 )
 from viber_courier import Producer
+from viber_courier.ops.gateway.tokens import new_token
 from viber_courier.ops.redis_server import RedisServer
 from viber_courier.schemas.settings import Settings
 
@@ -180,6 +183,34 @@ def test_the_containers_health_checks_tell_who_works(system: Supervisord) -> Non
     assert check("flower") != 0 and check("exporter") != 0
 
 
+def test_the_gateway_runs_where_it_has_tokens(system: Supervisord) -> None:
+    # Given none, it does nothing, and says why
+    wait_for(lambda: system.state("gateway") == "RUNNING")
+    assert "no gateway, COURIER_GATEWAY_TOKENS is not set" in system.log("gateway")
+    # When there are
+    token, line = new_token("shop")
+    (system.folder / "tokens").write_text(line)
+    port = str(free_port())
+    tokens = str(system.folder / "tokens")
+    system.set(COURIER_GATEWAY_TOKENS=tokens, COURIER_GATEWAY_PORT=port)
+    system.ctl("restart", "gateway")
+    # Then it serves, and comes back after any exit
+    headers = {"Authorization": f"Bearer {token}"}
+
+    def post() -> int:
+        url = f"http://127.0.0.1:{port}/v1/messages"
+        with contextlib.suppress(requests.ConnectionError):
+            return requests.post(url, json=text_job(), headers=headers, timeout=10).status_code
+        return 0
+
+    wait_for(lambda: post() == 202)
+    for number in (signal.SIGKILL, signal.SIGTERM):
+        pid = system.pid("gateway")
+        os.kill(pid, number)
+        wait_for(lambda pid=pid: system.pid("gateway") not in (0, pid))
+        wait_for(lambda: post() == 202)
+
+
 def test_secrets_are_in_no_environment_and_no_command(system: Supervisord) -> None:
     for name in PROGRAMS:
         for pid in (system.pid(name), *children(system.pid(name))):
@@ -213,7 +244,7 @@ def test_a_stop_waits_longer_than_the_longest_request(name: str) -> None:
 def test_every_program_comes_back_after_any_exit_and_rotates_its_log() -> None:
     parser = sections()
     programs = [parser[name] for name in parser.sections() if name.startswith("program:")]
-    assert len(programs) == 6
+    assert len(programs) == 7
     for program in programs:
         assert program["autorestart"] == "true" and program.getint("startretries") > 10**5
         assert program["stderr_logfile_maxbytes"] and program.getint("stderr_logfile_backups")
@@ -254,7 +285,7 @@ def test_make_up_is_a_whole_system_until_ctrl_c() -> None:
             # And what it says to try, but for the last, which goes on for ever, works as it stands
             tries = re.search(r"In another terminal:\n(.+?)   courier top\n", text, re.S)
             assert tries is not None
-            wait_for(lambda: text_of(tries[1], "status").count("RUNNING") == 8, 30)
+            wait_for(lambda: text_of(tries[1], "status").count("RUNNING") == 9, 30)
             said = text_of(tries[1])
             assert re.search(r"(?m)^[0-9a-f-]{36}$", said), said  # the id of what was sent
             assert re.search(r"send-bulk +RUNNING", said) and "error" not in said.lower(), said

@@ -1,0 +1,1 @@
+"""``courier gateway``: messages and their events by HTTP, for programs in any language."""
