@@ -20,14 +20,13 @@ go by the broker's clock.
 import json
 import time
 from collections.abc import Collection, Sequence
-from importlib.resources import files
 from typing import Any, NamedTuple
 
 from viber_courier.schemas.instants import SECOND, micros, millis
 from viber_courier.schemas.lanes import DOOR, queue
 from viber_courier.schemas.redis_url import NO_BROKER, AddressError, parse
 from viber_courier.store.connection import connect
-from viber_courier.store.scripts import Script, source
+from viber_courier.store.scripts import DOOR_LUA, Script, source
 
 LEASE = 15.0
 """Seconds that a process holds a task; it renews the lease of a long one."""
@@ -79,9 +78,8 @@ class Door:
             **{"taken": f"{name}.taken", "mark": self._mark, "time": now, "most": MOST_TASKS},
             **{"most_bytes": MOST_BYTES, "lease": micros(LEASE), "bell_ms": millis(BELL)},
         }
-        here: Any = files("viber_courier.store") / "lua" / "door"
         self._take, self._keep, self._knock = (
-            Script(client, source(name, here), given) for name in ("take", "keep", "knock")
+            Script(client, source(name, DOOR_LUA), given) for name in ("take", "keep", "knock")
         )
 
     def close(self) -> None:

@@ -41,7 +41,9 @@ try:
 except ImportError:  # optional
     _pack = None
 
-_LUA = files("viber_courier.store") / "lua"
+_LUA: Any = files("viber_courier.store") / "lua"
+DOOR_LUA: Any = _LUA / "door"
+"""Folder of the scripts that the broker runs."""
 _INCLUDE = re.compile(r"(?m)^-- @include (\w+)$")
 _PARAMETER = re.compile(r"--   (\w+)(?:\[(\d+)\]|(\.\.\.))?(?:\s|$)")
 
@@ -169,7 +171,7 @@ class Script:
         kept: Kept | None = None,
     ) -> None:
         self._client, self._kept = client, kept
-        self._source = source(script) if isinstance(script, str) else script
+        self._source = source(script, _LUA) if isinstance(script, str) else script
         known = {n: each for n, each in (given or {}).items() if n in self._source.sizes}
         self._given = self._source.words(known)
 
@@ -247,3 +249,11 @@ class Script:
             return call_kept(self._client, command, self._kept)
         client: Any = self._client
         return client.execute_command(*command)
+
+
+# Now, not at the first call: an upgrade may put other files in their place under a process that runs,
+# and this version's names don't fit them.
+for _folder in (_LUA, DOOR_LUA):
+    for _file in _folder.iterdir():
+        if _file.name.endswith(".lua"):
+            source(_file.name.removesuffix(".lua"), _folder)
