@@ -106,7 +106,7 @@ def _includes(text: str) -> Iterator[str]:
 
 @cache
 def _fragment(name: str) -> str:
-    return (_LUA / "lib" / f"{name}.lua").read_text(encoding="utf-8")
+    return str((_LUA / "lib" / f"{name}.lua").read_text(encoding="utf-8"))
 
 
 def _parameters(text: str, section: str) -> tuple[Parameter, ...]:
@@ -251,8 +251,8 @@ class Script:
         return client.execute_command(*command)
 
 
-# Now, not at the first call: an upgrade may put other files in their place under a process that runs,
-# and this version's names don't fit them.
+# Now, not at the first call: an upgrade may put other files in their place under a process that
+# runs, and this version's code doesn't fit them.
 for _folder in (_LUA, DOOR_LUA):
     for _file in _folder.iterdir():
         if _file.name.endswith(".lua"):
