@@ -18,7 +18,6 @@ go by the broker's clock.
 """
 
 import json
-import time
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
@@ -69,6 +68,7 @@ class Door:
         # A task that isn't ours may hold any bytes.
         client = connect(url, decode_responses=False, **options)
         self._client: Any = client
+        self._now = now
         self._list = name = queue(namespace, DOOR)
         lists = [name + each for each in PRIORITIES]
         self._lists, self._held, self._bodies = lists, f"{name}.held", f"{name}.bodies"
@@ -85,6 +85,13 @@ class Door:
     def close(self) -> None:
         """Closes the connections."""
         self._client.close()
+
+    def now(self) -> float:
+        """Returns the broker's clock, in seconds since 1970: a worker's own may be wrong."""
+        if self._now is not None:
+            return self._now / SECOND
+        seconds, micros = self._client.time()
+        return float(seconds + micros / SECOND)
 
     def wait(self, seconds: float) -> None:
         """Returns when a task is on the list, at the latest after so many seconds.
@@ -134,7 +141,7 @@ class Door:
         They let kombu keep it in ``unacked``, where nobody else looks. Other apps' tasks may be
         there, too.
         """
-        moved, late = 0, time.time() - OLD_TIMEOUT
+        moved, late = 0, self.now() - OLD_TIMEOUT
         for tag in self._client.zrangebyscore("unacked_index", 0, late):
             raw = self._client.hget("unacked", tag)
             message, _, name = json.loads(raw) if raw else (None, "", "")
