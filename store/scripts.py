@@ -134,6 +134,14 @@ def _locals(array: str, parameters: tuple[Parameter, ...]) -> Iterator[str]:
             yield f"local {each.name} = {place}"
 
 
+# Now, not at the first call: an upgrade may put other files in their place under a process that
+# runs, and this version's code doesn't fit them.
+for _folder in (_LUA, DOOR_LUA):
+    for _file in _folder.iterdir():
+        if _file.name.endswith(".lua"):
+            source(_file.name.removesuffix(".lua"), _folder)
+
+
 def shared(settings: Settings) -> dict[str, Any]:
     """Returns the keys and arguments that every call of a namespace shares, by name."""
     keys = Keys(settings.namespace)
@@ -249,11 +257,3 @@ class Script:
             return call_kept(self._client, command, self._kept)
         client: Any = self._client
         return client.execute_command(*command)
-
-
-# Now, not at the first call: an upgrade may put other files in their place under a process that
-# runs, and this version's code doesn't fit them.
-for _folder in (_LUA, DOOR_LUA):
-    for _file in _folder.iterdir():
-        if _file.name.endswith(".lua"):
-            source(_file.name.removesuffix(".lua"), _folder)
