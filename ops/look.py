@@ -25,6 +25,8 @@ PAUSABLE = (*LANES, POLL)
 """What an operator can pause."""
 INSTANTS, GROUPS = 100, 50
 """At most so many instants of a set are searched for leases, and so many groups are looked at."""
+_HERE: Any = files("viber_courier.ops")
+_LOOK = source("look", _HERE)
 
 
 class Backlog(NamedTuple):
@@ -111,12 +113,10 @@ def take_look(client: redis.Redis, namespace: str) -> Look:
     keys = Keys(namespace)
     sets = [key for lane in keys.lanes for key in (lane, keys.fence("send"))]
     sets += (keys.watch, keys.fence(POLL))
-    here: Any = files("viber_courier.ops")
-    look = source("look", here)
     given = {**vars(keys), "sets": sets, "time": None}
-    words, count = Script(client, look, given).words(instants=INSTANTS, most=GROUPS)
+    words, count = Script(client, _LOOK, given).words(instants=INSTANTS, most=GROUPS)
     pipe: Any = client.pipeline(transaction=False)
-    pipe.eval(look.text, count, *words)
+    pipe.eval(_LOOK.text, count, *words)
     pipe.hgetall(keys.counts).hgetall(keys.requests)
     pipe.mget(map(keys.paused, PAUSABLE))
     for gate in GATES:

@@ -18,16 +18,14 @@ go by the broker's clock.
 """
 
 import json
-import time
 from collections.abc import Collection, Sequence
-from importlib.resources import files
 from typing import Any, NamedTuple
 
 from viber_courier.schemas.instants import SECOND, micros, millis
 from viber_courier.schemas.lanes import DOOR, queue
 from viber_courier.schemas.redis_url import NO_BROKER, AddressError, parse
 from viber_courier.store.connection import connect
-from viber_courier.store.scripts import Script, source
+from viber_courier.store.scripts import DOOR_LUA, Script, source
 
 LEASE = 15.0
 """Seconds that a process holds a task; it renews the lease of a long one."""
@@ -70,6 +68,7 @@ class Door:
         # A task that isn't ours may hold any bytes.
         client = connect(url, decode_responses=False, **options)
         self._client: Any = client
+        self._now = now
         self._list = name = queue(namespace, DOOR)
         lists = [name + each for each in PRIORITIES]
         self._lists, self._held, self._bodies = lists, f"{name}.held", f"{name}.bodies"
@@ -79,14 +78,20 @@ class Door:
             **{"taken": f"{name}.taken", "mark": self._mark, "time": now, "most": MOST_TASKS},
             **{"most_bytes": MOST_BYTES, "lease": micros(LEASE), "bell_ms": millis(BELL)},
         }
-        here: Any = files("viber_courier.store") / "lua" / "door"
         self._take, self._keep, self._knock = (
-            Script(client, source(name, here), given) for name in ("take", "keep", "knock")
+            Script(client, source(name, DOOR_LUA), given) for name in ("take", "keep", "knock")
         )
 
     def close(self) -> None:
         """Closes the connections."""
         self._client.close()
+
+    def now(self) -> float:
+        """Returns the broker's clock, in seconds since 1970: a worker's own may be wrong."""
+        if self._now is not None:
+            return self._now / SECOND
+        seconds, micros = self._client.time()
+        return float(seconds + micros / SECOND)
 
     def wait(self, seconds: float) -> None:
         """Returns when a task is on the list, at the latest after so many seconds.
@@ -136,7 +141,7 @@ class Door:
         They let kombu keep it in ``unacked``, where nobody else looks. Other apps' tasks may be
         there, too.
         """
-        moved, late = 0, time.time() - OLD_TIMEOUT
+        moved, late = 0, self.now() - OLD_TIMEOUT
         for tag in self._client.zrangebyscore("unacked_index", 0, late):
             raw = self._client.hget("unacked", tag)
             message, _, name = json.loads(raw) if raw else (None, "", "")

@@ -42,7 +42,9 @@ try:
 except ImportError:  # optional
     _pack = None
 
-_LUA = files("viber_courier.store") / "lua"
+_LUA: Any = files("viber_courier.store") / "lua"
+DOOR_LUA: Any = _LUA / "door"
+"""Folder of the scripts that the broker runs."""
 _INCLUDE = re.compile(r"(?m)^-- @include (\w+)$")
 _PARAMETER = re.compile(r"--   (\w+)(?:\[(\d+)\]|(\.\.\.))?(?:\s|$)")
 
@@ -105,7 +107,7 @@ def _includes(text: str) -> Iterator[str]:
 
 @cache
 def _fragment(name: str) -> str:
-    return (_LUA / "lib" / f"{name}.lua").read_text(encoding="utf-8")
+    return str((_LUA / "lib" / f"{name}.lua").read_text(encoding="utf-8"))
 
 
 def _parameters(text: str, section: str) -> tuple[Parameter, ...]:
@@ -131,6 +133,14 @@ def _locals(array: str, parameters: tuple[Parameter, ...]) -> Iterator[str]:
             place += each.size
         else:
             yield f"local {each.name} = {place}"
+
+
+# Now, not at the first call: an upgrade may put other files in their place under a process that
+# runs, and this version's code doesn't fit them.
+for _folder in (_LUA, DOOR_LUA):
+    for _file in _folder.iterdir():
+        if _file.name.endswith(".lua"):
+            source(_file.name.removesuffix(".lua"), _folder)
 
 
 def shared(settings: Settings) -> dict[str, Any]:
@@ -170,7 +180,7 @@ class Script:
         kept: Kept | None = None,
     ) -> None:
         self._client, self._kept = client, kept
-        self._source = source(script) if isinstance(script, str) else script
+        self._source = source(script, _LUA) if isinstance(script, str) else script
         known = {n: each for n, each in (given or {}).items() if n in self._source.sizes}
         self._given = self._source.words(known)
 

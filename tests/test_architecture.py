@@ -8,7 +8,9 @@ import re
 import subprocess
 import sys
 import tokenize
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -77,6 +79,44 @@ def test_pure_modules_have_no_clock_no_chance_and_no_io(path: Path) -> None:
     if name_of(path).startswith(tuple(PURE)):
         banned = {"time", "random", "socket", "redis", "requests", "celery", "os", "threading"}
         assert not {name.split(".")[0] for name in imported(path)} & banned
+
+
+def test_suites_that_make_test_leaves_out_import_what_there_is() -> None:
+    missing = []
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tests."):
+                module = ROOT.joinpath(*(node.module or "").split("."))
+                there = defined(module.with_suffix(".py"))
+                missing += [
+                    f"{name_of(path)}: {node.module}.{alias.name}"
+                    for alias in node.names
+                    if alias.name not in there and not (module / f"{alias.name}.py").exists()
+                ]
+    assert missing == []
+
+
+@cache
+def defined(path: Path) -> set[str]:
+    """Names that a module has: of its top level, and of blocks there."""
+    found = set[str]()
+    nodes = ast.parse(path.read_text()).body if path.exists() else []
+    while nodes:
+        node: Any = nodes.pop()
+        names = [getattr(node, "target", None), *getattr(node, "targets", ())]
+        found |= {
+            each.id for name in names if name for each in ast.walk(name) if hasattr(each, "id")
+        }
+        found |= {
+            alias.asname or alias.name
+            for alias in getattr(node, "names", ())
+            if hasattr(alias, "asname")
+        }
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            found.add(node.name)
+        elif isinstance(node, (ast.If, ast.Try, ast.With)):
+            nodes += [*node.body, *getattr(node, "orelse", ())]
+    return found
 
 
 def test_the_simulator_shares_no_reading_of_the_document() -> None:

@@ -101,6 +101,34 @@ def test_what_is_in_a_request_at_a_step_back_is_settled_and_what_follows_is_near
     assert desk.ids() == ids[1:]
 
 
+@pytest.mark.parametrize("back", [60.0, 180.0, 5 * HOUR])
+def test_a_request_begun_while_a_step_back_is_noticed_is_nobody_else_s(
+    desk: Workshop, clock: Clock, monkeypatch: pytest.MonkeyPatch, back: float
+) -> None:
+    # Given a worker that begins one request before the sweep that notices, and one amid it
+    monkeypatch.setattr(leases, "BROUGHT_BACK", 1)
+    clock.advance(back)  # what apps enqueue goes by the server's own clock: that is right again
+    desk.store.sweep()
+    clock.advance(-back)
+    desk.producer.enqueue(text_job())
+    held = [desk.begin(desk.claim())]
+    sweep = desk.store._scripts["sweep"]
+
+    def sweep_a_part(**given: Any) -> Any:
+        found = sweep(**given)
+        if len(held) == 1:
+            desk.producer.enqueue(text_job())
+            held.append(desk.begin(desk.claim()))
+        return found
+
+    monkeypatch.setitem(desk.store._scripts, "sweep", sweep_a_part)
+    # When the sweep has brought everything back
+    desk.store.sweep()
+    # Then no other worker gets them, and their answers count
+    assert len(held) == 2 and desk.ids() == []
+    assert [desk.settle(each, Accepted(n + 7)) for n, each in enumerate(held)] == [[], []]
+
+
 def test_a_dead_holder_s_lease_ends_a_lease_after_the_step_back(
     desk: Workshop, clock: Clock, settings: Settings
 ) -> None:

@@ -68,15 +68,21 @@ def app(client: redis.Redis, namespace: str) -> Producer:
 
 
 @pytest.fixture
-def serve(at: Callable[..., Door], app: Producer) -> Callable[[], str]:
-    """What a process does when its bell rings."""
+def intake(app: Producer) -> Callable[[Door], Intake]:
+    """A process's intake at a door."""
 
     def courier_intake() -> None:
         pass
 
     with Celery(set_as_current=False, broker="memory://") as celery:
         task: Task = celery.task(courier_intake)
-        return Intake(at(), app, lambda raw: unpack(raw, "courier.enqueue", task)).serve
+        return lambda door: Intake(door, app, lambda raw: unpack(raw, "courier.enqueue", task))
+
+
+@pytest.fixture
+def serve(at: Callable[..., Door], intake: Callable[[Door], Intake]) -> Callable[[], str]:
+    """What a process does when its bell rings."""
+    return intake(at()).serve
 
 
 def test_a_task_is_held_by_one_until_its_lease_is_over(
@@ -210,6 +216,27 @@ def test_eta_is_waited_for_and_expires_obeyed(
     assert at().look().held == 1 and app.get("later") is None
     wait_for(lambda: at().knock()[0], 10)
     assert serve() == "enqueue: 1 accepted, 0 rejected; tasks: 1" and app.get("later")
+
+
+def test_eta_and_expires_go_by_the_broker_s_clock_not_by_the_worker_s(
+    send: Callable[..., Any],
+    app: Producer,
+    at: Callable[..., Door],
+    intake: Callable[[Door], Intake],
+) -> None:
+    # Given a worker whose clock is months or years off
+    now = datetime.fromtimestamp(NOW / 1e6, UTC)
+    for off in (0, -10 * 365 * 86400):
+        just, soon = (now + timedelta(seconds=off + each) for each in (-1, 60))
+        send([text_job(id=f"due{off}")], eta=just)
+        send([text_job(id=f"later{off}")], eta=soon)
+        send([text_job(id=f"late{off}")], expires=just)
+        send([text_job(id=f"in-time{off}")], expires=soon)
+        # When it takes what is left at the door
+        intake(at(off)).serve()
+        # Then the broker's clock decides
+        assert app.get(f"due{off}") and app.get(f"in-time{off}")
+        assert not app.get(f"later{off}") and not app.get(f"late{off}")
 
 
 ENVELOPE = {

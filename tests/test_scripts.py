@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import redis
 
+from tests.conftest import ROOT
 from viber_courier.store.scripts import Parameter, Script, Source, source
 
 LUA = Path(__file__).parents[1] / "store" / "lua"
@@ -62,3 +66,38 @@ def test_values_go_over_as_text(client: redis.Redis) -> None:
     tail = Parameter("rest", 0)
     echo = Script(client, Source("echo", "return {ARGV[1], unpack(ARGV, 2)}", (), (ONE, tail)))
     assert echo(id=None, rest=[True, False, 12, 0.5, "б"]) == ["", "1", "0", "12", "0.5", "б"]
+
+
+UPGRADED = """
+import sys
+from pathlib import Path
+import viber_courier.worker.celery as worker
+from viber_courier.ops.look import take_look
+
+package = Path(worker.__file__).parents[1]
+assert package == Path(sys.argv[1])
+for each in package.rglob("*.lua"):
+    each.unlink()
+system, namespace = worker.system(), worker.settings.namespace
+system.store.sweep()
+assert take_look(system.store.redis, namespace).lanes["low"].size == 0
+system.intake._producer.dead.list()
+assert system.sender.serve("low") and system.poller.serve() and system.intake.serve()
+"""
+
+
+def test_a_process_keeps_its_version_s_scripts_when_an_upgrade_replaces_them(
+    system_env: dict[str, str], tmp_path: Path
+) -> None:
+    # A process of a worker's pool makes its objects for its first task, perhaps after the upgrade.
+    package = tmp_path / "viber_courier"
+    shutil.copytree(ROOT / package.name, package, ignore=shutil.ignore_patterns("__pycache__"))
+    done = subprocess.run(
+        [sys.executable, "-c", UPGRADED, package],
+        env={**system_env, "PYTHONPATH": str(tmp_path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr

@@ -5,7 +5,6 @@ import time
 import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 import redis
@@ -97,12 +96,11 @@ class Intake:
             request = self._unpack(task.body)
         except Refused:
             return None
-        now = datetime.now(UTC)
-        if request.expires and request.expires < now:
+        now = self._door.now() if request.expires or request.eta else 0.0
+        if request.expires and request.expires.timestamp() < now:
             logger.warning("task expired", extra={"task_id": request.id})
             return None
-        wait = (request.eta - now).total_seconds() if request.eta else 0.0
-        if wait > 0:
+        if request.eta and (wait := request.eta.timestamp() - now) > 0:
             return float(wait)
         jobs = request.args[0] if len(request.args) == 1 and not request.kwargs else None
         try:

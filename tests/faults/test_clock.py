@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import median
 
 import pytest
+from celery import Celery
 
 from tests.conftest import (
     Courier,
@@ -25,6 +26,7 @@ from tests.faults.faked import LIBRARIES, Faked
 from tests.faults.installation import running
 from viber_courier import EventsMissed, Producer
 from viber_courier.ops.redis_server import RedisServer
+from viber_courier.schemas.lanes import DOOR, queue
 
 pytestmark = pytest.mark.skipif(not LIBRARIES, reason="no libfaketime (Debian: faketime)")
 HOUR = 3600
@@ -95,9 +97,17 @@ def test_a_worker_an_hour_off_sends_and_polls_what_is_due_when_it_is_due(
     for address, wait in jobs:
         app.enqueue(text_job(address, sendAt=iso_in(wait)))
     app.enqueue(text_job("79250000011"))
+    # and tasks of a plain Celery client, with an eta and an end
+    address, wait = "79250000010", 3.0
+    with Celery(broker=app.settings.redis_url, set_as_current=False) as client:
+        door = queue(app.settings.namespace, DOOR)
+        client.send_task(
+            "courier.enqueue", args=[[text_job(address)]], queue=door, countdown=wait, expires=600
+        )
+    due[address] = time.time() + wait
     # Then each leaves when it is due and is followed to its end. (The bound is for a busy machine,
     # where with right clocks, too, all wait for seconds now and then.)
-    ends(app, len(jobs) + 2, 60)
+    ends(app, len(jobs) + 3, 60)
     left = {each["message"]["address"]: each["at"] for each in simulator.accepted()}
     late = [left[address] - due[address] for address in due]
     assert min(late) > -0.01 and median(late) < 8, late

@@ -40,8 +40,9 @@ end
 
 -- walk(clock, at, lease, sets, records, most): goes on with the walk, by at most so many members;
 -- returns whether the next call has more to do. The first round brings back what was due, retries and
--- polls. A message that an app has dated stays, and so does a lease: its score is its holder's token.
--- The second round, a lease later, ends the leases that no living holder can have.
+-- polls. A message that an app has dated stays, and so does a lease: its score is its holder's token,
+-- and it may have been given since the step. The second round, a lease later, ends the leases that no
+-- living holder can have.
 local function walk(clock, at, lease, sets, records, most)
   local state = redis.call('HMGET', clock, 'back', 'due', 'lapse', 'set', 'score', 'skip', 'second')
   local place, score, skip, second = tonumber(state[4]), state[5], tonumber(state[6]), state[7]
@@ -57,12 +58,12 @@ local function walk(clock, at, lease, sets, records, most)
   local function target(id, from)
     local kind = from % 4
     if second then return kind > 0 and from > at + lease and at + kind end
-    if from <= at then return false end
+    if kind > 0 or from <= at then return false end
     if from <= due then  -- keeps its place: the last of them is due now
       ahead = ahead - 1
-      return at - 4 * ahead + kind
+      return at - 4 * ahead
     end
-    return kind == 0 and follows(id) and from - back
+    return follows(id) and from - back
   end
   local moved = {}
   for i = 1, #members, 2 do

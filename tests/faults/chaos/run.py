@@ -57,8 +57,7 @@ SHORT = {
     "COURIER_TRACKING_MARGIN": "1",
     "COURIER_SWEEP_INTERVAL": "0.5",
 }
-"""Every wait is short, so that minutes hold all of a message's life. Only the lease must be longer
-than a request by the time in which a step of Redis's clock is noticed (docs/decisions/0029)."""
+"""Every wait is short, so that minutes hold all of a message's life."""
 REPLICATED = {"COURIER_REPLICAS": "2", "COURIER_REPLICAS_TIMEOUT": "1"}
 """With sentinels: what must not be lost has both replicas before it counts."""
 
