@@ -23,7 +23,7 @@ from viber_courier.store.connection import connect
 from viber_courier.store.leases import Store
 from viber_courier.store.refusals import store_fault
 from viber_courier.store.replicas import kept
-from viber_courier.store.succession import Place, Word, lacks
+from viber_courier.store.succession import Place, Word, candidates, lacks
 from viber_courier.worker.decisions import Decider
 from viber_courier.worker.send import Sender
 
@@ -293,3 +293,28 @@ def test_with_sentinels_all_who_may_become_the_master_must_have_it() -> None:
         assert (lacks(got, least, A, said) == "") is enough, (got, least, said)
     assert lacks(1, 1, None, None) == ""
     assert lacks(1, 2, None, None) == "1 of 2 replicas have it"
+
+
+@pytest.mark.parametrize(
+    ("replicas", "waited_for"),
+    [
+        # by replica-priority: 0 never becomes the master, else the lowest comes first
+        ([(100, "ok", "slave"), (100, "ok", "slave")], [0, 1]),
+        ([(100, "ok", "slave"), (100, "err", "slave")], [0]),
+        ([(100, "ok", "slave"), (200, "err", "slave")], [0]),
+        ([(100, "ok", "slave"), (10, "err", "slave")], [0, 1]),
+        ([(100, "ok", "slave"), (10, "err", "slave,s_down")], [0]),
+        ([(100, "ok", "slave"), (0, "err", "slave")], [0]),
+        # what follows and never becomes the master doesn't stand for one that may
+        ([(0, "ok", "slave"), (100, "err", "slave")], [0, 1]),
+        ([(100, "ok", "slave,disconnected")], []),
+    ],
+)
+def test_a_replica_without_its_master_counts_if_sentinel_prefers_it(
+    replicas: list[tuple[int, str, str]], waited_for: list[int]
+) -> None:
+    states = [
+        {"port": n, "slave-priority": each[0], "master-link-status": each[1], "flags": each[2]}
+        for n, each in enumerate(replicas)
+    ]
+    assert [each["port"] for each in candidates(states)] == waited_for
