@@ -286,6 +286,14 @@ def test_apps_and_exporter_need_what_is_documented_and_no_less(
         use(users.make(user, more="resetkeys ~{other}:*"), settings)
 
 
+def test_each_line_is_accepted_by_a_server_of_its_own(users: Users, namespace: str) -> None:
+    # as where the broker is another server than the store
+    for number, (_, rules) in enumerate(users.lines):
+        name = f"line-{number}-{namespace}"
+        users.admin.execute_command("ACL", "SETUSER", name, *rules)
+        users.admin.execute_command("ACL", "DELUSER", name)
+
+
 def test_a_worker_s_check_covers_what_is_documented(users: Users, namespace: str) -> None:
     # Given the documented permissions of a worker: those on the store
     rules = next(rules for name, rules in users.lines if name == "courier-worker")
