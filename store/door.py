@@ -20,6 +20,7 @@ go by the broker's clock.
 import json
 import time
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from importlib.resources import files
 from typing import Any, NamedTuple
 
@@ -39,6 +40,8 @@ PRIORITIES = ("", "\x06\x163", "\x06\x166", "\x06\x169")
 """Ends of the lists' names: kombu's for priorities from 0, from 3, from 6 and for 9."""
 OLD_TIMEOUT = 60.0
 """Seconds after which older versions' workers took an unacknowledged task for lost."""
+AT_ONCE = 100
+"""Unacknowledged tasks, perhaps all of other apps, that are read in one call."""
 
 
 class Task(NamedTuple):
@@ -136,12 +139,15 @@ class Door:
         They let kombu keep it in ``unacked``, where nobody else looks. Other apps' tasks may be
         there, too.
         """
-        moved, late = 0, time.time() - OLD_TIMEOUT
-        for tag in self._client.zrangebyscore("unacked_index", 0, late):
-            raw = self._client.hget("unacked", tag)
-            message, _, name = json.loads(raw) if raw else (None, "", "")
-            if name in queues:
-                pipe = self._client.pipeline().hdel("unacked", tag).zrem("unacked_index", tag)
-                pipe.rpush(name, json.dumps(message)).execute()
-                moved += 1
+        moved = 0
+        tags = self._client.zrangebyscore("unacked_index", 0, time.time() - OLD_TIMEOUT)
+        for start in range(0, len(tags), AT_ONCE):
+            some = tags[start : start + AT_ONCE]
+            for tag, raw in zip(some, self._client.hmget("unacked", some), strict=True):
+                with suppress(TypeError, ValueError, RecursionError):  # gone, or no message at all
+                    message, _, name = json.loads(raw)
+                    if name in queues:
+                        pipe = self._client.pipeline().hdel("unacked", tag)
+                        pipe.zrem("unacked_index", tag).rpush(name, json.dumps(message)).execute()
+                        moved += 1
         return moved

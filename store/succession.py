@@ -23,7 +23,8 @@ _DOWN = ("s_down", "o_down", "disconnected")
 class Word:
     """What the sentinels say. ``master``: None unless most say the same and no failover goes on.
 
-    ``usable`` replicas may become the master (``candidates``); ``known`` ones may be dead, or still catch up.
+    ``usable`` replicas may become the master (``candidates``); ``known`` ones may be dead, or still
+    catch up.
     ``complete``: most sentinels have named replicas, now or earlier, so there are no others.
     """
 

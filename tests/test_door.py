@@ -319,12 +319,18 @@ def test_what_older_workers_left_unacknowledged_comes_back(
         whole = [json.loads(str(client.lpop(f"{namespace}.enqueue"))), "", f"{namespace}.enqueue"]
         client.hset("unacked", f"{namespace}-{id}", json.dumps(whole))
     client.hset("unacked", f"{namespace}-other", json.dumps([{}, "", "other"]))
-    ages = {"old": 61.0, "new": 30.0, "other": 4000.0}
+    client.hset("unacked", f"{namespace}-odd", b"\x80 no message")
+    ages = {"old": 61.0, "new": 30.0, "other": 4000.0, "odd": 4001.0}
     client.zadd("unacked_index", {f"{namespace}-{n}": time.time() - s for n, s in ages.items()})
     # When a worker looks, then it puts back the first, and leaves the others alone
     assert at().take_over([queue(namespace, "enqueue"), queue(namespace, POLL)]) == 1
     assert serve() == "enqueue: 1 accepted, 0 rejected; tasks: 1"
     assert app.get(f"{namespace}-old")
-    assert [client.hexists("unacked", f"{namespace}-{n}") for n in ages] == [False, True, True]
+    assert [client.hexists("unacked", f"{namespace}-{n}") for n in ages] == [
+        False,
+        True,
+        True,
+        True,
+    ]
     client.hdel("unacked", *(f"{namespace}-{n}" for n in ages))
     client.zrem("unacked_index", *(f"{namespace}-{n}" for n in ages))

@@ -102,6 +102,21 @@ def test_whole_workers_are_killed_again_and_again_while_tasks_pass(
     assert int(app.redis.hget(app._keys.counts, "queued") or 0) == len(ids)
 
 
+def test_remote_control_does_not_open_the_door_to_celery(
+    app: Producer, system_env: dict[str, str], tmp_path: Path
+) -> None:
+    # Given a worker that someone has told to consume the door's queue, as Flower's button does
+    queue, ids = f"{app.settings.namespace}.enqueue", [f"m{n}" for n in range(30)]
+    with supervised(system_env, tmp_path, WORKER) as (worker,):
+        wait_for(lambda: " ready." in worker.log, 60)
+        with Celery(broker=system_env["COURIER_REDIS_URL"], set_as_current=False) as client:
+            client.control.add_consumer(queue, reply=True, timeout=20)
+            # When tasks come, then each is stored
+            for id in ids:
+                client.send_task("courier.enqueue", args=[[text_job(id=id)]], queue=queue)
+        wait_for(lambda: stored(app, ids) == len(ids), 30, "a task is lost")
+
+
 @pytest.fixture
 def proxy(redis_server: RedisServer) -> Iterator[Proxy]:
     made = Proxy(redis_server.port)
