@@ -21,6 +21,7 @@ import json
 import time
 from collections.abc import Collection, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from typing import Any, NamedTuple
 
@@ -32,6 +33,8 @@ from viber_courier.store.scripts import Script, source
 
 LEASE = 15.0
 """Seconds that a process holds a task; it renews the lease of a long one."""
+LONGEST = 120.0
+"""Seconds after which a task that is held for later (an eta) is looked at again, at most."""
 BELL = 2.0
 """Seconds until a bell that has brought nobody may be rung again."""
 MOST_TASKS, MOST_BYTES = 20, 1_000_000
@@ -73,6 +76,7 @@ class Door:
         # A task that isn't ours may hold any bytes.
         client = connect(url, decode_responses=False, **options)
         self._client: Any = client
+        self._now = now
         self._list = name = queue(namespace, DOOR)
         lists = [name + each for each in PRIORITIES]
         self._lists, self._held, self._bodies = lists, f"{name}.held", f"{name}.bodies"
@@ -81,11 +85,17 @@ class Door:
             **{"lists": lists, "held": self._held, "bodies": self._bodies, "bell": self._bell},
             **{"taken": f"{name}.taken", "mark": self._mark, "time": now, "most": MOST_TASKS},
             **{"most_bytes": MOST_BYTES, "lease": micros(LEASE), "bell_ms": millis(BELL)},
+            **{"longest": micros(LONGEST)},
         }
         here: Any = files("viber_courier.store") / "lua" / "door"
         self._take, self._keep, self._knock = (
             Script(client, source(name, here), given) for name in ("take", "keep", "knock")
         )
+
+    def now(self) -> datetime:
+        """Returns the broker's clock, by which an eta and an expiry are judged."""
+        seconds, micro = divmod(self._now, SECOND) if self._now else self._client.time()
+        return datetime.fromtimestamp(seconds, UTC) + timedelta(microseconds=micro)
 
     def close(self) -> None:
         """Closes the connections."""
@@ -109,9 +119,9 @@ class Door:
         return [Task(tag.decode(), body) for tag, body in zip(*[iter(found)] * 2, strict=True)]
 
     def keep(self, tasks: Sequence[Task], seconds: float) -> None:
-        """Lets held tasks come due in so many seconds, at most LEASE."""
+        """Lets held tasks come due in so many seconds, at most LONGEST."""
         if tasks:
-            self._keep(wait=micros(min(seconds, LEASE)), tags=[task.tag for task in tasks])
+            self._keep(wait=micros(min(seconds, LONGEST)), tags=[task.tag for task in tasks])
 
     def done(self, tasks: Sequence[Task]) -> None:
         """Removes tasks that are stored, or refused."""

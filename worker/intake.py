@@ -5,7 +5,6 @@ import time
 import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 import redis
@@ -95,13 +94,13 @@ class Intake:
             request = self._unpack(task.body)
         except Refused:
             return None
-        now = datetime.now(UTC)
-        if request.expires and request.expires < now:
-            logger.warning("task expired", extra={"task_id": request.id})
-            return None
-        wait = (request.eta - now).total_seconds() if request.eta else 0.0
-        if wait > 0:
-            return float(wait)
+        if request.expires or request.eta:
+            now = self._door.now()
+            if request.expires and request.expires < now:
+                logger.warning("task expired", extra={"task_id": request.id})
+                return None
+            if request.eta and request.eta > now:
+                return float((request.eta - now).total_seconds())
         jobs = request.args[0] if len(request.args) == 1 and not request.kwargs else None
         try:
             accepted, rejected = enqueue_task_jobs(self._producer, request.id, jobs, renew)
