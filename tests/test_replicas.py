@@ -132,6 +132,24 @@ def test_a_promise_waits_for_the_replica_also_where_its_repeat_writes_nothing(
         assert other.cancel("a") is True
 
 
+def test_what_redis_has_is_not_called_refused_when_its_memory_is_used_up(
+    app: Producer, pair: Pair
+) -> None:
+    # Given a message that is stored, in a Redis that takes nothing new
+    app.enqueue(text_job(id="a"))
+    app.redis.config_set("maxmemory", 1)
+    try:
+        # When its app repeats the call, then it is told that this is not safe yet
+        with pytest.raises(StoreUnavailable, match="not safe yet: Redis takes no more writes"):
+            app.enqueue(text_job(id="a"))
+        # but of another, that nothing was stored
+        with pytest.raises(StoreUnavailable, match="nothing was stored"):
+            app.enqueue(text_job(id="b"))
+    finally:
+        app.redis.config_set("maxmemory", 0)
+    assert app.enqueue(text_job(id="a")) == "a" and app.get("b") is None
+
+
 def kept_now(app: Producer, id: str) -> bool:
     try:
         return app.enqueue(text_job(id=id)) == id
