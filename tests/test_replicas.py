@@ -150,6 +150,18 @@ def test_what_redis_has_is_not_called_refused_when_its_memory_is_used_up(
     assert app.enqueue(text_job(id="a")) == "a" and app.get("b") is None
 
 
+def test_doctor_finds_a_replica_that_hangs(
+    settings: Settings, pair: Pair, still: Callable[[], None]
+) -> None:
+    from viber_courier.ops.commands import health
+
+    with closing(connect(pair.master.url)) as client:
+        assert "1 follow, 1 waited for" in str(list(health._store(client, settings)))
+        still()
+        found = [each for each in health._store(client, settings) if each.severity]
+    assert "a write isn't safe: 0 of 1 replicas have it" in str(found)
+
+
 def kept_now(app: Producer, id: str) -> bool:
     try:
         return app.enqueue(text_job(id=id)) == id
