@@ -74,9 +74,8 @@ class Door:
         if parse(url).scheme == "cluster":
             raise AddressError(NO_BROKER)
         # A task that isn't ours may hold any bytes.
-        client = connect(url, decode_responses=False, **options)
-        self._client: Any = client
-        self._now = now
+        client: Any = connect(url, decode_responses=False, **options)
+        self._client, self._now = client, now
         self._list = name = queue(namespace, DOOR)
         lists = [name + each for each in PRIORITIES]
         self._lists, self._held, self._bodies = lists, f"{name}.held", f"{name}.bodies"

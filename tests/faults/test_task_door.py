@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from celery import Celery
+from kombu.exceptions import OperationalError
 
-from tests.conftest import iso_in, text_job, wait_for
+from tests.conftest import free_port, iso_in, text_job, wait_for
 from tests.faults.parts import BEAT, WORKER, Proxy, supervised
 from viber_courier import Producer
 from viber_courier.ops.redis_server import RedisServer
@@ -115,6 +117,44 @@ def test_remote_control_does_not_open_the_door_to_celery(
             for id in ids:
                 client.send_task("courier.enqueue", args=[[text_job(id=id)]], queue=queue)
         wait_for(lambda: stored(app, ids) == len(ids), 30, "a task is lost")
+
+
+def test_a_broker_that_tasks_have_filled_is_emptied(
+    app: Producer, system_env: dict[str, str], tmp_path: Path
+) -> None:
+    # Given a broker of its own, and a worker that stands still while tasks come until it is full
+    broker = RedisServer(tmp_path, free_port())
+    broker.start()
+    queue, ids = f"{app.settings.namespace}.enqueue", list[str]()
+    env = {**system_env, "COURIER_BROKER_URL": broker.url}
+    try:
+        with (
+            supervised(env, tmp_path, WORKER) as (worker,),
+            Celery(broker=broker.url, set_as_current=False) as client,
+            redis.Redis(port=broker.port) as admin,
+        ):
+            wait_for(lambda: " ready." in worker.log, 60)
+
+            def put(id: str) -> None:
+                job = text_job(id=id, sendAt=iso_in(3600))
+                client.send_task("courier.enqueue", args=[[job]], queue=queue, retry=False)
+                ids.append(id)
+
+            put("first")
+            wait_for(lambda: stored(app, ids), 30)
+            worker.freeze()
+            admin.config_set("maxmemory", admin.info("memory")["used_memory"] + 500_000)
+            with pytest.raises(OperationalError, match="maxmemory"):
+                for n in range(10_000):
+                    put(f"m{n}")
+            # When it goes on, then it takes them all, and there is room again
+            worker.thaw()
+            wait_for(lambda: stored(app, ids) == len(ids), 60, "nothing is taken any more")
+            put("next")
+            wait_for(lambda: stored(app, ids) == len(ids), 20)
+            assert worker.exits == []
+    finally:
+        broker.stop(kill=True)
 
 
 @pytest.fixture

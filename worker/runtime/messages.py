@@ -170,10 +170,10 @@ class CarefulConsumer(Consumer):  # type: ignore[misc]
 
     def add_task_queue(self, queue: str, *args: Any, **kwargs: Any) -> None:
         """Adds a queue (remote control), but not the task door's: Celery would lose its tasks."""
-        if queue.endswith(f".{DOOR}"):
+        if not queue.endswith(f".{DOOR}"):
+            super().add_task_queue(queue, *args, **kwargs)
+        else:
             logger.warning("queue not added: only a worker's start opens the task door")
-            return
-        super().add_task_queue(queue, *args, **kwargs)
 
     def on_unknown_message(self, body: Any, message: Any) -> None:
         """Refuses what is no task message."""
