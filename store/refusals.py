@@ -49,6 +49,7 @@ _SAID = (
     (r"access.* (key|channel)s?\b", "no permission for a {} (NOPERM): grant its pattern"),
     (r"can't run this command", f"no permission for a script's command (NOPERM): {DOCTOR}"),
     (r"unknown command [`'\"]?waitaof", "COURIER_REPLICAS=disk needs Redis 7.2 or newer (WAITAOF)"),
+    (r"appendonly is disabled", "COURIER_REPLICAS=disk needs appendonly yes (WAITAOF)"),
     (r"unsupported command [`'\"]?([\w|.-]{1,40})", "{} is not supported"),
     (r"unknown (?:sub)?command [`'\"]?([\w|.-]{1,40})", "{} is unknown: renamed or disabled"),
     (r"unknown (redis )?command called", "a command of a script is renamed or disabled"),

@@ -139,6 +139,12 @@ def granted(rules: list[str]) -> list[str]:
             "evalsha is unknown",
         ),
         (redis.ResponseError("unknown command 'INFO', with args"), "info is unknown"),
+        (
+            redis.ResponseError(
+                "WAITAOF cannot be used when numlocal is set but appendonly is disabled."
+            ),
+            "COURIER_REPLICAS=disk needs appendonly yes",
+        ),
         (redis.ResponseError("unsupported command 'blpop'"), "blpop is not supported"),
         (
             redis.ResponseError(
