@@ -37,7 +37,7 @@ Each also gets a key, which holds a string: those for other types fail and chang
 """
 BROKER = {
     "": "EXISTS INCR LLEN RPOP SMEMBERS",
-    "0": "HGET HDEL HMGET LPUSH RPUSH SADD SREM ZREM BRPOP",
+    "0": "HDEL HMGET LPUSH RPUSH SADD SREM ZREM BRPOP",
     "0 0": "HSET ZADD ZRANGEBYSCORE",
     f"{KEY} LEFT LEFT 0": "BLMOVE",
 }

@@ -26,7 +26,7 @@ local function give(tag, body) found[#found + 1], found[#found + 2], size = tag,
 for _, tag in ipairs(redis.call('ZRANGEBYSCORE', held, '-inf', text(at), 'LIMIT', 0, most)) do
   if full(waiting > 0 and 0.5 or 1) then break end
   redis.call('ZADD', held, ends, tag)
-  give(tag, redis.call('HGET', bodies, tag) or '')
+  give(tag, redis.call('HMGET', bodies, tag)[1] or '')
 end
 for _, list in ipairs(lists) do
   for _ = 1, redis.call('LLEN', list) do
