@@ -19,6 +19,7 @@ go by the broker's clock.
 
 import json
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from viber_courier.schemas.instants import SECOND, micros, millis
@@ -29,6 +30,8 @@ from viber_courier.store.scripts import DOOR_LUA, Script, source
 
 LEASE = 15.0
 """Seconds that a process holds a task; it renews the lease of a long one."""
+LONGEST = 120.0
+"""Seconds after which a task that is held for later (an eta) is looked at again, at most."""
 BELL = 2.0
 """Seconds until a bell that has brought nobody may be rung again."""
 MOST_TASKS, MOST_BYTES = 20, 1_000_000
@@ -37,6 +40,8 @@ PRIORITIES = ("", "\x06\x163", "\x06\x166", "\x06\x169")
 """Ends of the lists' names: kombu's for priorities from 0, from 3, from 6 and for 9."""
 OLD_TIMEOUT = 60.0
 """Seconds after which older versions' workers took an unacknowledged task for lost."""
+AT_ONCE = 100
+"""Unacknowledged tasks, perhaps all of other apps, that are read in one call."""
 
 
 class Task(NamedTuple):
@@ -66,9 +71,8 @@ class Door:
         if parse(url).scheme == "cluster":
             raise AddressError(NO_BROKER)
         # A task that isn't ours may hold any bytes.
-        client = connect(url, decode_responses=False, **options)
-        self._client: Any = client
-        self._now = now
+        client: Any = connect(url, decode_responses=False, **options)
+        self._client, self._now = client, now
         self._list = name = queue(namespace, DOOR)
         lists = [name + each for each in PRIORITIES]
         self._lists, self._held, self._bodies = lists, f"{name}.held", f"{name}.bodies"
@@ -77,6 +81,7 @@ class Door:
             **{"lists": lists, "held": self._held, "bodies": self._bodies, "bell": self._bell},
             **{"taken": f"{name}.taken", "mark": self._mark, "time": now, "most": MOST_TASKS},
             **{"most_bytes": MOST_BYTES, "lease": micros(LEASE), "bell_ms": millis(BELL)},
+            **{"longest": micros(LONGEST)},
         }
         self._take, self._keep, self._knock = (
             Script(client, source(name, DOOR_LUA), given) for name in ("take", "keep", "knock")
@@ -111,9 +116,9 @@ class Door:
         return [Task(tag.decode(), body) for tag, body in zip(*[iter(found)] * 2, strict=True)]
 
     def keep(self, tasks: Sequence[Task], seconds: float) -> None:
-        """Lets held tasks come due in so many seconds, at most LEASE."""
+        """Lets held tasks come due in so many seconds, at most LONGEST."""
         if tasks:
-            self._keep(wait=micros(min(seconds, LEASE)), tags=[task.tag for task in tasks])
+            self._keep(wait=micros(min(seconds, LONGEST)), tags=[task.tag for task in tasks])
 
     def done(self, tasks: Sequence[Task]) -> None:
         """Removes tasks that are stored, or refused."""
@@ -142,11 +147,14 @@ class Door:
         there, too.
         """
         moved, late = 0, self.now() - OLD_TIMEOUT
-        for tag in self._client.zrangebyscore("unacked_index", 0, late):
-            raw = self._client.hget("unacked", tag)
-            message, _, name = json.loads(raw) if raw else (None, "", "")
-            if name in queues:
-                pipe = self._client.pipeline().hdel("unacked", tag).zrem("unacked_index", tag)
-                pipe.rpush(name, json.dumps(message)).execute()
-                moved += 1
+        tags = self._client.zrangebyscore("unacked_index", 0, late)
+        for start in range(0, len(tags), AT_ONCE):
+            some = tags[start : start + AT_ONCE]
+            for tag, raw in zip(some, self._client.hmget("unacked", some), strict=True):
+                with suppress(TypeError, ValueError, RecursionError):  # gone, or no message at all
+                    message, _, name = json.loads(raw)
+                    if name in queues:
+                        pipe = self._client.pipeline().hdel("unacked", tag)
+                        pipe.zrem("unacked_index", tag).rpush(name, json.dumps(message)).execute()
+                        moved += 1
         return moved

@@ -39,7 +39,7 @@ Each also gets a key, which holds a string: those for other types fail and chang
 """
 BROKER = {
     "": "EXISTS INCR LLEN RPOP SMEMBERS",
-    "0": "HGET HDEL HMGET LPUSH RPUSH SADD SREM ZREM BRPOP",
+    "0": "HDEL HMGET LPUSH RPUSH SADD SREM ZREM BRPOP",
     "0 0": "HSET ZADD ZRANGEBYSCORE",
     f"{KEY} LEFT LEFT 0": "BLMOVE",
 }
@@ -51,6 +51,7 @@ _SAID = (
     (r"access.* (key|channel)s?\b", "no permission for a {} (NOPERM): grant its pattern"),
     (r"can't run this command", f"no permission for a script's command (NOPERM): {DOCTOR}"),
     (r"unknown command [`'\"]?waitaof", "COURIER_REPLICAS=disk needs Redis 7.2 or newer (WAITAOF)"),
+    (r"appendonly is disabled", "COURIER_REPLICAS=disk needs appendonly yes (WAITAOF)"),
     (r"unsupported command [`'\"]?([\w|.-]{1,40})", "{} is not supported"),
     (r"unknown (?:sub)?command [`'\"]?([\w|.-]{1,40})", "{} is unknown: renamed or disabled"),
     (r"unknown (redis )?command called", "a command of a script is renamed or disabled"),

@@ -14,6 +14,7 @@ from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
+from redis.exceptions import OutOfMemoryError
 from redis.retry import Retry
 
 from viber_courier.schemas.instants import millis
@@ -57,7 +58,11 @@ class Kept:
 
         ``mark`` and ``got`` are the replies to ``commands``, ``place`` the server that gave them.
         """
-        for each in (reply, mark, got):
+        if isinstance(reply, Exception):
+            raise reply
+        for each in (mark, got):
+            if isinstance(each, OutOfMemoryError) or "NOREPLICAS " in str(each):
+                raise TooFewReplicas("Redis takes no more writes", reply)  # but it took this one
             if isinstance(each, Exception):
                 raise each
         if self._disk:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 import redis
@@ -16,13 +17,16 @@ SILENT = 10.0
 
 Place = tuple[str, int]
 _State = dict[str, Any]
+_DOWN = ("s_down", "o_down", "disconnected")
+"""Flags of a replica that Sentinel does not choose."""
 
 
 @dataclass(frozen=True, slots=True)
 class Word:
     """What the sentinels say. ``master``: None unless most say the same and no failover goes on.
 
-    ``usable`` replicas may become the master; ``known`` ones may be dead, or still catch up.
+    ``usable`` replicas may become the master (``candidates``); ``known`` ones may be dead, or still
+    catch up.
     ``complete``: most sentinels have named replicas, now or earlier, so there are no others.
     """
 
@@ -53,7 +57,7 @@ class Succession:
         heard = [said for n in range(len(self._sentinels)) if (said := await self._hear(n))]
         for _, replicas in heard:
             known |= {_place(each) for each in replicas}
-            usable |= {_place(each) for each in replicas if _is_usable(each)}
+            usable |= {_place(each) for each in candidates(replicas)}
         masters = [state for state, _ in heard]
         total = max(len(self._ask_at), *(1 + each["num-other-sentinels"] for each in masters), 0)
         is_most = 2 * len(heard) > total
@@ -103,7 +107,18 @@ def _place(state: _State) -> Place:
     return state["ip"], state["port"]
 
 
-def _is_usable(state: _State) -> bool:
-    """Returns whether a replica, as a sentinel sees it, lives and is in step with the master."""
-    lives = not any(flag in state["flags"] for flag in ("s_down", "o_down", "disconnected"))
-    return lives and state.get("master-link-status") == "ok"
+def candidates(replicas: Sequence[_State]) -> list[_State]:
+    """Returns the replicas, as a sentinel sees them, of which one would become the master.
+
+    Sentinel prefers a low replica-priority, then the replica that has the most. So one that has
+    lost its link to the master only counts if it comes first by its priority.
+    """
+    lives = [each for each in replicas if not any(flag in each["flags"] for flag in _DOWN)]
+    linked = [each for each in lives if each.get("master-link-status") == "ok"]
+    first = min((p for each in linked if (p := _priority(each))), default=inf)
+    return linked + [x for x in lives if x not in linked and 0 < _priority(x) < first]
+
+
+def _priority(replica: _State) -> int:
+    """Returns a replica's replica-priority; 0: it never becomes the master."""
+    return int(replica.get("slave-priority", 100))

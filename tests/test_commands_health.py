@@ -71,6 +71,13 @@ def test_as_many_replicas_follow_as_are_waited_for(
     assert words in " ".join(f"{each.seen} {each.do}" for each in found)
 
 
+@pytest.mark.parametrize("wanted", [1, -1])
+def test_a_replica_that_follows_and_hangs_is_found(wanted: int) -> None:
+    info = {"connected_slaves": 1}
+    (found,) = findings.replicas(wanted, info, True, "0 of 1 replicas have it")
+    assert found.severity == 2 and "isn't safe: 0 of 1 replicas have it" in found.seen
+
+
 def test_each_lane_needs_a_worker() -> None:
     assert [each.severity for each in findings.workers("x", {})] == [2]
     bulk = {"x.send.normal", "x.send.low", "x.poll", "a.dq2"}

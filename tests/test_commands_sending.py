@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import threading
 from collections.abc import Iterator
@@ -107,6 +108,25 @@ def test_redis_and_settings_that_fail_are_one_line(courier: Courier, tmp_path: P
     full = courier("send", input=job, code=0, COURIER_MAX_QUEUED="1")
     full = courier("send", input=job, code=3, COURIER_MAX_QUEUED="1")
     assert "the queue is full" in full.stderr
+
+
+def test_a_send_that_may_be_stored_can_be_repeated(courier: Courier, producer: Producer) -> None:
+    options = (
+        "send",
+        "--to",
+        "79250000001",
+        "--subject",
+        "Shop",
+        "--text",
+        "x",
+        "--priority",
+        "high",
+    )
+    said = courier(*options, code=3, COURIER_REPLICAS="1").stderr
+    assert "not safe yet" in said
+    (id,) = re.findall("repeat with the id (\\S+),", said)
+    courier(*options, "--id", id)
+    assert waiting(producer) == [id]
 
 
 def test_send_stores_though_the_broker_is_away(courier: Courier, producer: Producer) -> None:

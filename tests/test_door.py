@@ -20,11 +20,12 @@ from viber_courier.schemas.lanes import POLL, queue
 from viber_courier.schemas.settings import Settings
 from viber_courier.store import door as module
 from viber_courier.store.connection import connect
-from viber_courier.store.door import BELL, LEASE, MOST_TASKS, Door
+from viber_courier.store.door import BELL, LEASE, LONGEST, MOST_TASKS, Door
 from viber_courier.worker.intake import RETRY, Intake
 from viber_courier.worker.runtime.messages import unpack
 
 NOW = 1_800_000_000_000_000
+Unpack = Callable[[bytes], Any]
 
 
 @pytest.fixture
@@ -68,21 +69,21 @@ def app(client: redis.Redis, namespace: str) -> Producer:
 
 
 @pytest.fixture
-def intake(app: Producer) -> Callable[[Door], Intake]:
-    """A process's intake at a door."""
+def unpack_() -> Unpack:
+    """How a worker reads a task."""
 
     def courier_intake() -> None:
         pass
 
     with Celery(set_as_current=False, broker="memory://") as celery:
         task: Task = celery.task(courier_intake)
-        return lambda door: Intake(door, app, lambda raw: unpack(raw, "courier.enqueue", task))
+        return lambda raw: unpack(raw, "courier.enqueue", task)
 
 
 @pytest.fixture
-def serve(at: Callable[..., Door], intake: Callable[[Door], Intake]) -> Callable[[], str]:
+def serve(at: Callable[..., Door], app: Producer, unpack_: Unpack) -> Callable[[], str]:
     """What a process does when its bell rings."""
-    return intake(at()).serve
+    return Intake(at(), app, unpack_).serve
 
 
 def test_a_task_is_held_by_one_until_its_lease_is_over(
@@ -148,7 +149,7 @@ def test_one_bell_rings_for_what_is_due(
     client.delete(f"{namespace}.enqueue.bell")
     assert at(LEASE).knock() == (True, True)
     # and so does one that a step back of the clock has left far ahead
-    at(3600).keep([task], LEASE)
+    at(3600).keep([task], LONGEST)
     client.delete(f"{namespace}.enqueue.bell")
     assert at(0).knock() == (True, True) and at(0).take() == [task]
 
@@ -218,25 +219,33 @@ def test_eta_is_waited_for_and_expires_obeyed(
     assert serve() == "enqueue: 1 accepted, 0 rejected; tasks: 1" and app.get("later")
 
 
-def test_eta_and_expires_go_by_the_broker_s_clock_not_by_the_worker_s(
-    send: Callable[..., Any],
-    app: Producer,
-    at: Callable[..., Door],
-    intake: Callable[[Door], Intake],
+def test_what_is_held_for_later_leaves_room_for_new_tasks(
+    at: Callable[..., Door], client: redis.Redis, namespace: str
 ) -> None:
-    # Given a worker whose clock is months or years off
-    now = datetime.fromtimestamp(NOW / 1e6, UTC)
-    for off in (0, -10 * 365 * 86400):
-        just, soon = (now + timedelta(seconds=off + each) for each in (-1, 60))
-        send([text_job(id=f"due{off}")], eta=just)
-        send([text_job(id=f"later{off}")], eta=soon)
-        send([text_job(id=f"late{off}")], expires=just)
-        send([text_job(id=f"in-time{off}")], expires=soon)
-        # When it takes what is left at the door
-        intake(at(off)).serve()
-        # Then the broker's clock decides
-        assert app.get(f"due{off}") and app.get(f"in-time{off}")
-        assert not app.get(f"later{off}") and not app.get(f"late{off}")
+    # Given more tasks for later than one look takes, whose time has come
+    client.lpush(f"{namespace}.enqueue", *["later"] * MOST_TASKS)
+    at(0).keep(at(0).take(), LONGEST)
+    assert at(LONGEST - 1).knock() == (False, False)
+    # When new ones come, then they are half of what is taken
+    client.lpush(f"{namespace}.enqueue", *["new"] * MOST_TASKS)
+    bodies = [task.body for task in at(LONGEST).take()]
+    assert bodies.count(b"new") == bodies.count(b"later") == MOST_TASKS / 2
+
+
+def test_a_worker_s_clock_does_not_matter(
+    send: Callable[..., Any], at: Callable[..., Door], app: Producer, unpack_: Unpack
+) -> None:
+    # Given a broker whose clock is an hour behind a worker's
+    hour = timedelta(hours=1)
+    behind = at((time.time() * 1_000_000 - NOW) / 1_000_000 - hour.total_seconds())
+    now = datetime.now(UTC) - hour
+    # When a task has a minute left, and another is to wait for a minute, by the broker's clock
+    send([text_job(id="in-time")], expires=now + timedelta(minutes=1))
+    send([text_job(id="later")], eta=now + timedelta(minutes=1))
+    assert Intake(behind, app, unpack_).serve() == "enqueue: 1 accepted, 0 rejected; tasks: 1"
+    # Then they do, and the worker looks again only then
+    assert app.get("in-time") and app.get("later") is None
+    assert behind.knock() == (False, False) and behind.look().held == 1
 
 
 ENVELOPE = {
@@ -346,12 +355,18 @@ def test_what_older_workers_left_unacknowledged_comes_back(
         whole = [json.loads(str(client.lpop(f"{namespace}.enqueue"))), "", f"{namespace}.enqueue"]
         client.hset("unacked", f"{namespace}-{id}", json.dumps(whole))
     client.hset("unacked", f"{namespace}-other", json.dumps([{}, "", "other"]))
-    ages = {"old": 61.0, "new": 30.0, "other": 4000.0}
+    client.hset("unacked", f"{namespace}-odd", b"\x80 no message")
+    ages = {"old": 61.0, "new": 30.0, "other": 4000.0, "odd": 4001.0}
     client.zadd("unacked_index", {f"{namespace}-{n}": time.time() - s for n, s in ages.items()})
     # When a worker looks, then it puts back the first, and leaves the others alone
     assert at().take_over([queue(namespace, "enqueue"), queue(namespace, POLL)]) == 1
     assert serve() == "enqueue: 1 accepted, 0 rejected; tasks: 1"
     assert app.get(f"{namespace}-old")
-    assert [client.hexists("unacked", f"{namespace}-{n}") for n in ages] == [False, True, True]
+    assert [client.hexists("unacked", f"{namespace}-{n}") for n in ages] == [
+        False,
+        True,
+        True,
+        True,
+    ]
     client.hdel("unacked", *(f"{namespace}-{n}" for n in ages))
     client.zrem("unacked_index", *(f"{namespace}-{n}" for n in ages))

@@ -141,6 +141,12 @@ def granted(rules: list[str]) -> list[str]:
             "evalsha is unknown",
         ),
         (redis.ResponseError("unknown command 'INFO', with args"), "info is unknown"),
+        (
+            redis.ResponseError(
+                "WAITAOF cannot be used when numlocal is set but appendonly is disabled."
+            ),
+            "COURIER_REPLICAS=disk needs appendonly yes",
+        ),
         (redis.ResponseError("unsupported command 'blpop'"), "blpop is not supported"),
         (
             redis.ResponseError(
@@ -302,6 +308,14 @@ def test_apps_and_exporter_need_what_is_documented_and_no_less(
     # When its keys are another namespace's
     with pytest.raises(StoreUnavailable, match="for a key"):
         use(users.make(user, more="resetkeys ~{other}:*"), settings)
+
+
+def test_each_line_is_accepted_by_a_server_of_its_own(users: Users, namespace: str) -> None:
+    # as where the broker is another server than the store
+    for number, (_, rules) in enumerate(users.lines):
+        name = f"line-{number}-{namespace}"
+        users.admin.execute_command("ACL", "SETUSER", name, *rules)
+        users.admin.execute_command("ACL", "DELUSER", name)
 
 
 def test_a_worker_s_check_covers_what_is_documented(users: Users, namespace: str) -> None:

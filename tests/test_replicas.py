@@ -24,7 +24,7 @@ from viber_courier.store.connection import connect
 from viber_courier.store.leases import Store
 from viber_courier.store.refusals import store_fault
 from viber_courier.store.replicas import kept
-from viber_courier.store.succession import Place, Word, lacks
+from viber_courier.store.succession import Place, Word, candidates, lacks
 from viber_courier.worker.decisions import Decider
 from viber_courier.worker.send import Sender
 
@@ -141,6 +141,38 @@ def test_a_promise_waits_for_the_replica_also_where_its_repeat_writes_nothing(
         pair.signal(signal.SIGCONT)
         wait_for(lambda: kept_now(other, "b"))
         assert other.cancel("a") is True
+
+
+def test_what_redis_has_is_not_called_refused_when_its_memory_is_used_up(
+    app: Producer, pair: Pair
+) -> None:
+    # Given a message that is stored, in a Redis that takes nothing new
+    app.enqueue(text_job(id="a"))
+    master = redis.Redis.from_url(pair.master.url)
+    master.config_set("maxmemory", 1)
+    try:
+        # When its app repeats the call, then it is told that this is not safe yet
+        with pytest.raises(StoreUnavailable, match="not safe yet: Redis takes no more writes"):
+            app.enqueue(text_job(id="a"))
+        # but of another, that nothing was stored
+        with pytest.raises(StoreUnavailable, match="nothing was stored"):
+            app.enqueue(text_job(id="b"))
+    finally:
+        master.config_set("maxmemory", 0)
+        master.close()
+    assert app.enqueue(text_job(id="a")) == "a" and app.get("b") is None
+
+
+def test_doctor_finds_a_replica_that_hangs(
+    settings: Settings, pair: Pair, still: Callable[[], None]
+) -> None:
+    from viber_courier.ops.commands import health
+
+    with closing(connect(pair.master.url)) as client:
+        assert "1 follow, 1 waited for" in str(list(health._store(client, settings)))
+        still()
+        found = [each for each in health._store(client, settings) if each.severity]
+    assert "a write isn't safe: 0 of 1 replicas have it" in str(found)
 
 
 def kept_now(app: Producer, id: str) -> bool:
@@ -304,3 +336,28 @@ def test_with_sentinels_all_who_may_become_the_master_must_have_it() -> None:
         assert (lacks(got, least, A, said) == "") is enough, (got, least, said)
     assert lacks(1, 1, None, None) == ""
     assert lacks(1, 2, None, None) == "1 of 2 replicas have it"
+
+
+@pytest.mark.parametrize(
+    ("replicas", "waited_for"),
+    [
+        # by replica-priority: 0 never becomes the master, else the lowest comes first
+        ([(100, "ok", "slave"), (100, "ok", "slave")], [0, 1]),
+        ([(100, "ok", "slave"), (100, "err", "slave")], [0]),
+        ([(100, "ok", "slave"), (200, "err", "slave")], [0]),
+        ([(100, "ok", "slave"), (10, "err", "slave")], [0, 1]),
+        ([(100, "ok", "slave"), (10, "err", "slave,s_down")], [0]),
+        ([(100, "ok", "slave"), (0, "err", "slave")], [0]),
+        # what follows and never becomes the master doesn't stand for one that may
+        ([(0, "ok", "slave"), (100, "err", "slave")], [0, 1]),
+        ([(100, "ok", "slave,disconnected")], []),
+    ],
+)
+def test_a_replica_without_its_master_counts_if_sentinel_prefers_it(
+    replicas: list[tuple[int, str, str]], waited_for: list[int]
+) -> None:
+    states = [
+        {"port": n, "slave-priority": each[0], "master-link-status": each[1], "flags": each[2]}
+        for n, each in enumerate(replicas)
+    ]
+    assert [each["port"] for each in candidates(states)] == waited_for

@@ -96,12 +96,13 @@ class Intake:
             request = self._unpack(task.body)
         except Refused:
             return None
-        now = self._door.now() if request.expires or request.eta else 0.0
-        if request.expires and request.expires.timestamp() < now:
-            logger.warning("task expired", extra={"task_id": request.id})
-            return None
-        if request.eta and (wait := request.eta.timestamp() - now) > 0:
-            return float(wait)
+        if request.expires or request.eta:
+            now = self._door.now()
+            if request.expires and request.expires.timestamp() < now:
+                logger.warning("task expired", extra={"task_id": request.id})
+                return None
+            if request.eta and (wait := request.eta.timestamp() - now) > 0:
+                return float(wait)
         jobs = request.args[0] if len(request.args) == 1 and not request.kwargs else None
         try:
             accepted, rejected = enqueue_task_jobs(self._producer, request.id, jobs, renew)

@@ -71,15 +71,23 @@ def redis(info: Mapping[str, Any], skew: float) -> Iterator[Finding]:
     yield clock(skew)
 
 
-def replicas(wanted: int, info: Mapping[str, Any], sentinel: bool) -> Iterator[Finding]:
-    """Checks by INFO that as many replicas follow as COURIER_REPLICAS waits for."""
+def replicas(
+    wanted: int, info: Mapping[str, Any], sentinel: bool, lacks: str = ""
+) -> Iterator[Finding]:
+    """Checks by INFO that as many replicas follow as COURIER_REPLICAS waits for.
+
+    ``lacks``: why a write of just now is not safe, if it isn't: one may follow, but hang.
+    """
     count, about = int(info.get("connected_slaves", 0)), "replicas"
     follow = f"{count} follow, {wanted or 'none'} waited for"
-    if wanted == ON_DISK:
+    if wanted == ON_DISK and not lacks:
         yield Finding(OK, about, "promises wait for the master's disk")
     elif wanted > count and "connected_slaves" in info:
         do = "start them, or lower COURIER_REPLICAS: apps are refused and nothing is sent"
         yield Finding(ERROR, about, follow, do)
+    elif lacks:
+        do = "apps are refused and nothing is sent: see which one hangs or lags (INFO replication)"
+        yield Finding(ERROR, about, f"{follow}; a write isn't safe: {lacks}", do)
     elif not wanted and (count or sentinel):
         do = "COURIER_REPLICAS=1 loses nothing in a failover" if sentinel else _ALL
         yield Finding(OK, about, follow, do)

@@ -33,7 +33,8 @@ from viber_courier.store.door import Door
 from viber_courier.store.format import HOLDS
 from viber_courier.store.keys import Keys
 from viber_courier.store.refusals import refusal, store_fault
-from viber_courier.store.replicas import kept
+from viber_courier.store.replicas import TooFewReplicas, call_kept, kept
+from viber_courier.store.replies import run
 from viber_courier.worker.bells import RING_OPTIONS, Bells
 from viber_courier.worker.provider import Provider
 from viber_courier.worker.runtime.app import App
@@ -163,7 +164,8 @@ def _store(client: Redis, settings: Settings) -> Iterator[Finding]:
     else:
         yield from findings.redis(info, skew)
         sentinel = parse(settings.redis_url).scheme == "sentinel"
-        yield from findings.replicas(settings.replicas, info, sentinel)
+        lacks = _lacks(client, settings)
+        yield from findings.replicas(settings.replicas, info, sentinel, lacks)
     with store_errors():
         look = take_look(client, settings.namespace)
         stepped: Any = client.hgetall(keys.clock)
@@ -207,6 +209,19 @@ def _check_store(client: Redis, settings: Settings) -> None:
     if fault:
         said = fault if fault.startswith(HOLDS) else f"Redis refuses (COURIER_REDIS_URL): {fault}"
         raise Failure(said, UNAVAILABLE)
+
+
+def _lacks(client: Redis, settings: Settings) -> str:
+    """Returns why a write of now is not safe by COURIER_REPLICAS; "" if it is."""
+    try:
+        if must := kept(client, settings):
+            with store_errors():
+                run(call_kept(client, ("TIME",), must))
+    except StoreUnavailable as error:
+        if not isinstance(error.__cause__, TooFewReplicas):
+            raise
+        return str(error.__cause__)
+    return ""
 
 
 def _check_broker(settings: Settings) -> None:

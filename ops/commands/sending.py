@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,8 @@ import click
 from viber_courier import Producer
 from viber_courier.ops.commands.terminal import Failure, command, emit, json_option
 from viber_courier.schemas.lanes import LANES
+from viber_courier.store.connection import StoreUnavailable
+from viber_courier.store.refusals import refusal
 
 _TEXTS = {
     "id": ("--id", str, "Your own id: with it you can repeat the command and send once."),
@@ -55,7 +58,16 @@ def send(as_json: bool, metadata: tuple[str, ...], **options: Any) -> None:
     Without options it reads the job from stdin, as JSON (docs/guide.md).
     """
     given = {name: value for name, value in options.items() if value is not None}
-    id = Producer.from_env().enqueue(_job(given, metadata) if given or metadata else _read())
+    job = _job(given, metadata) if given or metadata else _read()
+    if isinstance(job, dict) and job.get("id") is None:
+        job = {**job, "id": str(uuid.uuid4())}
+    try:
+        id = Producer.from_env().enqueue(job)
+    except StoreUnavailable as error:
+        if refusal(error) or "nothing was stored" in str(error):
+            raise
+        text = f"{error}. It may be stored: repeat with the id {job['id']}, and it is sent once"
+        raise StoreUnavailable(text) from error.__cause__
     emit({"id": id}) if as_json else click.echo(id)
 
 

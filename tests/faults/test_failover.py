@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests.cluster import Cluster
-from tests.conftest import Simulator, free_port, wait_for
+from tests.conftest import Simulator, free_port, text_job, wait_for
 from tests.faults.installation import Installation, Load, running
-from tests.faults.test_sentinel import Failover, role
-from viber_courier import Producer
+from tests.faults.test_sentinel import Failover, admin, role
+from viber_courier import Producer, StoreUnavailable
 from viber_courier.ops.redis_server import RedisServer
 
 BACK = 40.0
@@ -97,6 +97,35 @@ def test_failovers_lose_nothing_and_double_nothing(
         # Then what was promised is kept: all is sent, nothing twice in silence, no event forks
         assert (ledger.lost, ledger.repeated, ledger.forked) == ([], [], [])
         assert system.exits == []
+
+
+def test_a_replica_that_is_preferred_and_lags_takes_nothing_away(tmp_path: Path) -> None:
+    # Given two replicas, of which Sentinel prefers one, soon after that one has lost its master
+    failover = Failover(tmp_path, replicas=2, down_after=5000)
+    more = {"COURIER_REDIS_URL": failover.url, "COURIER_REPLICAS": "1"}
+    try:
+        with contextlib.closing(Producer.from_env(more)) as app:
+            old, preferred = failover.master(), failover.servers[2]
+            with admin(preferred) as client:
+                client.config_set("replica-priority", 10)
+                wait_for(lambda: failover.replica(preferred)["slave-priority"] == 10, 30)
+                client.config_set("masterauth", "wrong")
+            with admin(old) as client:
+                client.execute_command("CLIENT", "KILL", "TYPE", "replica")
+            wait_for(lambda: failover.replica(preferred)["master-link-status"] == "err", 30)
+            # When an app enqueues, and the master dies
+            kept = list[str]()
+            for n in range(5):
+                with contextlib.suppress(StoreUnavailable):
+                    kept.append(app.enqueue(text_job(id=f"m{n}")))
+            old.stop(kill=True)
+            wait_for(lambda: failover.master() is preferred, 60)
+            # Then what was accepted is there
+            wait_for(lambda: role(preferred) == "master")
+            with admin(preferred) as client:
+                assert [id for id in kept if not client.exists(app._keys.records + id)] == []
+    finally:
+        failover.stop()
 
 
 def test_a_cluster_s_node_dies_and_nothing_is_lost(

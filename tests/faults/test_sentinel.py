@@ -35,7 +35,7 @@ class Failover:
     former alone.
     """
 
-    def __init__(self, folder: Path, replicas: int = 1) -> None:
+    def __init__(self, folder: Path, replicas: int = 1, down_after: int = DOWN_AFTER) -> None:
         self.servers = list[RedisServer]()
         users = [[*f"--user {name} on >secret ~* &* +@all".split()] for name in ("peer", "app")]
         login = [*users[0], *users[1], "--masteruser", "peer", "--masterauth", "secret"]
@@ -45,6 +45,7 @@ class Failover:
             more += ["--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"]
             self.servers.append(RedisServer(folder / f"redis-{n}", free_port(), [*more, *login]))
             self.servers[-1].start()
+        self._down_after = down_after
         self._folder, self.ports = folder, [free_port() for _ in range(3)]
         self._sentinels = [self._start(port) for port in self.ports]
         hosts = ",".join(f"127.0.0.1:{port}" for port in self.ports)
@@ -57,7 +58,7 @@ class Failover:
             f"port {port}\nbind 127.0.0.1\n"
             f"sentinel monitor {NAME} 127.0.0.1 {self.servers[0].port} 2\n"
             f"sentinel auth-user {NAME} peer\nsentinel auth-pass {NAME} secret\n"
-            f"sentinel down-after-milliseconds {NAME} {DOWN_AFTER}\n"
+            f"sentinel down-after-milliseconds {NAME} {self._down_after}\n"
             f"sentinel failover-timeout {NAME} 4000\n"
         )
         with (self._folder / f"sentinel-{port}.log").open("ab") as log:
@@ -106,6 +107,12 @@ class Failover:
         with redis.Redis(port=server.port, username="app", password="secret") as client:
             client.execute_command("ACL", "SETUSER", "default", "nopass")
             client.execute_command("ACL", "SETUSER", "peer", "on")
+
+    def replica(self, server: RedisServer) -> dict[str, Any]:
+        """What a sentinel says of a replica."""
+        with redis.Redis(port=self.ports[0], decode_responses=True) as client:
+            said: Any = client.sentinel_slaves(NAME)
+        return next(each for each in said if each["port"] == server.port)
 
     def master(self) -> RedisServer:
         """As the sentinels see it."""

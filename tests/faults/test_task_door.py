@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from celery import Celery
+from kombu.exceptions import OperationalError
 
-from tests.conftest import iso_in, text_job, wait_for
+from tests.conftest import free_port, iso_in, text_job, wait_for
 from tests.faults.parts import BEAT, WORKER, Proxy, supervised
 from viber_courier import Producer
 from viber_courier.ops.redis_server import RedisServer
@@ -100,6 +102,59 @@ def test_whole_workers_are_killed_again_and_again_while_tasks_pass(
         wait_for(lambda: look(app)[::2] == (0, 0), 2 * LEASE, "tasks are left")
     assert sum(app.redis.zcard(lane) for lane in app._keys.lanes) == len(set(ids)) == len(ids)
     assert int(app.redis.hget(app._keys.counts, "queued") or 0) == len(ids)
+
+
+def test_remote_control_does_not_open_the_door_to_celery(
+    app: Producer, system_env: dict[str, str], tmp_path: Path
+) -> None:
+    # Given a worker that someone has told to consume the door's queue, as Flower's button does
+    queue, ids = f"{app.settings.namespace}.enqueue", [f"m{n}" for n in range(30)]
+    with supervised(system_env, tmp_path, WORKER) as (worker,):
+        wait_for(lambda: " ready." in worker.log, 60)
+        with Celery(broker=system_env["COURIER_REDIS_URL"], set_as_current=False) as client:
+            client.control.add_consumer(queue, reply=True, timeout=20)
+            # When tasks come, then each is stored
+            for id in ids:
+                client.send_task("courier.enqueue", args=[[text_job(id=id)]], queue=queue)
+        wait_for(lambda: stored(app, ids) == len(ids), 30, "a task is lost")
+
+
+def test_a_broker_that_tasks_have_filled_is_emptied(
+    app: Producer, system_env: dict[str, str], tmp_path: Path
+) -> None:
+    # Given a broker of its own, and a worker that stands still while tasks come until it is full
+    broker = RedisServer(tmp_path, free_port())
+    broker.start()
+    queue, ids = f"{app.settings.namespace}.enqueue", list[str]()
+    env = {**system_env, "COURIER_BROKER_URL": broker.url}
+    try:
+        with (
+            supervised(env, tmp_path, WORKER) as (worker,),
+            Celery(broker=broker.url, set_as_current=False) as client,
+            redis.Redis(port=broker.port) as admin,
+        ):
+            wait_for(lambda: " ready." in worker.log, 60)
+
+            def put(id: str) -> None:
+                job = text_job(id=id, sendAt=iso_in(3600))
+                client.send_task("courier.enqueue", args=[[job]], queue=queue, retry=False)
+                ids.append(id)
+
+            put("first")
+            wait_for(lambda: stored(app, ids), 30)
+            worker.freeze()
+            admin.config_set("maxmemory", admin.info("memory")["used_memory"] + 500_000)
+            with pytest.raises(OperationalError, match="maxmemory"):
+                for n in range(10_000):
+                    put(f"m{n}")
+            # When it goes on, then it takes them all, and there is room again
+            worker.thaw()
+            wait_for(lambda: stored(app, ids) == len(ids), 60, "nothing is taken any more")
+            put("next")
+            wait_for(lambda: stored(app, ids) == len(ids), 20)
+            assert worker.exits == []
+    finally:
+        broker.stop(kill=True)
 
 
 @pytest.fixture

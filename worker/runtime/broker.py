@@ -1,19 +1,27 @@
 """kombu's Redis transport for our app: never hangs at a dead connection, shows no password."""
 
+import json
 from typing import Any
 
 import kombu
 from celery.app import amqp
 from kombu.transport import redis
 from kombu.utils.url import maybe_sanitize_url
+from redis.exceptions import OutOfMemoryError, ResponseError
+
+_PUT_WHEN_FULL = "redis.call('SREM', KEYS[2], ''); return redis.call('LPUSH', KEYS[1], ARGV[1])"
+"""Puts a message on a list though memory is used up: after a script's first write, all may pass."""
 
 
 class _OurChannel(redis.Channel):
-    """Takes its connections out of the event loop's poll before it closes them.
+    """Closes connections so that no worker hangs, and puts messages though memory is used up.
 
-    kombu does so afterwards, which fails silently. If the pool has forked a child since, the child
-    holds a copy of the socket. Then the kernel reports the closed socket for ever, under the number
-    of the next connection, and the worker hangs while it reads from that.
+    It takes connections out of the event loop's poll before it closes them. kombu does so
+    afterwards, which fails silently. If the pool has forked a child since, the child holds a copy
+    of the socket. Then the kernel reports the closed socket for ever, under the number of the next
+    connection, and the worker hangs while it reads from that.
+
+    What fills the broker may be the tasks at the door, which a doorbell brings away.
     """
 
     def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
@@ -31,6 +39,16 @@ class _OurChannel(redis.Channel):
                 super().disconnect(*args, **options)
 
         return {**parameters, "connection_class": Leaving}
+
+    def _put(self, queue: str, message: dict[str, Any], **options: Any) -> None:
+        try:
+            super()._put(queue, message, **options)  # type: ignore[no-untyped-call]
+        except ResponseError as error:
+            if not isinstance(error, OutOfMemoryError) and "OOM " not in str(error):
+                raise
+            with self.conn_or_acquire() as client:
+                put = client.register_script(_PUT_WHEN_FULL)
+                put([queue, f"{queue}.none"], [json.dumps(message)])
 
 
 class Transport(redis.Transport):

@@ -18,7 +18,7 @@ from celery.worker.strategy import hybrid_to_proto2, proto1_to_proto2
 from kombu.exceptions import ContentDisallowed, DecodeError
 from kombu.transport.virtual import Channel, Message
 
-from viber_courier.schemas.lanes import LANES
+from viber_courier.schemas.lanes import DOOR, LANES
 
 logger = logging.getLogger(__name__)
 
@@ -167,6 +167,13 @@ class CarefulConsumer(Consumer):  # type: ignore[misc]
         super().update_strategies()
         for name in [name for name in self.strategies if not name.startswith("courier.")]:
             del self.strategies[name]
+
+    def add_task_queue(self, queue: str, *args: Any, **kwargs: Any) -> None:
+        """Adds a queue (remote control), but not the task door's: Celery would lose its tasks."""
+        if not queue.endswith(f".{DOOR}"):
+            super().add_task_queue(queue, *args, **kwargs)
+        else:
+            logger.warning("queue not added: only a worker's start opens the task door")
 
     def on_unknown_message(self, body: Any, message: Any) -> None:
         """Refuses what is no task message."""

@@ -7,5 +7,6 @@
 --   wait       how long from now on, in us
 --   tags...
 -- Reply nothing. A task that is done by now is not held again.
+redis.call('ZREM', held, '') -- as in knock.lua
 local ends = text(now(time) + tonumber(wait))
 for i = tags, #ARGV do redis.call('ZADD', held, 'XX', ends, ARGV[i]) end

@@ -9,11 +9,13 @@
 --              are taken
 -- ARGV
 --   time       '' for this server's clock
---   lease      the longest lease, in us
+--   longest    how long a task may be held at most, in us
 --   bell_ms    how long a bell is set, in ms
 -- Reply 0: nothing is due; 1: a task is, and its bell is on its way; 2: the caller rings
+-- The first write is one that Redis never refuses: the others pass then, also when memory is used up.
+redis.call('ZREM', held, '')
 local at, waiting = now(time), 0
-for _, tag in ipairs(redis.call('ZRANGEBYSCORE', held, '(' .. text(at + tonumber(lease)), '+inf', 'LIMIT', 0, 1000)) do
+for _, tag in ipairs(redis.call('ZRANGEBYSCORE', held, '(' .. text(at + tonumber(longest)), '+inf', 'LIMIT', 0, 1000)) do
   redis.call('ZADD', held, text(at), tag)
 end
 for _, list in ipairs(lists) do waiting = waiting + redis.call('LLEN', list) end

@@ -1,4 +1,5 @@
--- Takes tasks into a process's hands: those whose lease is over, then the oldest of the lists.
+-- Takes tasks into a process's hands: those whose lease is over, then the oldest of the lists. The former
+-- are half of them at most while the lists have any: very many may be held for later (an eta).
 -- @include clock
 -- KEYS
 --   lists[4]    tasks as Celery clients leave them, by priority, the oldest last
@@ -18,16 +19,18 @@
 redis.call('DEL', bell)
 local at, found, size = now(time), {}, 0
 local ends = text(at + tonumber(lease))
-local function full() return #found >= 2 * tonumber(most) or size >= tonumber(most_bytes) end
+local waiting = 0
+for _, list in ipairs(lists) do waiting = waiting + redis.call('LLEN', list) end
+local function full(share) return #found >= share * 2 * most or size >= share * most_bytes end
 local function give(tag, body) found[#found + 1], found[#found + 2], size = tag, body, size + #body end
 for _, tag in ipairs(redis.call('ZRANGEBYSCORE', held, '-inf', text(at), 'LIMIT', 0, most)) do
-  if full() then return found end
+  if full(waiting > 0 and 0.5 or 1) then break end
   redis.call('ZADD', held, ends, tag)
-  give(tag, redis.call('HGET', bodies, tag) or '')
+  give(tag, redis.call('HMGET', bodies, tag)[1] or '')
 end
 for _, list in ipairs(lists) do
   for _ = 1, redis.call('LLEN', list) do
-    if full() then return found end
+    if full(1) then return found end
     local tag = text(redis.call('INCR', taken))
     redis.call('ZADD', held, ends, tag)
     redis.call('HSET', bodies, tag, '')
