@@ -250,24 +250,25 @@ def test_events_of_a_message_are_numbered_and_one_is_final(
     assert [event["data"]["final"] for event in events] == [False, False, False, True]
 
 
-class Racing(Producer):
-    """Something happens between a look at a record and what is done about it, once."""
+def race(app: Producer, meanwhile: Callable[[], object]) -> None:
+    """Something happens between the next look at a record and what is done about it."""
+    look = app._calls._state
 
-    meanwhile: Callable[[], object] = staticmethod(lambda: None)
-
-    def _state(self, id: str) -> tuple[dict[str, str], float] | None:
-        state = super()._state(id)
-        meanwhile, self.meanwhile = self.meanwhile, lambda: None
+    async def look_first(id: str, get: Any) -> Any:
+        app._calls._state = look  # type: ignore[method-assign]
+        state = await look(id, get)
         meanwhile()
         return state
+
+    app._calls._state = look_first  # type: ignore[method-assign]
 
 
 def test_a_cancel_that_lost_the_race_to_a_request_changes_nothing(
     client: redis.Redis, settings: Settings, clock: Clock
 ) -> None:
-    app, desk = Racing(settings, client=client), Workshop(client, settings, clock)
+    app, desk = Producer(settings, client=client), Workshop(client, settings, clock)
     id = app.enqueue(text_job())
-    app.meanwhile = lambda: desk.begin(desk.claim())
+    race(app, lambda: desk.begin(desk.claim()))
     assert app.cancel(id) is False
     record = app.get(id)
     assert record is not None and record.status == "sending"
@@ -277,9 +278,9 @@ def test_a_cancel_that_lost_the_race_to_a_request_changes_nothing(
 def test_a_cancel_that_lost_the_race_to_an_answer_tells_of_the_attempt(
     client: redis.Redis, settings: Settings, clock: Clock
 ) -> None:
-    app, desk = Racing(settings, client=client), Workshop(client, settings, clock)
+    app, desk = Producer(settings, client=client), Workshop(client, settings, clock)
     id = app.enqueue(text_job(onUnsure="resend"))
-    app.meanwhile = lambda: desk.answer(Unsure("ReadTimeout"))
+    race(app, lambda: desk.answer(Unsure("ReadTimeout")))
     # It may have been sent by then, so this is no promise that it wasn't
     assert app.cancel(id) is False
     (event,) = events_of(client, settings, id)
