@@ -48,7 +48,7 @@ RULES = {
     "store/records": ("tracking", "batching", *STORE),
     **{f"schemas/{each}": REPLIES for each in REPLIES},
     **{f"schemas/{each}": JOBS for each in ("errors", "encoding", "fields", "instants", "message")},
-    **{f"schemas/{each}": ("settings", "redis_url") for each in ("redis_url", "settings")},
+    **{f"schemas/{each}": (each,) for each in ("redis_url", "settings")},
 }
 """The modules that are mutated, and the suites for each."""
 SERVED = {"redis_server", "simulator_process", "start_worker", "serve", "connect", "tls", "place"}
