@@ -45,7 +45,7 @@ STORE = ("store", "send", "gate", "dead")
 RULES = {
     **{f"worker/{each}": DECISIONS for each in DECISIONS},
     "worker/codes": ("provider",),
-    "store/records": ("tracking", "batching", *STORE),
+    "store/records": ("records", "tracking", "batching", *STORE),
     **{f"schemas/{each}": REPLIES for each in REPLIES},
     **{f"schemas/{each}": JOBS for each in ("errors", "encoding", "fields", "instants", "message")},
     **{f"schemas/{each}": (each,) for each in ("redis_url", "settings")},
