@@ -124,7 +124,7 @@ GOOD: dict[str, Address] = {
 }
 NUMBER, HOST, TLS, QUOTE = "number of a database", "host:port", "rediss://", "%23"
 BAD: dict[str, str] = {
-    "": "starts with redis://",
+    "": "must be a URL that starts with redis://, rediss://, unix://, sentinel:// or cluster://",
     "Zq7": "starts with redis://",
     "http://Zq7": "starts with redis://",
     "redis:/Zq7": "starts with redis://",
