@@ -10,7 +10,7 @@ import pytest
 
 from viber_courier.schemas.errors import ConfigError
 from viber_courier.schemas.redis_url import NO_BROKER
-from viber_courier.schemas.settings import Settings
+from viber_courier.schemas.settings import DANGERS, Settings, read_value
 
 FILED = ("REDIS_URL", "BROKER_URL", "API_LOGIN", "API_PASSWORD")
 HTTP = (
@@ -19,7 +19,7 @@ HTTP = (
     "https://",
     "http://h:Zq7",
     "http://Zq7:Zq7@h",
-    "http://h Zq7",
+    "https://h Zq7",
     "//Zq7",
     "http://localhost?Zq7",
     "http://localhost:0/Zq7",
@@ -45,16 +45,24 @@ TABLE: dict[str, tuple[Any, list[tuple[str, Any]], tuple[str, ...]]] = {
     ),
     "API_URL": (
         "https://viber.devinotele.com:444",
-        [("http://127.0.0.1:1/", "http://127.0.0.1:1"), ("https://h/base", "https://h/base")],
+        [("http://127.0.0.1:1/", "http://127.0.0.1:1"), ("https://h/X", "https://h/X")],
         HTTP,
     ),
     "API_LOGIN": ("", [("tester",) * 2, ("тест@example",) * 2], ("Zq7:b", ":", "Zq7 b", "Zq7\nb")),
     "API_PASSWORD": ("", [(" a:b 🙂 ",) * 2], ("Zq7\nb",)),
     "CA_FILE": ("", [(__file__,) * 2], ("/no/Zq7",)),
-    "PROXY": ("", [("http://u:p@proxy:3128",) * 2], ("socks5://Zq7", "Zq7", "http://")),
+    "PROXY": (
+        "",
+        [("http://u:p@proxy:3128",) * 2],
+        ("socks5://Zq7", "Zq7", "http://", "http://h Zq7"),
+    ),
     "ALLOW": (
         frozenset(),
-        [("plain-http", {"plain-http"}), (" plain-http , plain-http", {"plain-http"})],
+        [
+            ("plain-http", {"plain-http"}),
+            (" plain-http , plain-http", {"plain-http"}),
+            (",".join(DANGERS), {*DANGERS}),
+        ],
         ("Zq7", "plain-http,Zq7", "plain-http,", "PLAIN-HTTP", "plain-http;Zq7"),
     ),
     "BATCH_SIZE": (100, [("1", 1), ("1000", 1000)], ("0", "1001", *COUNT)),
@@ -155,6 +163,7 @@ SAYS = [
         "35",
         "must be longer than COURIER_CONNECT_TIMEOUT and COURIER_READ_TIMEOUT together",
     ),
+    ("REDIS_URL", "cluster://a/1", "must have database 0, a cluster's only one"),
     ("BROKER_URL", "cluster://a", NO_BROKER),
 ]
 
@@ -175,6 +184,19 @@ def test_a_fault_of_a_file_says_which(tmp_path: Path) -> None:
     ):
         assert refused(**env).faults == {"COURIER_API_LOGIN": fault}
     assert refused(REDIS_URL="cluster://a").faults == {"COURIER_BROKER_URL": NO_BROKER}
+
+
+def test_a_file_is_read_as_it_was_told() -> None:
+    env = {"COURIER_REDIS_URL_FILE": "name"}
+    assert Settings.from_env(env, read=lambda name: f"redis://{name}").redis_url == "redis://name"
+    assert read_value({"A_FILE": "name"}, "A", read=str.upper) == "NAME"
+    assert read_value({"A_FILE": "name"}, "A", False) == ""
+    assert read_value({"A": " a "}, "A") == "a"
+
+
+@pytest.mark.parametrize("name", ["CONNECT_TIMEOUT", "READ_TIMEOUT"])
+def test_a_lease_is_not_blamed_for_a_wrong_timeout(name: str) -> None:
+    assert list(refused(**{name: "x", "LEASE": "35"}).faults) == [f"COURIER_{name}"]
 
 
 @pytest.mark.parametrize(
@@ -299,7 +321,9 @@ def test_secrets_do_not_show_in_the_value_itself() -> None:
 
 
 def test_settings_are_frozen_and_read_nothing_but_their_own_names() -> None:
-    made = Settings.from_env({"REDIS_URL": "redis://other", "COURIERX_LEASE": "1", "PATH": "/"})
+    made = Settings.from_env(
+        {"REDIS_URL": "redis://other", "COURIERX_LEASE": "1", "XCOURIER_LEASE": "1"}
+    )
     assert made == Settings.from_env({})
     with pytest.raises(FrozenInstanceError):
         made.lease = 1.0  # type: ignore[misc]
