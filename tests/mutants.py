@@ -40,7 +40,7 @@ PYTHON = FOLDER / "venv" / "bin" / "python"
 MUTMUT = "mutmut==3.8.1"
 LEAST = 0.95
 DECISIONS = ("policy", "tracking", "breaker", "batching")
-REPLIES, JOBS = ("status", "event", "wire"), ("message", "event")
+REPLIES, JOBS = ("status", "event", "wire"), ("errors", "instants", "message", "event")
 STORE = ("store", "send", "gate", "dead")
 RULES = {
     **{f"worker/{each}": DECISIONS for each in DECISIONS},
