@@ -799,6 +799,12 @@ def test_a_digest_is_of_each_fields_name_and_sorted_json() -> None:
     assert parse_job(raw, NOW).digest == parse_job(MappingProxyType(raw), NOW).digest == whole
 
 
+def test_a_campaigns_digest_is_of_its_sorted_json() -> None:
+    text = '{"comment":"я","subject":"Shop"}'
+    whole = b64encode(blake2b(text.encode(), digest_size=15).digest()).decode()
+    assert Campaign({"subject": "Shop", "comment": "я"}, NOW).digest == whole
+
+
 DIGESTS = json.loads((Path(__file__).parent / "golden" / "digests.json").read_text("utf-8"))
 """Jobs, campaigns and the digests that version 0.1.0 has stored for them."""
 
