@@ -27,7 +27,7 @@ HTTP = (
 )
 REDIS = ("http://Zq7", "Zq7", "redis://", "redis://h:Zq7", "redis://h:0/", "redis://h /Zq7")
 ABOVE_0 = ("0", "-1", "Zq7", "nan", "inf", "1e11", "1 0")
-FROM_0 = ("-1", "-0.1", "Zq7", "nan", "inf", "1e11", "0x10")
+FROM_0 = ("-1", "-0.1", "Zq7", "nan", "inf", "10000000001", "0x10")
 COUNT = ("-1", "1.5", "Zq7", "1e3", "+1", "٣", "1000000000001", "99999999999999")
 
 TABLE: dict[str, tuple[Any, list[tuple[str, Any]], tuple[str, ...]]] = {
