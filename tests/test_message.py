@@ -263,6 +263,7 @@ SAYS: list[tuple[dict[str, Any], str, str]] = [
     (job(subject="\0"), "subject", UNCLEAN_TEXT),
     (job(priority="x"), "priority", "must be realtime or high or normal or low"),
     (job(onUnsure="x"), "onUnsure", "must be park or resend"),
+    (job(onUnsure="x" * 17), "onUnsure", "must have 1 to 16 characters"),
     (
         job(address="x"),
         "address",
