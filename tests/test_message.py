@@ -789,6 +789,18 @@ def test_composed_checks_find_what_the_schema_does(
     assert outcome(dress(raw)) == outcome(MappingProxyType(raw))
 
 
+def test_good_jobs_and_rows_need_no_schema(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = [parse_job(MappingProxyType(raw), NOW) for raw in GOOD]
+    campaign = Campaign(COMMON, NOW)
+    monkeypatch.setattr(message, "_load", None)  # it takes many times as long
+    for raw, expected in zip(GOOD, whole, strict=True):
+        found = parse_job(raw, NOW)
+        assert view(found, json.loads(found.own)) == view(expected, json.loads(expected.own))
+        if all(raw[name] == COMMON[name] for name in COMMON):
+            row = {name: value for name, value in raw.items() if name not in COMMON}
+            assert campaign.parse_row(row, NOW).digest == expected.digest
+
+
 def test_a_digest_is_of_each_fields_name_and_sorted_json() -> None:
     raw = job(
         id="a", type="viber", ttlSec=86400, metadata={}, resendSms=True, smsText="s", comment='"'
