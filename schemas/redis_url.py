@@ -122,7 +122,7 @@ def _split(text: str) -> tuple[str, bool, list[re.Match[str]]]:
     known = kind in _KINDS and (not base or (base in _KINDS[:2] and kind in _KINDS[3:]))
     right = known and len(given) == 1 and len(whole) == len(parts)
     _require(right, f"must be a URL that starts with {'://, '.join(_KINDS[:-1])}:// or cluster://")
-    return kind.replace("rediss", "redis"), "rediss" in (base, kind), whole
+    return kind, "rediss" in (base, kind), whole
 
 
 def _said(part: re.Match[str], kind: str) -> Iterator[tuple[str, Any]]:

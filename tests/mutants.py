@@ -40,15 +40,15 @@ PYTHON = FOLDER / "venv" / "bin" / "python"
 MUTMUT = "mutmut==3.8.1"
 LEAST = 0.95
 DECISIONS = ("policy", "tracking", "breaker", "batching")
-REPLIES, JOBS = ("status", "event", "wire"), ("message", "event")
+REPLIES, JOBS = ("status", "event", "wire"), ("errors", "instants", "message", "event")
 STORE = ("store", "send", "gate", "dead")
 RULES = {
     **{f"worker/{each}": DECISIONS for each in DECISIONS},
     "worker/codes": ("provider",),
-    "store/records": ("tracking", "batching", *STORE),
+    "store/records": ("records", "tracking", "batching", *STORE),
     **{f"schemas/{each}": REPLIES for each in REPLIES},
     **{f"schemas/{each}": JOBS for each in ("errors", "encoding", "fields", "instants", "message")},
-    **{f"schemas/{each}": ("settings", "redis_url") for each in ("redis_url", "settings")},
+    **{f"schemas/{each}": (each,) for each in ("redis_url", "settings")},
 }
 """The modules that are mutated, and the suites for each."""
 SERVED = {"redis_server", "simulator_process", "start_worker", "serve", "connect", "tls", "place"}

@@ -254,6 +254,109 @@ def test_the_flag_is_on_by_default_exactly_with_an_sms_text(resend: bool, raw: A
     assert parse_job(raw, NOW).resend is resend
 
 
+UNCLEAN_TEXT = "must be without NUL and lone surrogates"
+SAYS: list[tuple[dict[str, Any], str, str]] = [
+    (job(subject=ABSENT), "subject", "is required"),
+    (job(subject=None), "subject", "must not be null"),
+    (job(subject=1), "subject", "must be a string"),
+    (job(subject=""), "subject", "must have 1 to 11 characters"),
+    (job(subject="\0"), "subject", UNCLEAN_TEXT),
+    (job(priority="x"), "priority", "must be realtime or high or normal or low"),
+    (job(onUnsure="x"), "onUnsure", "must be park or resend"),
+    (job(onUnsure="x" * 17), "onUnsure", "must have 1 to 16 characters"),
+    (
+        job(address="x"),
+        "address",
+        "must be an international number of 7 to 15 digits, no leading 0",
+    ),
+    (job(resendSms=1), "resendSms", "must be true or false"),
+    (job(ttlSec=1), "ttlSec", "must be a whole number from 15 to 2592000"),
+    (job(validityPeriodSec=1), "validityPeriodSec", "must be a whole number from 15 to 86400"),
+    (job(id="a b"), "id", "must be 1 to 64 of A-Za-z0-9_.:-"),
+    (job(source="a b"), "source", "must be 1 to 32 of A-Za-z0-9_.-"),
+    (
+        job(sendAt="now"),
+        "sendAt",
+        "must be ISO 8601 with a zone, as 2026-11-23T10:00:00+03:00",
+    ),
+    (job(sendAt="0001-01-01T00:00:00+14:00"), "sendAt", "must be in the years 1 to 9999"),
+    (job(sendAt="2099-01-01T00:00:00Z"), "sendAt", "must be at most 366 days ahead"),
+    (job(metadata=[]), "metadata", "must be an object with at most 16 members"),
+    (
+        job(metadata={"k": []}),
+        "metadata",
+        "must hold strings, numbers, true, false and null only",
+    ),
+    (job(metadata={"k": "\0"}), "metadata", UNCLEAN_TEXT),
+    (job(metadata={"k": float("nan")}), "metadata", "must hold finite numbers"),
+    (job(metadata={"k": "x" * 1024}), "metadata", "must have at most 1024 bytes as JSON"),
+    (job(content=1), "content", "must be an object"),
+    (job(content=dict.fromkeys("abcdefghijklmnopq")), "content", "must have at most 16 fields"),
+    (button(action="x"), "content.action", "must be an http or https URL"),
+    (
+        job(smsText="s", smsSrcAddress="-"),
+        "smsSrcAddress",
+        "must be 1 to 11 Latin letters or digits",
+    ),
+    (job(smsSrcAddress="A"), "smsSrcAddress", "needs resendSms to be true"),
+    (
+        job(**IMAGE, resendSms=True),
+        "resendSms",
+        "an image can't be sent again as SMS: leave out, or false",
+    ),
+    (dict.fromkeys(map(str, range(33))), "", "must have at most 32 fields"),
+]
+
+
+@pytest.mark.parametrize(("raw", "path", "text"), SAYS, ids=range(len(SAYS)))
+def test_a_fault_says_what_is_allowed(raw: dict[str, Any], path: str, text: str) -> None:
+    assert faults(raw) == {path: [text]}
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("x" * 64, "x" * 64),
+        ("x" * 65, "x" * 61 + "..."),
+        ("a\n\u202e", "a\\n\\u202e"),
+        (7, "7"),
+        (2**64 - 1, "18446744073709551615"),
+        (2**64, "0x10000000000000000"),
+        (10**5000, hex(10**5000)[:61] + "..."),
+    ],
+    ids=range(7),
+)
+def test_a_name_from_outside_is_shown_short_and_printable(name: Any, shown: str) -> None:
+    assert message.printable(name) == shown
+    path = shown.rstrip(".")
+    assert faults({**job(), name: 1}) == {path: ["is not a field of the API"]}
+    assert [*faults(job(content={"text": "t", name: 1}))] == [f"content.{path}"]
+
+
+def test_as_many_fields_as_may_be_are_named_each() -> None:
+    assert len(faults(dict.fromkeys([f"{n}" for n in range(32)], 1))) > 32
+    assert len(faults(job(content=dict.fromkeys("abcdefghijklmnop")))) == 17
+
+
+def test_a_source_is_given_to_what_names_none() -> None:
+    assert message.named({"id": "a"}, "shop") == {"source": "shop", "id": "a"}
+    assert message.named({"source": "own"}, "shop") == {"source": "own"}
+    assert message.named({"id": "a"}, "") == {"id": "a"}
+    assert message.named(["a"], "shop") == ["a"]
+
+
+def test_a_campaigns_faults_say_what_is_allowed() -> None:
+    common: list[tuple[Any, str, str]] = [
+        ([], "common", "must be an object"),
+        ({"id": "a"}, "common.id", "belongs to a row"),
+        ({"subject": ""}, "common.subject", "must have 1 to 11 characters"),
+    ]
+    for wrong, path, text in common:
+        with pytest.raises(InvalidMessage) as caught:
+            Campaign(wrong, NOW)
+        assert caught.value.errors == {path: [text]}
+
+
 def test_every_fault_is_reported_at_once_by_its_path() -> None:
     found = faults(
         {
@@ -686,6 +789,20 @@ def test_composed_checks_find_what_the_schema_does(
     assert outcome(dress(raw)) == outcome(MappingProxyType(raw))
 
 
+def test_good_jobs_and_rows_need_no_schema(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = [parse_job(MappingProxyType(raw), NOW) for raw in GOOD]
+    campaign = Campaign(COMMON, NOW)
+    monkeypatch.setattr(message, "_load", None)  # it takes many times as long
+    for raw, expected in zip(GOOD, whole, strict=True):
+        found = parse_job(raw, NOW)
+        assert view(found, json.loads(found.own)) == view(expected, json.loads(expected.own))
+    monkeypatch.setattr(message, "parse_job", None)
+    for raw, expected in zip(GOOD, whole, strict=True):
+        if all(raw[name] == COMMON[name] for name in COMMON):
+            row = {name: value for name, value in raw.items() if name not in COMMON}
+            assert campaign.parse_row(row, NOW).digest == expected.digest
+
+
 def test_a_digest_is_of_each_fields_name_and_sorted_json() -> None:
     raw = job(
         id="a", type="viber", ttlSec=86400, metadata={}, resendSms=True, smsText="s", comment='"'
@@ -695,6 +812,12 @@ def test_a_digest_is_of_each_fields_name_and_sorted_json() -> None:
     hashes = sorted(blake2b(each.encode(), digest_size=16).digest() for each in asked)
     whole = b64encode(blake2b(b"".join(hashes), digest_size=15).digest()).decode()
     assert parse_job(raw, NOW).digest == parse_job(MappingProxyType(raw), NOW).digest == whole
+
+
+def test_a_campaigns_digest_is_of_its_sorted_json() -> None:
+    text = '{"comment":"я","subject":"Shop"}'
+    whole = b64encode(blake2b(text.encode(), digest_size=15).digest()).decode()
+    assert Campaign({"subject": "Shop", "comment": "я"}, NOW).digest == whole
 
 
 DIGESTS = json.loads((Path(__file__).parent / "golden" / "digests.json").read_text("utf-8"))

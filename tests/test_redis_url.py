@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import shutil
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,14 @@ from tests.tls import Authority, TlsFront
 from viber_courier import AsyncProducer, ConfigError, Producer
 from viber_courier.ops.commands.live import BrokerUnavailable, broker_errors
 from viber_courier.ops.redis_server import RedisServer
-from viber_courier.schemas.redis_url import OPTIONS, REFUSED_OPTIONS, Address, AddressError, parse
+from viber_courier.schemas.redis_url import (
+    OPTIONS,
+    REFUSED_OPTIONS,
+    Address,
+    AddressError,
+    parse,
+    tls_context,
+)
 from viber_courier.schemas.settings import Settings
 from viber_courier.store.connection import SOCKET_OPTIONS, StoreUnavailable, broker
 from viber_courier.worker.runtime.app import App
@@ -116,7 +124,7 @@ GOOD: dict[str, Address] = {
 }
 NUMBER, HOST, TLS, QUOTE = "number of a database", "host:port", "rediss://", "%23"
 BAD: dict[str, str] = {
-    "": "starts with redis://",
+    "": "must be a URL that starts with redis://, rediss://, unix://, sentinel:// or cluster://",
     "Zq7": "starts with redis://",
     "http://Zq7": "starts with redis://",
     "redis:/Zq7": "starts with redis://",
@@ -434,26 +442,60 @@ def test_a_url_that_the_server_refuses_is_one_line(
         assert not leaked(str(error)) and "\n" not in str(error)
 
 
+# --- what TLS makes of the options ----------------------------------------------------------------
+
+PEM = quote(str(ROOT / "tests" / "golden" / "encrypted.pem"))
+"""A certificate of the authority "t", which is its own, and its key, whose password is Zq7."""
+REQUIRED, NONE, V1_2 = ssl.CERT_REQUIRED, ssl.CERT_NONE, ssl.TLSVersion.TLSv1_2
+
+
+def context_of(options: str) -> ssl.SSLContext:
+    context = tls_context(parse(f"rediss://h?{options}").tls)
+    assert context is not None
+    return context
+
+
+@pytest.mark.parametrize(
+    ("options", "checks"),
+    [
+        ("", (True, REQUIRED, V1_2)),
+        ("ssl_cert_reqs=none", (False, NONE, V1_2)),
+        ("ssl_cert_reqs=optional", (True, ssl.CERT_OPTIONAL, V1_2)),
+        ("ssl_check_hostname=0&ssl_min_version=1.3", (False, REQUIRED, ssl.TLSVersion.TLSv1_3)),
+    ],
+)
+def test_the_options_say_how_a_server_is_checked(options: str, checks: tuple[Any, ...]) -> None:
+    made = context_of(options)
+    assert (made.check_hostname, made.verify_mode, made.minimum_version) == checks
+    assert tls_context(parse("redis://h").tls) is None
+
+
+def test_files_and_ciphers_are_used(tmp_path: Path) -> None:
+    context_of(f"ssl_ca_path={tmp_path}&ssl_certfile={PEM}&ssl_password=Zq7")
+    made = context_of(f"ssl_ca_certs={PEM}&ssl_ciphers=ECDHE-ECDSA-AES128-SHA256")
+    assert ((("commonName", "t"),),) in [each["subject"] for each in made.get_ca_certs()]
+    assert "ECDHE-ECDSA-AES128-SHA256" in [each["name"] for each in made.get_ciphers()]
+    assert "ECDHE-RSA-AES128-SHA256" not in [each["name"] for each in made.get_ciphers()]
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [
         ("ssl_ca_certs=/no/Zq7", "ssl_ca_certs that can't be used: FileNotFoundError"),
-        ("ssl_ca_certs=OWN_KEY", "ssl_ca_certs that can't be used: SSLError"),
+        (f"ssl_ca_certs={quote(__file__)}", "ssl_ca_certs that can't be used: SSLError"),
         ("ssl_ca_certs=/", "ssl_ca_certs that can't be used: IsADirectoryError"),
         ("ssl_ca_path=/no/Zq7", "ssl_ca_path that can't be used: FileNotFoundError"),
-        ("ssl_ca_path=OWN_CA", "ssl_ca_path that can't be used: NotADirectoryError"),
+        (f"ssl_ca_path={PEM}", "ssl_ca_path that can't be used: NotADirectoryError"),
         ("ssl_certfile=/no/Zq7", "ssl_certfile that can't be used: FileNotFoundError"),
-        ("ssl_certfile=OWN_CERT", "ssl_certfile that can't be used: SSLError"),
-        ("ssl_certfile=OWN_CERT&ssl_keyfile=/Zq7", "can't be used: FileNotFoundError"),
+        (f"ssl_certfile={PEM}", "ssl_certfile that can't be used: SSLError"),
+        (f"ssl_certfile={PEM}&ssl_keyfile=/Zq7", "can't be used: FileNotFoundError"),
         ("ssl_ciphers=Zq7", "ssl_ciphers that can't be used: SSLError"),
     ],
 )
-def test_a_file_that_tls_cant_use_is_found_at_the_start(
-    place: Place, options: str, named: str
-) -> None:
+def test_a_file_that_tls_cant_use_is_found_at_the_start(options: str, named: str) -> None:
     for name in ("COURIER_REDIS_URL", "COURIER_BROKER_URL"):
         with pytest.raises(ConfigError) as caught:
-            Settings.from_env({name: place.fill(f"rediss://h?{options}")})
+            Settings.from_env({name: f"rediss://h?{options}"})
         assert list(caught.value.faults) == [name] and named in str(caught.value)
         assert not leaked(str(caught.value))
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from viber_courier.schemas.errors import ConfigError
-from viber_courier.schemas.settings import Settings
+from viber_courier.schemas.redis_url import NO_BROKER
+from viber_courier.schemas.settings import DANGERS, Settings, read_value
 
 FILED = ("REDIS_URL", "BROKER_URL", "API_LOGIN", "API_PASSWORD")
 HTTP = (
@@ -18,15 +19,16 @@ HTTP = (
     "https://",
     "http://h:Zq7",
     "http://Zq7:Zq7@h",
-    "http://h Zq7",
+    "https://h Zq7",
     "//Zq7",
     "http://localhost?Zq7",
+    "http://localhost:0/Zq7",
     "https://h/#Zq7",
 )
 REDIS = ("http://Zq7", "Zq7", "redis://", "redis://h:Zq7", "redis://h:0/", "redis://h /Zq7")
 ABOVE_0 = ("0", "-1", "Zq7", "nan", "inf", "1e11", "1 0")
-FROM_0 = ("-1", "-0.1", "Zq7", "nan", "inf", "1e11", "0x10")
-COUNT = ("-1", "1.5", "Zq7", "1e3", "+1", "٣", "99999999999999")
+FROM_0 = ("-1", "-0.1", "Zq7", "nan", "inf", "10000000001", "0x10")
+COUNT = ("-1", "1.5", "Zq7", "1e3", "+1", "٣", "1000000000001", "99999999999999")
 
 TABLE: dict[str, tuple[Any, list[tuple[str, Any]], tuple[str, ...]]] = {
     # name: default, values as written and as read, values that are refused
@@ -43,21 +45,29 @@ TABLE: dict[str, tuple[Any, list[tuple[str, Any]], tuple[str, ...]]] = {
     ),
     "API_URL": (
         "https://viber.devinotele.com:444",
-        [("http://127.0.0.1:8044/", "http://127.0.0.1:8044"), ("https://h/base", "https://h/base")],
+        [("http://127.0.0.1:1/", "http://127.0.0.1:1"), ("https://h/X", "https://h/X")],
         HTTP,
     ),
     "API_LOGIN": ("", [("tester",) * 2, ("тест@example",) * 2], ("Zq7:b", ":", "Zq7 b", "Zq7\nb")),
     "API_PASSWORD": ("", [(" a:b 🙂 ",) * 2], ("Zq7\nb",)),
     "CA_FILE": ("", [(__file__,) * 2], ("/no/Zq7",)),
-    "PROXY": ("", [("http://u:p@proxy:3128",) * 2], ("socks5://Zq7", "Zq7", "http://")),
+    "PROXY": (
+        "",
+        [("http://u:p@proxy:3128",) * 2],
+        ("socks5://Zq7", "Zq7", "http://", "http://h Zq7"),
+    ),
     "ALLOW": (
         frozenset(),
-        [("plain-http", {"plain-http"}), (" plain-http , plain-http", {"plain-http"})],
+        [
+            ("plain-http", {"plain-http"}),
+            (" plain-http , plain-http", {"plain-http"}),
+            (",".join(DANGERS), {*DANGERS}),
+        ],
         ("Zq7", "plain-http,Zq7", "plain-http,", "PLAIN-HTTP", "plain-http;Zq7"),
     ),
     "BATCH_SIZE": (100, [("1", 1), ("1000", 1000)], ("0", "1001", *COUNT)),
     "STATUS_BATCH_SIZE": (100, [("1", 1), ("1000", 1000)], ("0", "1001", *COUNT)),
-    "RATE_LIMIT": (0, [("0", 0), ("0.5", 0.5), ("300", 300)], FROM_0),
+    "RATE_LIMIT": (0, [("0", 0), ("0.5", 0.5), ("1e10", 1e10)], FROM_0),
     "RATE_BURST": (1, [("0.5", 0.5), ("30", 30)], ABOVE_0),
     "POLL_RATE_LIMIT": (20, [("0", 0), ("1.5", 1.5)], FROM_0),
     "CONNECT_TIMEOUT": (5, [("0.25", 0.25), ("30", 30)], ABOVE_0),
@@ -83,7 +93,7 @@ TABLE: dict[str, tuple[Any, list[tuple[str, Any]], tuple[str, ...]]] = {
     "CONTENT_RETENTION": (86400, [("3600.5", 3600.5)], ("0", "-1", "Zq7", "nan")),
     "RESULTS_RETENTION": (172800, [("3600.5", 3600.5)], ("0", "-1", "Zq7", "nan")),
     "SOURCE": ("", [("shop", "shop"), ("A.b_-9", "A.b_-9")], ["a b", "a:b", "x" * 33]),
-    "MAX_QUEUED": (0, [("0", 0), ("1000000", 1000000)], COUNT),
+    "MAX_QUEUED": (0, [("0", 0), ("1000000000000", 10**12)], COUNT),
 }
 GOOD = [(name, *pair) for name, (_, good, _) in TABLE.items() for pair in good]
 BAD = [(name, text) for name, (_, _, bad) in TABLE.items() for text in bad]
@@ -125,6 +135,81 @@ def test_a_wrong_value_names_the_variable_and_is_never_shown(name: str, text: st
     assert f"COURIER_{name}" in str(error)
     assert "Zq7" not in f"{error} {error!r} {error.faults}"
     assert error.__cause__ is None
+
+
+SAYS = [
+    ("BATCH_SIZE", "0", "must be a whole number from 1 to 1000"),
+    ("MAX_QUEUED", "x", "must be a whole number from 0 to 1000000000000"),
+    ("REPLICAS", "x", "must be a whole number from 0 to 100, or disk"),
+    ("RATE_LIMIT", "-1", "must be a number from 0 to 1e10"),
+    ("RATE_BURST", "x", "must be a number above 0 to 1e10"),
+    ("POLL_DELAYS", "x", "must be seconds above 0 with commas between"),
+    ("NAMESPACE", "a b", "must be 1 to 32 of A-Za-z0-9_.-"),
+    ("NAMESPACE", "a\tb", "must be one line, without control characters"),
+    ("NAMESPACE", "'a'", "must be without quotation marks around it"),
+    ("ALLOW", "x", "may only have, with commas between: plain-http, volatile-redis"),
+    ("CA_FILE", "/no", "must name a file"),
+    ("PROXY", "x", "must be a URL that starts with http or https://"),
+    ("API_URL", "https://u@h", "must be without user name and password"),
+    ("API_URL", "https://h?x", "must be without ? and #"),
+    (
+        "API_URL",
+        "http://h",
+        "must start with https:// outside of loopback: texts and password would travel in "
+        "the clear (COURIER_ALLOW=plain-http accepts that)",
+    ),
+    (
+        "LEASE",
+        "35",
+        "must be longer than COURIER_CONNECT_TIMEOUT and COURIER_READ_TIMEOUT together",
+    ),
+    ("REDIS_URL", "cluster://a/1", "must have database 0, a cluster's only one"),
+    ("BROKER_URL", "cluster://a", NO_BROKER),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "fault"), SAYS)
+def test_a_fault_says_what_is_allowed(name: str, text: str, fault: str) -> None:
+    assert refused(**{name: text}).faults == {f"COURIER_{name}": fault}
+
+
+def test_a_fault_of_a_file_says_which(tmp_path: Path) -> None:
+    file, empty = "COURIER_API_LOGIN_FILE", tmp_path / "empty"
+    empty.touch()
+    for env, fault in (
+        ({"API_LOGIN": "a", "API_LOGIN_FILE": "b"}, f"is set twice: here and by {file}"),
+        ({"API_LOGIN_FILE": "/no"}, f"must be in {file}: FileNotFoundError"),
+        ({"API_LOGIN_FILE": str(empty)}, f"must be in {file}, which is empty"),
+        ({"API_LOGIN": ""}, f"must be set (or {file})"),
+    ):
+        assert refused(**env).faults == {"COURIER_API_LOGIN": fault}
+    assert refused(REDIS_URL="cluster://a").faults == {"COURIER_BROKER_URL": NO_BROKER}
+
+
+def test_a_file_is_read_as_it_was_told() -> None:
+    env = {"COURIER_REDIS_URL_FILE": "name"}
+    assert Settings.from_env(env, read=lambda name: f"redis://{name}").redis_url == "redis://name"
+    assert read_value({"A_FILE": "name"}, "A", read=str.upper) == "NAME"
+    assert read_value({"A_FILE": "name"}, "A", False) == ""
+    assert read_value({"A": " a "}, "A") == "a"
+
+
+@pytest.mark.parametrize("name", ["CONNECT_TIMEOUT", "READ_TIMEOUT"])
+def test_a_lease_is_not_blamed_for_a_wrong_timeout(name: str) -> None:
+    assert list(refused(**{name: "x", "LEASE": "35"}).faults) == [f"COURIER_{name}"]
+
+
+@pytest.mark.parametrize(
+    ("given", "policies"),
+    [
+        ("auto", ["park", "park", "resend", "resend"]),
+        ("park", ["park"] * 4),
+        ("resend", ["resend"] * 4),
+    ],
+)
+def test_by_default_the_urgent_lanes_are_sent_again(given: str, policies: list[str]) -> None:
+    made = read(ON_UNSURE=given)
+    assert [made.unsure_policy(x) for x in ("low", "normal", "high", "realtime")] == policies
 
 
 def test_all_faults_are_reported_together() -> None:
@@ -236,7 +321,9 @@ def test_secrets_do_not_show_in_the_value_itself() -> None:
 
 
 def test_settings_are_frozen_and_read_nothing_but_their_own_names() -> None:
-    made = Settings.from_env({"REDIS_URL": "redis://other", "COURIERX_LEASE": "1", "PATH": "/"})
+    made = Settings.from_env(
+        {"REDIS_URL": "redis://other", "COURIERX_LEASE": "1", "XCOURIER_LEASE": "1"}
+    )
     assert made == Settings.from_env({})
     with pytest.raises(FrozenInstanceError):
         made.lease = 1.0  # type: ignore[misc]
