@@ -8,6 +8,7 @@ RUN_READY := .venv/.ready-run
 OPS_READY := .venv/.ready-ops
 APPS_READY := .venv/.ready-apps
 FAULTS_READY := .venv/.ready-faults
+SUITES := faults ops apps containers upgrade
 
 .PHONY: setup check format test test-faults test-ops test-apps test-containers test-planted test-upgrade test-versions mutants chaos demo up bench bench-quick clean
 
@@ -33,10 +34,11 @@ format: setup
 	$(BIN)/ruff format .
 
 test: setup
-	$(BIN)/pytest -n 2 --dist worksteal --ignore tests/faults --ignore tests/ops --ignore tests/apps --ignore tests/containers --ignore tests/upgrade
+	$(BIN)/pytest -n 2 --dist worksteal -m "not slow" $(foreach suite,$(SUITES),--ignore tests/$(suite))
 
 test-faults: $(FAULTS_READY)
 	$(BIN)/pytest -n 4 --dist worksteal --timeout 600 tests/faults --ignore tests/faults/test_fuzz.py
+	$(BIN)/pytest -n 4 --dist worksteal -m slow $(foreach suite,$(SUITES),--ignore tests/$(suite))
 	$(BIN)/pytest -n 2 --dist worksteal --timeout 600 tests/faults/test_fuzz.py  # alone: any thread would be chance to it
 
 test-ops: $(OPS_READY)

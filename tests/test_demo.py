@@ -97,6 +97,7 @@ def demo(tmp_path: Path) -> Iterator[Demo]:
         made.process.wait(30)
 
 
+@pytest.mark.slow
 def test_the_whole_demo(demo: Demo) -> None:
     code = demo.process.wait(60)
 
@@ -118,6 +119,7 @@ def test_the_whole_demo(demo: Demo) -> None:
     demo.assert_nothing_is_left()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "when"),
     [

@@ -100,6 +100,7 @@ send({**code, "id": "alone"})
 """
 
 
+@pytest.mark.slow
 def test_a_task_of_an_app_with_another_celery_arrives_and_mistakes_look_as_the_guide_says(
     system_env: dict[str, str], start_worker: Start, app: Producer, tmp_path: Path
 ) -> None:

@@ -323,6 +323,7 @@ def test_two_beats_are_harmless(app: Producer, start_worker: Start, simulator: S
     assert len(simulator.accepted()) == 300
 
 
+@pytest.mark.slow
 def test_redis_restarts_under_a_busy_worker(
     simulator: Simulator, tmp_path: Path, system_env: dict[str, str]
 ) -> None:

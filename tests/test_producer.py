@@ -416,6 +416,7 @@ def test_errors_survive_a_process_pool(error: Any) -> None:
     assert (type(same), str(same), same.__dict__) == (type(error), str(error), error.__dict__)
 
 
+@pytest.mark.slow
 def test_a_redis_that_hangs_costs_one_timeout() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"

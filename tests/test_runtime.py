@@ -187,7 +187,12 @@ POOLS = {
 }
 
 
-@pytest.mark.parametrize("pool", POOLS)
+GREEN = {"gevent", "eventlet"}
+
+
+@pytest.mark.parametrize(
+    "pool", [pytest.param(pool, marks=[pytest.mark.slow] * (pool in GREEN)) for pool in POOLS]
+)
 def test_a_worker_runs_in_each_pool_that_the_command_line_chooses(
     pool: str,
     others: dict[str, str],
@@ -197,10 +202,10 @@ def test_a_worker_runs_in_each_pool_that_the_command_line_chooses(
     system_env: dict[str, str],
     tmp_path: Path,
 ) -> None:
-    if pool in ("gevent", "eventlet") and find_spec(pool) is None:
+    if pool in GREEN and find_spec(pool) is None:
         pytest.skip(f"{pool} is not installed")
     del others["REMAP_SIGTERM"]  # else its processes would have no TERM to fear
-    if pool in ("gevent", "eventlet"):
+    if pool in GREEN:
         del others["C_STRICT_APP"]  # an aid for debugging, which Celery itself stumbles over there
     # Given a worker with this pool among another Celery's settings, and a beat: -B and a green
     # pool exclude each other

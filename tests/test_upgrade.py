@@ -320,6 +320,7 @@ def test_a_dump_has_a_message_in_every_kind_of_place(dump: Dump) -> None:
     assert all(len(keys[f"lane:{lane}:{flag}"][2]) for lane in ("high", "low") for flag in (0, 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dump", FORMATS[-2:-1], indirect=True)
 def test_all_that_the_landed_version_left_is_finished(
     landed: Landed, provider: Provider, app: Producer, courier: Courier, start_worker: Start
