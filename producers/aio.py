@@ -10,7 +10,7 @@ from weakref import WeakSet
 
 from redis import asyncio as aio
 
-from viber_courier.producers.calls import Calls
+from viber_courier.producers.calls import Calls, settings_from
 from viber_courier.producers.events import AsyncAcks
 from viber_courier.producers.results import AsyncEventStream, Start
 from viber_courier.schemas.settings import Settings
@@ -45,7 +45,7 @@ class AsyncProducer(Calls):
 
         Raises ConfigError.
         """
-        return cls(Settings.from_env(env))
+        return cls(settings_from(env))
 
     async def __aenter__(self) -> AsyncProducer:
         return self

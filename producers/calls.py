@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from viber_courier.producers.dead import AsyncDeadLetters, Letter
@@ -25,8 +27,23 @@ from viber_courier.store.scripts import shared
 if TYPE_CHECKING:
     from viber_courier import types
 
+logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
 Rows = Iterable[T] | AsyncIterable[T]
+
+
+def settings_from(env: Mapping[str, str]) -> Settings:
+    """Returns a producer's settings; says once in the log if nobody said where Redis is."""
+    settings = Settings.from_env(env)
+    if not any(env.get(name) for name in ("COURIER_REDIS_URL", "COURIER_REDIS_URL_FILE")):
+        _say_localhost()
+    return settings
+
+
+@cache
+def _say_localhost() -> None:
+    logger.warning("COURIER_REDIS_URL is not set: Redis on localhost is used")
 
 
 class Calls:
@@ -45,7 +62,7 @@ class Calls:
         self.dead = AsyncDeadLetters(link, settings, clock, self._store_again)
 
     async def ping(self) -> None:
-        with store_errors():
+        with store_errors(self._link.client):
             await reply(self._link.client.ping())
             fault = await format_fault(self._link.client, self.settings.namespace)
         if fault:
@@ -133,7 +150,7 @@ class Calls:
         width = max(map(len, messages))
         tail = [value for each in messages for value in (*each, *[""] * (width - len(each)))]
         digest = campaign.digest if campaign else ""
-        with store_errors():
+        with store_errors(self._link.client):
             fetch_reply = await reply(
                 self._scripts["enqueue"].begin(
                     common=self._keys.commons + digest,
@@ -147,7 +164,7 @@ class Calls:
             )
 
         async def fetch_clashes() -> set[str]:
-            with store_errors():
+            with store_errors(self._link.client):
                 state, *conflicts = fetch_reply()
             if state == "full":
                 raise QueueFull(self.settings.max_queued)
@@ -158,7 +175,7 @@ class Calls:
     async def _state(self, id: str, get: Any) -> tuple[dict[str, str], float] | None:
         """Returns a record's fields and its score (0: in no lane); None if there is no record."""
         require_name("id", id)
-        with store_errors():
+        with store_errors(self._link.client):
             call = get(record=self._keys.records + id, id=id)
             score, *pairs = await reply(call)
         fields = dict(zip(pairs[::2], pairs[1::2], strict=True))
@@ -177,7 +194,7 @@ class Calls:
             more=resent(record.resend_of),
         )
         n, attempts = version_of(fields)
-        with store_errors():
+        with store_errors(self._link.client):
             call = self._scripts["cancel"](
                 record=self._keys.records + record.id,
                 content=self._keys.contents + record.id,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import redis
 
-from viber_courier.producers.calls import Calls
+from viber_courier.producers.calls import Calls, settings_from
 from viber_courier.producers.dead import DeadLetters
 from viber_courier.producers.results import EventStream, Start
 from viber_courier.producers.rows import CHUNK_ROWS, OnInvalid
@@ -48,7 +48,7 @@ class Producer:
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> Producer:
         """Returns a Producer with the settings of the COURIER_* variables. Raises ConfigError."""
-        return cls(Settings.from_env(env))
+        return cls(settings_from(env))
 
     def close(self) -> None:
         """Closes the connections. A later call opens new ones."""

@@ -158,7 +158,7 @@ class _Loop(Generic[E]):
         try:
             while not self.stop.is_set():
                 try:
-                    with store_errors():
+                    with store_errors(self.calls._link.client):
                         await self._read()
                 except EventsMissed as missed:
                     logger.error("events missed", extra={"group": missed.group})

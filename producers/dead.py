@@ -117,7 +117,7 @@ class AsyncDeadLetters:
         rate: float = 10.0,
         unconfirmed: bool = False,
     ) -> Resent:
-        with store_errors():
+        with store_errors(self._client):
             listed = await reply(self._client.zcard(self._keys.dead))
         if not (rate > 0 and max(1, listed) / rate <= MAX_AHEAD.total_seconds()):
             least = max(1, listed) / MAX_AHEAD.total_seconds()
@@ -145,7 +145,7 @@ class AsyncDeadLetters:
         return sum([await self._drop(chunk) async for chunk in self._chunks(status, reason)])
 
     async def _drop(self, chunk: Sequence[_Found]) -> int:
-        with store_errors():
+        with store_errors(self._client):
             dropped: int = await reply(self._scripts["drop"](ids=[found.id for found in chunk]))
         return dropped
 
@@ -183,7 +183,7 @@ class AsyncDeadLetters:
         found = list[_Found]()
         # Who reads contents acts on what is found: an earlier call may have done it, and raised.
         read = self._scripts["dead"] if contents == "GET" else self._glance
-        with store_errors():
+        with store_errors(self._client):
             call = read(
                 id=id,
                 after=after,

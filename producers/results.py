@@ -63,7 +63,7 @@ class _Feed(Generic[E]):
             left = max(0.0, self._heard + self._block - now)
             await reply(self._acks.flush())
             try:
-                with store_errors():
+                with store_errors(self._reader.link.client):
                     entries = await self._reader.read(min(left, 1.0))
             except EventsMissed:
                 logger.error("events missed", extra={"group": self._reader.group})

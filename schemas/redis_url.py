@@ -73,6 +73,12 @@ class Address:
     tls: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """redis-py's ``ssl_...`` options; empty: no TLS."""
     sentinel_login: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def place(self) -> str:
+        """Returns the hosts and ports, or the socket's path, for errors."""
+        return self.path or ", ".join(f"{host}:{port}" for host, port in self.hosts)
+
     """``username`` and ``password`` for the sentinels themselves."""
 
 

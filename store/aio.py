@@ -272,11 +272,14 @@ def connect(url: str, namespace: str = "", **chosen: Any) -> aio.Redis:
         options |= {"connection_class": plain, "host": host, "port": port}
     options |= {**login, "db": address.database}
     if address.scheme not in ("cluster", "sentinel"):
-        return aio.Redis(connection_pool=Pool(**options))
-    pool = _PlacedPool(connection_class=placed, where=where, **options)
-    if address.scheme == "sentinel":
-        pool.succession = Succession(where.sentinels, address.master)
-    return aio.Redis(connection_pool=pool)
+        client = aio.Redis(connection_pool=Pool(**options))
+    else:
+        pool = _PlacedPool(connection_class=placed, where=where, **options)
+        if address.scheme == "sentinel":
+            pool.succession = Succession(where.sentinels, address.master)
+        client = aio.Redis(connection_pool=pool)
+    vars(client)["place"] = address.place
+    return client
 
 
 class AsyncScript(Script):

@@ -1,6 +1,6 @@
 """Connections to Redis: timeouts, retries, and the error that apps get."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from inspect import signature
 from typing import Any
@@ -12,7 +12,7 @@ from redis.backoff import FullJitterBackoff
 from redis.retry import Retry
 
 from viber_courier.schemas.errors import ConfigError, CourierError
-from viber_courier.schemas.redis_url import NO_BROKER, parse
+from viber_courier.schemas.redis_url import NO_BROKER, Address, parse
 from viber_courier.store.cluster import PATIENCE, cluster_client
 from viber_courier.store.format import HOLDS
 from viber_courier.store.pools import Client, WholePool, follow
@@ -52,6 +52,14 @@ def connect(url: str, namespace: str = "", **chosen: Any) -> redis.Redis:
     if unknown := address.tls.keys() - signature(redis.SSLConnection).parameters.keys():
         fault = f"has {min(unknown)}, which redis-py {redis.__version__} doesn't know: upgrade it"
         raise ConfigError({"COURIER_REDIS_URL": fault})
+    client = _client(address, namespace, options, chosen)
+    vars(client)["place"] = address.place
+    return client
+
+
+def _client(
+    address: Address, namespace: str, options: dict[str, Any], chosen: Mapping[str, Any]
+) -> redis.Redis:
     if address.scheme == "cluster":
         patient = {**options, "retry": Retry(*PATIENCE), **chosen}
         return cluster_client(address, namespace, patient)
@@ -121,8 +129,11 @@ def is_transient(error: BaseException | None) -> bool:
 
 
 @contextmanager
-def store_errors() -> Iterator[None]:
-    """Raises StoreUnavailable for redis-py's errors; its text holds no address and no secret."""
+def store_errors(client: object = None) -> Iterator[None]:
+    """Raises StoreUnavailable for redis-py's errors; its text holds no secret.
+
+    It names the hosts of a client that ``connect`` has made.
+    """
     try:
         yield
     except redis.RedisError as error:
@@ -139,7 +150,8 @@ def store_errors() -> Iterator[None]:
         if isinstance(error, errors.ReadOnlyError) or "READONLY " in str(error):
             text = "Redis is a read-only replica now: nothing was stored"
             raise StoreUnavailable(text) from error
-        raise StoreUnavailable(f"Redis can't be used now: {reason(error)}") from error
+        at = f" ({place})" if (place := getattr(client, "place", "")) else ""
+        raise StoreUnavailable(f"Redis can't be used now{at}: {reason(error)}") from error
 
 
 def require_name(what: str, value: object) -> str:

@@ -97,10 +97,10 @@ def test_a_wrong_job_is_refused_by_field_without_its_values(courier: Courier) ->
 
 def test_redis_and_settings_that_fail_are_one_line(courier: Courier, tmp_path: Path) -> None:
     job = json.dumps(text_job())
-    away = courier(
-        "send", input=job, code=3, COURIER_REDIS_URL=f"redis://:hidden@127.0.0.1:{free_port()}/0"
-    )
-    assert away.stderr.startswith("Error: Redis can't be used now: ConnectionError: Connection r")
+    place = f"127.0.0.1:{free_port()}"
+    away = courier("send", input=job, code=3, COURIER_REDIS_URL=f"redis://:hidden@{place}/0")
+    said = f"Error: Redis can't be used now ({place}): ConnectionError: Connection r"
+    assert away.stderr.startswith(said)
     assert away.stderr.count("\n") == 1 and "hidden" not in away.output
     wrong = courier("send", input=job, code=2, COURIER_REDIS_URL="http://hidden", COURIER_LEASE="x")
     assert "COURIER_REDIS_URL must be" in wrong.stderr and "COURIER_LEASE must be" in wrong.stderr

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import multiprocessing
 import os
 import pickle
+import re
 import socket
 import subprocess
 import sys
@@ -22,6 +24,7 @@ import redis
 
 from tests.conftest import common_job, events_of, free_port, text_job
 from viber_courier import (
+    AsyncProducer,
     ConfigError,
     Conflict,
     InvalidMessage,
@@ -30,6 +33,7 @@ from viber_courier import (
     StoreUnavailable,
 )
 from viber_courier.ops.redis_server import RedisServer
+from viber_courier.producers import calls
 from viber_courier.producers.client import CHUNK_ROWS
 from viber_courier.producers.testing import memory_producer
 from viber_courier.schemas.settings import Settings
@@ -338,6 +342,37 @@ def test_redis_down_is_a_clear_error_within_seconds_and_a_retry_is_safe(tmp_path
     assert producer.enqueue(text_job(id="a")) == "a"
     producer.close()
     server.stop()
+
+
+@pytest.mark.parametrize(
+    ("url", "place"),
+    [
+        ("redis://:hidden@127.0.0.1:1/0", "127.0.0.1:1"),
+        ("unix://:hidden@/nowhere.sock", "/nowhere.sock"),
+        ("sentinel://127.0.0.1:1,localhost:2/0?master_name=m", "127.0.0.1:1, localhost:2"),
+    ],
+)
+def test_an_error_names_the_place_and_no_secret(url: str, place: str) -> None:
+    env, told = {"COURIER_REDIS_URL": url}, re.escape(f"now ({place}): ")
+
+    async def wait() -> None:
+        async with AsyncProducer.from_env(env) as producer:
+            await producer.ping()
+
+    for ping in (Producer.from_env(env).ping, lambda: asyncio.run(wait())):
+        with pytest.raises(StoreUnavailable, match=told) as raised:
+            ping()
+        assert "hidden" not in str(raised.value)
+
+
+def test_a_producer_that_nobody_told_where_redis_is_says_so_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    calls._say_localhost.cache_clear()
+    for _ in range(2):
+        Producer.from_env({}).close()
+        Producer.from_env({"COURIER_REDIS_URL": "redis://127.0.0.1:1"}).close()
+    assert caplog.messages == ["COURIER_REDIS_URL is not set: Redis on localhost is used"]
 
 
 def test_the_memory_producer_is_a_producer_without_a_server() -> None:
