@@ -170,7 +170,7 @@ class Reader:
         keys, must = Keys(settings.namespace), kept(link.client, settings)
         given = {"stream": keys.results}
         self._entry = link.script(link.client, _ENTRY, given, must) if must else None
-        more = {**shared(settings), "group": group, "once_ms": millis(STALE_AFTER)}
+        more = {**shared(settings), "group": group, "once_ms": millis(2 * STALE_CHECK_INTERVAL)}
         self._lose = link.script(link.client, "lose", more)
         self.link, self.group, self.source = link, group, source
         self._client, self._stream, self._keys = link.client, keys.results, keys

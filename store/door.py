@@ -124,7 +124,9 @@ class Door:
         """Removes tasks that are stored, or refused."""
         if tasks:
             tags = [task.tag for task in tasks]
-            self._client.pipeline().hdel(self._bodies, *tags).zrem(self._held, *tags).execute()
+            # Without MULTI, in which Redis 6.2 refuses all commands when memory is used up.
+            pipe = self._client.pipeline(transaction=False)
+            pipe.zrem(self._held, *tags).hdel(self._bodies, *tags).execute()
 
     def pause(self, seconds: float) -> None:
         """Lets nobody ring for so many seconds."""

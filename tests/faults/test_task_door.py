@@ -143,13 +143,15 @@ def test_a_broker_that_tasks_have_filled_is_emptied(
             put("first")
             wait_for(lambda: stored(app, ids), 30)
             worker.freeze()
-            admin.config_set("maxmemory", admin.info("memory")["used_memory"] + 500_000)
+            admin.config_set("maxmemory", admin.info("memory")["used_memory"] + 3_000_000)
             with pytest.raises(OperationalError, match="maxmemory"):
                 for n in range(10_000):
                     put(f"m{n}")
             # When it goes on, then it takes them all, and there is room again
             worker.thaw()
             wait_for(lambda: stored(app, ids) == len(ids), 60, "nothing is taken any more")
+            free: Callable[[str], int] = lambda name: admin.info("memory")[name]  # noqa: E731
+            wait_for(lambda: free("used_memory") < free("maxmemory"), 20, "there is no room")
             put("next")
             wait_for(lambda: stored(app, ids) == len(ids), 20)
             assert worker.exits == []

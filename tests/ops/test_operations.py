@@ -151,6 +151,7 @@ def test_every_command_of_the_page_is_run_by_some_test() -> None:
         "kubectl create secret generic courier-provider --from-file=secrets/api_login"
         " --from-file=secrets/api_password",
         "kubectl create secret generic courier-flower --from-file=secrets/flower_password",
+        "kubectl create secret generic courier-gateway --from-file=secrets/gateway_tokens",
         "kubectl apply -f ops/kubernetes/",
         "kubectl rollout status deployment/courier-beat",
         "kubectl rollout restart deployment -l app.kubernetes.io/name=viber-courier",
@@ -175,7 +176,8 @@ def test_its_names_are_those_of_the_files() -> None:
         "_POLL": "COURIER_PROCESSES",
         "_PORT": "COURIER_EXPORTER",
     }
-    said = set(re.findall(r"`(COURIER_[A-Z_]+)`", PAGE))
+    gateway = {"COURIER_GATEWAY_PORT"} if "`COURIER_GATEWAY_HOST`, `_PORT`" in PAGE else set[str]()
+    said = set(re.findall(r"`(COURIER_[A-Z_]+)`", PAGE)) | gateway
     said |= {f"{before}{name}" for name, before in short.items() if f"`{name}`" in PAGE}
     assert named <= said, named - said
 
@@ -194,7 +196,7 @@ def test_composes_own_parser_takes_the_file(tmp_path: Path) -> None:
     secrets = ROOT / "ops/simulator-secrets.sh"
     subprocess.run(["sh", secrets], cwd=tmp_path, check=True, capture_output=True)
     # When it is read, against its schema and with everything put in its place
-    command = [parser, "--profile", "simulator", "config", "--services"]
+    command = [parser, "--profile", "simulator", "--profile", "gateway", "config", "--services"]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert run.returncode == 0, run.stderr
     assert {*PROGRAMS, "redis", "simulator", "prometheus", "grafana"} == set(run.stdout.split())

@@ -5,6 +5,7 @@ from typing import Any
 
 import kombu
 from celery.app import amqp
+from kombu.connection import ConnectionPool, PooledConnection
 from kombu.transport import redis
 from kombu.utils.url import maybe_sanitize_url
 from redis.exceptions import OutOfMemoryError, ResponseError
@@ -89,6 +90,21 @@ class Connection(kombu.Connection):
         theirs: Any = super().get_transport_cls()  # type: ignore[no-untyped-call]
         ours = {redis.Transport: Transport, redis.SentinelTransport: SentinelTransport}
         return ours.get(theirs, theirs)
+
+    def Pool(self, limit: int | None = None, **options: Any) -> Any:
+        """Returns a pool of such connections; kombu's own would make plain ones."""
+        made: Any = _Pool
+        return made(self, limit, **options)
+
+
+class _Pooled(Connection, PooledConnection):
+    pass
+
+
+class _Pool(ConnectionPool):
+    def new(self) -> Any:
+        made: Any = _Pooled
+        return made(self, **dict(self.connection._info(resolve=False)))
 
 
 class AMQP(amqp.AMQP):  # type: ignore[misc]
