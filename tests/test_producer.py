@@ -348,7 +348,6 @@ def test_redis_down_is_a_clear_error_within_seconds_and_a_retry_is_safe(tmp_path
     ("url", "place"),
     [
         ("redis://:hidden@127.0.0.1:1/0", "127.0.0.1:1"),
-        ("unix://:hidden@/nowhere.sock", "/nowhere.sock"),
         ("sentinel://127.0.0.1:1,localhost:2/0?master_name=m", "127.0.0.1:1, localhost:2"),
     ],
 )
