@@ -74,7 +74,7 @@ assert {self.suites == BESIDE} or not [n for n in "{ABSENT}".split() if u.find_s
                 [self.python, "-m", "venv", "--clear", "--without-pip", venv],
                 [*pip, "--quiet", "--disable-pip-version-check", "-c", constraints, *wanted],
                 [python, "-c", look],
-                [python, "-m", "pytest", "-p", "no:cacheprovider", *files],
+                [python, "-m", "pytest", "-p", "no:cacheprovider", "-m", "not slow", *files],
             ):
                 done = subprocess.run(
                     command, cwd=tests, env=env, stdout=out, stderr=out, timeout=SECONDS
