@@ -123,7 +123,11 @@ def test_unset_and_empty_mean_the_default(name: str) -> None:
     assert getattr(read(**{name: ""}), name.lower()) == default
 
 
-@pytest.mark.parametrize(("name", "text", "value"), GOOD, ids=lambda each: str(each)[:24])
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    GOOD,
+    ids=lambda each: str(each)[:24] if isinstance(each, str) else "",
+)
 def test_a_good_value_is_read(name: str, text: str, value: Any) -> None:
     assert getattr(read(**{name: text}), name.lower()) == value
 
