@@ -273,7 +273,8 @@ class Reader:
     async def _take(self, entries: list[str], note: str = "") -> None:
         """Notes deleted entries, and a sweep's note, as lost, unless another reader tells of them.
 
-        Without a reply nobody knows who does. Then this one does: twice is better than never.
+        Without a reply nobody knows who does. Then this one does: twice is better than never. An
+        error that Redis replies leaves everything as it was.
         """
         lost = note.split()
         if entries:
@@ -282,6 +283,8 @@ class Reader:
         once = self._keys.once(uuid.uuid4().hex)
         try:
             span, acked = await reply(self._lose(once=once, take=bool(note), entries=entries))
+        except redis.ResponseError:
+            raise
         except BaseException as error:
             self._lost += lost
             if isinstance(error, redis.RedisError):

@@ -22,13 +22,14 @@ import billiard
 import billiard.pool
 import kombu
 import pytest
+import redis
 from celery import Celery
 from celery.concurrency.asynpool import Worker as PoolProcess
 from celery.worker.consumer.connection import Connection as ConnectionStep
 from celery.worker.request import Request
 from kombu.asynchronous import Hub
 
-from tests.conftest import wait_for
+from tests.conftest import free_port, wait_for
 from viber_courier.ops.redis_server import RedisServer
 from viber_courier.worker.runtime import broker
 from viber_courier.worker.runtime.messages import HiddenRequest
@@ -93,6 +94,34 @@ def test_billiards_process_takes_a_lock_before_it_ends(process: Any) -> None:
     ending.on_ready_counter = context.Value("i", 1, lock=Noted())
     assert ending._ensure_messages_consumed(completed=1)
     assert bool(taken) is (process is PoolProcess)
+
+
+def test_kombus_pool_makes_connections_of_its_own_class() -> None:
+    class Chosen(kombu.Connection):
+        pass
+
+    assert not isinstance(Chosen("memory://").Pool().new(), Chosen)
+    ours = broker.Connection("redis://localhost/0").Pool().new()
+    assert ours.get_transport_cls() is broker.Transport
+
+
+def test_kombu_puts_no_message_when_memory_is_used_up(tmp_path: Path) -> None:
+    server = RedisServer(tmp_path, free_port())
+    server.start()
+    try:
+        for connect in (kombu.Connection, broker.Connection):
+            with connect(server.url) as connection, redis.Redis(port=server.port) as admin:
+                connection.SimpleQueue("q").put(1)
+                admin.config_set("maxmemory", 1)
+                if connect is kombu.Connection:
+                    with pytest.raises(redis.RedisError):
+                        connection.default_channel._put("q", {"a": 1})
+                else:
+                    connection.default_channel._put("q", {"a": 1})
+                admin.config_set("maxmemory", 0)
+        assert admin.llen("q") == 3
+    finally:
+        server.stop()
 
 
 def test_billiards_process_waits_half_a_minute_for_its_worker_to_count() -> None:

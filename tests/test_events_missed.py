@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from tests.conftest import Clock, Courier, text_job
-from viber_courier import Event, EventsMissed, Producer
+from viber_courier import Event, EventsMissed, Producer, StoreUnavailable
 from viber_courier.producers import results as results_module
 from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.status import Status
@@ -187,6 +187,30 @@ def test_a_lost_reply_is_no_silent_loss(
     # Then it is told all the same, once
     assert stream.read().count(None) == 1 and lost
     assert stream.read().count(None) == 0
+
+
+@pytest.mark.parametrize("face", ["blocking"])  # looks inside
+def test_a_refusal_of_redis_is_an_error_and_tells_of_nothing(
+    stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a reader that has missed events, and lacks a permission
+    stream.add(10)
+    stream.read()
+    stream.add(4 * NODE)
+    stream.trim(2 * NODE)
+    begin = Script.begin
+
+    def refuse(script: Script, **given: Any) -> Any:
+        if script._source.name == "lose":
+            raise redis.ResponseError("NOPERM no permissions to run the 'hset' command")
+        return begin(script, **given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Script, "begin", refuse)
+        with pytest.raises(StoreUnavailable, match="hset"):
+            stream.read()
+    # When it has it, then it is told, once
+    assert [stream.read().count(None) for _ in range(2)] == [1, 0]
 
 
 def test_what_was_missed_is_taken_once_however_often_the_call_is_repeated(stream: Stream) -> None:

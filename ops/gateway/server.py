@@ -162,8 +162,8 @@ class Gateway:
         try:
             with self._guard:
                 await self._producer.ping()
-        except StoreUnavailable as error:
-            raise Problem(503, str(error)) from None
+        except StoreUnavailable:  # its text names hosts, and nobody has shown a token
+            raise Problem(503, "the store can't be used now") from None
         return web.json_response({"status": "ok"})
 
     async def _metrics(self, _: web.Request) -> web.Response:

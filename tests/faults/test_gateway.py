@@ -103,6 +103,10 @@ def test_redis_away_and_back(gateway: Gateway, server: RedisServer) -> None:
     wait_for(lambda: gateway.post(private_job(id="away")).status_code == 202, 5)
     assert gateway.call("GET", "/v1/messages/before").status_code == 200
     assert gateway.call("GET", "/readyz", None).status_code == 200
+    # Who has no token does not learn where Redis is
+    server.stop()
+    away = gateway.call("GET", "/readyz", None)
+    assert away.status_code == 503 and f":{server.port}" not in away.text
 
 
 def test_redis_hung(gateway: Gateway, server: RedisServer) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from statistics import median
+
 from tests.conftest import Simulator, Start, common_job, wait_for
 from viber_courier import Producer
 
@@ -26,9 +28,10 @@ def test_four_workers_together_keep_the_rate(
     urgent = app.enqueue({**common_job(priority="realtime"), "address": "79250000010"})
     wait_for(lambda: (record := app.get(urgent)) and record.status != "queued", 2)
     wait_for(lambda: len(simulator.accepted()) > count, 60)
-    # Then any ten seconds after the first have what the rate gives
+    # Then ten seconds after the first have what the rate gives. Of several, the one in the middle:
+    # a machine that stands still may move a burst over the edge of one of them.
     instants = sorted(each["at"] for each in simulator.accepted())
-    start = instants[0] + 1.5
-    seen = sum(1 for at in instants if start <= at < start + SECONDS)
-    assert abs(seen - RATE * SECONDS) <= 0.03 * RATE * SECONDS
+    starts = [instants[0] + 1.5 + n / 4 for n in range(9)]
+    seen = median(sum(start <= at < start + SECONDS for at in instants) for start in starts)
+    assert abs(seen - RATE * SECONDS) <= 0.02 * RATE * SECONDS
     app.close()

@@ -1,4 +1,7 @@
-"""kombu's Redis transport for our app: never hangs at a dead connection, shows no password."""
+"""kombu's Redis transport for our app.
+
+It never hangs at a dead connection, puts messages at a full broker, and shows no password.
+"""
 
 import json
 from typing import Any
@@ -93,8 +96,7 @@ class Connection(kombu.Connection):
 
     def Pool(self, limit: int | None = None, **options: Any) -> Any:
         """Returns a pool of such connections; kombu's own would make plain ones."""
-        made: Any = _Pool
-        return made(self, limit, **options)
+        return _Pool(self, limit, **options)  # type: ignore[no-untyped-call]
 
 
 class _Pooled(Connection, PooledConnection):
@@ -103,8 +105,8 @@ class _Pooled(Connection, PooledConnection):
 
 class _Pool(ConnectionPool):
     def new(self) -> Any:
-        made: Any = _Pooled
-        return made(self, **dict(self.connection._info(resolve=False)))
+        info = self.connection._info(resolve=False)
+        return _Pooled(self, **dict(info))  # type: ignore[no-untyped-call]
 
 
 class AMQP(amqp.AMQP):  # type: ignore[misc]
