@@ -45,12 +45,14 @@ class Failover:
             more += ["--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"]
             self.servers.append(RedisServer(folder / f"redis-{n}", free_port(), [*more, *login]))
             self.servers[-1].start()
+        # A sentinel asks for replicas every 10 s: one that follows by then is known by the first.
+        wait_for(lambda: all(map(following, self.servers[1:])), 60, "a replica doesn't follow")
         self._down_after = down_after
         self._folder, self.ports = folder, [free_port() for _ in range(3)]
         self._sentinels = [self._start(port) for port in self.ports]
         hosts = ",".join(f"127.0.0.1:{port}" for port in self.ports)
         self.url = f"sentinel://app:secret@{hosts}/0?master={NAME}"
-        wait_for(self.complete, 20, "the sentinels have not found each other and the replica")
+        wait_for(self.complete, 60, "the sentinels have not found each other and the replica")
 
     def _start(self, port: int) -> subprocess.Popen[bytes]:
         config = self._folder / f"sentinel-{port}.conf"
@@ -138,6 +140,11 @@ def failover(tmp_path: Path) -> Iterator[Failover]:
     made = Failover(tmp_path)
     yield made
     made.stop()
+
+
+def following(server: RedisServer) -> bool:
+    with admin(server) as client:
+        return bool(client.info("replication")["master_link_status"] == "up")
 
 
 def admin(server: RedisServer) -> redis.Redis:
