@@ -64,7 +64,7 @@ test-upgrade: setup
 
 # Producers on each Python and each end of the ranges of dependencies, from the wheel: tests/versions.
 test-versions: setup
-	$(BIN)/python -m tests.versions
+	$(BIN)/python -m tests.versions "$(ONLY)"
 
 # Faults in the scripts and use cases, one at a time, each of which a test must find: docs/chaos.md.
 test-planted: setup

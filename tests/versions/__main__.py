@@ -3,6 +3,7 @@
 On each Python that is here: with the lowest and with the newest direct dependencies. On the second
 one also: with each major version of redis-py between them, and beside an old Celery of the app's.
 An environment's log is in ``.venvs``.
+``make test-versions ONLY=corners`` has three of them, for CI.
 """
 
 from __future__ import annotations
@@ -130,8 +131,16 @@ def environments() -> Iterator[Environment]:
     yield Environment(f"py{version}-beside-celery5.3", python, app, BESIDE)
 
 
-def main() -> int:
+def corners(found: list[Environment]) -> list[Environment]:
+    """The oldest Python with the lowest, the newest with the newest, and the old Celery's."""
+    pythons = [each for each in found if each.name.endswith(("-lowest", "-newest"))]
+    return [pythons[0], pythons[-1], found[-1]]
+
+
+def main(only: str) -> int:
     """Run all of them, one more at a time than there are cores; 1 if one fails."""
+    found = list(environments())
+    found = corners(found) if only == "corners" else found
     shutil.rmtree(FOLDER / "work", ignore_errors=True)
     work = FOLDER / "work"
     shutil.copytree(ROOT / "tests", work / "tests", ignore=shutil.ignore_patterns("__pycache__"))
@@ -144,7 +153,7 @@ def main() -> int:
     (wheel,) = work.glob("*.whl")
     failed = passed = 0
     with ThreadPoolExecutor((os.cpu_count() or 1) + 1) as threads:  # part of a run is waiting
-        runs = [threads.submit(each.run, wheel, work, constraints) for each in environments()]
+        runs = [threads.submit(each.run, wheel, work, constraints) for each in found]
         for run in runs:
             well, line = run.result()
             passed, failed = passed + well, failed + (not well)
@@ -154,4 +163,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*sys.argv[1:]))
