@@ -323,14 +323,14 @@ def test_a_fault_says_what_is_allowed(raw: dict[str, Any], path: str, text: str)
         (2**64 - 1, "18446744073709551615"),
         (2**64, "0x10000000000000000"),
         (10**5000, hex(10**5000)[:61] + "..."),
+        (".text.", ".text."),
     ],
-    ids=range(7),
+    ids=range(8),
 )
 def test_a_name_from_outside_is_shown_short_and_printable(name: Any, shown: str) -> None:
     assert message.printable(name) == shown
-    path = shown.rstrip(".")
-    assert faults({**job(), name: 1}) == {path: ["is not a field of the API"]}
-    assert [*faults(job(content={"text": "t", name: 1}))] == [f"content.{path}"]
+    assert faults({**job(), name: 1}) == {shown: ["is not a field of the API"]}
+    assert [*faults(job(content={"text": "t", name: 1}))] == [f"content.{shown}"]
 
 
 def test_as_many_fields_as_may_be_are_named_each() -> None:
