@@ -22,6 +22,8 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+from redis.exceptions import OutOfMemoryError, RedisError
+
 from viber_courier.schemas.instants import SECOND, micros, millis
 from viber_courier.schemas.lanes import DOOR, queue
 from viber_courier.schemas.redis_url import NO_BROKER, AddressError, parse
@@ -97,6 +99,14 @@ class Door:
             return self._now / SECOND
         seconds, micros = self._client.time()
         return float(seconds + micros / SECOND)
+
+    def is_full(self) -> bool:
+        """Returns whether the broker's memory is used up; False if it does not answer."""
+        try:
+            self._client.set(f"{self._list}.check", "1", px=1)
+        except RedisError as error:
+            return isinstance(error, OutOfMemoryError)
+        return False
 
     def wait(self, seconds: float) -> None:
         """Returns when a task is on the list, at the latest after so many seconds.
