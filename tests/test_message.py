@@ -870,7 +870,9 @@ def test_caches_are_bounded_and_hold_short_valid_values_only() -> None:
 
     assert len(results) == len(message._LOW_CARDINALITY)
     assert all(cache.cache_info().maxsize for cache in caches)
+    assert {cache.cache_info().maxsize for cache in results} == {1024}
     parse_job({**job(), "id": "a", "address": "79250000001", "comment": "c"}, NOW)
+    parse_job(job(), NOW)
     before = sizes()
     for measure in results:
         with pytest.raises(ValidationError):
