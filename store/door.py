@@ -28,6 +28,7 @@ from viber_courier.schemas.instants import SECOND, micros, millis
 from viber_courier.schemas.lanes import DOOR, queue
 from viber_courier.schemas.redis_url import NO_BROKER, AddressError, parse
 from viber_courier.store.connection import connect
+from viber_courier.store.refusals import CHECK_MS
 from viber_courier.store.scripts import DOOR_LUA, Script, source
 
 LEASE = 15.0
@@ -42,6 +43,8 @@ PRIORITIES = ("", "\x06\x163", "\x06\x166", "\x06\x169")
 """Ends of the lists' names: kombu's for priorities from 0, from 3, from 6 and for 9."""
 OLD_TIMEOUT = 60.0
 """Seconds after which older versions' workers took an unacknowledged task for lost."""
+ROOM = 1_000_000
+"""Bytes that a broker must have left for a worker's start."""
 AT_ONCE = 100
 """Unacknowledged tasks, perhaps all of other apps, that are read in one call."""
 
@@ -101,9 +104,11 @@ class Door:
         return float(seconds + micros / SECOND)
 
     def is_full(self) -> bool:
-        """Returns whether the broker's memory is used up; False if it does not answer."""
+        """Returns whether the broker has no ROOM left; False if it does not answer."""
+        key = f"{self._list}.check"
+        pipe = self._client.pipeline(transaction=False).set(key, "0" * ROOM, px=CHECK_MS)
         try:
-            self._client.set(f"{self._list}.check", "1", px=1)
+            pipe.set(key, "", px=CHECK_MS).delete(key).execute()  # refused if the first used it up
         except RedisError as error:
             return isinstance(error, OutOfMemoryError)
         return False

@@ -173,9 +173,10 @@ def test_a_worker_that_starts_at_a_full_broker_waits_for_room_and_makes_it(
             Celery(broker=broker.url, set_as_current=False) as client,
             redis.Redis(port=broker.port) as admin,
         ):
-            ids = [f"m{n}" for n in range(300)]
+            ids = [f"m{n}" for n in range(1500)]
+            later, text = iso_in(3600), "я" * 1000
             for id in ids:
-                job = text_job(id=id, sendAt=iso_in(3600))
+                job = text_job(id=id, sendAt=later, content={"text": text})
                 client.send_task("courier.enqueue", args=[[job]], queue=queue, retry=False)
             used = admin.info("memory")["used_memory"]
             admin.config_set("maxmemory", 1 if filled_by == "others" else used - 50_000)
@@ -185,12 +186,14 @@ def test_a_worker_that_starts_at_a_full_broker_waits_for_room_and_makes_it(
             # Then it says so, and stores what is at the door
             why = "the broker's memory is used up"
             wait_for(lambda: log_lines(worker.log, "not started yet", error=why), 30)
-            wait_for(lambda: stored(app, ids) == len(ids), 30)
-            # And starts as soon as there is room
             if filled_by == "others":
+                wait_for(lambda: stored(app, ids) == len(ids), 60, worker.log)
                 assert worker.process.poll() is None and " ready." not in worker.log
                 admin.config_set("maxmemory", 0)
-            worker.ready()
+            # And starts as soon as there is room
+            wait_for(lambda: " ready." in worker.log or worker.process.poll() is not None, 60)
+            wait_for(lambda: stored(app, ids) == len(ids), 60, worker.log)
+            assert worker.process.poll() is None, worker.log
             assert "Traceback" not in worker.log
     finally:
         if worker:
