@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from viber_courier.producers.dead import AsyncDeadLetters, Letter
 from viber_courier.producers.results import Reader, Start, require_start
-from viber_courier.producers.rows import CHUNK_ROWS, Clashes, OnInvalid, Row, RowStream, fresh_id
+from viber_courier.producers.rows import Clashes, OnInvalid, Row, RowStream, fresh_id
 from viber_courier.schemas.errors import Conflict, EnqueueError, QueueFull
 from viber_courier.schemas.event import Change, render, resent
 from viber_courier.schemas.fields import SOURCE
@@ -20,6 +20,7 @@ from viber_courier.store.connection import StoreUnavailable, require_name, store
 from viber_courier.store.format import format_fault
 from viber_courier.store.keys import Keys
 from viber_courier.store.records import Record, end_fields, new_message, record_values, version_of
+from viber_courier.store.refusals import refusal
 from viber_courier.store.replicas import kept
 from viber_courier.store.replies import Link, reply
 from viber_courier.store.scripts import shared
@@ -71,7 +72,14 @@ class Calls:
     async def enqueue(self, job: types.Job) -> str:
         parsed = self._parse_job(job, self._clock())
         id = parsed.id or fresh_id()
-        if await (await self._begin_store([Row(0, job, id, parsed)]))():
+        try:
+            conflicts = await (await self._begin_store([Row(0, job, id, parsed)]))()
+        except StoreUnavailable as error:
+            error.id = id
+            if parsed.id is None and not refusal(error):
+                error.args = (f"{error}; to repeat it, give the job the id {id}",)
+            raise
+        if conflicts:
             raise Conflict(id)
         return id
 
@@ -91,12 +99,12 @@ class Calls:
         parse = campaign.parse_row if campaign else self._parse_job
         begin = self._begin_store
         stream = RowStream(campaign, parse, on_invalid, self._clock, begin, self._link)
-        # A chunk larger than max_queued could never be stored.
-        size = min(CHUNK_ROWS, self.settings.max_queued or CHUNK_ROWS)
         try:
-            await stream.store(rows, size)
+            await stream.store(rows)
         except (EnqueueError, StoreUnavailable) as error:
             error.accepted = stream.accepted
+            if isinstance(error, StoreUnavailable):
+                error.in_doubt = stream.in_doubt
             raise
         return stream.accepted
 
@@ -135,7 +143,13 @@ class Calls:
 
     async def _store_again(self, letters: list[Letter], gap: int) -> set[str]:
         rows = [Row(0, None, new, job, old) for old, new, job in letters]
-        return await (await self._begin_store(rows, None, gap))()
+        try:
+            return await (await self._begin_store(rows, None, gap))()
+        except QueueFull:
+            if not (half := len(letters) // 2):
+                raise
+        first = await self._store_again(letters[:half], gap)
+        return first | await self._store_again(letters[half:], gap)
 
     async def _begin_store(
         self, rows: list[Row], campaign: Campaign | None = None, gap: int | None = None

@@ -65,7 +65,7 @@ class Producer:
         """Stores one job in one round trip, and returns its id.
 
         Raises InvalidMessage, Conflict or QueueFull: then nothing is stored. After StoreUnavailable
-        it may be stored: repeat the call with the same id.
+        it may be stored: repeat the call with the same id, the error's ``id``.
         """
         return run(self._calls.enqueue(job))
 
@@ -84,7 +84,8 @@ class Producer:
 
         Streams any iterable in chunks, one round trip each. A wrong row raises its error with
         ``.row`` and ``.accepted``: nothing of its chunk is stored, but earlier chunks are. With
-        ``on_invalid(row number, row, error)`` a wrong row is left out instead.
+        ``on_invalid(row number, row, error)`` a wrong row is left out instead. QueueFull comes when
+        there is room for no more; StoreUnavailable has the rows ``.in_doubt``.
         """
         return run(self._calls.enqueue_many(rows, common, on_invalid))
 

@@ -83,7 +83,6 @@ class AsyncDeadLetters:
     ) -> None:
         self._client, self._clock, self._store = link.client, clock, store
         self._keys = Keys(settings.namespace)
-        self._size = min(CHUNK_LETTERS, settings.max_queued or CHUNK_LETTERS)
         given, must = shared(settings), kept(link.client, settings)
         names = ("dead", "drop")
         self._scripts = {name: link.script(link.client, name, given, must) for name in names}
@@ -187,7 +186,7 @@ class AsyncDeadLetters:
             call = read(
                 id=id,
                 after=after,
-                most=self._size,
+                most=CHUNK_LETTERS,
                 first=status,
                 second=reason,
                 ask=contents,

@@ -247,6 +247,7 @@ class Reader:
 
         Sweeps note what they delete too early (store/lua/lib/trim.lua). What was deleted by hand
         shows where the group's place is an event that is gone, though no sweep has removed it.
+        Drops the notes of groups that have been destroyed.
         """
         client, stream = self._client, self._stream
         groups = await reply(client.xinfo_groups(stream))
@@ -255,6 +256,10 @@ class Reader:
         is_gone = not await reply(client.xrange(stream, place, place, count=1))
         # After that look: a sweep may have been between.
         noted = await reply(client.hgetall(self._keys.missed))
+        if others := noted.keys() - places.keys() - {""}:
+            there = {each["name"] for each in await reply(client.xinfo_groups(stream))}
+            if destroyed := sorted(others - there)[:READ_COUNT]:
+                await reply(client.hdel(self._keys.missed, *destroyed))
         if note := noted.get(self.group):
             await self._take([], note)
         first = await reply(client.xrange(stream, count=1))

@@ -8,12 +8,12 @@ from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from itertools import islice
 from typing import Any, NamedTuple
 
-from viber_courier.schemas.errors import Conflict, EnqueueError
+from viber_courier.schemas.errors import Conflict, EnqueueError, QueueFull
 from viber_courier.schemas.message import Campaign, Job
 from viber_courier.store.replies import Link, reply
 
 CHUNK_ROWS = 500
-"""Rows of ``enqueue_many`` in one round trip; they are stored together or not at all."""
+"""Rows of ``enqueue_many`` in one round trip: a chunk, stored whole unless the queue is full."""
 COLLECT_AFTER = 0.02
 """Longest wait for the next row before collecting the previous chunk's reply, in seconds."""
 
@@ -56,20 +56,26 @@ class RowStream:
         self._count, self._sent_at = 0, 0.0
         self.accepted: list[str] = []
 
-    async def store(self, rows: Iterable[Any] | AsyncIterable[Any], size: int) -> None:
-        """Stores rows in chunks of this size."""
+    @property
+    def in_doubt(self) -> dict[int, str]:
+        """The rows sent to Redis that may be stored: numbers and ids."""
+        stored = {*self.accepted}
+        return {row.number: row.id for row in self._rows if row.id not in stored}
+
+    async def store(self, rows: Iterable[Any] | AsyncIterable[Any]) -> None:
+        """Stores rows in chunks."""
         source: Any = aiter(rows) if isinstance(rows, AsyncIterable) else enumerate(rows)
         try:
-            while chunk := await self._chunk(source, size):
+            while chunk := await self._chunk(source):
                 await self._send(*await self._parse(chunk))
         finally:
             await self._collect()  # also if the rows raise: their error names what is stored
 
-    async def _chunk(self, source: Any, size: int) -> list[tuple[int, Any]]:
+    async def _chunk(self, source: Any) -> list[tuple[int, Any]]:
         """Returns the next rows, numbered; collects the previous chunk if they come slowly."""
         chunk = list[tuple[int, Any]]()
         if isinstance(source, enumerate):
-            for numbered in islice(source, size):
+            for numbered in islice(source, CHUNK_ROWS):
                 if self._clashes and time.monotonic() - self._sent_at > COLLECT_AFTER:
                     await self._collect()
                 chunk.append(numbered)
@@ -77,7 +83,7 @@ class RowStream:
             async for row in source:
                 chunk.append((self._count, row))
                 self._count += 1
-                if len(chunk) == size:
+                if len(chunk) == CHUNK_ROWS:
                     break
         return chunk
 
@@ -111,16 +117,31 @@ class RowStream:
         if self._clashes is None:
             return
         fetch, self._clashes = self._clashes, None
-        clashes, rows, faults = await fetch(), self._rows, self._faults
-        while clashes:
-            faults += [_fault(r.number, r.raw, Conflict(r.id)) for r in rows if r.id in clashes]
-            self._raise_first(faults)
-            rows = [row for row in rows if row.id not in clashes]
-            clashes = await (await self._begin(_distinct(rows), self._campaign))()
-        self.accepted += [row.id for row in rows]
-        for fault in sorted(faults, key=lambda fault: fault[0]):  # valid rows have their ids by now
+        await self._finish(self._rows, fetch)
+        self._rows = []
+        # Valid rows have their ids by now.
+        for fault in sorted(self._faults, key=lambda fault: fault[0]):
             if self._on_invalid:
                 self._on_invalid(*fault)
+
+    async def _finish(self, rows: list[Row], fetch: Clashes | None = None) -> None:
+        """Stores rows, but for those that conflict; adds their ids. ``fetch``: if they are sent.
+
+        Halves them while there is no room for all: raises QueueFull when there is none.
+        """
+        try:
+            clashes = await (fetch or await self._begin(_distinct(rows), self._campaign))()
+        except QueueFull:
+            if not (half := len(rows) // 2):
+                raise
+            await self._finish(rows[:half])
+            return await self._finish(rows[half:])
+        if clashes:
+            new = [_fault(r.number, r.raw, Conflict(r.id)) for r in rows if r.id in clashes]
+            self._faults += new
+            self._raise_first(self._faults)
+            return await self._finish([row for row in rows if row.id not in clashes])
+        self.accepted += [row.id for row in rows]
 
     def _raise_first(self, faults: list[Fault]) -> None:
         if faults and self._on_invalid is None:

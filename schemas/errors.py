@@ -60,7 +60,7 @@ class Conflict(EnqueueError):
 
 
 class QueueFull(EnqueueError):
-    """More than ``COURIER_MAX_QUEUED`` messages would wait. Nothing of the chunk was stored."""
+    """More than ``COURIER_MAX_QUEUED`` messages would wait. Only ``accepted`` was stored."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit

@@ -284,10 +284,9 @@ def _paths(messages: Any, path: str = "") -> Any:
     """Yields marshmallow's nested messages as (field path, texts); "" is the whole job."""
     if isinstance(messages, Mapping):
         for name, inner in messages.items():
-            step = "" if name == "_schema" else printable(name)
-            yield from _paths(inner, f"{path}.{step}".strip("."))
+            yield from _paths(inner, path if name == "_schema" else f"{path}.{printable(name)}")
     else:
-        yield path, [str(text) for text in messages]
+        yield path.removeprefix("."), [str(text) for text in messages]
 
 
 def _wire(loaded: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,13 +12,16 @@ from viber_courier.schemas.settings import Settings
 
 STEP = 5.0
 """Seconds that the clock must step by to be noticed."""
-STALE_SWEEPS = 3
-"""Sweep intervals without a sweep after which a worker's listener sweeps: perhaps no beat runs."""
+STALE_SWEEPS = 1.5
+"""Sweep intervals without a sweep after which a worker's listener sweeps: perhaps no beat runs.
+
+It looks each half interval, so that what is due waits for two at most.
+"""
 
 
 def longest_gap(settings: Settings) -> float:
     """Returns how long after a sweep the next comes at the latest, in seconds."""
-    return STEP + STALE_SWEEPS * settings.sweep_interval
+    return STEP + (STALE_SWEEPS + 0.5) * settings.sweep_interval
 
 
 def even_seconds() -> float:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from inspect import signature
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
@@ -35,10 +36,14 @@ _NOT_NOW_ERRORS = (errors.OutOfMemoryError, errors.ReadOnlyError, errors.MasterD
 class StoreUnavailable(CourierError, redis.RedisError):
     """Redis can't be used, or did not answer: repeat the call with the same ids.
 
-    ``accepted`` holds the ids that ``enqueue_many`` had stored by then.
+    ``id`` is that of the job given to ``enqueue``, which may be stored. ``accepted`` holds the ids
+    that ``enqueue_many`` had stored by then; ``in_doubt`` maps the numbers of the rows that may be
+    stored besides to their ids.
     """
 
+    id: str | None = None
     accepted: tuple[str, ...] | list[str] = ()
+    in_doubt: Mapping[int, str] = MappingProxyType({})
 
 
 def connect(url: str, namespace: str = "", **chosen: Any) -> redis.Redis:

@@ -16,16 +16,24 @@ FORMAT = 3
 NEEDED = 2
 """The oldest format whose versions read what this version writes: up to there a roll goes back."""
 UNREADABLE = "UNREADABLE"
-"""How a script's refusal begins: then what is written, what is needed, and the caller's format."""
+"""How a script's refusal begins: then what is written, what is needed, and the caller's format;
+nothing more where these are no numbers."""
 HOLDS = "the store holds format"
 TEXT = (
     HOLDS + " {}, for versions of format {} or newer, and this version has format {}:"
     " run the newer version again"
+)
+JUNK = (
+    HOLDS + " numbers that are none: delete {{namespace}}:format, which something else has written,"
+    " unless a newer version has run here"
 )
 
 
 async def format_fault(client: Any, namespace: str) -> str:
     """Returns why this version can't read the store, in words; "" if it can."""
     held = await reply(client.hmget(Keys(namespace).format, "written", "needed"))
-    written, needed = (int(each or 0) for each in held)
+    try:
+        written, needed = (0 if each is None else int(each) for each in held)
+    except ValueError:
+        return JUNK.format()
     return TEXT.format(written, needed, FORMAT) if needed > FORMAT else ""

@@ -15,7 +15,7 @@ from typing import Any
 import redis
 from redis import exceptions as errors
 
-from viber_courier.store.format import TEXT, UNREADABLE, format_fault
+from viber_courier.store.format import JUNK, TEXT, UNREADABLE, format_fault
 from viber_courier.store.keys import Keys
 from viber_courier.store.replicas import Kept, TooFewReplicas
 from viber_courier.store.replies import run
@@ -62,6 +62,7 @@ _SAID = (
     (r"cluster support disabled", "the server is no Redis Cluster: the URL must be redis://"),
     (r"authentication required|must be called with", "the server wants a password (NOAUTH)"),
     (rf"{UNREADABLE} (\d+) (\d+) (\d+)", TEXT),
+    (UNREADABLE, JUNK),
 )
 _SUBCOMMANDS = {"script": "script|load", "xgroup": "xgroup|create", "xinfo": "xinfo|groups"}
 """What is needed of commands that Redis 6.2 names without their subcommand."""

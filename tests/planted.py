@@ -297,7 +297,7 @@ FAULTS = (
         LUA + "enqueue.lua",
         "waiting = waiting + redis.call('ZCARD', lane) end",
         "waiting = waiting + 0 * redis.call('ZCARD', lane) end",
-        "producer.py::test_max_queued_is_a_clear_error_and_nothing_is_stored",
+        "producer.py::test_max_queued_is_a_clear_error_that_says_what_is_stored",
     ),
     _fault(
         "cancel does not look whether the message is inside a request",

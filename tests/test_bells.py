@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from statistics import median
 
 import pytest
@@ -18,6 +19,7 @@ from viber_courier import Producer
 from viber_courier.ops.redis_server import RedisServer
 from viber_courier.schemas.lanes import LANES
 from viber_courier.schemas.settings import Settings
+from viber_courier.store.keys import Keys
 from viber_courier.store.leases import Store
 from viber_courier.worker.bells import MAX_WAITING_BELLS, Bells, Listener
 
@@ -127,6 +129,38 @@ def test_a_word_whose_bell_cannot_be_rung_is_left_for_another_listener(
     other.stop()
     thread.join()
     server.close()
+
+
+def test_what_is_due_waits_two_sweep_intervals_at_most_without_beat(
+    redis_server: RedisServer, namespace: str
+) -> None:
+    # Given a listener and no beat
+    interval = 1.0
+    settings = Settings(
+        redis_url=redis_server.url,
+        broker_url=redis_server.url,
+        namespace=namespace,
+        sweep_interval=interval,
+    )
+    client = redis.Redis.from_url(redis_server.url, decode_responses=True)
+    store, keys = Store(client, settings), Keys(namespace)
+    listener = Listener(store, Bells(settings), settings)
+    thread = threading.Thread(target=listener.run)
+    # When it sweeps some times, and words come meanwhile
+    thread.start()
+    swept = dict[str, None]()
+    while len(swept) < 6:
+        swept[str(client.get(keys.swept) or "")] = None
+        store.wake("low")
+        time.sleep(0.05)
+    listener.stop()
+    thread.join()
+    # Then from one sweep to the next are two intervals, but for a busy machine's delays
+    at = [int(each) / 1000 for each in swept if each]
+    gaps = [late - early for early, late in pairwise(at)]
+    assert max(gaps) < 2.5 * interval, gaps
+    assert min(gaps) >= 1.5 * interval, gaps
+    client.close()
 
 
 def test_a_worker_without_beat_sends_retries_polls_and_keeps_schedules(

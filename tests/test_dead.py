@@ -428,6 +428,20 @@ def test_only_what_is_asked_for_is_sent_again(office: Office, producer: Producer
     assert listed(producer) == [rejected]
 
 
+def test_as_many_are_sent_again_as_there_is_room_for(
+    office: Office, client: redis.Redis, settings: Settings, producer: Producer
+) -> None:
+    # Given a message that waits, and as many letters as may wait
+    office.end("rejected", *producer.enqueue_many([text_job() for _ in range(5)]))
+    producer.enqueue(text_job(id="other"))
+    small = Producer(replace(settings, max_queued=5), client=client)
+    # When they are sent again, then all but the last find room
+    with pytest.raises(QueueFull):
+        small.dead.resend_many(rate=1000)
+    assert len(office.waiting()) == 5
+    assert len(listed(producer)) == 1
+
+
 def test_a_full_queue_stops_it_and_the_next_call_goes_on(
     office: Office, client: redis.Redis, settings: Settings, producer: Producer
 ) -> None:

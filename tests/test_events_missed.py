@@ -213,6 +213,27 @@ def test_a_refusal_of_redis_is_an_error_and_tells_of_nothing(
     assert [stream.read().count(None) for _ in range(2)] == [1, 0]
 
 
+def test_what_destroyed_groups_have_missed_is_forgotten(stream: Stream) -> None:
+    # Given two groups that have missed events, one of which is destroyed then
+    stream.add(10)
+    stream.read(group="crm")
+    stream.read(group="old")
+    stream.add(3 * NODE)
+    stream.trim(2 * NODE)
+    assert {*noted(stream)} == {"", "crm", "old"}
+    stream.client.xgroup_destroy(stream.keys.results, "old")
+    # When any other group is read
+    stream.read(1, group="new")
+    # Then its note is gone, and the other's isn't
+    assert {*noted(stream)} == {"", "crm"}
+    assert stream.read()[0] is None
+    assert {*noted(stream)} == {""}
+
+
+def noted(stream: Stream) -> Any:
+    return stream.client.hgetall(stream.keys.missed)
+
+
 def test_what_was_missed_is_taken_once_however_often_the_call_is_repeated(stream: Stream) -> None:
     stream.client.hset(stream.keys.missed, "crm", "1-0 5-0")
     lose = Script(stream.client, "lose", shared(stream.producer.settings))

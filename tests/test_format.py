@@ -28,6 +28,10 @@ SAID = (
     f"the store holds format {FORMAT + 2}, for versions of format {FORMAT + 1} or newer, and this"
     f" version has format {FORMAT}: run the newer version again"
 )
+JUNK_SAID = (
+    "the store holds format numbers that are none: delete {namespace}:format, which something else"
+    " has written, unless a newer version has run here"
+)
 
 
 @pytest.fixture
@@ -118,6 +122,22 @@ def test_a_store_of_a_newer_version_is_refused_in_one_line(desk: Workshop, call:
     assert stored(desk) == before
 
 
+@pytest.mark.parametrize("call", [*WRITERS, *READERS, *OTHERS])
+@pytest.mark.parametrize("junk", [{"written": "three"}, {"written": "3", "needed": ""}])
+def test_numbers_that_are_none_are_refused_in_one_line(
+    desk: Workshop, call: str, junk: dict[str, str]
+) -> None:
+    desk.producer.enqueue(text_job(id="a", sendAt=iso_in(60)))
+    desk.end("rejected", desk.producer.enqueue(text_job(id="b")))
+    write(desk, junk)
+    before = stored(desk)
+    with pytest.raises(redis.RedisError) as caught:
+        (WRITERS | READERS | OTHERS)[call](desk)
+    said = str(caught.value) if isinstance(caught.value, StoreUnavailable) else ""
+    assert (said or refusal(caught.value)) == JUNK_SAID
+    assert stored(desk) == before
+
+
 def test_what_is_in_flight_is_written_down(desk: Workshop) -> None:
     # Given a request whose answer is awaited when a newer version begins to write
     desk.producer.enqueue(text_job(id="a"))
@@ -136,18 +156,19 @@ def test_scripts_that_begin_nothing_are_the_only_ones_that_do_not_ask() -> None:
     assert all("local newer = unreadable(format, formats" in source(name).text for name in asks)
 
 
+@pytest.mark.parametrize(("numbers", "said"), [(NEWER, SAID), ({"needed": "x"}, JUNK_SAID)])
 def test_doctor_says_it(
-    courier: Courier, redis_server: Any, namespace: str, client: redis.Redis
+    courier: Courier, redis_server: Any, namespace: str, numbers: dict[str, str], said: str
 ) -> None:
     with redis.Redis.from_url(redis_server.url) as real:
-        real.hset(Keys(namespace).format, mapping=dict(NEWER))
+        real.hset(Keys(namespace).format, mapping=dict(numbers))
     rows = courier.json("doctor", "--no-provider", code=2, COURIER_BROKER_URL="redis://127.0.0.1:1")
     (row,) = [row for row in rows if row["about"] == "format"]
     assert (row["severity"], f"{row['seen']}: {row['do']}") == (
         "error",
-        f"{SAID} (docs/operations.md)",
+        f"{said} (docs/operations.md)",
     )
-    assert SAID in courier("ready", "--timeout", "1", code=3).stderr
+    assert said in courier("ready", "--timeout", "1", code=3).stderr
 
 
 def test_whoever_changes_what_is_stored_looks_at_the_format() -> None:

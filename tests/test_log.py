@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
+from redis.exceptions import NoScriptError, OutOfMemoryError
 
 from tests.conftest import Start, ends, log_lines, text_job, wait_for
 from viber_courier import Producer
@@ -105,6 +107,17 @@ def test_elsewhere_a_line_is_an_object(file: io.StringIO) -> None:
     }
     assert [*json.loads(line)][:5] == ["time", "level", "logger", "process", "text"]
     assert line.isascii()
+
+
+@pytest.mark.parametrize("error", [NoScriptError("No matching script"), OutOfMemoryError("OOM")])
+def test_what_redis_cannot_do_now_has_no_traceback(file: io.StringIO, error: Exception) -> None:
+    # As kombu writes it when its scripts have been flushed just after it loaded them
+    try:
+        raise error
+    except redis.ResponseError:
+        logging.getLogger("celery.app.trace.test").warning("will retry", exc_info=True)
+    found = json.loads(file.getvalue())
+    assert (found["error"], "exception" in found) == (type(error).__name__, False)
 
 
 def test_celerys_own_data_is_in_no_object(file: io.StringIO) -> None:

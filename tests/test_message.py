@@ -7,6 +7,7 @@ from base64 import b64encode
 from datetime import UTC, datetime, timedelta
 from enum import Enum, IntEnum, StrEnum
 from hashlib import blake2b
+from itertools import permutations
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -323,14 +324,15 @@ def test_a_fault_says_what_is_allowed(raw: dict[str, Any], path: str, text: str)
         (2**64 - 1, "18446744073709551615"),
         (2**64, "0x10000000000000000"),
         (10**5000, hex(10**5000)[:61] + "..."),
+        (".text.", ".text."),
+        ("тема", "тема"),
     ],
-    ids=range(7),
+    ids=range(9),
 )
 def test_a_name_from_outside_is_shown_short_and_printable(name: Any, shown: str) -> None:
     assert message.printable(name) == shown
-    path = shown.rstrip(".")
-    assert faults({**job(), name: 1}) == {path: ["is not a field of the API"]}
-    assert [*faults(job(content={"text": "t", name: 1}))] == [f"content.{path}"]
+    assert faults({**job(), name: 1}) == {shown: ["is not a field of the API"]}
+    assert [*faults(job(content={"text": "t", name: 1}))] == [f"content.{shown}"]
 
 
 def test_as_many_fields_as_may_be_are_named_each() -> None:
@@ -482,6 +484,11 @@ OTHERS = [
     button(imageUrl=LINK),
     job(**IMAGE),
 ]
+
+
+def test_empty_metadata_is_stored_as_none_at_all() -> None:
+    assert parse_job(job(metadata={}), NOW) == parse_job(job(), NOW)
+    assert parse_job(MappingProxyType(job(metadata={})), NOW) == parse_job(job(), NOW)
 
 
 def test_other_jobs_have_other_digests() -> None:
@@ -656,6 +663,25 @@ def test_what_equals_a_right_value_may_still_be_wrong(right: dict[str, Any]) -> 
     assert [*faults(job(**{name: float(value)}))] == [name]
 
 
+def test_what_equals_the_right_value_of_another_row_may_still_be_wrong() -> None:
+    campaign = Campaign(COMMON, NOW)
+    row = {"address": "79250000001", "smsText": "s"}
+    campaign.parse_row({**row, "resendSms": True}, NOW)
+    with pytest.raises(InvalidMessage) as caught:
+        campaign.parse_row({**row, "resendSms": 1}, NOW)
+    assert caught.value.errors == {"resendSms": ["must be true or false"]}
+
+
+def test_an_app_may_change_its_common_part_while_rows_are_read() -> None:
+    common = {**COMMON, "content": {"text": "as given"}}
+    campaign = Campaign(common, NOW)
+    common["content"]["text"] = "for the next campaign"
+    for row in ({"address": "79250000001"}, MappingProxyType({"address": "79250000001"})):
+        parsed = campaign.parse_row(row, NOW)
+        sent = {**campaign.wire, **json.loads(parsed.own)}
+        assert sent["content"] == {"text": "as given"}
+
+
 SMS_SETS: list[dict[str, Any]] = [
     *({}, {"resendSms": True}, {"resendSms": False}, {"smsText": "s"}, {"smsSrcAddress": "A"}),
     *({"smsText": "s", "resendSms": True}, {"smsText": None}, {"resendSms": None}),
@@ -817,7 +843,9 @@ def test_a_digest_is_of_each_fields_name_and_sorted_json() -> None:
 def test_a_campaigns_digest_is_of_its_sorted_json() -> None:
     text = '{"comment":"я","subject":"Shop"}'
     whole = b64encode(blake2b(text.encode(), digest_size=15).digest()).decode()
-    assert Campaign({"subject": "Shop", "comment": "я"}, NOW).digest == whole
+    campaign = Campaign({"subject": "Shop", "comment": "я"}, NOW)
+    assert campaign.digest == whole
+    assert json.loads(campaign.json) == json.loads(text)
 
 
 DIGESTS = json.loads((Path(__file__).parent / "golden" / "digests.json").read_text("utf-8"))
@@ -842,7 +870,9 @@ def test_caches_are_bounded_and_hold_short_valid_values_only() -> None:
 
     assert len(results) == len(message._LOW_CARDINALITY)
     assert all(cache.cache_info().maxsize for cache in caches)
+    assert {cache.cache_info().maxsize for cache in results} == {1024}
     parse_job({**job(), "id": "a", "address": "79250000001", "comment": "c"}, NOW)
+    parse_job(job(), NOW)
     before = sizes()
     for measure in results:
         with pytest.raises(ValidationError):
@@ -854,3 +884,14 @@ def test_caches_are_bounded_and_hold_short_valid_values_only() -> None:
         address, text = str(79250000000 + n), {"text": f"text {n}"}
         parse_job({**job(content=text), "id": f"{n}", "address": address, "comment": f"{n}"}, NOW)
     assert sizes() == before
+
+
+def test_a_campaign_remembers_few_forms_of_rows() -> None:
+    campaign = Campaign(COMMON, NOW)
+    for names in permutations(["subject", "priority", "comment", "ttlSec", "id"]):
+        for more in ({}, {"onUnsure": "park"}):
+            row = {"id": "a", "subject": "S", "priority": "low", "comment": "c", "ttlSec": 60}
+            campaign.parse_row(
+                {"address": "79250000001", **{name: row[name] for name in names}, **more}, NOW
+            )
+    assert campaign._checks_of.cache_info().currsize == 128

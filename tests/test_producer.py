@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import pickle
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -15,6 +16,8 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
@@ -23,7 +26,8 @@ from typing import Any
 import pytest
 import redis
 
-from tests.conftest import common_job, events_of, free_port, text_job
+from tests.awaited import Awaited, Loop
+from tests.conftest import common_job, events_of, free_port, text_job, wait_for
 from viber_courier import (
     AsyncProducer,
     ConfigError,
@@ -38,6 +42,7 @@ from viber_courier.producers import calls
 from viber_courier.producers.client import CHUNK_ROWS
 from viber_courier.producers.testing import memory_producer
 from viber_courier.schemas.settings import Settings
+from viber_courier.store import aio
 from viber_courier.store.connection import connect
 
 
@@ -240,18 +245,45 @@ def test_one_round_trip_for_a_single_and_one_for_each_chunk(
     client.close()
 
 
-def test_max_queued_is_a_clear_error_and_nothing_is_stored(
-    client: redis.Redis, namespace: str
-) -> None:
-    limited = Producer(Settings(namespace=namespace, max_queued=3), client=client)
-    limited.enqueue(text_job(id="a"))
+@pytest.fixture
+def settings(settings: Settings, request: pytest.FixtureRequest) -> Settings:
+    """With the COURIER_MAX_QUEUED that a test asks for."""
+    return replace(settings, max_queued=getattr(request, "param", 0))
+
+
+@pytest.mark.parametrize("settings", [3], indirect=True)
+def test_max_queued_is_a_clear_error_that_says_what_is_stored(producer: Producer) -> None:
+    producer.enqueue(text_job(id="a"))
+    given = [{**row, "id": f"r{n}"} for n, row in enumerate(rows(3))]
     with pytest.raises(QueueFull) as caught:
-        limited.enqueue_many(rows(3), common=BULK)
-    assert (caught.value.limit, caught.value.accepted) == (3, [])
-    assert limited.enqueue_many(rows(2), common=BULK)
-    assert limited.enqueue(text_job(id="a")) == "a"
+        producer.enqueue_many(given, common=BULK)
+    assert (caught.value.limit, caught.value.accepted) == (3, ["r0", "r1"])
+    assert [producer.get(row["id"]) is not None for row in given] == [True, True, False]
+    assert producer.enqueue(text_job(id="a")) == "a"
     with pytest.raises(QueueFull):
-        limited.enqueue(text_job())
+        producer.enqueue(text_job(id="b"))
+    assert producer.get("b") is None
+
+
+@pytest.mark.parametrize("settings", [500], indirect=True)
+def test_a_bulk_goes_on_while_there_is_room_for_some(producer: Producer) -> None:
+    # Given a message for later, and a bulk of which each chunk is as large as the queue
+    producer.enqueue(text_job(id="later", sendAt="2027-01-01T00:00:00Z"))
+    given = [{**row, "id": f"r{n}"} for n, row in enumerate(rows(1200))]
+    # When it is repeated each time when some of what waits is gone
+    stored, tries = list[str](), 0
+    while len(stored) < len(given):
+        tries += 1
+        try:
+            stored += producer.enqueue_many(given[len(stored) :], common=BULK)
+        except QueueFull as error:
+            assert 0 < len(error.accepted) <= 499
+            stored += error.accepted
+        for id in stored[-499:]:
+            producer.cancel(id)
+    # Then each row was stored once, by as few calls as the queue allows
+    assert stored == [row["id"] for row in given]
+    assert tries == 3
 
 
 @pytest.mark.timeout(10)
@@ -333,11 +365,13 @@ def test_redis_down_is_a_clear_error_within_seconds_and_a_retry_is_safe(tmp_path
         producer.enqueue(text_job(id="a"))
     assert time.monotonic() - started < 8
     assert isinstance(caught.value, redis.RedisError)
+    assert caught.value.id == "a" and "to repeat it" not in str(caught.value)
     with pytest.raises(StoreUnavailable) as caught:
         producer.enqueue_many(
             ({**row, "id": f"r{n}"} for n, row in enumerate(rows(3))), common=BULK
         )
     assert caught.value.accepted == []
+    assert caught.value.in_doubt == {0: "r0", 1: "r1", 2: "r2"}
     server.start()
     assert producer.enqueue(text_job(id="a")) == "a"
     assert producer.enqueue(text_job(id="a")) == "a"
@@ -609,6 +643,71 @@ def test_what_breaks_while_rows_are_streamed_is_done_again(
     assert operator.hget(f"{{{namespace}}}:counts", "queued") == b"2600"
     producer.close()
     operator.close()
+
+
+@pytest.fixture
+def hung_server(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis that takes what is sent to it, and answers when it goes on."""
+    server = RedisServer(tmp_path, free_port())
+    server.start()
+    yield server
+    server.stop(kill=True)
+
+
+@pytest.fixture
+def impatient(hung_server: RedisServer, face: str) -> Iterator[Any]:
+    """A Producer, blocking or behind Awaited, that waits for a reply for 0.3 s."""
+    url, wait = hung_server.url, {"socket_timeout": 0.3}
+    settings = Settings(redis_url=url, max_queued=1000)
+    if face == "blocking":
+        with closing(Producer(settings, client=connect(url, **wait))) as made:
+            yield made
+    else:
+        client = aio.connect(url, **wait)
+        with (
+            closing(Loop()) as loop,
+            closing(Awaited(loop, AsyncProducer(settings, client=client))) as found,
+        ):
+            yield found
+
+
+def test_what_got_no_answer_can_be_repeated_by_its_id(
+    impatient: Any, hung_server: RedisServer
+) -> None:
+    def send(number: int) -> None:
+        assert hung_server.process
+        hung_server.process.send_signal(number)
+
+    def then_stop() -> Iterator[dict[str, Any]]:
+        yield from given
+        wait_for(lambda: look.zcard("{courier}:lane:low:0") == CHUNK_ROWS)
+        send(signal.SIGSTOP)
+
+    # Given jobs without ids, and a Redis that stops before it answers
+    given, look = list(rows(CHUNK_ROWS + 3)), connect(hung_server.url)
+    impatient.enqueue(text_job(id="first"))
+    send(signal.SIGSTOP)
+    with pytest.raises(StoreUnavailable) as one:
+        impatient.enqueue(text_job())
+    send(signal.SIGCONT)
+    impatient.ping()
+    with pytest.raises(StoreUnavailable) as many:
+        impatient.enqueue_many(then_stop(), common=BULK)
+    # When it goes on, and does what it was sent
+    send(signal.SIGCONT)
+    lost, in_doubt = one.value.id, many.value.in_doubt
+    for id in (lost, *in_doubt.values()):
+        wait_for(lambda id=id: impatient.get(id))  # type: ignore[misc]
+    # Then the errors know the ids, of one job and of the rows of the chunk in hand
+    assert str(one.value).endswith(f"; to repeat it, give the job the id {lost}")
+    assert len(many.value.accepted) == CHUNK_ROWS
+    assert [*in_doubt] == [CHUNK_ROWS, CHUNK_ROWS + 1, CHUNK_ROWS + 2]
+    # And with these ids nothing is stored twice
+    rest = [{**given[number], "id": id} for number, id in in_doubt.items()]
+    assert impatient.enqueue_many(rest, common=BULK) == [*in_doubt.values()]
+    assert impatient.enqueue(text_job(id=lost)) == lost
+    assert look.hget("{courier}:counts", "queued") == str(2 + len(given))
+    look.close()
 
 
 def test_an_error_shows_its_text() -> None:

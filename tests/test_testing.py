@@ -388,6 +388,27 @@ def test_an_answer_is_lost_and_the_work_is_done(kit: Courier, early: Any) -> Non
     assert [asked.id for asked in kit.outbox] == ["a"]
 
 
+@pytest.mark.parametrize("stored", [False, True])
+def test_what_got_no_answer_can_be_repeated_by_the_ids_of_the_error(
+    kit: Courier, early: Any, stored: bool
+) -> None:
+    kit.fail_next(StoreUnavailable, stored=stored)
+    with pytest.raises(StoreUnavailable) as caught:
+        early.enqueue(text_job())
+    id = caught.value.id
+    assert early.enqueue(text_job(id=id)) == id
+    assert [asked.id for asked in kit.outbox] == [id]
+    kit.outbox.clear()
+    rows: list[Any] = [text_job(), {}, text_job(), text_job()]
+    kit.fail_next(StoreUnavailable, after=1, stored=True)
+    with pytest.raises(StoreUnavailable) as caught:
+        early.enqueue_many(rows, on_invalid=lambda *_: None)
+    assert [*caught.value.in_doubt] == [2, 3]
+    again = [{**rows[number], "id": id} for number, id in caught.value.in_doubt.items()]
+    assert early.enqueue_many(again) == [*caught.value.in_doubt.values()]
+    assert len(kit.outbox) == 3
+
+
 def test_a_full_queue_refuses_what_is_new(kit: Courier, early: Any) -> None:
     early.enqueue(text_job(id="a"))
     kit.full()

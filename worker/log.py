@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import redis
+from redis.exceptions import NoScriptError, OutOfMemoryError
 
 from viber_courier.store.refusals import refusal
 
@@ -18,6 +19,8 @@ OURS = "viber_courier"
 """The logger whose ``extra`` is printed. That of Celery's loggers may hold jobs."""
 REPEAT_SECONDS = 60.0
 """Seconds for which a process does not repeat a line about the same failure."""
+_NOT_NOW = (redis.ConnectionError, redis.TimeoutError, OutOfMemoryError, NoScriptError)
+"""What passes by itself. A script may be flushed just after it was loaded."""
 _USUAL = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime"})
 
 
@@ -29,15 +32,14 @@ def data(record: logging.LogRecord) -> dict[str, Any]:
 
 
 def plain_error(record: logging.LogRecord) -> str:
-    """Returns what Redis refuses, or how it is away, without a traceback; "" for other errors.
+    """Returns what Redis refuses, or cannot do now, without a traceback; "" for other errors.
 
     What Celery's own loggers say of Redis is about the broker.
     """
     error = record.exc_info[1] if record.exc_info else None
     if why := refusal(error):
         return f"COURIER_{'REDIS' if record.name.startswith(OURS) else 'BROKER'}_URL: {why}"
-    away = isinstance(error, redis.ConnectionError | redis.TimeoutError)
-    return type(error).__name__ if away else ""
+    return type(error).__name__ if isinstance(error, _NOT_NOW) else ""
 
 
 def _text(record: logging.LogRecord, why: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from viber_courier.producers.calls import Calls
 from viber_courier.producers.results import _Feed
-from viber_courier.producers.rows import OnInvalid
+from viber_courier.producers.rows import OnInvalid, fresh_id
 from viber_courier.schemas.errors import EnqueueError, QueueFull
 from viber_courier.schemas.message import parse_job
 from viber_courier.schemas.settings import Settings
@@ -151,6 +151,10 @@ class _Rows:
         if self._on_invalid:
             self._on_invalid(number, row, error)
 
+    def numbered(self, ids: Sequence[str]) -> dict[int, str]:
+        """Returns the ids of the last accepted rows, by their rows' numbers."""
+        return dict(zip([*self._jobs][-len(ids) :], ids, strict=True)) if ids else {}
+
     def accepted(self, ids: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yields the ids of accepted rows, which are in row order, with their jobs."""
         return zip(ids, self._jobs.values(), strict=False)
@@ -163,10 +167,14 @@ def _copied(job: Mapping[str, Any]) -> dict[str, Any]:
 
 def _enqueue(book: Book, original: Any) -> Any:
     async def enqueue(calls: Calls, job: Any) -> str:
+        asked = job
         if book.faults:
-            parse_job(job, time.time())  # a wrong job is refused before Redis is asked
+            parsed = parse_job(job, time.time())  # a wrong job is refused before Redis is asked
+            asked = {**job, "id": parsed.id or fresh_id()}
+            if isinstance(error := book.faults[0].error, StoreUnavailable):
+                error.id = asked["id"]
         with book.call(), book.enqueuing():
-            id: str = await original(calls, job)
+            id: str = await original(calls, asked)
             book.note(calls, id, job)
         return id
 
@@ -196,6 +204,8 @@ def _enqueue_many(book: Book, original: Any) -> Any:
             book.faults.remove(fault)
             if isinstance(fault.error, EnqueueError | StoreUnavailable):
                 fault.error.accepted = ids[: fault.after]
+            if isinstance(fault.error, StoreUnavailable):
+                fault.error.in_doubt = asked.numbered(ids[len(fault.error.accepted) :])
             raise fault.error
         return ids
 

@@ -18,7 +18,7 @@ import redis
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from tests.conftest import free_port, iso_in, text_job, wait_for
+from tests.conftest import Worker, free_port, iso_in, log_lines, text_job, wait_for
 from tests.faults.parts import BEAT, WORKER, Proxy, supervised
 from viber_courier import Producer
 from viber_courier.ops.redis_server import RedisServer
@@ -156,6 +156,48 @@ def test_a_broker_that_tasks_have_filled_is_emptied(
             wait_for(lambda: stored(app, ids) == len(ids), 20)
             assert worker.exits == []
     finally:
+        broker.stop(kill=True)
+
+
+@pytest.mark.parametrize("filled_by", ["tasks", "others"])
+def test_a_worker_that_starts_at_a_full_broker_waits_for_room_and_makes_it(
+    filled_by: str, app: Producer, system_env: dict[str, str], tmp_path: Path
+) -> None:
+    # Given a broker whose memory is used up, and no worker
+    broker = RedisServer(tmp_path, free_port())
+    broker.start()
+    queue = f"{app.settings.namespace}.enqueue"
+    worker = None
+    try:
+        with (
+            Celery(broker=broker.url, set_as_current=False) as client,
+            redis.Redis(port=broker.port) as admin,
+        ):
+            ids = [f"m{n}" for n in range(1500)]
+            later, text = iso_in(3600), "я" * 1000
+            for id in ids:
+                job = text_job(id=id, sendAt=later, content={"text": text})
+                client.send_task("courier.enqueue", args=[[job]], queue=queue, retry=False)
+            used = admin.info("memory")["used_memory"]
+            admin.config_set("maxmemory", 1 if filled_by == "others" else used - 50_000)
+            # When one starts
+            env = {**system_env, "COURIER_BROKER_URL": broker.url}
+            worker = Worker(env, tmp_path, beat=False)
+            # Then it says so, and stores what is at the door
+            why = "the broker's memory is used up"
+            wait_for(lambda: log_lines(worker.log, "not started yet", error=why), 30)
+            if filled_by == "others":
+                wait_for(lambda: stored(app, ids) == len(ids), 60, worker.log)
+                assert worker.process.poll() is None and " ready." not in worker.log
+                admin.config_set("maxmemory", 0)
+            # And starts as soon as there is room
+            wait_for(lambda: " ready." in worker.log or worker.process.poll() is not None, 60)
+            wait_for(lambda: stored(app, ids) == len(ids), 60, worker.log)
+            assert worker.process.poll() is None, worker.log
+            assert "Traceback" not in worker.log
+    finally:
+        if worker:
+            worker.kill()
         broker.stop(kill=True)
 
 
