@@ -71,7 +71,7 @@ def test_every_answer_is_as_the_document_says(gateway: Gateway, tmp_path: Path) 
     options = ["-H", token, "-c", ",".join(CHECKS), "--phases", "coverage,fuzzing", "--no-color"]
     served = f"{gateway.url}/openapi.json"
     run = subprocess.run(
-        [SCHEMATHESIS, "--config-file", config, "run", served, *options, "-n", "350"],
+        [SCHEMATHESIS, "--config-file", config, "run", served, *options, "-n", "300"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
