@@ -255,14 +255,12 @@ def ready(timeout: float, as_json: bool) -> None:
         _check_store(client, settings)
         with unavailable():
             _check_broker(settings)
+        ours = {queue(settings.namespace, name): name for name in names}
         missing, lanes = set(names), dict[str, set[str]]()
         while missing.difference(*lanes.values()) and time.monotonic() < end:
             with unavailable():
                 serving = Workers(settings).serving(min(ANSWER_SECONDS, timeout / 2))
-            queues = {queue(settings.namespace, name): name for name in names}
-            lanes = {
-                host: {queues[q] for q in found & {*queues}} for host, found in serving.items()
-            }
+            lanes = {host: {ours[q] for q in found & {*ours}} for host, found in serving.items()}
         if without := missing.difference(*lanes.values()):
             missing = without
         else:
