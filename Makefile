@@ -44,9 +44,9 @@ test-faults: $(FAULTS_READY)
 test-ops: $(OPS_READY)
 	$(BIN)/pytest -n 2 --dist worksteal --timeout 300 tests/ops
 
-# What apps are built on, from the wheel: tests/apps.
+# What apps are built on, from the wheel: tests/apps. By file: all examples are tried on one system.
 test-apps: $(APPS_READY)
-	$(BIN)/pytest -n 2 --dist worksteal --timeout 300 tests/apps
+	$(BIN)/pytest -n 2 --dist loadfile --timeout 300 tests/apps
 
 # docker-compose.yml on a real engine, which is started for it and ended: tests/containers.
 test-containers: $(READY)
@@ -83,7 +83,7 @@ demo: setup
 	$(BIN)/courier demo
 
 up: $(RUN_READY)
-	@exec $(BIN)/python -m viber_courier.ops.up
+	@exec $(BIN)/courier up
 
 bench: $(BENCH_READY)
 	$(BIN)/python -m viber_courier.ops.bench
@@ -99,13 +99,17 @@ $(RUN_READY): $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[run]'
 	@touch $(RUN_READY)
 
+define POSTGRESQL
+@test -d /usr/lib/postgresql || command -v initdb >/dev/null || test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null \
+	  || { apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends postgresql >/dev/null; } \
+	  || echo "PostgreSQL could not be installed: its tests are skipped"
+endef
+
 # Debian's libfaketime makes Redis's clock step, its PostgreSQL is an app's database: where they can't
 # be had, those tests say so and skip.
 $(FAULTS_READY): $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[databases]'
-	@test -d /usr/lib/postgresql || command -v initdb >/dev/null || test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null \
-	  || { apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends postgresql >/dev/null; } \
-	  || echo "PostgreSQL could not be installed: its tests are skipped"
+	$(POSTGRESQL)
 	@test -n "$$(ls /usr/lib/*/faketime 2>/dev/null)" || test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null \
 	  || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends faketime >/dev/null; } \
 	  || echo "faketime could not be installed: its tests are skipped"
@@ -117,6 +121,7 @@ $(APPS_READY): $(READY)
 	@$(PYTHON) -m venv .venvs/schemathesis \
 	  && .venvs/schemathesis/bin/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) schemathesis \
 	  || echo "schemathesis could not be installed: its test is skipped"
+	$(POSTGRESQL)
 	@touch $(APPS_READY)
 
 # Debian's chromium, prometheus, docker-compose and luacheck: where they can't be had, the tests that need them say so and skip.

@@ -36,6 +36,7 @@ _MODULES = {
     "demo": {"demo": "See the whole system at work, against a simulated provider."},
     "exporter": {"exporter": "Serve metrics for Prometheus."},
     "simulator": {"simulator": "Serve the provider's API with simulated deliveries."},
+    "up": {"up": "Run the whole system on this machine, to try it."},
 }
 COMMANDS = {
     name: (f"viber_courier.ops.{module}", line)

@@ -1,4 +1,4 @@
-"""``make up``: runs the whole system on this machine under supervisord, until Ctrl-C.
+"""``courier up``: runs the whole system on this machine under supervisord, until Ctrl-C.
 
 Uses ``COURIER_REDIS_URL`` and ``COURIER_API_URL`` (or their ``..._FILE``) where they are set.
 Otherwise it starts a Redis and a simulated provider of its own.
@@ -29,10 +29,10 @@ SIMULATED = {  # with a real provider these waits take hours
     "COURIER_SMS_GRACE": "30",
 }
 
-SHELL = f"""export PATH="$COURIER_BIN:$PATH"
+SHELL = f"""export PATH="$PATH:$COURIER_BIN"
 supervisorctl() {{ command supervisorctl -c {shlex.quote(str(OPS / "supervisord.conf"))} "$@"; }}
 """
-"""What a shell needs besides the settings."""
+"""What a shell needs besides the settings. An app's own environment stays first on its PATH."""
 
 
 def is_set(env: Mapping[str, str], name: str) -> bool:
@@ -114,7 +114,14 @@ Ctrl-C here ends everything. Messages of supervisord follow:
 @click.command()
 @click.option("--folder", default="var/up", show_default=True, help="For logs and Redis's data.")
 def up(folder: str) -> None:
-    """Run the whole system under supervisord until Ctrl-C."""
+    """Run the whole system on this machine until Ctrl-C, to try it.
+
+    Starts Redis, a simulated provider (`courier simulator --help`), workers, Flower and exporter
+    under supervisord, each on a free port of loopback, and prints what to do next. Where
+    COURIER_REDIS_URL or COURIER_API_URL is set, it uses that server instead. Needs the extra run.
+    """
+    if not (BIN / "supervisord").exists():
+        raise click.ClickException("supervisord is missing: pip install 'viber-courier[run]'")
     place = Path(folder).absolute()
     try:
         added, config = prepare(place, os.environ)
@@ -128,7 +135,3 @@ def up(folder: str) -> None:
     env = {**os.environ, **added, "COURIER_ENV_FILE": str(file)}
     command = [str(BIN / "supervisord"), "-n", "-c", str(place / "supervisord.conf")]
     os.execve(command[0], command, env)  # noqa: S606
-
-
-if __name__ == "__main__":
-    up()

@@ -225,7 +225,7 @@ def test_a_whole_system_is_well_ready_and_alive(
 def test_a_lane_without_a_worker_is_named(system: Courier, start_worker: Start) -> None:
     namespace = system.env["COURIER_NAMESPACE"]
     start_worker("-n", "slow@here", "-Q", f"{namespace}.send.low", beat=False)
-    told = system.json("ready", code=1)
+    told = system.json("ready", "--timeout", "2s", code=1)
     assert told["withoutWorker"] == ["realtime", "high", "normal", "poll"]
     found = severities(system, "--no-provider", code=2)
     assert (found["workers: low"], found["workers: high"], found["beat"]) == (
@@ -241,7 +241,16 @@ def test_a_worker_that_is_not_there_leaves_nothing_on_its_queue(
     gone = system("live", "--worker", "gone@here", "--timeout", "0.3s", code=1)
     assert "gone@here ran no task" in gone.stderr
     assert app.redis.llen(worker_direct("gone@here").name) == 0
-    assert system.json("ready", code=1)["workers"] == []
+    assert system.json("ready", "--timeout", "1s", code=1)["workers"] == []
+
+
+def test_workers_that_are_started_meanwhile_are_waited_for(
+    system: Courier, start_worker: Start
+) -> None:
+    waiting = system.start("ready", "--timeout", "60s")
+    start_worker("-n", "late@here")
+    said = waiting.communicate(timeout=90)
+    assert (waiting.returncode, said[0]) == (0, "ready\n"), said
 
 
 def test_what_cannot_be_reached_is_named_without_its_password(

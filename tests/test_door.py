@@ -13,7 +13,7 @@ import pytest
 import redis
 from celery import Celery, Task
 
-from tests.conftest import text_job, wait_for
+from tests.conftest import ROOT, text_job, wait_for
 from viber_courier import Producer
 from viber_courier.ops.redis_server import RedisServer
 from viber_courier.schemas.lanes import POLL, queue
@@ -287,6 +287,36 @@ def test_what_is_no_such_task_is_refused_and_gone(
     assert serve() == "enqueue: 0 accepted, 0 rejected; tasks: 0"
     assert f"message refused: {why}" in caplog.text
     assert at().look() == (0, 0.0, 0)
+
+
+PLAIN: dict[str, Any] = {  # docs/examples/nodejs-redis.md writes it down for apps without Celery
+    "headers": {"task": "courier.enqueue", "id": "2c0ee5b2-6f4d-4a43-9d3c-2d5f6d9a5b0e"},
+    "content-type": "application/json",
+    "content-encoding": "utf-8",
+    "body": json.dumps([[[text_job(id="plain")]], {}, None]),
+    "properties": {"delivery_tag": "t"},
+}
+
+
+def test_the_envelope_that_is_written_down_is_enough_and_each_field_of_it_is_needed(
+    serve: Callable[[], str], client: redis.Redis, namespace: str, app: Producer
+) -> None:
+    page = (ROOT / "docs" / "examples" / "nodejs-redis.md").read_text()
+    fields = [f"{part}.{name}" for part in ("headers", "properties") for name in PLAIN[part]]
+    for name in ("content-type", "content-encoding", "body", *fields):
+        assert f"`{name}`" in page
+    # When it lacks a field, then it is refused
+    for name in ("headers", "content-type", "body", "properties"):
+        lacking = {field: value for field, value in PLAIN.items() if field != name}
+        client.lpush(f"{namespace}.enqueue", json.dumps(lacking))
+        assert serve() == "enqueue: 0 accepted, 0 rejected; tasks: 0", name
+    # When it is whole, in either spelling of the body, then its messages are stored
+    coded = {**PLAIN["properties"], "body_encoding": "base64"}
+    body = b64encode(PLAIN["body"].encode()).decode()
+    for whole in (PLAIN, {**PLAIN, "body": body, "properties": coded}):
+        client.lpush(f"{namespace}.enqueue", json.dumps(whole))
+        assert serve() == "enqueue: 1 accepted, 0 rejected; tasks: 1"
+    assert app.get("plain") is not None
 
 
 def test_what_the_store_does_not_take_is_tried_again_and_others_have_their_turn(

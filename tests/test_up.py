@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from viber_courier.ops.up import instructions, prepare
+from viber_courier.ops.cli import main
+from viber_courier.ops.up import SHELL, instructions, prepare
 
 REAL = {
     "COURIER_REDIS_URL": "redis://store.example/0",
@@ -39,6 +41,21 @@ def test_with_settings_the_real_ones_are_used_and_nothing_of_the_simulators(tmp_
     assert "really sends" in said
     # And which variables the other terminal needs, but no value
     assert "(also set COURIER_REDIS_URL there)" in said and "geheim" not in said
+
+
+def test_without_supervisord_it_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("viber_courier.ops.up.BIN", tmp_path)
+    said = CliRunner().invoke(main, ["up", "--folder", str(tmp_path / "up")])
+    assert said.exit_code == 1 and "pip install 'viber-courier[run]'" in said.output
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_an_app_s_own_environment_stays_first_on_its_path() -> None:
+    program = f"export COURIER_BIN=/courier; PATH=/app\n{SHELL}echo $PATH"
+    run = subprocess.run(["/bin/bash", "-c", program], capture_output=True, text=True, check=True)
+    assert run.stdout == "/app:/courier\n"
 
 
 @pytest.mark.parametrize("name", ["send-Bulk", "", "redis; true"])

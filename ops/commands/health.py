@@ -245,8 +245,9 @@ def ready(timeout: float, as_json: bool) -> None:
     """Prove that the system stores and sends messages.
 
     Writes to Redis, runs a script, calls each command that a worker needs (docs/redis.md), and for
-    each lane and for polling makes a worker of its queue run a task. Pauses and closed gates don't
-    count against it: `courier doctor` reports those.
+    each lane and for polling makes a worker of its queue run a task. Workers that have only just
+    been started are waited for. Pauses and closed gates don't count against it: `courier doctor`
+    reports those.
     """
     settings = Settings.from_env(os.environ)
     end, names = time.monotonic() + timeout, (*LANES, POLL)
@@ -254,26 +255,26 @@ def ready(timeout: float, as_json: bool) -> None:
         _check_store(client, settings)
         with unavailable():
             _check_broker(settings)
-            serving = Workers(settings).serving(min(ANSWER_SECONDS, timeout / 2))
-        lanes = {
-            host: {name for name in names if queue(settings.namespace, name) in queues}
-            for host, queues in serving.items()
-        }
-        missing = set(names)
-        if missing <= set().union(*lanes.values()):
+        ours = {queue(settings.namespace, name): name for name in names}
+        missing, lanes = set(names), dict[str, set[str]]()
+        while missing.difference(*lanes.values()) and time.monotonic() < end:
+            with unavailable():
+                serving = Workers(settings).serving(min(ANSWER_SECONDS, timeout / 2))
+            lanes = {host: {ours[q] for q in found & {*ours}} for host, found in serving.items()}
+        if without := missing.difference(*lanes.values()):
+            missing = without
+        else:
             for host in _prove(client, settings, [h for h in lanes if lanes[h]], end):
                 missing -= lanes[host]
                 if not missing:
                     break
-        else:
-            missing -= set().union(*lanes.values())
-    without = [name for name in names if name in missing]
+    left = [name for name in names if name in missing]
     if as_json:
-        emit({"ready": not missing, "workers": sorted(lanes), "withoutWorker": without})
+        emit({"ready": not missing, "workers": sorted(lanes), "withoutWorker": left})
     elif not missing:
         click.echo("ready")
     if missing:
-        raise Failure(f"no worker runs tasks for: {', '.join(without)}")
+        raise Failure(f"no worker runs tasks for: {', '.join(left)}")
 
 
 def _prove(client: Redis, settings: Settings, hosts: list[str], end: float) -> Iterator[str]:

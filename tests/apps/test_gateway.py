@@ -35,7 +35,6 @@ def gateway(tmp_path: Path, redis_server: RedisServer, namespace: str) -> Iterat
 
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="needs curl")
-@pytest.mark.skipif(not shutil.which("node"), reason="needs Node.js 18 or newer")
 def test_the_page_runs_from_its_first_block_to_its_last(gateway: Gateway, tmp_path: Path) -> None:
     page = (ROOT / "docs" / "gateway.md").read_text()
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
@@ -62,25 +61,6 @@ def test_the_page_runs_from_its_first_block_to_its_last(gateway: Gateway, tmp_pa
     assert json.loads(streamed) == {"accepted": 1, "refused": []}
     assert '"status": "queued"' in shown and shown.endswith('{"cancelled": true}')
     assert '"subject": "login-81"' in polled and polled.endswith('{"acknowledged": 1}')
-    # And Node.js sends one, and reads its end
-    files = re.findall(r"(?s)<!-- (\S+) -->\n```js\n(.+?)```", page)
-    for name, code in files:
-        (tmp_path / name).write_text(code)
-        assert len([line for line in code.splitlines() if line]) <= 16
-    node = {"cwd": tmp_path, "env": env, "text": True}
-    for _ in range(2):
-        run = subprocess.run(["node", "send.mjs"], capture_output=True, timeout=60, **node)
-        assert run.stdout == "order-5\n", run.stderr
-    gateway.call("POST", "/v1/messages/order-5/cancel")
-    reader = subprocess.Popen(["node", "events.mjs"], stdout=subprocess.PIPE, **node)
-    try:
-        assert reader.stdout is not None
-        read = [reader.stdout.readline() for _ in range(2)]
-        assert read == ["login-81 cancelled true\n", "order-5 cancelled true\n"]
-    finally:
-        reader.kill()
-        reader.communicate()
-    assert {name for name, _ in files} == {"send.mjs", "events.mjs"}
 
 
 @pytest.mark.skipif(not SCHEMATHESIS.exists(), reason="needs schemathesis: make test-apps")
@@ -91,7 +71,7 @@ def test_every_answer_is_as_the_document_says(gateway: Gateway, tmp_path: Path) 
     options = ["-H", token, "-c", ",".join(CHECKS), "--phases", "coverage,fuzzing", "--no-color"]
     served = f"{gateway.url}/openapi.json"
     run = subprocess.run(
-        [SCHEMATHESIS, "--config-file", config, "run", served, *options, "-n", "350"],
+        [SCHEMATHESIS, "--config-file", config, "run", served, *options, "-n", "300"],
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -258,7 +258,7 @@ def test_make_up_is_a_whole_system_until_ctrl_c() -> None:
         env = {name: v for name, v in os.environ.items() if not name.startswith("COURIER_")}
         env |= {"COURIER_PROCESSES_BULK": "2", "COURIER_PROCESSES_URGENT": "1"}
         process = subprocess.Popen(
-            [sys.executable, "-m", "viber_courier.ops.up", "--folder", folder],
+            [Path(sys.executable).parent / "courier", "up", "--folder", folder],
             env=env,
             cwd=ROOT,
             stdout=subprocess.PIPE,
