@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -14,7 +13,7 @@ from typing import Any
 from aiohttp import web
 from standardwebhooks import Webhook as Signer
 
-from tests.conftest import common_job, text_job
+from tests.conftest import text_job
 from viber_courier import AsyncProducer, Producer
 from viber_courier.ops.push.endpoint import Endpoint, Network, Secrets
 from viber_courier.ops.push.serving import Metrics
@@ -32,18 +31,20 @@ def cancelled(producer: Producer, *ids: str, **more: Any) -> None:
         assert producer.cancel(id)
 
 
-def many(producer: Producer, messages: int, each: int = 1) -> None:
+def many(producer: Producer, messages: int, each: int = 1, start: int = 0) -> None:
     """Events like one that is real: ``each`` of so many messages, by turns."""
-    (id,) = producer.enqueue_many([{"id": "m0", "address": "79250000001"}], common=common_job())
-    assert producer.cancel(id)
     stream = Keys(producer.settings.namespace).results
-    ((entry, fields),) = producer.redis.xrange(stream)  # type: ignore[union-attr, misc]
-    producer.redis.xdel(stream, entry)
+    if is_first := not producer.get("m0"):
+        cancelled(producer, "m0")
+    ((entry, fields),) = producer.redis.xrevrange(stream, count=1)  # type: ignore[union-attr, misc]
+    if is_first:
+        producer.redis.xdel(stream, entry)
+    text = re.sub(r"m\d+:\d+", "ID:NUMBER", re.sub(r'"m\d+"', '"ID"', fields["event"]))
     with producer.redis.pipeline(transaction=False) as pipe:
         for number in range(1, each + 1):
-            for n in range(messages):
-                text = fields["event"].replace("m0:1", f"m{n}:{number}").replace('"m0"', f'"m{n}"')
-                pipe.xadd(stream, {"event": text})
+            for n in range(start, start + messages):
+                event = text.replace("ID", f"m{n}").replace("NUMBER", str(number))
+                pipe.xadd(stream, {"event": event})
         pipe.execute()
 
 
@@ -58,6 +59,9 @@ class Receiver:
         self.requests = list[web.Request]()
         self.bodies, self.times = list[Any](), list[float]()
         self.taken, self.at_work, self.most = list[str](), 0, 0
+
+    def know(self, secret: str) -> None:
+        self._signer = Signer(secret)
 
     async def hook(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
@@ -113,9 +117,7 @@ async def pushing(
     allowed = more.pop("allowed", loopback())
     given: Any = {"source": "", "start": "oldest", "batch": 0, "concurrency": 32}
     options = Options(**{"group": "crm", "give_up": 259200.0, **given, **more})
-    endpoint = Endpoint(
-        url, Secrets(secrets), allowed, ca_file, seconds, options.concurrency
-    )
+    endpoint = Endpoint(url, Secrets(secrets), allowed, ca_file, seconds, options.concurrency)
     stop = asyncio.Event()
     async with AsyncProducer(producer.settings) as made:
         webhook = Webhook(made, endpoint, options, Metrics(options.group), stop)
@@ -155,7 +157,3 @@ def metric(metrics: Metrics, name: str, **labels: str) -> float:
     wanted = [f'{key}="{value}"' for key, value in labels.items()]
     lines = [line for line in text.splitlines() if re.match(rf"{name}(\{{| )", line)]
     return sum(float(line.split()[-1]) for line in lines if all(w in line for w in wanted))
-
-
-def body_of(event: dict[str, Any]) -> str:
-    return json.dumps(event)

@@ -12,7 +12,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import click
-from kombu.serialization import registry
+from kombu.exceptions import SerializerNotInstalled
+from kombu.serialization import dumps
 
 from viber_courier import AsyncProducer
 from viber_courier.ops.commands.consuming import require_source
@@ -28,7 +29,7 @@ from viber_courier.ops.commands.terminal import (
     json_option,
 )
 from viber_courier.ops.push.endpoint import Endpoint, Network, Secrets
-from viber_courier.ops.push.forward import SERIALIZERS, Forward
+from viber_courier.ops.push.forward import SERIALIZERS, Forward, broker_of
 from viber_courier.ops.push.outbox import Outbox
 from viber_courier.ops.push.serving import Metrics, serving
 from viber_courier.ops.push.webhook import Options, Webhook
@@ -183,13 +184,17 @@ def forward(
     """
     if not group:  # an unset shell variable
         raise click.UsageError("--group must not be empty")
-    if serializer not in registry.name_to_type:
-        raise Failure(f"--serializer {serializer}: its library is not installed", WRONG)
-    metrics = Metrics(group)
+    try:
+        dumps({}, serializer=serializer)  # type: ignore[no-untyped-call]
+        settings, metrics = broker_of(broker), Metrics(group)
+    except SerializerNotInstalled:
+        raise Failure(f"--serializer {serializer}: its library is not installed", WRONG) from None
+    except ValueError as error:
+        raise Failure(f"--broker {error}", WRONG) from None
 
     async def publish() -> None:
         async with AsyncProducer.from_env() as producer, serving(metrics, host, port) as stop:
-            await Forward(producer, broker, task, queue, serializer).run(
+            await Forward(producer, settings, task, queue, serializer).run(
                 group, stop, metrics, **more
             )
 

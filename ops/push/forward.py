@@ -12,6 +12,7 @@ from kombu.exceptions import OperationalError
 
 from viber_courier import AsyncEvent, AsyncProducer, aconsume
 from viber_courier.ops.push.serving import Metrics, document
+from viber_courier.schemas.redis_url import AddressError
 from viber_courier.store.connection import broker
 from viber_courier.worker.runtime.app import App
 
@@ -36,18 +37,17 @@ class Forward:
     """
 
     def __init__(
-        self, producer: AsyncProducer, url: str, task: str, queue: str, serializer: str
+        self,
+        producer: AsyncProducer,
+        settings: dict[str, Any],
+        task: str,
+        queue: str,
+        serializer: str,
     ) -> None:
         self._namespace, self._producer = producer.settings.namespace, producer
         self._task, self._queue, self._serializer = task, queue, serializer
-        if url.partition("://")[0] in ("amqp", "amqps", "pyamqp"):
-            seconds = dict.fromkeys(("read_timeout", "write_timeout"), ANSWER_SECONDS)
-            more = {"confirm_publish": True, **ONE_TRY, **seconds}
-            given: Any = {"broker_url": url, "broker_transport_options": more}
-        else:
-            given = broker(url, **ONE_TRY)
         self._app: Any = App("courier-forward", set_as_current=False, amqp=AMQP)
-        self._app.conf.update(given)
+        self._app.conf.update(settings)
 
     async def run(self, group: str, stop: asyncio.Event, metrics: Metrics, **options: Any) -> None:
         """Forwards until ``stop``. Raises StoreUnavailable if Redis refuses the first read."""
@@ -88,6 +88,21 @@ class Forward:
                     retry=False,
                 )
                 events.popleft()
+
+
+def broker_of(url: str) -> dict[str, Any]:
+    """Returns Celery's settings for a broker. Raises ValueError, whose text holds no secret."""
+    scheme = url.partition("://")[0]
+    if scheme in ("amqp", "amqps", "pyamqp"):
+        seconds = dict.fromkeys(("read_timeout", "write_timeout"), ANSWER_SECONDS)
+        transport = {"confirm_publish": True, **ONE_TRY, **seconds}
+        return {"broker_url": url, "broker_transport_options": transport}
+    if scheme == "cluster":
+        raise ValueError("can't be cluster://: Celery has no such transport")
+    try:
+        return broker(url, **ONE_TRY)
+    except AddressError as error:
+        raise ValueError(str(error).replace("redis://", "amqp://, redis://", 1)) from None
 
 
 def task_id(event: str, namespace: str) -> str:

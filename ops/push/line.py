@@ -91,8 +91,9 @@ class Line:
 
     def wait(self, now: float) -> float:
         """Returns the longest time until the next look, in seconds."""
-        next_due = [at - now for at, _ in self._due[:1]] + [TICK]
-        return min(TICK, max(0.0, min(next_due), self._closed_until - now))
+        if now < self._closed_until:
+            return min(TICK, self._closed_until - now)
+        return min([TICK, *(max(0.0, due - now) for due, _ in self._due[:1])])
 
     def succeeded(self, events: Sequence[Waiting]) -> None:
         """Removes a request's events, which were taken."""
