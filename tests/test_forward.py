@@ -12,6 +12,7 @@ from typing import Any
 
 import kombu
 import pytest
+import redis
 
 from tests.conftest import Courier, free_port, log_lines
 from tests.push import cancelled, many, metric, until
@@ -128,6 +129,23 @@ def test_a_broker_that_is_away_is_waited_for(
         return [message.payload[0][0]["id"] for message in tasks(broker.url)]
 
     asyncio.run(run())
+
+
+def test_a_full_broker_is_waited_for(producer: Producer, broker: RedisServer) -> None:
+    cancelled(producer, "a", "b")
+    with closing(redis.Redis.from_url(broker.url)) as admin:
+        admin.config_set("maxmemory-policy", "noeviction")
+        admin.config_set("maxmemory", 1)
+
+        async def run() -> None:
+            async with forwarding(producer, broker.url) as metrics:
+                await until(lambda: metric(metrics, "courier_push_failures_total", reason="broker"))
+                assert pending(producer) == 2
+                admin.config_set("maxmemory", 0)
+                await until(lambda: pending(producer) == 0)
+
+        asyncio.run(run())
+    assert [message.payload[0][0]["id"] for message in tasks(broker.url)] == ["a:1", "b:1"]
 
 
 def test_term_while_the_broker_is_away_leaves_the_events_to_the_next(

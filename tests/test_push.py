@@ -32,7 +32,7 @@ from tests.push import (
     until,
 )
 from tests.tls import Authority
-from viber_courier import CourierError, Producer, Settings
+from viber_courier import ConfigError, Producer, Settings
 from viber_courier.ops.push import endpoint as endpoint_module
 from viber_courier.ops.push import line as line_module
 from viber_courier.ops.push import outbox as outbox_module
@@ -172,10 +172,10 @@ def test_secrets_rotate_without_a_restart(producer: Producer, tmp_path: Path) ->
 )
 def test_secrets_that_can_t_be_right_are_refused_unseen(tmp_path: Path, text: str) -> None:
     (tmp_path / "s").write_text(text)
-    with pytest.raises(CourierError, match="must hold a line whsec_") as refused:
+    with pytest.raises(ConfigError, match="must hold a line whsec_") as refused:
         Secrets(tmp_path / "s")
     assert not text or text not in str(refused.value)
-    with pytest.raises(CourierError, match="--secret-file: FileNotFoundError"):
+    with pytest.raises(ConfigError, match="--secret-file: can't be read: FileNotFoundError"):
         Secrets(tmp_path / "none")
 
 
@@ -640,8 +640,7 @@ def test_what_an_answer_means(status: int, wait: str | None, meant: Failure | No
 def test_what_is_wrong_is_said_before_it_starts(
     courier: Courier, options: list[str], said: str
 ) -> None:
-    code = 1 if options[-1:] == ["none"] else 2
-    output = courier("webhook", *options, code=code).stderr
+    output = courier("webhook", *options, code=2).stderr
     assert said in output and "secret@" not in output
 
 
@@ -702,3 +701,13 @@ def test_it_serves_health_and_metrics_and_ends_by_term(
     assert left(producer) == (0, 0, 0)
     # And its place is free at once
     assert producer.redis.exists(Keys(producer.settings.namespace).push("lease", "crm")) == 0
+
+
+def test_a_port_in_use_is_said(courier: Courier, tmp_path: Path) -> None:
+    (tmp_path / "secrets").write_text(SECRET)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        given = ["--secret-file", str(tmp_path / "secrets"), "--port", str(port)]
+        url = "https://shop.example"
+        output = courier("webhook", "--group", "crm", "--url", url, *given, code=2).stderr
+    assert f"127.0.0.1:{port} can't be listened on" in output

@@ -7,13 +7,14 @@ import ipaddress
 import logging
 import sys
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import click
 from kombu.exceptions import SerializerNotInstalled
 from kombu.serialization import dumps
+from yarl import URL
 
 from viber_courier import AsyncProducer
 from viber_courier.ops.commands.consuming import require_source
@@ -39,29 +40,20 @@ from viber_courier.worker.log import set_up
 Function = Callable[..., Any]
 
 
-class Networks(click.ParamType):  # type: ignore[type-arg]
-    """Networks or addresses, with commas between."""
-
-    name = "networks"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        try:
-            return [ipaddress.ip_network(each.strip()) for each in value.split(",") if each.strip()]
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
+def read_networks(ctx: Any, param: Any, text: str) -> list[Network]:
+    """Returns the networks that the option names, with commas between."""
+    try:
+        return [ipaddress.ip_network(each) for each in text.replace(",", " ").split()]
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 def require_url(ctx: Any, param: Any, text: str | None) -> str | None:
     """Returns a URL of http or https without a login."""
-    try:
-        parts = urlsplit(text or "https://none")
-        if parts.scheme in ("http", "https") and parts.hostname and parts.username is None:
-            parts.port  # noqa: B018 (raises ValueError if it is no number)
+    with suppress(ValueError):
+        url = URL(text or "https://none")
+        if url.scheme in ("http", "https") and url.host and url.user is None:
             return text
-    except ValueError:
-        pass
     raise click.BadParameter("must be http(s)://host/..., without a login")
 
 
@@ -83,19 +75,22 @@ def pushing(port: int) -> Callable[[Function], Function]:
     return decorate
 
 
-def variables(name: str) -> dict[str, Any]:
-    """Returns what lets each option of a command also be given as a variable."""
-    return {"context_settings": {"auto_envvar_prefix": f"COURIER_{name}"}}
+def program(name: str, **more: Any) -> Callable[[Function], Any]:
+    """Returns the decorator of a program, whose options may also be given as variables."""
+    return command(
+        done="ended by SIGTERM or Ctrl-C",
+        away="Redis refuses the first read",
+        stopped="interrupted before it began",
+        context_settings={"auto_envvar_prefix": f"COURIER_{name}"},
+        **more,
+    )
 
 
-@command(
+@program(
+    "WEBHOOK",
     cls=Group,
-    done="ended by SIGTERM or Ctrl-C",
-    away="Redis refuses the first read",
-    gone="the endpoint said 410 Gone; nothing is lost",
-    stopped="interrupted before it began",
     invoke_without_command=True,
-    **variables("WEBHOOK"),
+    gone="the endpoint said 410 Gone; nothing is lost",
 )
 @click.option("--group", help="The consumer group: each gets every event.")
 @click.option("--url", callback=require_url, help="The endpoint.")
@@ -106,7 +101,7 @@ def variables(name: str) -> dict[str, Any]:
 @click.option("--concurrency", type=click.IntRange(1, 1000), default=32, help="Requests at once.")
 @click.option("--timeout", type=Duration(), default="15s", help="Longest time for an answer.")
 @click.option("--give-up", type=Duration(), default="3d", help="When a failing event is put aside.")
-@click.option("--allow", type=Networks(), default="", help="Inner networks that may be reached.")
+@click.option("--allow", callback=read_networks, default="", help="Networks inside to reach.")
 @click.option(
     "--ca-file",
     type=click.Path(exists=True, dir_okay=False),
@@ -152,12 +147,7 @@ def webhook(
         raise Failure("the endpoint said 410 Gone: what it has not taken waits in Redis", GONE)
 
 
-@command(
-    done="ended by SIGTERM or Ctrl-C",
-    away="Redis refuses the first read",
-    stopped="interrupted before it began",
-    **variables("FORWARD"),
-)
+@program("FORWARD")
 @click.option("--group", required=True, help="The consumer group: each gets every event.")
 @click.option("--broker", required=True, help="Of the app's Celery: redis://, amqp:// and so on.")
 @click.option("--task", required=True, help="The task's name, such as shop.on_result.")
@@ -208,7 +198,7 @@ def run(program: Coroutine[Any, Any, Any]) -> Any:
     return asyncio.run(program)
 
 
-@webhook.group()  # type: ignore[attr-defined, untyped-decorator]
+@webhook.group()  # type: ignore[untyped-decorator]
 def failed() -> None:
     """List, resend or drop events that were put aside."""
 
@@ -259,10 +249,11 @@ def sweeping(name: str, text: str, done: str) -> click.Command:
             raise click.UsageError("name IDS of events, or use --all")
 
         async def sweep(outbox: Outbox) -> dict[str, list[str]]:
-            found = [each async for each in outbox.aside() if everything or each[1]["id"] in ids]
-            for entry, row in found:
-                await (outbox.resend(entry, row) if name == "resend" else outbox.drop(entry))
-            known = [row["id"] for _, row in found]
+            known = []
+            async for entry, row in outbox.aside():
+                if everything or row["id"] in ids:
+                    await (outbox.resend(entry, row) if name == "resend" else outbox.drop(entry))
+                    known.append(row["id"])
             return {done: known, "unknown": [id for id in ids if id not in known]}
 
         result = over(group, sweep)

@@ -17,8 +17,8 @@ import aiohttp
 from standardwebhooks import Webhook as Signer
 from yarl import URL
 
-from viber_courier import CourierError
 from viber_courier.ops.push.line import Failure, Waiting
+from viber_courier.schemas.errors import ConfigError
 from viber_courier.worker.answers import retry_after
 
 CONNECT_SECONDS = 5.0
@@ -55,7 +55,7 @@ class Secrets:
             self._read_at = time.monotonic()
             try:
                 self._signers = self._read()
-            except CourierError as error:
+            except ConfigError as error:
                 logger.error("secrets not read again", extra={"error": str(error)})
         return " ".join(signer.sign(id, now, body) for signer in self._signers)
 
@@ -63,13 +63,13 @@ class Secrets:
         try:
             lines = self._path.read_text(encoding="utf-8-sig").split()
         except (OSError, UnicodeDecodeError) as error:
-            raise CourierError(f"--secret-file: {type(error).__name__}") from None
+            fault = f"can't be read: {type(error).__name__}"
+            raise ConfigError({"--secret-file": fault}) from None
         found = [match[1] for line in lines if (match := _SECRET.fullmatch(line))]
         keys = [b64decode(text + "=" * (-len(text) % 4)) for text in found]
         if not lines or len(keys) < len(lines) or not all(24 <= len(key) <= 64 for key in keys):
-            raise CourierError(
-                "--secret-file must hold a line whsec_... for each secret: base64 of 24 to 64 bytes"
-            )
+            fault = "must hold a line whsec_... for each secret: base64 of 24 to 64 bytes"
+            raise ConfigError({"--secret-file": fault})
         return [Signer(key) for key in keys]
 
 
@@ -109,6 +109,7 @@ class Endpoint:
             connector=connector,
             timeout=self._timeout,
             cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,  # what it answers is not looked at
             headers={"User-Agent": "viber-courier"},
         )
 

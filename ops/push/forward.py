@@ -7,8 +7,10 @@ from collections import deque
 from contextlib import suppress
 from typing import Any
 
+from amqp.exceptions import AMQPError, MessageNacked
 from celery.app.amqp import AMQP
 from kombu.exceptions import OperationalError
+from redis import RedisError
 
 from viber_courier import AsyncEvent, AsyncProducer, aconsume
 from viber_courier.ops.push.serving import Metrics, document
@@ -26,6 +28,7 @@ ANSWER_SECONDS = 10.0
 """Longest wait for an AMQP broker to answer; Redis has its own (SOCKET_OPTIONS)."""
 _IDS = uuid.UUID("0d0b6f5e-5a44-5d0c-8a3f-6c1e6f1f2b90")
 
+_AWAY = (OperationalError, OSError, AMQPError, MessageNacked, RedisError)
 logger = logging.getLogger(__name__)
 
 
@@ -58,7 +61,7 @@ class Forward:
                 before = len(rest)
                 try:
                     await asyncio.to_thread(self._publish, rest)
-                except (OperationalError, OSError) as error:
+                except _AWAY as error:
                     logger.warning("broker away", extra={"error": type(error).__name__})
                     metrics.failed("broker")
                     failures = 1 if len(rest) < before else failures + 1

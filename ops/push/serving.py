@@ -12,7 +12,8 @@ from aiohttp import hdrs, web
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
-from viber_courier import AsyncEvent, CourierError
+from viber_courier import AsyncEvent
+from viber_courier.schemas.errors import ConfigError
 from viber_courier.schemas.event import SOURCE
 
 
@@ -79,7 +80,8 @@ async def serving(metrics: Metrics, host: str, port: int) -> AsyncIterator[async
         try:
             await web.TCPSite(runner, host, port).start()
         except OSError as error:
-            raise CourierError(f"can't listen on {host}:{port}: {error.strerror}") from None
+            fault = f"can't be listened on: {error.strerror}"
+            raise ConfigError({f"{host}:{port}": fault}) from None
         yield stop
     finally:
         await runner.cleanup()

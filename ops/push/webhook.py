@@ -61,9 +61,8 @@ class Webhook:
         self._metrics, self._stop, self.is_gone = metrics, stop, False
         self._outbox = Outbox(producer.redis, producer.settings.namespace, options.group)
         self._lease, self._wake = self._outbox.lease, asyncio.Event()
-        self._taken = list[str]()
-        """Entries that the endpoint has taken, to be removed."""
-        self._has_more = True
+        self._taken, self._has_more = list[str](), True
+        """Entries that the endpoint has taken, to be removed; whether more may wait in Redis."""
 
     async def run(self) -> None:
         """Sends whenever this process has the lease. Raises StoreUnavailable if Redis refuses."""
@@ -132,7 +131,7 @@ class Webhook:
         raise asyncio.CancelledError  # ends the reading; they come again in the next turn
 
     async def _dispatch(self, tasks: asyncio.TaskGroup) -> None:
-        options, after, ticked = self._options, "0", time.monotonic()
+        options, after, ticked, self._has_more = self._options, "0", time.monotonic(), True
         line = Line(max(1, options.batch), options.concurrency, _jitter)
         while not self.is_set():
             self._wake.clear()

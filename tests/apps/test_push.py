@@ -151,6 +151,38 @@ def test_two_senders_killed_again_and_again_lose_nothing_and_keep_the_order(
         assert sender.wait(20) == 0
 
 
+def test_a_sender_that_was_stopped_and_goes_on_beside_its_successor_keeps_the_order(
+    run: Run,
+    node: Path,
+    producer: Producer,
+    tmp_path: Path,
+    start_webhook: Callable[..., subprocess.Popen[bytes]],
+) -> None:
+    port, rounds = receive(run, node, "slow.mjs"), 40
+
+    def load() -> None:
+        for n in range(rounds):
+            many(producer, 20, 5, start=20 * n)
+            time.sleep(0.4)
+
+    senders = [start_webhook(port) for _ in range(2)]
+    lease = Keys(producer.settings.namespace).push("lease", "crm")
+    wait_for(lambda: producer.redis.exists(lease))
+    thread = threading.Thread(target=load)
+    thread.start()
+    for sender in senders:  # one of them sends; the other takes over after 5 s
+        time.sleep(1)
+        sender.send_signal(signal.SIGSTOP)
+        time.sleep(7)
+        sender.send_signal(signal.SIGCONT)
+    thread.join()
+    wait_for(lambda: len(lines(tmp_path / "received")) >= 100 * rounds, 60)
+    wait_for(lambda: left(producer, "crm") == 0)
+    received = [line.split()[0] for line in lines(tmp_path / "received")]
+    assert len(received) == 100 * rounds
+    assert in_order(received)
+
+
 def test_a_wrong_secret_is_refused_by_the_receiver(
     run: Run,
     node: Path,
