@@ -19,7 +19,7 @@ import pytest
 import redis
 from aiohttp import web
 
-from tests.conftest import Courier, free_port, text_job
+from tests.conftest import Courier, free_port, log_lines, text_job
 from tests.push import (
     OTHER,
     SECRET,
@@ -701,6 +701,24 @@ def test_it_serves_health_and_metrics_and_ends_by_term(
     assert left(producer) == (0, 0, 0)
     # And its place is free at once
     assert producer.redis.exists(Keys(producer.settings.namespace).push("lease", "crm")) == 0
+
+
+def test_redis_that_refuses_ends_it_and_one_that_is_away_is_waited_for(
+    courier: Courier, tmp_path: Path
+) -> None:
+    (tmp_path / "secrets").write_text(SECRET)
+    options = ["--group", "crm", "--url", "https://shop.example", "--port", str(free_port())]
+    options += ["--secret-file", str(tmp_path / "secrets")]
+    wrong = courier.env["COURIER_REDIS_URL"].replace("//", "//nobody:wrong@")
+    ended = courier("webhook", *options, code=3, COURIER_REDIS_URL=wrong)
+    assert "wrong user name or password" in ended.stderr
+    courier.env["COURIER_REDIS_URL"] = f"redis://127.0.0.1:{free_port()}"
+    process = courier.start("webhook", *options)
+    assert process.stderr is not None
+    assert log_lines(process.stderr.readline(), "lease not asked for", level="WARNING")
+    process.terminate()
+    process.communicate(timeout=20)
+    assert process.returncode == 0
 
 
 def test_a_port_in_use_is_said(courier: Courier, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ import redis
 from viber_courier import AsyncEvent, AsyncProducer, StoreUnavailable, aconsume
 from viber_courier.ops.push.endpoint import Endpoint
 from viber_courier.ops.push.line import TICK, TRIES, Failure, Line, Waiting
-from viber_courier.ops.push.outbox import Outbox, age
+from viber_courier.ops.push.outbox import LEASE, Outbox, age
 from viber_courier.ops.push.serving import Metrics, as_json
 from viber_courier.producers.results import Start
 from viber_courier.store.connection import is_transient, store_errors
@@ -68,6 +68,7 @@ class Webhook:
         """Sends whenever this process has the lease. Raises StoreUnavailable if Redis refuses."""
         async with self._endpoint:
             while not self._stop.is_set():
+                pause = TICK
                 try:
                     with store_errors(self._producer.redis):
                         is_held = await self._lease.acquire()
@@ -75,11 +76,11 @@ class Webhook:
                     if not is_transient(error.__cause__):
                         raise
                     logger.warning("lease not asked for", extra={"error": str(error)})
-                    is_held = False
+                    is_held, pause = False, LEASE
                 if is_held:
                     await self._send_all()
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._stop.wait(), TICK)
+                    await asyncio.wait_for(self._stop.wait(), pause)
 
     def is_set(self) -> bool:
         """Returns whether this process's turn has ended. It is what ``aconsume`` is stopped by."""
