@@ -31,6 +31,10 @@ _MODULES = {
         "pause": "Pause sending, in some lanes or all.",
         "resume": "Resume what was paused.",
     },
+    "commands.pushing": {
+        "forward": "Put result events on the queue of an app's own Celery.",
+        "webhook": "Send result events to a URL, signed.",
+    },
     "commands.sending": {"send": "Store one message."},
     "commands.top": {"top": "Watch lanes, gates, pauses and how far messages get."},
     "demo": {"demo": "See the whole system at work, against a simulated provider."},

@@ -21,6 +21,13 @@ worker() { # name, processes, queues
     --without-gossip --without-mingle
 }
 
+needs() { # variable, its value: without one, sleep
+  [ -n "$2" ] && return
+  echo "program.sh: no $program, $1 is not set" >&2
+  exec sleep 2147483647  # an end would be a failure to a supervisor, and to `supervisorctl status`
+}
+
+program=$1
 send="$ns.send"
 case "$1" in
   send-urgent) worker "$1" "${COURIER_PROCESSES_URGENT:-4}" "$send.realtime,$send.high" ;;
@@ -34,12 +41,15 @@ case "$1" in
     exec courier exporter --host "${COURIER_EXPORTER_HOST:-127.0.0.1}" \
       --port "${COURIER_EXPORTER_PORT:-9540}" ;;
   gateway)
-    if [ -z "${COURIER_GATEWAY_TOKENS:-}" ]; then
-      echo "program.sh: no gateway, COURIER_GATEWAY_TOKENS is not set" >&2
-      exec sleep 2147483647  # an end would be a failure to a supervisor, and to `supervisorctl status`
-    fi
+    needs COURIER_GATEWAY_TOKENS "${COURIER_GATEWAY_TOKENS:-}"
     exec courier gateway --host "${COURIER_GATEWAY_HOST:-127.0.0.1}" \
       --port "${COURIER_GATEWAY_PORT:-8080}" ;;
+  webhook)
+    needs COURIER_WEBHOOK_URL "${COURIER_WEBHOOK_URL:-}"
+    exec courier webhook ;;
+  forward)
+    needs COURIER_FORWARD_BROKER "${COURIER_FORWARD_BROKER:-}"
+    COURIER_FORWARD_CONSUMER="${COURIER_FORWARD_CONSUMER:-$(hostname)}" exec courier forward ;;
   *)
     echo "program.sh: no program is called $1" >&2
     exit 2 ;;

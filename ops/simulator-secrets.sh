@@ -11,6 +11,7 @@ keep api_password 111111
 keep flower_password "$(made_up)"
 keep grafana_password "$(made_up)"
 keep gateway_tokens "demo:$(printf %s "$(made_up)" | sha256sum | cut -c1-64)"  # nobody's: see docs/gateway.md
+keep webhook_secret "whsec_$(od -An -N24 -vtx1 /dev/urandom | tr -d ' \n')"  # hex is base64, too
 # Containers read them under users of their own, so all may; the folder is this user's. The same
 # goes for the mounted files of a checkout under umask 077.
 chmod 700 secrets

@@ -28,6 +28,9 @@ key                      type    holds
 ``{ns}:counts``          hash    counters (store/counters.py)
 ``{ns}:requests``        hash    histograms of requests (store/counters.py)
 ``{ns}:results``         stream  result events, one field ``event``
+``{ns}:push:waiting:<g>`` stream events that a group's webhook has to send (ops/push/outbox.py)
+``{ns}:push:aside:<g>``  stream  those that its endpoint would not take, each with the ``reason``
+``{ns}:push:lease:<g>``  string  held by the one process that sends a group's events
 ======================== ======= ==================================================================
 
 The score of a member of ``lane:*`` and ``watch`` is microseconds since 1970 by the Redis server's
@@ -103,6 +106,10 @@ class Keys:
     def check(self, nonce: str) -> str:
         """Returns the key that a worker sets when it runs the check with this nonce."""
         return self._key(f"check:{nonce}")
+
+    def push(self, what: str, group: str) -> str:
+        """Returns the key of a webhook's ``waiting``, ``aside`` or ``lease``."""
+        return self._key(f"push:{what}:{group}")
 
     def _key(self, name: str) -> str:
         return f"{self._prefix}:{name}"

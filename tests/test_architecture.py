@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ORDER = ["schemas", "store", "producers", "worker", "ops"]
 """Each package may import those before it."""
-APP_FOLDERS = ("ops/testing", "ops/gateway")
+APP_FOLDERS = ("ops/testing", "ops/gateway", "ops/push")
 """What apps of one kind need: tests, a framework, another language (docs/decisions/0036)."""
 PARTS = ("worker/runtime", "ops/commands", "ops/lists", *APP_FOLDERS)
 FOLDERS = [ROOT / name for name in (*ORDER, *PARTS)]
@@ -38,10 +38,11 @@ PURE = [
     "store/keys",
     "store/records",
     "ops/commands/findings",
+    "ops/push/line",
     "ops/lists/columns",
     "ops/lists/recipients",
 ]
-CORE, OPS, COMMANDS, LISTS, APPS = 6976, 1560, 1560, 1100, 1300
+CORE, OPS, COMMANDS, LISTS, APPS = 6978, 1565, 1770, 1100, 1728
 """Lines of code: all but ``ops``, ``ops``, its commands, its lists, what apps of one kind need
 (docs/decisions/0021, 0027, 0036)."""
 

@@ -22,6 +22,7 @@ from celery.bin.worker import worker as worker_command
 from tests.conftest import free_port
 from viber_courier.ops.cli import COMMANDS
 from viber_courier.ops.gateway.tokens import SETTING, Tokens
+from viber_courier.ops.push.endpoint import Secrets
 from viber_courier.ops.redis_server import find_server
 from viber_courier.schemas.lanes import LANES
 from viber_courier.schemas.settings import FROM_FILE, PREFIX, Settings
@@ -46,7 +47,7 @@ OF_FLOWER = {"COURIER_FLOWER_LOGIN", "COURIER_FLOWER_PASSWORD_FILE"}
 def known_variables() -> set[str]:
     names = {PREFIX + each.name.upper() for each in fields(Settings)}
     files = {f"{PREFIX}{name.upper()}_FILE" for name in FROM_FILE}
-    return names | files | OF_FLOWER | {SETTING}
+    return names | files | OF_FLOWER | {SETTING, "COURIER_WEBHOOK_SECRET_FILE"}
 
 
 def simulators() -> dict[str, str]:
@@ -56,7 +57,7 @@ def simulators() -> dict[str, str]:
 
 
 def test_there_is_a_service_for_each_program() -> None:
-    optional = {"gateway", "simulator"}
+    optional = {"gateway", "webhook", "forward", "simulator"}
     assert {*PROGRAMS, "redis", "prometheus", "grafana", *optional} == SERVICES.keys()
     assert {name for name in SERVICES if "profiles" in SERVICES[name]} == optional
 
@@ -111,6 +112,7 @@ def test_the_simulators_secrets_are_made_once(tmp_path: Path) -> None:
     second = {path.name: path.read_text() for path in (tmp_path / "secrets").iterdir()}
     assert first == second and first.keys() == COMPOSE["secrets"].keys()
     assert Tokens(tmp_path / "secrets" / "gateway_tokens").fault == ""
+    assert Secrets(tmp_path / "secrets" / "webhook_secret")
     assert first["api_login"] == "tester" and len(first["flower_password"]) == 24
     assert first["flower_password"] != first["grafana_password"]
     # And the users in the containers may read what they mount
@@ -158,7 +160,7 @@ def test_redis_may_take_minutes_to_load() -> None:
 
 
 def test_one_service_builds_the_image_and_nobody_pulls_it() -> None:
-    assert {*OURS} == {*PROGRAMS, "gateway", "simulator"}
+    assert {*OURS} == {*PROGRAMS, "gateway", "webhook", "forward", "simulator"}
     assert [name for name in SERVICES if "build" in SERVICES[name]] == ["send-urgent"]
     build = SERVICES["send-urgent"]["build"]
     assert (ROOT / build["context"] / build["dockerfile"]).exists()
@@ -179,7 +181,7 @@ def test_the_image_says_what_it_is() -> None:
 def test_who_watches_does_not_reach_redis() -> None:
     networks = {name: {*SERVICES[name]["networks"]} for name in SERVICES}
     assert {name for name in SERVICES if "watch" in networks[name]} == {
-        *("exporter", "gateway", "prometheus", "grafana")
+        *("exporter", "gateway", "webhook", "forward", "prometheus", "grafana")
     }
     assert networks["exporter"] == {"store", "watch"}
     assert {name for name in SERVICES if "store" not in networks[name]} == {"prometheus", "grafana"}

@@ -180,7 +180,8 @@ def test_every_command_that_a_page_names_is_so(path: Path) -> None:
     for line in re.findall(r"(?:^|`|\| )courier ([a-z]+(?: [a-z]+)?[^`|\n]*)", said, re.M):
         words = line.split()
         assert words[0] in COMMANDS, line
-        name = " ".join(["courier", *words[: 2 if words[0] == "dead" else 1]])
+        deep = 3 if words[:2] == ["webhook", "failed"] else 2 if words[0] == "dead" else 1
+        name = " ".join(["courier", *words[:deep]])
         options = ["--help", *(opt for each in ALL[name].params for opt in each.opts)]
         assert {w for w in words if re.fullmatch("--[a-z-]+", w)} <= set(options), line
 
@@ -189,8 +190,10 @@ def test_every_command_that_a_page_names_is_so(path: Path) -> None:
 def test_each_command_names_its_exit_codes_and_knows_json(name: str) -> None:
     command = ALL[name]
     assert isinstance(command, Command)
-    assert {0, 2, 130} <= command.exits.keys() <= {0, 1, 2, 3, 130}
-    prints_nothing = name in ("courier consume", "courier gateway")
+    assert {0, 2, 130} <= command.exits.keys() <= {0, 1, 2, 3, 4, 130}
+    prints_nothing = name in tuple(
+        f"courier {each}" for each in ("consume", "forward", "gateway", "webhook")
+    )
     assert prints_nothing or "--json" in [opt for each in command.params for opt in each.opts]
     section = page().split(f"## {name}\n")[1].split("\n## ")[0]
     for code, text in command.exits.items():

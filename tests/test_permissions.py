@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
@@ -17,9 +18,10 @@ from kombu.exceptions import OperationalError
 from redis import exceptions as errors
 
 from tests.conftest import ROOT, Courier, common_job, iso_in, text_job
-from viber_courier import Producer, Settings, StoreUnavailable, consume
+from viber_courier import AsyncProducer, Producer, Settings, StoreUnavailable, consume
 from viber_courier.ops.commands import health
 from viber_courier.ops.exporter import CourierCollector
+from viber_courier.ops.push.outbox import Outbox
 from viber_courier.ops.redis_server import RedisServer
 from viber_courier.store.connection import is_transient, store_errors
 from viber_courier.store.door import Door
@@ -262,6 +264,32 @@ def use_consume(url: str, settings: Settings) -> None:
         producer.close()
 
 
+def use_push(url: str, settings: Settings) -> None:
+    """What a webhook does, besides what reads events."""
+
+    async def push() -> None:
+        env = {"COURIER_REDIS_URL": url, "COURIER_NAMESPACE": settings.namespace}
+        async with AsyncProducer.from_env(env) as producer:
+            outbox = Outbox(producer.redis, settings.namespace, "crm")
+            with store_errors():
+                assert await outbox.lease.acquire()
+                try:
+                    await outbox.lease.renew()
+                    await outbox.add([("a", "a:1", "{}"), ("b", "b:1", "{}")])
+                    first, second = await outbox.read("0", 2)
+                    await outbox.put_aside(first, "http-400")
+                    await outbox.remove([second.entry])
+                    assert (await outbox.sizes())["put_aside"] == 1
+                    async for entry, _ in outbox.aside():
+                        await outbox.drop(entry)
+                finally:
+                    await outbox.lease.release()
+
+    with redis.Redis.from_url("redis://" + url.rpartition("@")[2]) as admin:
+        admin.delete(*(Keys(settings.namespace).push(name, "crm") for name in ("lease", "aside")))
+    asyncio.run(push())
+
+
 def use_exporter(url: str, settings: Settings) -> None:
     fault = CourierCollector(Settings(redis_url=url, namespace=settings.namespace)).fault()
     if fault:
@@ -282,6 +310,7 @@ def use_door(url: str, settings: Settings) -> None:
         ("courier-app", use_app, 0),
         ("courier-app", use_results, 1),
         ("courier-app", use_consume, 2),
+        ("courier-app", use_push, 3),
         ("courier-exporter", use_exporter, 0),
         ("courier-exporter", use_door, 1),
     ],

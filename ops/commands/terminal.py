@@ -19,8 +19,8 @@ from viber_courier.schemas.errors import ConfigError, CourierError, InvalidMessa
 from viber_courier.store.connection import StoreUnavailable, is_transient
 from viber_courier.store.refusals import refusal
 
-PARTLY, WRONG, UNAVAILABLE, INTERRUPTED = 1, 2, 3, 130
-"""Exit codes: partly done, wrong usage or settings, Redis unavailable, Ctrl-C."""
+PARTLY, WRONG, UNAVAILABLE, GONE, INTERRUPTED = 1, 2, 3, 4, 130
+"""Exit codes: partly done, wrong usage or settings, Redis unavailable, endpoint gone, Ctrl-C."""
 
 
 class Failure(click.ClickException):
@@ -57,6 +57,10 @@ class Command(click.Command):
             raise Failure(f"the command may have taken effect, but: {error.strerror}") from None
 
 
+class Group(Command, click.Group):
+    """A command that has commands of its own."""
+
+
 def command(
     name: str | None = None,
     done: str = "done",
@@ -64,12 +68,21 @@ def command(
     wrong: str = "wrong usage or settings",
     away: str = "Redis can't be used",
     stopped: str = "interrupted (Ctrl-C)",
+    gone: str = "",
+    cls: Any = Command,
+    **more: Any,
 ) -> Callable[[Callable[..., Any]], Command]:
-    """Returns ``click.command`` with the meaning of each exit code; "" for one it never has."""
-    exits = {0: done, PARTLY: partly, WRONG: wrong, UNAVAILABLE: away, INTERRUPTED: stopped}
+    """Returns ``click.command`` with the meaning of each exit code; "" for one it never has.
+
+    ``more``: arguments of click's.
+    """
+    exits = {0: done, PARTLY: partly, WRONG: wrong, UNAVAILABLE: away, GONE: gone}
+    exits[INTERRUPTED] = stopped
+    context = {"show_default": True, **more.pop("context_settings", {})}
 
     def decorate(function: Callable[..., Any]) -> Command:
-        made = click.command(name, cls=Command, context_settings={"show_default": True})(function)
+        make: Any = click.command
+        made: Command = make(name, cls, context_settings=context, **more)(function)
         made.exits = {code: text for code, text in exits.items() if text}
         return made
 

@@ -75,6 +75,10 @@ def answers(code: str, values: str) -> Series:
     return {name % "202": "0+100x40", name % code: values}
 
 
+def push(name: str, values: str) -> Series:
+    return {f'courier_push_{name}{{group="crm"}}': values}
+
+
 def odd(what: str, values: str) -> Series:
     return {f'courier_oddities_total{{what="{what}"}}': values}
 
@@ -156,6 +160,26 @@ CASES: dict[str, tuple[str, dict[str, Series], dict[str, Series]]] = {
         "20m",
         {"someone tries": {"courier_gateway_tokens_refused_total": "0+10x40"}},
         {"an old token": {"courier_gateway_tokens_refused_total": "0+1x40"}},
+    ),
+    "CourierPushDown": (
+        "10m",
+        {"it does not answer": {'up{job="courier-push"}': "1x2 0x40"}},
+        {"one scrape is missed": {'up{job="courier-push"}': "1x6 0 1x40"}, "there is none": {}},
+    ),
+    "CourierPushFailing": (
+        "10m",
+        {"the endpoint is away": push("failing_seconds", "0x2 500+60x40")},
+        {"for some minutes": push("failing_seconds", "0+30x10 0x30")},
+    ),
+    "CourierPushWaiting": (
+        "20m",
+        {"an event fails": push("oldest_seconds", "3500+60x40")},
+        {"events go": push("oldest_seconds", "20x40")},
+    ),
+    "CourierPushPutAside": (
+        "10m",
+        {"one was given up": push("put_aside", "0x2 1x40")},
+        {"none was": push("put_aside", "0x40")},
     ),
     "CourierUrgentBacklog": (
         "10m",

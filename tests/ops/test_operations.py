@@ -196,8 +196,9 @@ def test_composes_own_parser_takes_the_file(tmp_path: Path) -> None:
     secrets = ROOT / "ops/simulator-secrets.sh"
     subprocess.run(["sh", secrets], cwd=tmp_path, check=True, capture_output=True)
     # When it is read, against its schema and with everything put in its place
-    command = [parser, "--profile", "simulator", "--profile", "gateway", "config", "--services"]
+    command = [parser, "--profile", "simulator", "--profile", "gateway"]
+    command += ["--profile", "webhook", "--profile", "forward", "config", "--services"]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert run.returncode == 0, run.stderr
-    others = {"gateway", "redis", "simulator", "prometheus", "grafana"}
+    others = {"gateway", "webhook", "forward", "redis", "simulator", "prometheus", "grafana"}
     assert {*PROGRAMS, *others} == set(run.stdout.split())

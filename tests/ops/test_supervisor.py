@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import re
@@ -17,10 +18,12 @@ from configparser import RawConfigParser
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
 import yaml
+from aiohttp import web
 
 from tests.conftest import Simulator, ends, free_port, text_job, wait_for
 from tests.faults.installation import SHORT, Installation, Load, Reader
@@ -35,10 +38,12 @@ from tests.ops.supervision import (
     is_alive,
     supervised_system,
 )
+from tests.push import SECRET, Receiver, cancelled, until
 from viber_courier import Producer
 from viber_courier.ops.gateway.tokens import new_token
 from viber_courier.ops.redis_server import RedisServer
 from viber_courier.schemas.settings import Settings
+from viber_courier.store.keys import Keys
 
 
 @dataclass
@@ -209,6 +214,48 @@ def test_the_gateway_runs_where_it_has_tokens(system: Supervisord) -> None:
         os.kill(pid, number)
         wait_for(lambda pid=pid: system.pid("gateway") not in (0, pid))
         wait_for(lambda: post() == 202)
+
+
+def test_a_webhook_runs_where_it_has_a_url_and_stays_ended_when_its_endpoint_is_gone(
+    system: Supervisord, env: dict[str, str]
+) -> None:
+    app = Producer.from_env(env)
+    wait_for(lambda: system.state("webhook") == system.state("forward") == "RUNNING")
+    assert "no webhook, COURIER_WEBHOOK_URL is not set" in system.log("webhook")
+    assert "no forward, COURIER_FORWARD_BROKER is not set" in system.log("forward")
+    receiver = Receiver()
+
+    async def answer(_: Receiver, events: list[dict[str, Any]]) -> web.Response | None:
+        return web.Response(status=410) if events[0]["id"] == "last:1" else None
+
+    async def run() -> None:
+        async with receiver.serve() as url:
+            (system.folder / "secret").write_text(SECRET)
+            given = {"URL": url, "GROUP": "hook", "SECRET_FILE": str(system.folder / "secret")}
+            given |= {"ALLOW": "127.0.0.1,::1", "START": "new", "PORT": str(free_port())}
+            system.set(**{f"COURIER_WEBHOOK_{name}": text for name, text in given.items()})
+            await asyncio.to_thread(system.ctl, "restart", "webhook")
+            await until(lambda: "hook" in groups(app), 30)
+            # It comes back after it was killed
+            first = system.pid("webhook")
+            os.kill(first, signal.SIGKILL)
+            cancelled(app, "hooked")
+            await until(lambda: receiver.taken == ["hooked:1"], 40)
+            assert await asyncio.to_thread(system.pid, "webhook") != first
+            # And not after an answer that it shall not
+            receiver._answer = answer
+            cancelled(app, "last")
+            await until(lambda: system.state("webhook") == "EXITED", 40)
+
+    asyncio.run(run())
+    assert "410 Gone" in system.log("webhook")
+    app.close()
+
+
+def groups(app: Producer) -> set[str]:
+    stream = Keys(app.settings.namespace).results
+    found: Any = app.redis.xinfo_groups(stream) if app.redis.exists(stream) else []
+    return {each["name"] for each in found}
 
 
 def test_secrets_are_in_no_environment_and_no_command(system: Supervisord) -> None:
