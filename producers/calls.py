@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from viber_courier.producers.dead import AsyncDeadLetters, Letter
-from viber_courier.producers.endings import Endings, ending
+from viber_courier.producers.endings import Ending, Endings, ending
 from viber_courier.producers.results import Reader, Start, require_start
-from viber_courier.producers.rows import CHUNK_ROWS, Clashes, OnInvalid, Row, RowStream, fresh_id
+from viber_courier.producers.rows import (
+    CHUNK_ROWS,
+    FetchStored,
+    OnInvalid,
+    OnSuppressed,
+    Row,
+    RowStream,
+    Stored,
+    fresh_id,
+)
+from viber_courier.producers.suppressions import AsyncSuppressions
 from viber_courier.schemas.errors import Conflict, EnqueueError, QueueFull
 from viber_courier.schemas.fields import SOURCE
 from viber_courier.schemas.message import Campaign, Job, named, parse_job
 from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.status import Reason, Status
+from viber_courier.schemas.suppression import HEEDING, number_hash
 from viber_courier.store.connection import StoreUnavailable, require_name, store_errors
 from viber_courier.store.format import format_fault
 from viber_courier.store.keys import Keys
-from viber_courier.store.records import Record, new_message, record_values
+from viber_courier.store.records import Record, address_of, new_message, record_values
 from viber_courier.store.replicas import kept
 from viber_courier.store.replies import Link, reply
 from viber_courier.store.scripts import shared
@@ -49,7 +60,7 @@ def _say_localhost() -> None:
 class Calls:
     """The calls of one namespace, as coroutines (store/replies.py); Producer describes each.
 
-    ``dead`` holds the dead letters.
+    ``dead`` holds the dead letters, ``suppressions`` the suppressed numbers.
     """
 
     def __init__(self, link: Link, settings: Settings, clock: Callable[[], float]) -> None:
@@ -60,6 +71,7 @@ class Calls:
         self._scripts = {name: link.script(link.client, name, given, must) for name in names}
         self._glance = link.script(link.client, "get", given) if must else self._scripts["get"]
         self._endings = Endings(link, settings, clock)
+        self.suppressions = AsyncSuppressions(link, settings, clock)
         self.dead = AsyncDeadLetters(link, settings, clock, self._store_again)
 
     async def ping(self) -> None:
@@ -72,26 +84,39 @@ class Calls:
     async def enqueue(self, job: types.Job) -> str:
         parsed = self._parse_job(job, self._clock())
         id = parsed.id or fresh_id()
-        if await (await self._begin_store([Row(0, job, id, parsed)]))():
+        if (await (await self._begin_store([Row(0, job, id, parsed)]))()).conflicts:
             raise Conflict(id)
         return id
 
     @overload
     async def enqueue_many(
-        self, rows: Rows[types.Job], common: None = None, on_invalid: OnInvalid | None = None
+        self,
+        rows: Rows[types.Job],
+        common: None = None,
+        on_invalid: OnInvalid | None = None,
+        on_suppressed: OnSuppressed | None = None,
     ) -> list[str]: ...
     @overload
     async def enqueue_many(
-        self, rows: Rows[types.Row], common: types.Common, on_invalid: OnInvalid | None = None
+        self,
+        rows: Rows[types.Row],
+        common: types.Common,
+        on_invalid: OnInvalid | None = None,
+        on_suppressed: OnSuppressed | None = None,
     ) -> list[str]: ...
     async def enqueue_many(
-        self, rows: Rows[Any], common: Any = None, on_invalid: OnInvalid | None = None
+        self,
+        rows: Rows[Any],
+        common: Any = None,
+        on_invalid: OnInvalid | None = None,
+        on_suppressed: OnSuppressed | None = None,
     ) -> list[str]:
         common = named(common, self.settings.source)
         campaign = None if common is None else Campaign(common, self._clock())
         parse = campaign.parse_row if campaign else self._parse_job
         begin = self._begin_store
-        stream = RowStream(campaign, parse, on_invalid, self._clock, begin, self._link)
+        told = on_invalid, on_suppressed
+        stream = RowStream(campaign, parse, *told, self._clock, begin, self._link)
         # A chunk larger than max_queued could never be stored.
         size = min(CHUNK_ROWS, self.settings.max_queued or CHUNK_ROWS)
         try:
@@ -137,21 +162,22 @@ class Calls:
 
     async def _store_again(self, letters: list[Letter], gap: int) -> set[str]:
         rows = [Row(0, None, new, job, old) for old, new, job in letters]
-        return await (await self._begin_store(rows, None, gap))()
+        return {*(await (await self._begin_store(rows, None, gap))()).conflicts}
 
     async def _begin_store(
         self, rows: list[Row], campaign: Campaign | None = None, gap: int | None = None
-    ) -> Clashes:
+    ) -> FetchStored:
         """Begins to store rows; an asyncio client's chunk is stored by then.
 
         ``gap``: for dead letters sent again, microseconds from one due time to the next.
         """
         if not rows:
-            return _no_clashes
+            return _fetch_nothing
         messages = [new_message(row.id, row.job, row.resend_of) for row in rows]
         width = max(map(len, messages))
         tail = [value for each in messages for value in (*each, *[""] * (width - len(each)))]
         digest = campaign.digest if campaign else ""
+        numbers = number_hash(self.settings.suppression_key)
         with store_errors(self._link.client):
             fetch_reply = await reply(
                 self._scripts["enqueue"].begin(
@@ -159,20 +185,41 @@ class Calls:
                     status=Status.QUEUED,
                     common_digest=digest,
                     common_json=campaign.json if campaign else "",
+                    hashes=numbers.joined(map(_heeded, rows)) if numbers else "",
                     gap=gap,
                     width=width,
                     tail=tail,
                 )
             )
 
-        async def fetch_clashes() -> set[str]:
+        async def fetch_stored() -> Stored:
             with store_errors(self._link.client):
-                state, *conflicts = fetch_reply()
+                state, *places = fetch_reply()
             if state == "full":
                 raise QueueFull(self.settings.max_queued)
-            return {rows[int(place)].id for places in conflicts for place in places}
+            found = [rows[int(place)] for each in places for place in each]
+            if state == "conflict":
+                return Stored(conflicts={row.id for row in found})
+            return Stored(suppressed=await self._end_suppressed(found))
 
-        return fetch_clashes
+        return fetch_stored
+
+    async def _end_suppressed(self, rows: list[Row]) -> set[str]:
+        """Ends what was stored for suppressed numbers; returns the ids of what has ended so.
+
+        A worker ends what this call can't, because the app dies before it.
+        """
+        if not rows:
+            return set()
+        end = partial(Ending, Status.REJECTED, Reason.SUPPRESSED, "0", 0)
+        ends = {row.id: ("0", end(row.job.metadata, row.resend_of)) for row in rows}
+        answers = await self._endings.end(ends)
+        ended = {id for id, answer in answers.items() if answer == "done"}
+        for id in [id for id, answer in answers.items() if answer == "gone"]:
+            record = await self.get(id)
+            if record and record.reason == Reason.SUPPRESSED:  # by an earlier call, or a worker
+                ended.add(id)
+        return ended
 
     async def _state(self, id: str, get: Any) -> tuple[dict[str, str], float] | None:
         """Returns a record's fields and its score (0: in no lane); None if there is no record."""
@@ -184,5 +231,11 @@ class Calls:
         return (fields, float(score or 0)) if fields else None
 
 
-async def _no_clashes() -> set[str]:
-    return set()
+async def _fetch_nothing() -> Stored:
+    return Stored()
+
+
+def _heeded(row: Row) -> str | None:
+    """Returns the number that a row's message is not sent to if it is suppressed."""
+    job = row.job
+    return None if job.ignores_suppression or job.lane not in HEEDING else address_of(job.own)

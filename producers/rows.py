@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterable, Awaitable, Callable, Collection, Iterable
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -19,8 +19,18 @@ COLLECT_AFTER = 0.02
 
 Fault = tuple[int, Any, EnqueueError]
 OnInvalid = Callable[[int, Any, EnqueueError], object]
-Clashes = Callable[[], Awaitable[set[str]]]
-"""Waits for the reply to a chunk; returns the ids that conflict: then nothing of it is stored."""
+OnSuppressed = Callable[[int, Any, str], object]
+
+
+class Stored(NamedTuple):
+    """The ids that conflict: then nothing was stored; or those that ended ``suppressed``."""
+
+    conflicts: Collection[str] = ()
+    suppressed: Collection[str] = ()
+
+
+FetchStored = Callable[[], Awaitable[Stored]]
+"""Waits for the reply to a chunk."""
 
 
 class Row(NamedTuple):
@@ -44,15 +54,17 @@ class RowStream:
         campaign: Campaign | None,
         parse: Callable[[Any, float], Job],
         on_invalid: OnInvalid | None,
+        on_suppressed: OnSuppressed | None,
         clock: Callable[[], float],
-        begin: Callable[[list[Row], Campaign | None], Awaitable[Clashes]],
+        begin: Callable[[list[Row], Campaign | None], Awaitable[FetchStored]],
         link: Link,
     ) -> None:
         self._campaign, self._on_invalid, self._clock = campaign, on_invalid, clock
+        self._on_suppressed = on_suppressed
         self._parse_row, self._begin, self._sleep = parse, begin, link.sleep
         self._slice = link.slice or CHUNK_ROWS
         self._rows, self._faults = list[Row](), list[Fault]()
-        self._clashes: Clashes | None = None
+        self._fetch: FetchStored | None = None
         self._count, self._sent_at = 0, 0.0
         self.accepted: list[str] = []
 
@@ -70,7 +82,7 @@ class RowStream:
         chunk = list[tuple[int, Any]]()
         if isinstance(source, enumerate):
             for numbered in islice(source, size):
-                if self._clashes and time.monotonic() - self._sent_at > COLLECT_AFTER:
+                if self._fetch and time.monotonic() - self._sent_at > COLLECT_AFTER:
                     await self._collect()
                 chunk.append(numbered)
         else:
@@ -103,24 +115,27 @@ class RowStream:
         await self._collect()
         self._raise_first(faults)
         self._rows, self._faults = rows, faults
-        self._clashes = await self._begin(_distinct(rows), self._campaign)
+        self._fetch = await self._begin(_distinct(rows), self._campaign)
         self._sent_at = time.monotonic()
 
     async def _collect(self) -> None:
         """Waits until the chunk is stored; adds its ids and reports its faults in row order."""
-        if self._clashes is None:
+        if self._fetch is None:
             return
-        fetch, self._clashes = self._clashes, None
-        clashes, rows, faults = await fetch(), self._rows, self._faults
-        while clashes:
+        fetch, self._fetch = self._fetch, None
+        stored, rows, faults = await fetch(), self._rows, self._faults
+        while clashes := stored.conflicts:
             faults += [_fault(r.number, r.raw, Conflict(r.id)) for r in rows if r.id in clashes]
             self._raise_first(faults)
             rows = [row for row in rows if row.id not in clashes]
-            clashes = await (await self._begin(_distinct(rows), self._campaign))()
+            stored = await (await self._begin(_distinct(rows), self._campaign))()
         self.accepted += [row.id for row in rows]
         for fault in sorted(faults, key=lambda fault: fault[0]):  # valid rows have their ids by now
             if self._on_invalid:
                 self._on_invalid(*fault)
+        for row in rows if self._on_suppressed and stored.suppressed else ():
+            if row.id in stored.suppressed and self._on_suppressed:
+                self._on_suppressed(row.number, row.raw, row.id)
 
     def _raise_first(self, faults: list[Fault]) -> None:
         if faults and self._on_invalid is None:

@@ -20,6 +20,7 @@ from viber_courier.schemas.instants import SECOND, micros, millis
 from viber_courier.schemas.lanes import LANES, POLL
 from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.status import Status
+from viber_courier.schemas.suppression import HEEDING, number_hash
 from viber_courier.store.clock import StepWatch, even_seconds
 from viber_courier.store.counters import ODDITIES, Oddity, seen_field
 from viber_courier.store.gate import ProviderSignal, resent_by_default, signal_values
@@ -40,6 +41,7 @@ from viber_courier.store.records import (
 from viber_courier.store.repeats import call_until
 from viber_courier.store.replicas import kept
 from viber_courier.store.scripts import Script, shared
+from viber_courier.store.suppressions import suppress_blocked
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +70,8 @@ class Lease(Generic[M]):
     ``more``: other messages are due that the caller may claim next; ``out_of_tokens``: the rate
     limit keeps them back. ``refused``: messages refused alone in a row before this claim. ``now``
     is the Redis server's clock, in microseconds, at ``measured_at``. ``measured_at`` and ``ends``
-    are seconds of the local monotonic clock.
+    are seconds of the local monotonic clock. ``suppressed``: messages that are held as well, but
+    must not be sent: their numbers are suppressed.
     """
 
     key: str
@@ -80,6 +83,7 @@ class Lease(Generic[M]):
     out_of_tokens: bool
     refused: int
     messages: Sequence[M]
+    suppressed: Sequence[M] = ()
 
     def server_now(self) -> int:
         """Returns an estimate of the Redis server's clock now, in microseconds."""
@@ -94,7 +98,8 @@ class Write(NamedTuple):
     """A step and its event (``draft``), for all messages with the same result.
 
     ``was`` is the status expected. ``late``: the attempts that the record must have if the step is
-    to be written without the lease; "": it needs the lease.
+    to be written without the lease; "": it needs the lease. ``suppresses``: the message's number is
+    suppressed from now on.
     """
 
     was: Status
@@ -102,6 +107,7 @@ class Write(NamedTuple):
     draft: Draft = NO_EVENT
     counter: str = ""
     late: str = ""
+    suppresses: bool = False
 
 
 class Move(NamedTuple):
@@ -137,9 +143,9 @@ class Store:
         self.redis, self._settings, self._now = client, settings, now
         self._even = even or (lambda: int(at) / SECOND if (at := now()) else even_seconds())
         self.keys, self._watch = Keys(settings.namespace), StepWatch()
-        names, given = ("claim", "begin", "settle", "sweep", "wake"), shared(settings)
+        names, given = ("claim", "begin", "settle", "sweep", "wake", "suppress"), shared(settings)
         self._scripts = {name: Script(client, name, given) for name in names}
-        self._kept = dict[str, Script]()
+        self._kept, self._numbers = dict[str, Script](), number_hash(settings.suppression_key)
         if must := kept(client, settings):
             self._kept = {name: Script(client, name, given, must) for name in ("begin", "settle")}
 
@@ -209,7 +215,8 @@ class Store:
     ) -> Lease[Waiting]:
         """Renews the lease of messages right before a request with them (``inside``), or after it.
 
-        Returns a Lease of those still held; beginning a request counts as an attempt. Repeats the
+        Returns a Lease of those still held; beginning a request counts as an attempt. None begins
+        with a message whose number is suppressed. Repeats the
         call until Redis answers, and until enough replicas have the mark. Raises its error once the
         old lease is over: then nothing may be sent. Where only replicas lack it, returns a Lease
         that is over for the caller but not for Redis: nothing may be sent, and the messages can
@@ -227,14 +234,17 @@ class Store:
             lease=micros(settings.lease),
             kind=2 if inside else 1,
             once_ms=millis(settings.lease),
+            hashes=self._hashes(messages) if inside else "",
             ids=[message.id for message in messages],
         )
         counted = [add_attempts(message, inside) for message in messages]
         ours = [m for m, flag in zip(counted, flags, strict=True) if flag == "1"]
+        stopped = [m for m, flag in zip(messages, flags, strict=True) if flag == "2"]
         # The clock is measured after the reply and the end from before the call: both are safe.
         now, at = int(now), time.monotonic()
         ends = started + settings.lease if safe else at
-        return replace(lease, token=token, now=now, measured_at=at, ends=ends, messages=ours)
+        lease = replace(lease, token=token, now=now, measured_at=at, ends=ends)
+        return replace(lease, messages=ours, suppressed=stopped)
 
     def settle(
         self,
@@ -251,6 +261,10 @@ class Store:
         """
         if not moves:
             return [], ""
+        if blocked := [move.id for move in moves if move.write.suppresses]:
+            # Before the result is written: after a crash both are done again.
+            script = self._scripts["suppress"]
+            suppress_blocked(self.redis, script, self._settings, blocked, lease.server_now())
         settings, keys = self._settings, self.keys
         groups = defaultdict[Write, list[Move]](list)
         for move in moves:
@@ -303,6 +317,12 @@ class Store:
             if step := self._watch.step(int(now), int(before), began, self._even()):
                 self._note_step(step, int(now))
         return words
+
+    def _hashes(self, messages: Sequence[Waiting]) -> str:
+        """Returns begin.lua's argument for messages of one lane."""
+        if self._numbers is None or messages[0].lane not in HEEDING:
+            return ""
+        return self._numbers.joined((m.content or {}).get("address") for m in messages)
 
     def _note_step(self, seconds: float, at: int) -> None:
         logger.error("redis's clock has stepped", extra={"seconds": round(seconds, 1)})

@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import threading
 from collections.abc import Coroutine, Iterator
+from dataclasses import replace
 from typing import Any
 
 import fakeredis
@@ -41,7 +42,7 @@ class Awaited:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._object, name)
-        if name in ("dead", "_calls"):
+        if name in ("dead", "suppressions", "_calls"):
             return Awaited(self._loop, found)
         return self._call(found) if callable(found) else found
 
@@ -83,4 +84,4 @@ def awaited(loop: Loop, settings: Settings, client: redis.Redis) -> Any:
         return Awaited(loop, AsyncProducer(settings, client=other))
     place: Any = client.connection_pool.connection_kwargs
     url = f"redis://{place['host']}:{place['port']}"
-    return Awaited(loop, AsyncProducer(Settings(namespace=settings.namespace, redis_url=url)))
+    return Awaited(loop, AsyncProducer(replace(settings, redis_url=url)))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from viber_courier.schemas.event import Change, Draft, render, resent
 from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.status import Reason, Status, is_final
+from viber_courier.schemas.suppression import BLOCKED
 from viber_courier.store.counters import (
     NOT_SENT,
     OTHER,
@@ -32,7 +33,7 @@ from viber_courier.worker.outcome import (
     Unsure,
     code_of,
 )
-from viber_courier.worker.policy import acceptance_key, after_send, put_back, triage
+from viber_courier.worker.policy import acceptance_key, after_send, give_up, put_back, triage
 from viber_courier.worker.tracking import after_failed_poll, after_poll
 
 
@@ -89,6 +90,12 @@ class Decider:
             moves.append(Move(message.id, write, provider_id))
         return moves
 
+    def suppressed(self, messages: Sequence[Waiting]) -> list[Move]:
+        """Returns moves that end messages whose numbers are suppressed."""
+        steps = [give_up(m, Status.REJECTED, Reason.SUPPRESSED) for m in messages]
+        writes = [self._write(m, Status.QUEUED, s) for m, s in zip(messages, steps, strict=True)]
+        return [Move(m.id, write) for m, write in zip(messages, writes, strict=True)]
+
     def put_back(self, messages: Sequence[Waiting], at: int) -> list[Move]:
         """Returns moves that leave messages for the next claim."""
         return [Move(m.id, Write(Status.QUEUED, put_back(m, at))) for m in messages]
@@ -120,7 +127,12 @@ class Decider:
         draft = _draft(message, step, step.status, self.settings.namespace, self.clock())
         # A message that closes in its present status was counted when it entered that status.
         counter = "" if step.status == was else count_name(step.status, step.reason)
-        return Write(was, step, draft, counter)
+        return Write(was, step, draft, counter, suppresses=self._suppresses(step))
+
+    def _suppresses(self, step: Step) -> bool:
+        settings = self.settings
+        on = settings.suppression_key and settings.suppress_blocked == "on"
+        return bool(on) and step.reason == BLOCKED
 
 
 def _draft(

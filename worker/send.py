@@ -78,6 +78,8 @@ class Sender:
     ) -> list[Batch]:
         """Posts a batch and settles it; returns its halves if the request was refused whole."""
         held = self.store.begin(lease, batch)
+        if held.suppressed:
+            self._settle(held, self.decider.suppressed(held.suppressed), tally)
         if held.messages and held.seconds_left() <= self.settings.deadline:
             unsent = [add_attempts(message, -1) for message in held.messages]
             self._put_back(held, unsent, tally)  # Redis was slow: too little time left

@@ -2,6 +2,7 @@
 -- @include clock
 -- @include bell
 -- @include format
+-- @include suppressed
 -- KEYS
 --   guard           never exists: a cluster refuses the call while its slot moves
 --   format          of what the store holds
@@ -12,6 +13,7 @@
 --   wakes           the wake list, which workers' listeners read
 --   dead            dead letters
 --   pace            the latest due time given to a dead letter sent again
+--   suppressed      the list of suppressed numbers
 -- ARGV
 --   formats[2]      of the caller's version (lua/lib/format.lua)
 --   time            '' for this server's clock
@@ -25,15 +27,18 @@
 --   common_json     the campaign's content
 --   keep_content    how long it is kept after its last message's deadline, in ms
 --   gap             '' or, for dead letters sent again, us from one to the next (0: all at once)
+--   fingerprint     of the key of the hashes (lua/lib/suppressed.lua)
+--   hashes          '' or the hash of each message's number, blank if it does not heed the list
 --   width           values of each message in the tail
 --   tail...         messages (store/records.py): id, digest, lane set (1 to 8), due time ('': now),
 --                   ttl in us, own content, number of fields, then name, value, name, value ...,
 --                   padded to width with ''. The first value of a dead letter sent again is its id:
 --                   it leaves the list, and its record names the new message
--- Reply {'ok'}, {'conflict', indexes from 0} (for letters: no longer on the list) or {'full'}. Only
--- 'ok' has stored anything. Skips ids that are stored with the same digest. Events: none.
-local newer = unreadable(format, formats, true)
-if newer then return newer end
+-- Reply {'ok', indexes from 0 of suppressed numbers}, {'conflict', indexes} (for letters: no longer on
+-- the list) or {'full'}. Only 'ok' has stored anything. Skips ids that are stored with the same digest.
+-- Events: none.
+local wrong = unreadable(format, formats, true) or hashes ~= '' and other_key(suppressed, fingerprint)
+if wrong then return wrong end
 local at = now(time)
 gap, width = tonumber(gap), tonumber(width)
 local fresh, conflicts, latest = {}, {}, at
@@ -120,4 +125,6 @@ for k, i in ipairs(fresh) do
     call('HSET', records .. ARGV[i + 8], 'resentAs', id)
   end
 end
-return {'ok'}
+local listed = {}
+for place in pairs(suppressed_places(suppressed, hashes, at)) do listed[#listed + 1] = place - 1 end
+return {'ok', listed}
