@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import islice
 from typing import Any
 
 from marshmallow import ValidationError
 
 from viber_courier.schemas.errors import ConfigError, InvalidMessage
-from viber_courier.schemas.fields import JOB, micros, rules
+from viber_courier.schemas.fields import JOB, rules
+from viber_courier.schemas.instants import iso
 from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.suppression import NumberHash, number_hash
 from viber_courier.store.connection import StoreUnavailable, store_errors
@@ -20,23 +21,27 @@ from viber_courier.store.refusals import OTHER_KEY
 from viber_courier.store.replicas import kept
 from viber_courier.store.replies import Link, iterate, reply, run
 from viber_courier.store.scripts import shared
-from viber_courier.store.suppressions import ADDED, REMOVED, Entry
+from viber_courier.store.suppressions import ADDED, REMOVED, Entry, flat
 
 CHUNK_NUMBERS = 500
 """Numbers that one round trip reads or changes."""
 MOST_REASON = 64
 """Most characters of a reason."""
-_address = rules(JOB)["address"]
+_address, _instant = (rules(JOB)[name] for name in ("address", "sendAt"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suppression:
-    """A suppressed number, as the hash that stands for it. ``until`` None: for good."""
+    """A suppressed number, as the hash that stands for it; ``key`` is the fingerprint of its key.
+
+    Instants are ISO 8601. ``until`` None: for good.
+    """
 
     hash: str
+    key: str
     reason: str
-    since: datetime
-    until: datetime | None
+    since: str
+    until: str | None
 
 
 class AsyncSuppressions:
@@ -44,13 +49,9 @@ class AsyncSuppressions:
 
     def __init__(self, link: Link, settings: Settings, clock: Callable[[], float]) -> None:
         self._client, self._clock = link.client, clock
-        self._key, self._secret = Keys(settings.namespace).suppressed, settings.suppression_key
+        self._list, self._secret = Keys(settings.namespace).suppressed, settings.suppression_key
         must = kept(link.client, settings)
         self._script = link.script(link.client, "suppress", shared(settings), must)
-
-    @property
-    def fingerprint(self) -> str:
-        return self._numbers().fingerprint
 
     async def add(self, phone: str, reason: str, until: datetime | None = None) -> bool:
         return await self.add_many([phone], reason, until) > 0
@@ -58,18 +59,12 @@ class AsyncSuppressions:
     async def add_many(
         self, phones: Iterable[str], reason: str, until: datetime | None = None
     ) -> int:
-        if not (1 <= len(reason) <= MOST_REASON and reason.isprintable()):
-            raise ValueError(f"reason must have 1 to {MOST_REASON} printable characters")
-        end = _millis(until) if until else 0
-        return await self._change(
-            (Entry(hash, end, None, reason) for hash in self._hashes(phones)), ADDED
-        )
+        _require_reason(reason)
+        end = _millis(until.isoformat()) if until else 0
+        return await self._change((Entry(h, reason, end) for h in self._hashes(phones)), ADDED)
 
     async def remove(self, phone: str) -> bool:
-        return await self.remove_many([phone]) > 0
-
-    async def remove_many(self, phones: Iterable[str]) -> int:
-        return await self._change(map(Entry, self._hashes(phones)), REMOVED)
+        return await self._change(map(Entry, self._hashes([phone])), REMOVED) > 0
 
     async def get(self, phone: str) -> Suppression | None:
         return (await self._look([*self._hashes([phone])]))[0]
@@ -86,47 +81,47 @@ class AsyncSuppressions:
         cursor: Any = None
         while cursor != 0:
             with store_errors(self._client):
-                given = self._client.hscan(self._key, cursor or 0, count=CHUNK_NUMBERS)
-                cursor, found = await reply(given)
-            cursor = int(cursor)
+                page = self._client.hscan(self._list, int(cursor or 0), count=CHUNK_NUMBERS)
+                cursor, found = await reply(page)
             for hash, text in found.items():
                 if hash != "key" and (entry := self._read(hash, text)):
                     yield entry
 
-    async def import_(self, entries: Iterable[Suppression], fingerprint: str) -> int:
-        if fingerprint != self.fingerprint:
-            raise ValueError(OTHER_KEY.format(fingerprint, self.fingerprint))
-        return await self._change(
-            (
-                Entry(e.hash, _millis(e.until) if e.until else 0, _millis(e.since), e.reason)
-                for e in entries
-            ),
-            ADDED,
-            keeps=True,
-        )
+    async def import_(self, entries: Iterable[Suppression]) -> int:
+        return await self._change(map(self._entry, entries), ADDED, keeps=True)
 
     async def _change(self, entries: Iterator[Entry], count: str, keeps: bool = False) -> int:
         changed = 0
         while chunk := tuple(islice(entries, CHUNK_NUMBERS)):
-            flat = [value for entry in chunk for value in entry]
             with store_errors(self._client):
-                changed += await reply(self._script(keeps=keeps, count=count, entries=flat))
+                call = self._script(keeps=keeps, count=count, entries=flat(chunk))
+                changed += await reply(call)
         return changed
 
     async def _look(self, hashes: Sequence[str]) -> tuple[Suppression | None, ...]:
+        ours = self._numbers().fingerprint
         with store_errors(self._client):
-            key, *found = await reply(self._client.hmget(self._key, "key", *hashes))
-        if key not in (None, self.fingerprint):
-            raise StoreUnavailable(OTHER_KEY.format(key, self.fingerprint))
+            key, *found = await reply(self._client.hmget(self._list, "key", *hashes))
+        if key not in (None, ours):
+            raise StoreUnavailable(OTHER_KEY.format(key, ours))
         return tuple(t and self._read(hash, t) for hash, t in zip(hashes, found, strict=True))
 
     def _read(self, hash: str, text: str) -> Suppression | None:
         """Returns an entry of the list; None if it is over."""
-        until, since, reason = text.split(" ", 2)
-        if 0 < int(until) <= self._clock() * 1000:
+        end, start, reason = text.split(" ", 2)
+        if 0 < int(end) <= self._clock() * 1000:
             return None
-        end = _moment(until) if int(until) else None
-        return Suppression(hash=hash, reason=reason, since=_moment(since), until=end)
+        until, since = iso(int(end) / 1000) if int(end) else None, iso(int(start) / 1000)
+        key = self._numbers().fingerprint
+        return Suppression(hash=hash, key=key, reason=reason, since=since, until=until)
+
+    def _entry(self, given: Suppression) -> Entry:
+        if given.key != (ours := self._numbers().fingerprint):
+            raise ValueError(OTHER_KEY.format(given.key, ours))
+        if len(given.hash) != 16:
+            raise ValueError("a hash has 16 characters")
+        end = _millis(given.until) if given.until else 0
+        return Entry(given.hash, _require_reason(given.reason), end, _millis(given.since))
 
     def _numbers(self) -> NumberHash:
         if found := number_hash(self._secret):
@@ -157,11 +152,6 @@ class Suppressions:
     def __init__(self, rules: AsyncSuppressions) -> None:
         self._rules = rules
 
-    @property
-    def fingerprint(self) -> str:
-        """Returns what tells keys apart: ``import_`` takes entries of the same key only."""
-        return self._rules.fingerprint
-
     def add(self, phone: str, reason: str, until: datetime | None = None) -> bool:
         """Suppresses a number until then, or for good; returns whether it wasn't before.
 
@@ -170,16 +160,12 @@ class Suppressions:
         return run(self._rules.add(phone, reason, until))
 
     def add_many(self, phones: Iterable[str], reason: str, until: datetime | None = None) -> int:
-        """Suppresses numbers; returns how many weren't before."""
+        """Suppresses numbers, as ``add`` does; returns how many weren't before."""
         return run(self._rules.add_many(phones, reason, until))
 
     def remove(self, phone: str) -> bool:
         """Lets a number get messages again; returns whether it was suppressed."""
         return run(self._rules.remove(phone))
-
-    def remove_many(self, phones: Iterable[str]) -> int:
-        """Lets numbers get messages again; returns how many were suppressed."""
-        return run(self._rules.remove_many(phones))
 
     def get(self, phone: str) -> Suppression | None:
         """Returns why and until when a number is suppressed; None if it isn't."""
@@ -193,23 +179,31 @@ class Suppressions:
         return self.get(phone) is not None
 
     def list(self) -> Iterator[Suppression]:
-        """Yields the suppressed numbers, as hashes and in no order."""
+        """Yields the suppressed numbers, as hashes and in no order; some perhaps twice."""
         return iterate(self._rules.list())
 
-    def import_(self, entries: Iterable[Suppression], fingerprint: str) -> int:
-        """Adds entries of ``list()``; returns how many numbers weren't suppressed before.
+    def import_(self, entries: Iterable[Suppression]) -> int:
+        """Adds what ``list()`` has yielded elsewhere; returns how many numbers are new.
 
-        An entry of this list that holds as long stays. Raises ValueError if the entries were made
-        with the key of another ``fingerprint``.
+        An entry of this list that holds as long stays. Raises ValueError for entries that were made
+        with another key.
         """
-        return run(self._rules.import_(entries, fingerprint))
+        return run(self._rules.import_(entries))
 
 
-def _millis(moment: datetime) -> int:
-    if moment.tzinfo is None:
-        raise ValueError("a datetime must have a zone")
-    return micros(moment) // 1000
+for _each in (AsyncSuppressions, Suppressions):
+    setattr(_each, "import", _each.import_)  # by getattr: the word is Python's
 
 
-def _moment(ms: str) -> datetime:
-    return datetime.fromtimestamp(int(ms) / 1000, UTC)
+def _require_reason(text: str) -> str:
+    if not (1 <= len(text) <= MOST_REASON and text.isprintable()):
+        raise ValueError(f"reason must have 1 to {MOST_REASON} printable characters")
+    return text
+
+
+def _millis(moment: str) -> int:
+    """Returns ISO 8601 as milliseconds since 1970. Raises ValueError."""
+    try:
+        return int(_instant(moment)) // 1000
+    except ValidationError as wrong:
+        raise ValueError(str(wrong.messages[0])) from None

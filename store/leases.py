@@ -7,20 +7,18 @@ import json
 import logging
 import time
 import uuid
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 import redis
 
 from viber_courier.schemas.encoding import loads
-from viber_courier.schemas.event import Draft, provider_text
 from viber_courier.schemas.instants import SECOND, micros, millis
 from viber_courier.schemas.lanes import LANES, POLL
 from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.status import Status
-from viber_courier.schemas.suppression import HEEDING, number_hash
+from viber_courier.schemas.suppression import number_hash
 from viber_courier.store.clock import StepWatch, even_seconds
 from viber_courier.store.counters import ODDITIES, Oddity, seen_field
 from viber_courier.store.gate import ProviderSignal, resent_by_default, signal_values
@@ -29,19 +27,17 @@ from viber_courier.store.records import (
     RESEND_OPTION,
     WAITING,
     WATCHED,
-    Step,
     Waiting,
     Watched,
     add_attempts,
-    provider_fields,
     read_waiting,
     read_watched,
-    step_fields,
 )
 from viber_courier.store.repeats import call_until
 from viber_courier.store.replicas import kept
 from viber_courier.store.scripts import Script, shared
-from viber_courier.store.suppressions import suppress_blocked
+from viber_courier.store.suppressions import joined_hashes, suppress_blocked
+from viber_courier.store.writes import Move, grouped
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +49,6 @@ POLL_LEASE_MARGIN = 5.0
 """Seconds that a lease of watched messages lasts beyond the deadline of a request."""
 
 M = TypeVar("M", Waiting, Watched)
-NO_EVENT: Draft = ("", "", "", "", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,30 +87,6 @@ class Lease(Generic[M]):
     def seconds_left(self) -> float:
         """Returns the least number of seconds that the lease still lasts."""
         return self.ends - time.monotonic()
-
-
-class Write(NamedTuple):
-    """A step and its event (``draft``), for all messages with the same result.
-
-    ``was`` is the status expected. ``late``: the attempts that the record must have if the step is
-    to be written without the lease; "": it needs the lease. ``suppresses``: the message's number is
-    suppressed from now on.
-    """
-
-    was: Status
-    step: Step
-    draft: Draft = NO_EVENT
-    counter: str = ""
-    late: str = ""
-    suppresses: bool = False
-
-
-class Move(NamedTuple):
-    """What is written for one message; ``provider_id``: if the provider has accepted it."""
-
-    id: str
-    write: Write
-    provider_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +205,7 @@ class Store:
             lease=micros(settings.lease),
             kind=2 if inside else 1,
             once_ms=millis(settings.lease),
-            hashes=self._hashes(messages) if inside else "",
+            hashes=joined_hashes(self._numbers, messages) if inside else "",
             ids=[message.id for message in messages],
         )
         counted = [add_attempts(message, inside) for message in messages]
@@ -261,18 +232,15 @@ class Store:
         """
         if not moves:
             return [], ""
-        if blocked := [move.id for move in moves if move.write.suppresses]:
+        settings = self._settings
+        blocked = [move.id for move in moves if move.write.suppresses]
+        if blocked and self._numbers and settings.suppress_blocked == "on":
             # Before the result is written: after a crash both are done again.
-            script = self._scripts["suppress"]
-            suppress_blocked(self.redis, script, self._settings, blocked, lease.server_now())
+            suppress_blocked(
+                self.redis, self._scripts["suppress"], settings, blocked, lease.server_now()
+            )
         settings, keys = self._settings, self.keys
-        groups = defaultdict[Write, list[Move]](list)
-        for move in moves:
-            groups[move.write].append(move)
-        moves = [move for group in groups.values() for move in group]
-        tail: list[str | int] = [move.id for move in moves]
-        for write, group in groups.items():
-            tail += _group(write, group)
+        moves, tail = grouped(moves)
         name, other = (POLL, "send") if lease.key == keys.watch else ("send", POLL)
         report = signal and signal_values(signal, settings, name, lease.now) | {
             "counts": figures.counts if figures else {},
@@ -317,12 +285,6 @@ class Store:
             if step := self._watch.step(int(now), int(before), began, self._even()):
                 self._note_step(step, int(now))
         return words
-
-    def _hashes(self, messages: Sequence[Waiting]) -> str:
-        """Returns begin.lua's argument for messages of one lane."""
-        if self._numbers is None or messages[0].lane not in HEEDING:
-            return ""
-        return self._numbers.joined((m.content or {}).get("address") for m in messages)
 
     def _note_step(self, seconds: float, at: int) -> None:
         logger.error("redis's clock has stepped", extra={"seconds": round(seconds, 1)})
@@ -418,18 +380,3 @@ def _lease(
     _, token, now, more, _, _, refused = reply
     at = time.monotonic(), started + seconds
     return Lease(key, token, int(now), *at, more in ("1", "4"), more == "4", refused, messages)
-
-
-def _group(write: Write, moves: Sequence[Move]) -> list[str | int]:
-    """Returns settle.lua's arguments for a group of messages with the same result."""
-    step, shared = write.step, step_fields(write.step)
-    accepted = step.place == "watch"
-    place = "dead" if step.is_dead else step.place
-    head = (len(moves), write.was, step.status or "", place, step.at, write.late, write.counter)
-    own = len(provider_fields(0)) if accepted else 0
-    tail: list[str | int] = [*head, *write.draft, len(shared), own, *shared]
-    for move in moves:
-        tail.append(provider_text(move.provider_id))
-        if accepted and move.provider_id is not None:
-            tail += provider_fields(move.provider_id)
-    return tail

@@ -1,16 +1,16 @@
-"""Changes of the list of suppressed numbers, and what workers put on it by themselves."""
+"""Changes of the list of suppressed numbers; what workers ask of it, and put on it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import redis
 
 from viber_courier.schemas.instants import millis
 from viber_courier.schemas.settings import Settings
-from viber_courier.schemas.suppression import BLOCKED, number_hash
+from viber_courier.schemas.suppression import BLOCKED, HEEDING, NumberHash, number_hash
 from viber_courier.store.keys import Keys
-from viber_courier.store.records import unpack
-from viber_courier.store.refusals import report
+from viber_courier.store.records import Waiting, unpack
+from viber_courier.store.refusals import reported
 from viber_courier.store.scripts import Script
 
 ADDED, REMOVED, BY_WORKERS = "suppressed:added", "suppressed:removed", "suppressed:blocked"
@@ -20,13 +20,25 @@ ADDED, REMOVED, BY_WORKERS = "suppressed:added", "suppressed:removed", "suppress
 class Entry(NamedTuple):
     """A number as suppress.lua takes it; instants are milliseconds since 1970.
 
-    ``until`` 0: for good. ``since`` None: now. ``reason`` "": take it off the list.
+    ``reason`` "": take it off the list. ``until`` 0: for good. ``since`` None: now.
     """
 
     hash: str
+    reason: str = ""
     until: int = 0
     since: int | None = None
-    reason: str = ""
+
+
+def flat(entries: Iterable[Entry]) -> list[Any]:
+    """Returns suppress.lua's argument for these entries."""
+    return [value for entry in entries for value in entry]
+
+
+def joined_hashes(numbers: NumberHash | None, messages: Sequence[Waiting]) -> str:
+    """Returns begin.lua's argument for messages of one lane; ``numbers`` None: there is no key."""
+    if numbers is None or messages[0].lane not in HEEDING:
+        return ""
+    return numbers.joined((message.content or {}).get("address") for message in messages)
 
 
 def suppress_blocked(
@@ -35,27 +47,17 @@ def suppress_blocked(
     """Suppresses the numbers of messages whose recipients have blocked the sender.
 
     ``at`` is now, in microseconds. Messages whose content was erased are left out. Where Redis
-    refuses the change, logs that and goes on.
+    refuses it, logs that and goes on.
     """
-    numbers, expiry = number_hash(settings.suppression_key), settings.suppression_expiry
-    until = at // 1000 + millis(expiry) if expiry else 0
-    try:
-        found = _addresses(client, Keys(settings.namespace), ids) if numbers else ()
-        entries = [Entry(numbers.of(each), until, None, BLOCKED) for each in found if numbers]
-        if entries:
-            flat = [value for entry in entries for value in entry]
-            script(keeps=True, count=BY_WORKERS, entries=flat)
-    except redis.ResponseError as error:
-        if not report(error):
-            raise
-
-
-def _addresses(client: redis.Redis, keys: Keys, ids: Sequence[str]) -> Iterator[str]:
+    numbers, keys = number_hash(settings.suppression_key), Keys(settings.namespace)
+    until = at // 1000 + millis(settings.suppression_expiry) if settings.suppression_expiry else 0
     with client.pipeline(transaction=False) as pipe:
         for id in ids:
             pipe.hget(keys.records + id, "row")
             pipe.get(keys.contents + id)
         found: list[Any] = pipe.execute()
-    for row, content in zip(found[::2], found[1::2], strict=True):
-        if own := row or content:
-            yield unpack(own)["address"]
+    own = [row or content for row, content in zip(found[::2], found[1::2], strict=True)]
+    hashes = [numbers.of(unpack(each)["address"]) for each in own if each and numbers]
+    entries = flat(Entry(hash, BLOCKED, until) for hash in hashes)
+    with reported():
+        script(keeps=True, count=BY_WORKERS, entries=entries)

@@ -21,8 +21,9 @@ from viber_courier.store.counters import (
     observed,
     status_field,
 )
-from viber_courier.store.leases import Figures, Move, Write
+from viber_courier.store.leases import Figures
 from viber_courier.store.records import Step, Waiting, Watched, add_attempts, segments
+from viber_courier.store.writes import Move, Write
 from viber_courier.worker.codes import is_known
 from viber_courier.worker.outcome import (
     Accepted,
@@ -92,9 +93,11 @@ class Decider:
 
     def suppressed(self, messages: Sequence[Waiting]) -> list[Move]:
         """Returns moves that end messages whose numbers are suppressed."""
-        steps = [give_up(m, Status.REJECTED, Reason.SUPPRESSED) for m in messages]
-        writes = [self._write(m, Status.QUEUED, s) for m, s in zip(messages, steps, strict=True)]
-        return [Move(m.id, write) for m, write in zip(messages, writes, strict=True)]
+        moves = list[Move]()
+        for message in messages:
+            step = give_up(message, Status.REJECTED, Reason.SUPPRESSED)
+            moves.append(Move(message.id, self._write(message, Status.QUEUED, step)))
+        return moves
 
     def put_back(self, messages: Sequence[Waiting], at: int) -> list[Move]:
         """Returns moves that leave messages for the next claim."""
@@ -127,12 +130,7 @@ class Decider:
         draft = _draft(message, step, step.status, self.settings.namespace, self.clock())
         # A message that closes in its present status was counted when it entered that status.
         counter = "" if step.status == was else count_name(step.status, step.reason)
-        return Write(was, step, draft, counter, suppresses=self._suppresses(step))
-
-    def _suppresses(self, step: Step) -> bool:
-        settings = self.settings
-        on = settings.suppression_key and settings.suppress_blocked == "on"
-        return bool(on) and step.reason == BLOCKED
+        return Write(was, step, draft, counter, suppresses=step.reason == BLOCKED)
 
 
 def _draft(

@@ -37,7 +37,9 @@
 -- Reply {'ok', indexes from 0 of suppressed numbers}, {'conflict', indexes} (for letters: no longer on
 -- the list) or {'full'}. Only 'ok' has stored anything. Skips ids that are stored with the same digest.
 -- Events: none.
-local wrong = unreadable(format, formats, true) or hashes ~= '' and other_key(suppressed, fingerprint)
+local newer = unreadable(format, formats, true)
+if newer then return newer end
+local wrong = hashes ~= '' and other_key(suppressed, fingerprint)
 if wrong then return wrong end
 local at = now(time)
 gap, width = tonumber(gap), tonumber(width)

@@ -13,14 +13,16 @@
 --   fingerprint   of the key that the hashes were made with
 --   keeps         '1': an entry that holds as long or longer stays
 --   count         the counter of what this call changes
---   entries...    hash, until when (ms, 0: for good), since when (ms; '': now), and why ('': take it
---                 off the list) of each
+--   entries...    hash, why ('': take it off the list), until when (ms, 0: for good) and since when (ms,
+--                 '': now) of each
 -- Reply how many numbers are new on the list, or were on it. Removes entries that are over.
-local wrong = unreadable(format, formats, true) or other_key(suppressed, fingerprint)
+local newer = unreadable(format, formats, true)
+if newer then return newer end
+local wrong = other_key(suppressed, fingerprint)
 if wrong then return wrong end
 local at, changed = now(time), 0
 for i = entries, #ARGV, 4 do
-  local hash, till, since, why = unpack(ARGV, i, i + 3)
+  local hash, why, till, since = unpack(ARGV, i, i + 3)
   local live, held = is_live(redis.call('HGET', suppressed, hash), at)
   if why == '' then
     redis.call('HDEL', suppressed, hash)
