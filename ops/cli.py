@@ -32,6 +32,7 @@ _MODULES = {
         "resume": "Resume what was paused.",
     },
     "commands.sending": {"send": "Store one message."},
+    "commands.suppressing": {"suppress": "Manage numbers that get no adverts."},
     "commands.top": {"top": "Watch lanes, gates, pauses and how far messages get."},
     "demo": {"demo": "See the whole system at work, against a simulated provider."},
     "exporter": {"exporter": "Serve metrics for Prometheus."},

@@ -13,6 +13,7 @@ from marshmallow import ValidationError
 from viber_courier.schemas.errors import ConfigError, InvalidMessage
 from viber_courier.schemas.fields import JOB, rules
 from viber_courier.schemas.instants import iso
+from viber_courier.schemas.message import parse_address
 from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.suppression import NumberHash, number_hash
 from viber_courier.store.connection import StoreUnavailable, store_errors
@@ -27,7 +28,7 @@ CHUNK_NUMBERS = 500
 """Numbers that one round trip reads or changes."""
 MOST_REASON = 64
 """Most characters of a reason."""
-_address, _instant = (rules(JOB)[name] for name in ("address", "sendAt"))
+_instant = rules(JOB)["sendAt"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,11 +133,10 @@ class AsyncSuppressions:
         numbers = self._numbers()
         for row, phone in enumerate(phones):
             try:
-                yield numbers.of(_address(phone))
-            except ValidationError as wrong:
-                error = InvalidMessage({"address": [str(text) for text in wrong.messages]})
+                yield numbers.of(parse_address(phone))
+            except InvalidMessage as error:
                 error.row = row
-                raise error from None
+                raise
 
 
 class Suppressions:

@@ -65,6 +65,14 @@ def parse_job(job: object, now: float) -> Job:
     return _job({**_ABSENT, **parts}, dumps(_wire(loaded)))
 
 
+def parse_address(text: object) -> str:
+    """Returns a phone number as a job's ``address`` is stored. Raises InvalidMessage."""
+    try:
+        return str(_MEASURES["address"](text)[0])
+    except ValidationError as wrong:
+        raise InvalidMessage({"address": [str(each) for each in wrong.messages]}) from None
+
+
 def named(job: Any, source: str) -> Any:
     """Returns a job, or a campaign's common part, with this source unless it names one."""
     return {"source": source, **job} if source and isinstance(job, Mapping) else job
