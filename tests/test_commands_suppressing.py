@@ -121,5 +121,6 @@ def test_metrics_count_changes_and_what_was_not_sent(producer: Producer) -> None
     assert samples["courier_suppressions_total", "removed"] == 1
     assert samples["courier_suppressions_total", "blocked"] == 0
     assert samples["courier_messages_total", "rejected", "suppressed"] == 1
+    assert samples["courier_suppressed_total",] == 1
     labels = str([f.samples for f in families(look)])
     assert "7925" not in labels and NumberHash(KEY).of("79250000001") not in labels

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -12,7 +16,7 @@ import pytest
 import redis
 
 from tests.awaited import Loop, awaited
-from tests.conftest import Clock, common_job, events_of, iso_in, text_job
+from tests.conftest import ROOT, Clock, common_job, events_of, iso_in, text_job
 from tests.workshop import Workshop, entry
 from viber_courier import (
     ConfigError,
@@ -478,3 +482,23 @@ def test_one_call_of_redis_stores_and_looks_up(redis_server: Any, settings: Sett
 def calls(client: redis.Redis) -> int:
     stats: Any = client.info("commandstats")
     return int(stats["cmdstat_evalsha"]["calls"])
+
+
+def test_the_page_s_example_runs_as_written(redis_server: Any, namespace: str) -> None:
+    text = (ROOT / "docs" / "suppressions.md").read_text(encoding="utf-8")
+    found = re.search(r"<!-- run by [^>]+ -->\n```python\n(.+?)```", text, re.S)
+    assert found is not None
+    run = subprocess.run(
+        [sys.executable, "-c", found[1]],
+        env={
+            **os.environ,
+            "COURIER_REDIS_URL": redis_server.url,
+            "COURIER_NAMESPACE": namespace,
+            "COURIER_SUPPRESSION_KEY": KEY,
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout == "True complained\nrow 0 is suppressed\nrejected suppressed\n"
