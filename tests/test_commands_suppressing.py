@@ -71,9 +71,8 @@ def test_a_list_is_exported_and_imported_under_the_same_key(
 ) -> None:
     producer.suppressions.add_many(["79250000001", "79250000002"], "moved")
     path = tmp_path / "list.jsonl"
-    courier("suppress", "export", str(path))
+    assert courier("suppress", "export", str(path)).stdout == "2 exported\n"
     assert "7925" not in path.read_text() and len(path.read_text().splitlines()) == 2
-    assert courier("suppress", "export").stdout == path.read_text()
     other = {"COURIER_NAMESPACE": courier.env["COURIER_NAMESPACE"] + "b"}
     for _ in range(2):
         courier("suppress", "import", str(path), **other)
@@ -88,7 +87,7 @@ def test_a_list_is_exported_and_imported_under_the_same_key(
         assert "imported" in courier("suppress", "import", "-", code=2, input=wrong).stderr
 
 
-@pytest.mark.parametrize("args", ["add 79250000001", "check 79250000001", "list", "export"])
+@pytest.mark.parametrize("args", ["add 79250000001", "check 79250000001", "list", "export gone"])
 def test_without_a_key_each_command_names_the_setting(courier: Courier, args: str) -> None:
     del courier.env["COURIER_SUPPRESSION_KEY"]
     said = courier("suppress", *args.split(), code=2).stderr

@@ -177,7 +177,7 @@ def test_every_command_that_a_page_names_is_so(path: Path) -> None:
     for line in re.findall(r"(?:^|`|\| )courier ([a-z]+(?: [a-z]+)?[^`|\n]*)", said, re.M):
         words = line.split()
         assert words[0] in COMMANDS, line
-        name = " ".join(["courier", *words[: 2 if words[0] == "dead" else 1]])
+        name = " ".join(["courier", *words[: 2 if words[0] in ("dead", "suppress") else 1]])
         options = ["--help", *(opt for each in ALL[name].params for opt in each.opts)]
         assert {w for w in words if re.fullmatch("--[a-z-]+", w)} <= set(options), line
 

@@ -119,11 +119,13 @@ def list_(most: int, as_json: bool) -> None:
 
 
 @command()
-@click.argument("file", type=click.File("w", encoding="utf-8", lazy=True), default="-")
-def export(file: Any) -> None:
-    """Write the list to FILE ("-": stdout), as hashes, for `import` under the same key."""
-    for entry in Producer.from_env().suppressions.list():
-        file.write(json.dumps(asdict(entry)) + "\n")
+@click.argument("file", type=click.File("w", encoding="utf-8", lazy=True))
+@json_option
+def export(file: Any, as_json: bool) -> None:
+    """Write the list to FILE, as hashes, for `courier suppress import` under the same key."""
+    lines = [f"{json.dumps(asdict(each))}\n" for each in Producer.from_env().suppressions.list()]
+    file.writelines(lines)
+    emit({"exported": len(lines)}) if as_json else click.echo(f"{len(lines):,} exported")
 
 
 @command("import", wrong="wrong usage or settings, or the file is no export or of another key")
@@ -134,8 +136,7 @@ def import_(file: Any, as_json: bool) -> None:
     try:
         new = Producer.from_env().suppressions.import_(map(_entry, file))
     except (ValueError, TypeError) as error:
-        text = f"what is before it is imported: {error}"
-        raise Failure(text, WRONG) from None
+        raise Failure(f"what is before it is imported: {error}", WRONG) from None
     emit({"added": new}) if as_json else click.echo(f"{new:,} suppressed")
 
 
