@@ -12,6 +12,7 @@ from viber_courier.producers.endings import Ending, Endings, ending
 from viber_courier.producers.results import Reader, Start, require_start
 from viber_courier.producers.rows import (
     CHUNK_ROWS,
+    NOTHING,
     FetchStored,
     OnInvalid,
     OnSuppressed,
@@ -65,7 +66,7 @@ class Calls:
 
     def __init__(self, link: Link, settings: Settings, clock: Callable[[], float]) -> None:
         self._link, self.settings, self._clock = link, settings, clock
-        self._keys = Keys(settings.namespace)
+        self._keys, self._numbers = Keys(settings.namespace), number_hash(settings.suppression_key)
         given, must = shared(settings), kept(link.client, settings)
         names = ("enqueue", "get")
         self._scripts = {name: link.script(link.client, name, given, must) for name in names}
@@ -177,7 +178,7 @@ class Calls:
         width = max(map(len, messages))
         tail = [value for each in messages for value in (*each, *[""] * (width - len(each)))]
         digest = campaign.digest if campaign else ""
-        numbers = number_hash(self.settings.suppression_key)
+        numbers = self._numbers
         with store_errors(self._link.client):
             fetch_reply = await reply(
                 self._scripts["enqueue"].begin(
@@ -197,6 +198,8 @@ class Calls:
                 state, *places = fetch_reply()
             if state == "full":
                 raise QueueFull(self.settings.max_queued)
+            if not places:
+                return NOTHING
             found = [rows[int(place)] for each in places for place in each]
             if state == "conflict":
                 return Stored(conflicts={row.id for row in found})
@@ -209,8 +212,6 @@ class Calls:
 
         A worker ends what this call can't, because the app dies before it.
         """
-        if not rows:
-            return set()
         end = partial(Ending, Status.REJECTED, Reason.SUPPRESSED, "0", 0)
         ends = {row.id: ("0", end(row.job.metadata, row.resend_of)) for row in rows}
         answers = await self._endings.end(ends)
@@ -232,7 +233,7 @@ class Calls:
 
 
 async def _fetch_nothing() -> Stored:
-    return Stored()
+    return NOTHING
 
 
 def _heeded(row: Row) -> str | None:

@@ -29,6 +29,7 @@ class Stored(NamedTuple):
     suppressed: Collection[str] = ()
 
 
+NOTHING = Stored()
 FetchStored = Callable[[], Awaitable[Stored]]
 """Waits for the reply to a chunk."""
 

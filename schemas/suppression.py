@@ -31,9 +31,9 @@ class NumberHash:
         return b64encode(state.digest()).decode()
 
     def joined(self, addresses: Iterable[str | None]) -> str:
-        """Returns hashes in a row as scripts take them (None: NONE); "" if there are none."""
+        """Returns numbers' hashes as scripts take them, blank for None; "" if all are."""
         found = "".join([NONE if each is None else self.of(each) for each in addresses])
-        return found if found.strip() else ""
+        return self.fingerprint + found if found.strip() else ""
 
 
 @cache

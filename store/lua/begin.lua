@@ -15,6 +15,7 @@
 --   once_ms     how long the answer is kept, in ms
 --   records     prefix of the records' keys
 --   hashes      '' or the hash of each message's number, blank if it does not heed the list
+--               (lua/lib/suppressed.lua)
 --   ids...
 -- Reply {new lease, now, one character for each id: '1' held, '0' lease lost, '2' held, but no request
 -- begins with it: its number is suppressed}.
@@ -27,7 +28,7 @@ if before then
 end
 local new = math.max(at + tonumber(lease), tonumber(redis.call('GET', fence) or 0) + 4)
 local flags, leases, mine = {}, {}, tonumber(held)
-local listed = suppressed_places(suppressed, hashes, at)
+local listed = hashes ~= '' and suppressed_places(suppressed, hashes, at) or {}
 local scores = redis.call('ZMSCORE', set, unpack(ARGV, ids))
 for i, score in ipairs(scores) do
   score = score and tonumber(score) or 0

@@ -27,21 +27,23 @@
 --   common_json     the campaign's content
 --   keep_content    how long it is kept after its last message's deadline, in ms
 --   gap             '' or, for dead letters sent again, us from one to the next (0: all at once)
---   fingerprint     of the key of the hashes (lua/lib/suppressed.lua)
 --   hashes          '' or the hash of each message's number, blank if it does not heed the list
+--                   (lua/lib/suppressed.lua)
 --   width           values of each message in the tail
 --   tail...         messages (store/records.py): id, digest, lane set (1 to 8), due time ('': now),
 --                   ttl in us, own content, number of fields, then name, value, name, value ...,
 --                   padded to width with ''. The first value of a dead letter sent again is its id:
 --                   it leaves the list, and its record names the new message
--- Reply {'ok', indexes from 0 of suppressed numbers}, {'conflict', indexes} (for letters: no longer on
--- the list) or {'full'}. Only 'ok' has stored anything. Skips ids that are stored with the same digest.
--- Events: none.
+-- Reply {'ok', indexes from 0 of suppressed numbers: if there are any}, {'conflict', indexes} (for letters:
+-- no longer on the list) or {'full'}. Only 'ok' has stored anything. Skips ids that are stored with the
+-- same digest. Events: none.
 local newer = unreadable(format, formats, true)
 if newer then return newer end
-local wrong = hashes ~= '' and other_key(suppressed, fingerprint)
-if wrong then return wrong end
-local at = now(time)
+local at, listed, wrong = now(time)
+if hashes ~= '' then
+  listed, wrong = suppressed_places(suppressed, hashes, at)
+  if wrong then return wrong end
+end
 gap, width = tonumber(gap), tonumber(width)
 local fresh, conflicts, latest = {}, {}, at
 local function gone(old)
@@ -127,6 +129,6 @@ for k, i in ipairs(fresh) do
     call('HSET', records .. ARGV[i + 8], 'resentAs', id)
   end
 end
-local listed = {}
-for place in pairs(suppressed_places(suppressed, hashes, at)) do listed[#listed + 1] = place - 1 end
-return {'ok', listed}
+local found = {}
+for place in pairs(listed or found) do found[#found + 1] = place - 1 end
+return {'ok', #found > 0 and found or nil}

@@ -18,7 +18,7 @@
 -- Reply how many numbers are new on the list, or were on it. Removes entries that are over.
 local newer = unreadable(format, formats, true)
 if newer then return newer end
-local wrong = other_key(suppressed, fingerprint)
+local wrong = other_key(redis.call('HGET', suppressed, 'key'), fingerprint)
 if wrong then return wrong end
 local at, changed = now(time), 0
 for i = entries, #ARGV, 4 do
