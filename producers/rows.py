@@ -134,8 +134,8 @@ class RowStream:
         for fault in sorted(faults, key=lambda fault: fault[0]):  # valid rows have their ids by now
             if self._on_invalid:
                 self._on_invalid(*fault)
-        for row in rows if self._on_suppressed and stored.suppressed else ():
-            if row.id in stored.suppressed and self._on_suppressed:
+        for row in rows if stored.suppressed else ():
+            if self._on_suppressed and row.id in stored.suppressed:
                 self._on_suppressed(row.number, row.raw, row.id)
 
     def _raise_first(self, faults: list[Fault]) -> None:

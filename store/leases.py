@@ -186,12 +186,11 @@ class Store:
     ) -> Lease[Waiting]:
         """Renews the lease of messages right before a request with them (``inside``), or after it.
 
-        Returns a Lease of those still held; beginning a request counts as an attempt. None begins
-        with a message whose number is suppressed. Repeats the
-        call until Redis answers, and until enough replicas have the mark. Raises its error once the
-        old lease is over: then nothing may be sent. Where only replicas lack it, returns a Lease
-        that is over for the caller but not for Redis: nothing may be sent, and the messages can
-        still be put back.
+        Returns a Lease of those still held; beginning a request counts as an attempt. No request
+        begins with a message whose number is suppressed. Repeats the call until Redis answers, and
+        until enough replicas have the mark. Raises its error once the old lease is over: then
+        nothing may be sent. Where only replicas lack it, returns a Lease that is over for the
+        caller but not for Redis: nothing may be sent, and the messages can still be put back.
         """
         settings = self._settings
         started = time.monotonic()
@@ -236,9 +235,8 @@ class Store:
         blocked = [move.id for move in moves if move.write.suppresses]
         if blocked and self._numbers and settings.suppress_blocked == "on":
             # Before the result is written: after a crash both are done again.
-            suppress_blocked(
-                self.redis, self._scripts["suppress"], settings, blocked, lease.server_now()
-            )
+            script = self._scripts["suppress"]
+            suppress_blocked(self.redis, script, settings, blocked, lease.server_now())
         settings, keys = self._settings, self.keys
         moves, tail = grouped(moves)
         name, other = (POLL, "send") if lease.key == keys.watch else ("send", POLL)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Courier, text_job
+from tests.conftest import Courier, common_job, text_job
 from viber_courier import Producer
 from viber_courier.ops.look import take_look
 from viber_courier.ops.metrics import families
@@ -85,6 +85,19 @@ def test_a_list_is_exported_and_imported_under_the_same_key(
     )
     for wrong in ("no JSON", '{"hash": 1}', "[]", '"text"', text.replace('"moved"', '""')):
         assert "imported" in courier("suppress", "import", "-", code=2, input=wrong).stderr
+
+
+def test_bulk_says_how_many_get_nothing(
+    courier: Courier, producer: Producer, tmp_path: Path
+) -> None:
+    producer.suppressions.add("79250000002", "x")
+    file, common = tmp_path / "list.csv", tmp_path / "common.json"
+    file.write_text("address\n79250000001\n79250000002\n")
+    common.write_text(json.dumps(common_job(priority="low")))
+    args = ("bulk", str(file), "--common", str(common))
+    said = courier(*args).stdout
+    assert "2 messages stored" in said and "1 message to suppressed numbers: not sent" in said
+    assert courier.json(*args)["suppressed"] == 1  # again
 
 
 @pytest.mark.parametrize("args", ["add 79250000001", "check 79250000001", "list", "export gone"])

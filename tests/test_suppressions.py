@@ -16,7 +16,17 @@ import pytest
 import redis
 
 from tests.awaited import Loop, awaited
-from tests.conftest import ROOT, Clock, common_job, events_of, iso_in, text_job
+from tests.conftest import (
+    ROOT,
+    Clock,
+    Simulator,
+    Start,
+    common_job,
+    events_of,
+    iso_in,
+    text_job,
+    wait_for,
+)
 from tests.workshop import Workshop, entry
 from viber_courier import (
     ConfigError,
@@ -263,6 +273,18 @@ def test_rows_that_are_suppressed_are_told_and_the_others_leave(
         assert not {id for *_, id in told}.intersection(claimed)
 
 
+def test_a_row_overrides_what_its_common_part_ignores(producer: Producer) -> None:
+    producer.suppressions.add(PHONE, "x")
+    told: list[int] = []
+    rows: list[Any] = [{}, {"ignoreSuppression": None}, {"ignoreSuppression": False}]
+    producer.enqueue_many(
+        [{"address": PHONE, **row} for row in rows],
+        common_job(priority="low", ignoreSuppression=True),
+        on_suppressed=lambda number, row, id: told.append(number),
+    )
+    assert told == [1, 2]
+
+
 def test_a_repeated_call_ends_and_tells_what_a_lost_one_has_left(
     producer: Producer, client: redis.Redis, settings: Settings, face: str
 ) -> None:
@@ -502,3 +524,31 @@ def test_the_page_s_example_runs_as_written(redis_server: Any, namespace: str) -
     )
     assert run.returncode == 0, run.stderr
     assert run.stdout == "True complained\nrow 0 is suppressed\nrejected suppressed\n"
+
+
+def test_workers_add_who_blocks_us_and_send_nothing_more_to_them(
+    system_env: dict[str, str], start_worker: Start, simulator: Simulator
+) -> None:
+    # Given real workers, and a person who has blocked the sender: the simulator's ending 20
+    env = {**system_env, "COURIER_SUPPRESSION_KEY": KEY}
+    worker = start_worker(COURIER_SUPPRESSION_KEY=KEY)
+    app = Producer.from_env(env)
+    address = "79250000020"
+    invoice = app.enqueue(text_job(address, priority="high"))
+    wait_for(lambda: (record := app.get(invoice)) and record.reason == "user-blocked")
+    # Then the number is suppressed, for what comes and for what waits
+    assert address in app.suppressions
+    sent = len(simulator.accepted())
+    for lane in ("low", "normal"):
+        id = app.enqueue(text_job(address, priority=lane))
+        assert ends_of(app.redis, app.settings, id) == [SUPPRESSED]
+    app.suppressions.remove(address)
+    waits = app.enqueue(text_job(address, priority="low", sendAt=iso_in(5)))
+    app.suppressions.add(address, "by hand")
+    wait_for(lambda: ends_of(app.redis, app.settings, waits) == [SUPPRESSED])
+    # And other lanes go on
+    code = app.enqueue(text_job(address, priority="realtime"))
+    wait_for(lambda: (record := app.get(code)) and record.provider_id)
+    assert len(simulator.accepted()) == sent + 1
+    assert address not in worker.log and NumberHash(KEY).of(address) not in worker.log
+    app.close()
