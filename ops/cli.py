@@ -36,6 +36,7 @@ _MODULES = {
         "webhook": "Send result events to a URL, signed.",
     },
     "commands.sending": {"send": "Store one message."},
+    "commands.suppressing": {"suppress": "Manage numbers that get no adverts."},
     "commands.top": {"top": "Watch lanes, gates, pauses and how far messages get."},
     "demo": {"demo": "See the whole system at work, against a simulated provider."},
     "exporter": {"exporter": "Serve metrics for Prometheus."},

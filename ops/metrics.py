@@ -13,7 +13,10 @@ from prometheus_client.core import Metric
 
 from viber_courier.ops.look import PAUSABLE, Look, silence
 from viber_courier.schemas.lanes import POLL
+from viber_courier.schemas.status import Reason, Status
+from viber_courier.store.counters import status_field
 from viber_courier.store.door import Waiting
+from viber_courier.store.suppressions import ADDED, BY_WORKERS, REMOVED
 from viber_courier.worker.codes import is_known
 
 G, C, H = "gauge", "counter", "histogram"
@@ -45,6 +48,8 @@ METRICS = {
     "courier_unsure_outcomes": (C, "Attempts of messages that may have been sent."),
     "courier_bells": (C, "Doorbells rung."),
     "courier_claims": (C, "Claims of workers, by whether something was due."),
+    "courier_suppressed": (C, "Messages that ended unsent: their numbers are suppressed."),
+    "courier_suppressions": (C, "Changes of the list of suppressed numbers."),
     "courier_oddities": (C, "Things that should never happen."),
     "courier_request_messages": (H, "Messages in a request."),
     "courier_request_seconds": (H, "Time from a request to its answer."),
@@ -166,6 +171,11 @@ def _counters(look: Look) -> Iterator[Sample]:
     yield "courier_bells_total", {}, counters.bells
     yield "courier_claims_total", {"found": "leased"}, counters.claims
     yield "courier_claims_total", {"found": "nothing"}, counters.empty_claims
+    stopped = status_field(Status.REJECTED, Reason.SUPPRESSED)
+    yield "courier_suppressed_total", {}, counters.fields.get(stopped, 0)
+    for how in (ADDED, REMOVED, BY_WORKERS):
+        label = {"how": how.partition(":")[2]}
+        yield "courier_suppressions_total", label, counters.fields.get(how, 0)
     for oddity, n in counters.oddities.items():
         yield "courier_oddities_total", {"what": oddity}, n
 

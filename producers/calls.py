@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from viber_courier.producers.dead import AsyncDeadLetters, Letter
+from viber_courier.producers.endings import Ending, Endings, ending
 from viber_courier.producers.results import Reader, Start, require_start
-from viber_courier.producers.rows import Clashes, OnInvalid, Row, RowStream, fresh_id
+from viber_courier.producers.rows import (
+    NOTHING,
+    FetchStored,
+    OnInvalid,
+    OnSuppressed,
+    Row,
+    RowStream,
+    Stored,
+    fresh_id,
+)
+from viber_courier.producers.suppressions import AsyncSuppressions
 from viber_courier.schemas.errors import Conflict, EnqueueError, QueueFull
-from viber_courier.schemas.event import Change, render, resent
 from viber_courier.schemas.fields import SOURCE
 from viber_courier.schemas.message import Campaign, Job, named, parse_job
 from viber_courier.schemas.settings import Settings
-from viber_courier.schemas.status import DEAD, Reason, Status
+from viber_courier.schemas.status import Reason, Status
+from viber_courier.schemas.suppression import HEEDING, number_hash
 from viber_courier.store.connection import StoreUnavailable, require_name, store_errors
 from viber_courier.store.format import format_fault
 from viber_courier.store.keys import Keys
-from viber_courier.store.records import Record, end_fields, new_message, record_values, version_of
+from viber_courier.store.records import Record, address_of, new_message, record_values
 from viber_courier.store.refusals import refusal
 from viber_courier.store.replicas import kept
 from viber_courier.store.replies import Link, reply
@@ -50,16 +61,18 @@ def _say_localhost() -> None:
 class Calls:
     """The calls of one namespace, as coroutines (store/replies.py); Producer describes each.
 
-    ``dead`` holds the dead letters.
+    ``dead`` holds the dead letters, ``suppressions`` the suppressed numbers.
     """
 
     def __init__(self, link: Link, settings: Settings, clock: Callable[[], float]) -> None:
         self._link, self.settings, self._clock = link, settings, clock
-        self._keys = Keys(settings.namespace)
+        self._keys, self._numbers = Keys(settings.namespace), number_hash(settings.suppression_key)
         given, must = shared(settings), kept(link.client, settings)
-        names = ("enqueue", "cancel", "get")
+        names = ("enqueue", "get")
         self._scripts = {name: link.script(link.client, name, given, must) for name in names}
         self._glance = link.script(link.client, "get", given) if must else self._scripts["get"]
+        self._endings = Endings(link, settings, clock)
+        self.suppressions = AsyncSuppressions(link, settings, clock)
         self.dead = AsyncDeadLetters(link, settings, clock, self._store_again)
 
     async def ping(self) -> None:
@@ -73,32 +86,45 @@ class Calls:
         parsed = self._parse_job(job, self._clock())
         id = parsed.id or fresh_id()
         try:
-            conflicts = await (await self._begin_store([Row(0, job, id, parsed)]))()
+            stored = await (await self._begin_store([Row(0, job, id, parsed)]))()
         except StoreUnavailable as error:
             error.id = id
             if parsed.id is None and not refusal(error):
                 error.args = (f"{error}; to repeat it, give the job the id {id}",)
             raise
-        if conflicts:
+        if stored.conflicts:
             raise Conflict(id)
         return id
 
     @overload
     async def enqueue_many(
-        self, rows: Rows[types.Job], common: None = None, on_invalid: OnInvalid | None = None
+        self,
+        rows: Rows[types.Job],
+        common: None = None,
+        on_invalid: OnInvalid | None = None,
+        on_suppressed: OnSuppressed | None = None,
     ) -> list[str]: ...
     @overload
     async def enqueue_many(
-        self, rows: Rows[types.Row], common: types.Common, on_invalid: OnInvalid | None = None
+        self,
+        rows: Rows[types.Row],
+        common: types.Common,
+        on_invalid: OnInvalid | None = None,
+        on_suppressed: OnSuppressed | None = None,
     ) -> list[str]: ...
     async def enqueue_many(
-        self, rows: Rows[Any], common: Any = None, on_invalid: OnInvalid | None = None
+        self,
+        rows: Rows[Any],
+        common: Any = None,
+        on_invalid: OnInvalid | None = None,
+        on_suppressed: OnSuppressed | None = None,
     ) -> list[str]:
         common = named(common, self.settings.source)
         campaign = None if common is None else Campaign(common, self._clock())
         parse = campaign.parse_row if campaign else self._parse_job
         begin = self._begin_store
-        stream = RowStream(campaign, parse, on_invalid, self._clock, begin, self._link)
+        told = on_invalid, on_suppressed
+        stream = RowStream(campaign, parse, *told, self._clock, begin, self._link)
         try:
             await stream.store(rows)
         except (EnqueueError, StoreUnavailable) as error:
@@ -123,7 +149,8 @@ class Calls:
                 continue
             if record.status != Status.QUEUED:
                 return False
-            answer = await self._cancel(record, state[0])
+            how = ending(state[0], Status.CANCELLED, Reason.BY_REQUEST)
+            answer = (await self._endings.end({id: (state[0].get("n", "0"), how)}))[id]
             if answer == "done":
                 return record.unsure == 0
             if answer in ("busy", "lost"):
@@ -144,7 +171,7 @@ class Calls:
     async def _store_again(self, letters: list[Letter], gap: int) -> set[str]:
         rows = [Row(0, None, new, job, old) for old, new, job in letters]
         try:
-            return await (await self._begin_store(rows, None, gap))()
+            return {*(await (await self._begin_store(rows, None, gap))()).conflicts}
         except QueueFull:
             if not (half := len(letters) // 2):
                 raise
@@ -153,17 +180,18 @@ class Calls:
 
     async def _begin_store(
         self, rows: list[Row], campaign: Campaign | None = None, gap: int | None = None
-    ) -> Clashes:
+    ) -> FetchStored:
         """Begins to store rows; an asyncio client's chunk is stored by then.
 
         ``gap``: for dead letters sent again, microseconds from one due time to the next.
         """
         if not rows:
-            return _no_clashes
+            return _fetch_nothing
         messages = [new_message(row.id, row.job, row.resend_of) for row in rows]
         width = max(map(len, messages))
         tail = [value for each in messages for value in (*each, *[""] * (width - len(each)))]
         digest = campaign.digest if campaign else ""
+        numbers = self._numbers
         with store_errors(self._link.client):
             fetch_reply = await reply(
                 self._scripts["enqueue"].begin(
@@ -171,20 +199,41 @@ class Calls:
                     status=Status.QUEUED,
                     common_digest=digest,
                     common_json=campaign.json if campaign else "",
+                    hashes=numbers.joined(map(_heeded, rows)) if numbers else "",
                     gap=gap,
                     width=width,
                     tail=tail,
                 )
             )
 
-        async def fetch_clashes() -> set[str]:
+        async def fetch_stored() -> Stored:
             with store_errors(self._link.client):
-                state, *conflicts = fetch_reply()
+                state, *places = fetch_reply()
             if state == "full":
                 raise QueueFull(self.settings.max_queued)
-            return {rows[int(place)].id for places in conflicts for place in places}
+            if not places:
+                return NOTHING
+            found = [rows[int(place)] for each in places for place in each]
+            if state == "conflict":
+                return Stored(conflicts={row.id for row in found})
+            return Stored(suppressed=await self._end_suppressed(found))
 
-        return fetch_clashes
+        return fetch_stored
+
+    async def _end_suppressed(self, rows: list[Row]) -> set[str]:
+        """Ends what was stored for suppressed numbers; returns the ids of what has ended so.
+
+        A worker ends what this call can't, because the app dies before it.
+        """
+        end = partial(Ending, Status.REJECTED, Reason.SUPPRESSED, "0", 0)
+        ends = {row.id: ("0", end(row.job.metadata, row.resend_of)) for row in rows}
+        answers = await self._endings.end(ends)
+        ended = {id for id, answer in answers.items() if answer == "done"}
+        for id in [id for id, answer in answers.items() if answer == "gone"]:
+            record = await self.get(id)
+            if record and record.reason == Reason.SUPPRESSED:  # by an earlier call, or a worker
+                ended.add(id)
+        return ended
 
     async def _state(self, id: str, get: Any) -> tuple[dict[str, str], float] | None:
         """Returns a record's fields and its score (0: in no lane); None if there is no record."""
@@ -195,36 +244,12 @@ class Calls:
         fields = dict(zip(pairs[::2], pairs[1::2], strict=True))
         return (fields, float(score or 0)) if fields else None
 
-    async def _cancel(self, record: Record, fields: Mapping[str, str]) -> str:
-        """Cancels the message if its record is unchanged; returns cancel.lua's reply."""
-        to = Status.UNCONFIRMED if record.unsure else Status.CANCELLED
-        change = Change(
-            status=to,
-            final=True,
-            reason=Reason.BY_REQUEST,
-            attempts=record.attempts,
-            unsure=record.unsure,
-            metadata=record.metadata,
-            more=resent(record.resend_of),
-        )
-        n, attempts = version_of(fields)
-        with store_errors(self._link.client):
-            call = self._scripts["cancel"](
-                record=self._keys.records + record.id,
-                content=self._keys.contents + record.id,
-                id=record.id,
-                n=n,
-                attempts=attempts,
-                **{"from": Status.QUEUED},
-                to=to,
-                is_dead=to in DEAD,
-                draft=render(change, self.settings.namespace, self._clock()),
-                count=f"{to}:{Reason.BY_REQUEST}",
-                fields=end_fields(Reason.BY_REQUEST),
-            )
-            answer: str = await reply(call)
-        return answer
+
+async def _fetch_nothing() -> Stored:
+    return NOTHING
 
 
-async def _no_clashes() -> set[str]:
-    return set()
+def _heeded(row: Row) -> str | None:
+    """Returns the number that a row's message is not sent to if it is suppressed."""
+    job = row.job
+    return None if job.ignores_suppression or job.lane not in HEEDING else address_of(job.own)

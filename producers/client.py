@@ -12,7 +12,8 @@ import redis
 from viber_courier.producers.calls import Calls, settings_from
 from viber_courier.producers.dead import DeadLetters
 from viber_courier.producers.results import EventStream, Start
-from viber_courier.producers.rows import CHUNK_ROWS, OnInvalid
+from viber_courier.producers.rows import CHUNK_ROWS, OnInvalid, OnSuppressed
+from viber_courier.producers.suppressions import Suppressions
 from viber_courier.schemas.settings import Settings
 from viber_courier.store.connection import connect
 from viber_courier.store.keys import Keys
@@ -29,8 +30,9 @@ __all__ = ["CHUNK_ROWS", "Producer"]
 class Producer:
     """Enqueues jobs, looks messages up, cancels them and reads result events.
 
-    ``dead`` holds the dead letters. Threads, and processes forked later, can share one instance.
-    Methods raise StoreUnavailable if Redis can't be used; repeat them with the same ids.
+    ``dead`` holds the dead letters, ``suppressions`` the suppressed numbers. Threads, and processes
+    forked later, can share one instance. Methods raise StoreUnavailable if Redis can't be used;
+    repeat them with the same ids.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Producer:
         self.redis = connect(settings.redis_url, settings.namespace) if client is None else client
         self._calls = Calls(Link(self.redis, Script, time.sleep), settings, clock)
         self.dead = DeadLetters(self._calls.dead)
+        self.suppressions = Suppressions(self._calls.suppressions)
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> Producer:
@@ -71,14 +74,26 @@ class Producer:
 
     @overload
     def enqueue_many(
-        self, rows: Iterable[types.Job], common: None = None, on_invalid: OnInvalid | None = None
+        self,
+        rows: Iterable[types.Job],
+        common: None = None,
+        on_invalid: OnInvalid | None = None,
+        on_suppressed: OnSuppressed | None = None,
     ) -> list[str]: ...
     @overload
     def enqueue_many(
-        self, rows: Iterable[types.Row], common: types.Common, on_invalid: OnInvalid | None = None
+        self,
+        rows: Iterable[types.Row],
+        common: types.Common,
+        on_invalid: OnInvalid | None = None,
+        on_suppressed: OnSuppressed | None = None,
     ) -> list[str]: ...
     def enqueue_many(
-        self, rows: Iterable[Any], common: Any = None, on_invalid: OnInvalid | None = None
+        self,
+        rows: Iterable[Any],
+        common: Any = None,
+        on_invalid: OnInvalid | None = None,
+        on_suppressed: OnSuppressed | None = None,
     ) -> list[str]:
         """Stores a job for each row, merged over ``common``; returns their ids in row order.
 
@@ -86,8 +101,10 @@ class Producer:
         ``.row`` and ``.accepted``: nothing of its chunk is stored, but earlier chunks are. With
         ``on_invalid(row number, row, error)`` a wrong row is left out instead. QueueFull comes when
         there is room for no more; StoreUnavailable has the rows ``.in_doubt``.
+        ``on_invalid(row number, row, error)`` a wrong row is left out instead. A row whose number
+        is suppressed is stored and ends at once: ``on_suppressed(row number, row, id)`` gets it.
         """
-        return run(self._calls.enqueue_many(rows, common, on_invalid))
+        return run(self._calls.enqueue_many(rows, common, on_invalid, on_suppressed))
 
     def get(self, id: str) -> Record | None:
         """Returns the message with this id; None if there is none, or its record has expired."""

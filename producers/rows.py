@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterable, Awaitable, Callable, Collection, Iterable
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -19,8 +19,19 @@ COLLECT_AFTER = 0.02
 
 Fault = tuple[int, Any, EnqueueError]
 OnInvalid = Callable[[int, Any, EnqueueError], object]
-Clashes = Callable[[], Awaitable[set[str]]]
-"""Waits for the reply to a chunk; returns the ids that conflict: then nothing of it is stored."""
+OnSuppressed = Callable[[int, Any, str], object]
+
+
+class Stored(NamedTuple):
+    """The ids that conflict: then nothing was stored; or those that ended ``suppressed``."""
+
+    conflicts: Collection[str] = ()
+    suppressed: Collection[str] = ()
+
+
+NOTHING = Stored()
+FetchStored = Callable[[], Awaitable[Stored]]
+"""Waits for the reply to a chunk."""
 
 
 class Row(NamedTuple):
@@ -44,15 +55,18 @@ class RowStream:
         campaign: Campaign | None,
         parse: Callable[[Any, float], Job],
         on_invalid: OnInvalid | None,
+        on_suppressed: OnSuppressed | None,
         clock: Callable[[], float],
-        begin: Callable[[list[Row], Campaign | None], Awaitable[Clashes]],
+        begin: Callable[[list[Row], Campaign | None], Awaitable[FetchStored]],
         link: Link,
     ) -> None:
         self._campaign, self._on_invalid, self._clock = campaign, on_invalid, clock
+        self._on_suppressed = on_suppressed
         self._parse_row, self._begin, self._sleep = parse, begin, link.sleep
         self._slice = link.slice or CHUNK_ROWS
-        self._rows, self._faults = list[Row](), list[Fault]()
-        self._clashes: Clashes | None = None
+        self._rows, self._suppressed = list[Row](), list[Row]()
+        self._faults = list[Fault]()
+        self._fetch: FetchStored | None = None
         self._count, self._sent_at = 0, 0.0
         self.accepted: list[str] = []
 
@@ -76,7 +90,7 @@ class RowStream:
         chunk = list[tuple[int, Any]]()
         if isinstance(source, enumerate):
             for numbered in islice(source, CHUNK_ROWS):
-                if self._clashes and time.monotonic() - self._sent_at > COLLECT_AFTER:
+                if self._fetch and time.monotonic() - self._sent_at > COLLECT_AFTER:
                     await self._collect()
                 chunk.append(numbered)
         else:
@@ -109,39 +123,45 @@ class RowStream:
         await self._collect()
         self._raise_first(faults)
         self._rows, self._faults = rows, faults
-        self._clashes = await self._begin(_distinct(rows), self._campaign)
+        self._fetch = await self._begin(_distinct(rows), self._campaign)
         self._sent_at = time.monotonic()
 
     async def _collect(self) -> None:
         """Waits until the chunk is stored; adds its ids and reports its faults in row order."""
-        if self._clashes is None:
+        if self._fetch is None:
             return
-        fetch, self._clashes = self._clashes, None
+        fetch, self._fetch = self._fetch, None
         await self._finish(self._rows, fetch)
         self._rows = []
         # Valid rows have their ids by now.
         for fault in sorted(self._faults, key=lambda fault: fault[0]):
             if self._on_invalid:
                 self._on_invalid(*fault)
+        suppressed, self._suppressed = self._suppressed, []
+        for row in suppressed:
+            if self._on_suppressed:
+                self._on_suppressed(row.number, row.raw, row.id)
 
-    async def _finish(self, rows: list[Row], fetch: Clashes | None = None) -> None:
+    async def _finish(self, rows: list[Row], fetch: FetchStored | None = None) -> None:
         """Stores rows, but for those that conflict; adds their ids. ``fetch``: if they are sent.
 
         Halves them while there is no room for all: raises QueueFull when there is none.
         """
         try:
-            clashes = await (fetch or await self._begin(_distinct(rows), self._campaign))()
+            stored = await (fetch or await self._begin(_distinct(rows), self._campaign))()
         except QueueFull:
             if not (half := len(rows) // 2):
                 raise
             await self._finish(rows[:half])
             return await self._finish(rows[half:])
-        if clashes:
+        if clashes := stored.conflicts:
             new = [_fault(r.number, r.raw, Conflict(r.id)) for r in rows if r.id in clashes]
             self._faults += new
             self._raise_first(self._faults)
             return await self._finish([row for row in rows if row.id not in clashes])
         self.accepted += [row.id for row in rows]
+        if stored.suppressed:
+            self._suppressed += [row for row in rows if row.id in stored.suppressed]
 
     def _raise_first(self, faults: list[Fault]) -> None:
         if faults and self._on_invalid is None:

@@ -27,6 +27,7 @@ SOURCE = re.compile(r"[A-Za-z0-9_.-]{1,32}")
 """What an app may call itself; it goes into events as it is, so nothing in it needs quoting."""
 OPTIONS = frozenset(
     {"id", "source", "sendAt", "ttlSec", "onUnsure", "metadata", "resendSms", "type"}
+    | {"ignoreSuppression"}
 )
 """Fields of a job that are not stored with its message; ``type`` is added when it is sent."""
 
@@ -219,6 +220,7 @@ class JobSchema(_Strict):
     sendAt = Checked(_instant)
     ttlSec = Seconds(15, 2592000)
     onUnsure = Checked(_one_of("park", "resend"))
+    ignoreSuppression = Checked(_boolean)
     metadata = Checked(_metadata, validate=metadata_json)
     resendSms = Checked(_boolean)
 

@@ -49,6 +49,7 @@ class Job(NamedTuple):
     source: str | None
     metadata: str
     digest: str
+    ignores_suppression: bool | None = None
 
 
 def parse_job(job: object, now: float) -> Job:
@@ -62,6 +63,14 @@ def parse_job(job: object, now: float) -> Job:
     parts = _parts(loaded)
     parts["resendSms"] = _flag(parts.get("resendSms"), "smsText" in parts)
     return _job({**_ABSENT, **parts}, dumps(_wire(loaded)))
+
+
+def parse_address(text: object) -> str:
+    """Returns a phone number as a job's ``address`` is stored. Raises InvalidMessage."""
+    try:
+        return str(_MEASURES["address"](text)[0])
+    except ValidationError as wrong:
+        raise InvalidMessage({"address": [str(each) for each in wrong.messages]}) from None
 
 
 def named(job: Any, source: str) -> Any:
@@ -119,10 +128,13 @@ _Measure = Callable[[Any], _Part]
 
 _LOW_CARDINALITY = frozenset(
     {"type", "subject", "priority", "contentType", "onUnsure", "resendSms", "smsSrcAddress"}
-    | {"source", "ttlSec", "validityPeriodSec", "smsValidityPeriodSec"}
+    | {"source", "ttlSec", "validityPeriodSec", "smsValidityPeriodSec", "ignoreSuppression"}
 )
 """Low-cardinality fields with short values; validation results are cached."""
-_DEFAULTS: Mapping[str, Any] = {"type": "viber", "ttlSec": fields.TTL_DEFAULT, "metadata": {}}
+_DEFAULTS: Mapping[str, Any] = {
+    **{"type": "viber", "ttlSec": fields.TTL_DEFAULT},
+    **{"metadata": {}, "ignoreSuppression": False},
+}
 """Values that the digest leaves out: a job that states a default is the same job without it."""
 
 
@@ -195,7 +207,7 @@ _CONTENT = {
     kind: _measure("content", _unchanged, partial(_content_json, kind)) for kind in fields.CONTENT
 }
 _OF_JOB = ("id", "priority", "resendSms", "sendAt", "ttlSec", "onUnsure", "source")
-_ABSENT = dict.fromkeys((*_OF_JOB, "metadata"), (None, "", b""))
+_ABSENT = dict.fromkeys((*_OF_JOB, "metadata", "ignoreSuppression"), (None, "", b""))
 _DIGEST = blake2b(digest_size=15)
 
 
@@ -297,7 +309,7 @@ def _job(parts: Mapping[str, _Part], own: str) -> Job:
     id, *options = [parts[name][0] for name in _OF_JOB]
     metadata = parts["metadata"][1] if parts["metadata"][0] else ""
     digest = _digest([part[2] for part in parts.values()])
-    return Job._make((id, own, *options, metadata, digest))
+    return Job._make((id, own, *options, metadata, digest, parts["ignoreSuppression"][0]))
 
 
 def _digest(hashes: Iterable[bytes]) -> str:

@@ -18,7 +18,7 @@ from viber_courier.schemas import redis_url as redis_urls
 from viber_courier.schemas.errors import ConfigError
 
 PREFIX = "COURIER_"
-FROM_FILE = ("redis_url", "broker_url", "api_url", "api_login", "api_password")
+FROM_FILE = ("redis_url", "broker_url", "api_url", "api_login", "api_password", "suppression_key")
 """Settings that may also be read from the file that ``..._FILE`` names."""
 
 
@@ -233,6 +233,9 @@ class Settings:
     content_retention: float = _set(86400.0, _number(1))
     results_retention: float = _set(172800.0, _number(1))
     max_queued: int = _set(0, _whole(0))
+    suppression_key: str = _set("", _pattern(".{16,}", "at least 16 characters"), secret=True)
+    suppression_expiry: float = _set(0.0, _number(0))
+    suppress_blocked: str = _set("on", _pattern("on|off", "on or off"))
 
     @property
     def deadline(self) -> float:

@@ -39,6 +39,7 @@ class Reason(StrEnum):
     CONTENT_GONE = "content-gone"
     ALL_REFUSED = "all-refused"
     NO_PROVIDER_ID = "no-provider-id"
+    SUPPRESSED = "suppressed"
 
 
 S = Status

@@ -13,6 +13,8 @@ field                      counts
 ``bells``                  doorbells rung
 ``claims``                 claims that leased something
 ``claims:empty``           claims that found nothing
+``suppressed:<how>``       changes of the list of suppressed numbers: ``added``, ``removed`` by
+                           apps, ``blocked`` by workers
 ``closed:<gate>``          how often the gate of ``send`` or ``poll`` was closed
 each word of ``Oddity``    what should never happen
 ``seen:<oddity>``          no count: its latest instant (us), by Redis's clock

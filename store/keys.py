@@ -27,6 +27,7 @@ key                      type    holds
 ``{ns}:check:<nonce>``   string  the worker that answered this check (``courier live``)
 ``{ns}:counts``          hash    counters (store/counters.py)
 ``{ns}:requests``        hash    histograms of requests (store/counters.py)
+``{ns}:suppressed``      hash    suppressed numbers, hashed (lua/lib/suppressed.lua)
 ``{ns}:results``         stream  result events, one field ``event``
 ``{ns}:push:waiting:<g>`` stream events that a group's webhook has to send (ops/push/outbox.py)
 ``{ns}:push:aside:<g>``  stream  those that its endpoint would not take, each with the ``reason``
@@ -69,6 +70,7 @@ class Keys:
         self.dead, self.pace = self._key("dead"), self._key("dead:pace")
         self.counts, self.requests = self._key("counts"), self._key("requests")
         self.results, self.missed = self._key("results"), self._key("missed")
+        self.suppressed = self._key("suppressed")
         self.clock, self.kept = self._key("clock"), self._key("kept")
         self.gates, self.buckets, self.fences = (
             [what(name) for name in ("send", POLL)] for what in (self.gate, self.bucket, self.fence)

@@ -7,19 +7,18 @@ import json
 import logging
 import time
 import uuid
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 import redis
 
 from viber_courier.schemas.encoding import loads
-from viber_courier.schemas.event import Draft, provider_text
 from viber_courier.schemas.instants import SECOND, micros, millis
 from viber_courier.schemas.lanes import LANES, POLL
 from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.status import Status
+from viber_courier.schemas.suppression import number_hash
 from viber_courier.store.clock import StepWatch, even_seconds
 from viber_courier.store.counters import ODDITIES, Oddity, seen_field
 from viber_courier.store.gate import ProviderSignal, resent_by_default, signal_values
@@ -28,18 +27,17 @@ from viber_courier.store.records import (
     RESEND_OPTION,
     WAITING,
     WATCHED,
-    Step,
     Waiting,
     Watched,
     add_attempts,
-    provider_fields,
     read_waiting,
     read_watched,
-    step_fields,
 )
 from viber_courier.store.repeats import call_until
 from viber_courier.store.replicas import kept
 from viber_courier.store.scripts import Script, shared
+from viber_courier.store.suppressions import joined_hashes, suppress_blocked
+from viber_courier.store.writes import Move, grouped
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +49,6 @@ POLL_LEASE_MARGIN = 5.0
 """Seconds that a lease of watched messages lasts beyond the deadline of a request."""
 
 M = TypeVar("M", Waiting, Watched)
-NO_EVENT: Draft = ("", "", "", "", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +65,8 @@ class Lease(Generic[M]):
     ``more``: other messages are due that the caller may claim next; ``out_of_tokens``: the rate
     limit keeps them back. ``refused``: messages refused alone in a row before this claim. ``now``
     is the Redis server's clock, in microseconds, at ``measured_at``. ``measured_at`` and ``ends``
-    are seconds of the local monotonic clock.
+    are seconds of the local monotonic clock. ``suppressed``: messages that are held as well, but
+    must not be sent: their numbers are suppressed.
     """
 
     key: str
@@ -80,6 +78,7 @@ class Lease(Generic[M]):
     out_of_tokens: bool
     refused: int
     messages: Sequence[M]
+    suppressed: Sequence[M] = ()
 
     def server_now(self) -> int:
         """Returns an estimate of the Redis server's clock now, in microseconds."""
@@ -88,28 +87,6 @@ class Lease(Generic[M]):
     def seconds_left(self) -> float:
         """Returns the least number of seconds that the lease still lasts."""
         return self.ends - time.monotonic()
-
-
-class Write(NamedTuple):
-    """A step and its event (``draft``), for all messages with the same result.
-
-    ``was`` is the status expected. ``late``: the attempts that the record must have if the step is
-    to be written without the lease; "": it needs the lease.
-    """
-
-    was: Status
-    step: Step
-    draft: Draft = NO_EVENT
-    counter: str = ""
-    late: str = ""
-
-
-class Move(NamedTuple):
-    """What is written for one message; ``provider_id``: if the provider has accepted it."""
-
-    id: str
-    write: Write
-    provider_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +114,9 @@ class Store:
         self.redis, self._settings, self._now = client, settings, now
         self._even = even or (lambda: int(at) / SECOND if (at := now()) else even_seconds())
         self.keys, self._watch = Keys(settings.namespace), StepWatch()
-        names, given = ("claim", "begin", "settle", "sweep", "wake"), shared(settings)
+        names, given = ("claim", "begin", "settle", "sweep", "wake", "suppress"), shared(settings)
         self._scripts = {name: Script(client, name, given) for name in names}
-        self._kept = dict[str, Script]()
+        self._kept, self._numbers = dict[str, Script](), number_hash(settings.suppression_key)
         if must := kept(client, settings):
             self._kept = {name: Script(client, name, given, must) for name in ("begin", "settle")}
 
@@ -209,11 +186,11 @@ class Store:
     ) -> Lease[Waiting]:
         """Renews the lease of messages right before a request with them (``inside``), or after it.
 
-        Returns a Lease of those still held; beginning a request counts as an attempt. Repeats the
-        call until Redis answers, and until enough replicas have the mark. Raises its error once the
-        old lease is over: then nothing may be sent. Where only replicas lack it, returns a Lease
-        that is over for the caller but not for Redis: nothing may be sent, and the messages can
-        still be put back.
+        Returns a Lease of those still held; beginning a request counts as an attempt. No request
+        begins with a message whose number is suppressed. Repeats the call until Redis answers, and
+        until enough replicas have the mark. Raises its error once the old lease is over: then
+        nothing may be sent. Where only replicas lack it, returns a Lease that is over for the
+        caller but not for Redis: nothing may be sent, and the messages can still be put back.
         """
         settings = self._settings
         started = time.monotonic()
@@ -227,14 +204,17 @@ class Store:
             lease=micros(settings.lease),
             kind=2 if inside else 1,
             once_ms=millis(settings.lease),
+            hashes=joined_hashes(self._numbers, messages) if inside else "",
             ids=[message.id for message in messages],
         )
         counted = [add_attempts(message, inside) for message in messages]
         ours = [m for m, flag in zip(counted, flags, strict=True) if flag == "1"]
+        stopped = [m for m, flag in zip(messages, flags, strict=True) if flag == "2"]
         # The clock is measured after the reply and the end from before the call: both are safe.
         now, at = int(now), time.monotonic()
         ends = started + settings.lease if safe else at
-        return replace(lease, token=token, now=now, measured_at=at, ends=ends, messages=ours)
+        lease = replace(lease, token=token, now=now, measured_at=at, ends=ends)
+        return replace(lease, messages=ours, suppressed=stopped)
 
     def settle(
         self,
@@ -251,14 +231,14 @@ class Store:
         """
         if not moves:
             return [], ""
+        settings = self._settings
+        blocked = [move.id for move in moves if move.write.suppresses]
+        if blocked and self._numbers and settings.suppress_blocked == "on":
+            # Before the result is written: after a crash both are done again.
+            script = self._scripts["suppress"]
+            suppress_blocked(self.redis, script, settings, blocked, lease.server_now())
         settings, keys = self._settings, self.keys
-        groups = defaultdict[Write, list[Move]](list)
-        for move in moves:
-            groups[move.write].append(move)
-        moves = [move for group in groups.values() for move in group]
-        tail: list[str | int] = [move.id for move in moves]
-        for write, group in groups.items():
-            tail += _group(write, group)
+        moves, tail = grouped(moves)
         name, other = (POLL, "send") if lease.key == keys.watch else ("send", POLL)
         report = signal and signal_values(signal, settings, name, lease.now) | {
             "counts": figures.counts if figures else {},
@@ -398,18 +378,3 @@ def _lease(
     _, token, now, more, _, _, refused = reply
     at = time.monotonic(), started + seconds
     return Lease(key, token, int(now), *at, more in ("1", "4"), more == "4", refused, messages)
-
-
-def _group(write: Write, moves: Sequence[Move]) -> list[str | int]:
-    """Returns settle.lua's arguments for a group of messages with the same result."""
-    step, shared = write.step, step_fields(write.step)
-    accepted = step.place == "watch"
-    place = "dead" if step.is_dead else step.place
-    head = (len(moves), write.was, step.status or "", place, step.at, write.late, write.counter)
-    own = len(provider_fields(0)) if accepted else 0
-    tail: list[str | int] = [*head, *write.draft, len(shared), own, *shared]
-    for move in moves:
-        tail.append(provider_text(move.provider_id))
-        if accepted and move.provider_id is not None:
-            tail += provider_fields(move.provider_id)
-    return tail

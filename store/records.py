@@ -67,11 +67,6 @@ def record_values(id: str, fields: Mapping[str, str], score: float) -> dict[str,
     }
 
 
-def version_of(fields: Mapping[str, str]) -> tuple[str, str]:
-    """Returns the numbers of events and attempts; cancel.lua refuses a record with others."""
-    return fields.get("n", "0"), fields.get("attempts", "0")
-
-
 def end_fields(reason: str, **more: str) -> list[str]:
     """Returns the fields that cancel.lua and reject.lua write: name, value, name, value ..."""
     return ["reason", reason, *(word for pair in more.items() for word in pair)]
@@ -80,7 +75,7 @@ def end_fields(reason: str, **more: str) -> list[str]:
 DEAD_LETTER = (
     *("status", "reason", "final", "attempts", "unsure", "provider", "providerStatus"),
     *("providerCode", "statusAt", "sms", "metadata", "resendOf", "resentAs"),
-    *("set", "ttl", "onUnsure", "source"),
+    *("set", "ttl", "onUnsure", "source", "ignoreSuppression"),
 )
 """Fields of a dead letter: those of its Record, and the options of its job."""
 
@@ -91,6 +86,8 @@ def job_options(fields: Mapping[str, str]) -> dict[str, Any]:
     if "ttl" in fields:
         options["ttlSec"] = int(fields["ttl"])
     options.update({name: fields[name] for name in ("onUnsure", "source") if name in fields})
+    if "ignoreSuppression" in fields:
+        options["ignoreSuppression"] = True
     if "metadata" in fields:
         options["metadata"] = json.loads(fields["metadata"])
     return options
@@ -114,6 +111,8 @@ def new_message(id: str, job: Job, resend_of: str) -> list[str | int]:
         fields += ["onUnsure", job.on_unsure]
     if job.source:
         fields += ["source", job.source]
+    if job.ignores_suppression:
+        fields += ["ignoreSuppression", "1"]
     if job.metadata:
         fields += ["metadata", job.metadata]
     lifetime = (job.ttl or TTL_DEFAULT) * SECOND
@@ -318,6 +317,12 @@ def pack(own: str) -> str:
 def unpack(text: str) -> dict[str, Any]:
     """Returns the wire fields that ``pack`` has stored."""
     return loads(text) if text.startswith("{") else {"address": text}
+
+
+def address_of(own: str) -> str:
+    """Returns the phone number in the JSON of a job's own wire fields."""
+    address: str = unpack(pack(own))["address"]
+    return address
 
 
 def merge(own: Mapping[str, Any], common: Mapping[str, Any]) -> dict[str, Any]:

@@ -45,6 +45,8 @@ BROKER = {
 }
 """The same for the broker: what kombu and the task door (store/door.py) need there."""
 DOCTOR = "`courier doctor` names it"
+OTHER_KEY = "suppressed numbers are hashed with the key {}, but COURIER_SUPPRESSION_KEY is {}"
+"""What is wrong where the fingerprints of two keys differ."""
 _SAID = (
     # What servers say (in a script, too), and what it means; {} is the command found.
     (r"run the '([\w|.-]{1,40})' command", "no permission (NOPERM): grant +{}"),
@@ -61,6 +63,7 @@ _SAID = (
     (r"without any password|no password is set", "the server has no password, but the URL has one"),
     (r"cluster support disabled", "the server is no Redis Cluster: the URL must be redis://"),
     (r"authentication required|must be called with", "the server wants a password (NOAUTH)"),
+    (r"OTHERKEY (\w+) (\w*)", OTHER_KEY),
     (rf"{UNREADABLE} (\d+) (\d+) (\d+)", TEXT),
     (UNREADABLE, JUNK),
 )

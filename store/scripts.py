@@ -29,6 +29,7 @@ import redis
 from viber_courier.schemas.instants import micros, millis
 from viber_courier.schemas.lanes import LANES, POLL
 from viber_courier.schemas.settings import Settings
+from viber_courier.schemas.suppression import number_hash
 from viber_courier.store.clock import STEP, longest_gap
 from viber_courier.store.format import FORMAT, NEEDED
 from viber_courier.store.keys import Keys
@@ -145,7 +146,7 @@ for _folder in (_LUA, DOOR_LUA):
 
 def shared(settings: Settings) -> dict[str, Any]:
     """Returns the keys and arguments that every call of a namespace shares, by name."""
-    keys = Keys(settings.namespace)
+    keys, numbers = Keys(settings.namespace), number_hash(settings.suppression_key)
     return {
         **vars(keys),
         "formats": (FORMAT, NEEDED),
@@ -161,6 +162,8 @@ def shared(settings: Settings) -> dict[str, Any]:
         "step_ms": millis(STEP),
         "gap_us": micros(longest_gap(settings)),
         "full_lease": micros(settings.lease),
+        "fingerprint": numbers.fingerprint if numbers else "",
+        "hashes": "",
     }
 
 

@@ -42,7 +42,7 @@ class Awaited:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._object, name)
-        if name in ("dead", "_calls"):
+        if name in ("dead", "suppressions", "_calls"):
             return Awaited(self._loop, found)
         return self._call(found) if callable(found) else found
 

@@ -138,7 +138,7 @@ FAULTS = (
     _fault(
         "begin leaves no mark",
         LUA + "begin.lua",
-        "text(new + tonumber(kind))",
+        "text(new + (stops and 1 or tonumber(kind)))",
         "text(new + 1)",
         "store.py::test_a_lapse_inside_a_request_is_remembered_through_further_lapses",
     ),
@@ -319,6 +319,57 @@ FAULTS = (
         "return record.unsure == 0",
         "return True",
         "store.py::test_a_cancel_that_lost_the_race_to_an_answer_tells_of_the_attempt",
+    ),
+    # Suppressed numbers.
+    _fault(
+        "what waits for a suppressed number is sent",
+        LUA + "begin.lua",
+        "flags[i] = stops and '2' or '1'",
+        "flags[i] = '1'",
+        "suppressions.py::test_a_worker_ends_what_an_app_left_and_counts_no_attempt",
+    ),
+    _fault(
+        "a suppressed message is left inside a request",
+        LUA + "begin.lua",
+        "(stops and 1 or tonumber(kind))",
+        "tonumber(kind)",
+        "suppressions.py::test_a_crash_after_begin_leaves_nothing_inside",
+    ),
+    _fault(
+        "ignoreSuppression is not looked for",
+        LUA + "begin.lua",
+        "redis.call('HEXISTS', records .. id, 'ignoreSuppression') == 0",
+        "true",
+        "suppressions.py::test_a_dead_letter_sent_again_obeys_and_keeps_its_option",
+        "suppressions.py::test_normal_and_low_obey_unless_the_job_ignores_it",
+    ),
+    _fault(
+        "an enqueue does not say which numbers are suppressed",
+        LUA + "enqueue.lua",
+        "#found > 0 and found or nil",
+        "nil",
+        "suppressions.py::test_a_suppressed_job_is_stored_and_ends_at_once",
+    ),
+    _fault(
+        "a list of another key is used",
+        LIB + "suppressed.lua",
+        "if held and held ~= given then",
+        "if false then",
+        "suppressions.py::test_a_list_of_another_key_is_refused_and_nothing_is_stored",
+    ),
+    _fault(
+        "a suppression never ends",
+        LIB + "suppressed.lua",
+        "(till == 0 or till * 1000 > at)",
+        "true",
+        "suppressions.py::test_a_number_is_suppressed_until_an_instant",
+    ),
+    _fault(
+        "who has blocked the sender is not suppressed",
+        "store/leases.py",
+        "if blocked and self._numbers and",
+        "if blocked and not self._numbers and",
+        "suppressions.py::test_who_has_blocked_us_is_suppressed_before_it_is_told",
     ),
     # Events.
     _fault(

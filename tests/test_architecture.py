@@ -42,7 +42,7 @@ PURE = [
     "ops/lists/columns",
     "ops/lists/recipients",
 ]
-CORE, OPS, COMMANDS, LISTS, APPS = 6978, 1565, 1770, 1100, 1728
+CORE, OPS, COMMANDS, LISTS, APPS = 7399, 1575, 1896, 1100, 1735
 """Lines of code: all but ``ops``, ``ops``, its commands, its lists, what apps of one kind need
 (docs/decisions/0021, 0027, 0036)."""
 

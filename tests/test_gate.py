@@ -13,8 +13,9 @@ from tests.workshop import Workshop
 from viber_courier import Producer
 from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.status import Status
-from viber_courier.store.leases import Move, Store, Write
+from viber_courier.store.leases import Store
 from viber_courier.store.records import Step
+from viber_courier.store.writes import Move, Write
 from viber_courier.worker.breaker import after_request, after_statuses
 from viber_courier.worker.outcome import (
     Accepted,

@@ -34,7 +34,8 @@ LINES = {"Content-Type": "application/x-ndjson"}
 
 @pytest.fixture(scope="module")
 def env(redis_server: RedisServer) -> dict[str, str]:
-    return {"COURIER_REDIS_URL": redis_server.url, "COURIER_NAMESPACE": "gateway"}
+    base = {"COURIER_REDIS_URL": redis_server.url, "COURIER_NAMESPACE": "gateway"}
+    return {**base, "COURIER_SUPPRESSION_KEY": "k" * 16}
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +100,22 @@ def test_another_job_with_the_same_id_is_a_conflict(gateway: Gateway) -> None:
     for status in (202, 202):  # a repeat is the same message
         assert gateway.post(private_job(id="c-1")).status_code == status
     problem(gateway.post(private_job(id="c-1", priority="low")), 409)
+
+
+def test_a_suppressed_number_gets_nothing_unless_the_message_ignores_that(
+    gateway: Gateway, app: Producer
+) -> None:
+    app.suppressions.add("79255550199", "asked us to stop")
+    for id, more, status in (
+        ("quiet-1", {}, "rejected"),
+        ("quiet-2", {"ignoreSuppression": False}, "rejected"),
+        ("loud", {"ignoreSuppression": True}, "queued"),
+    ):
+        job = {**private_job(id=id, priority="low", **more), "address": "79255550199"}
+        assert gateway.post(job).status_code == 202
+        assert gateway.call("GET", f"/v1/messages/{id}").json()["status"] == status
+    wrong = private_job(id="odd", ignoreSuppression="yes")
+    assert problem(gateway.post(wrong), 422)["errors"].keys() == {"ignoreSuppression"}
 
 
 def test_another_sources_message_is_unknown_and_its_id_is_taken(gateway: Gateway) -> None:

@@ -180,7 +180,8 @@ def test_every_command_that_a_page_names_is_so(path: Path) -> None:
     for line in re.findall(r"(?:^|`|\| )courier ([a-z]+(?: [a-z]+)?[^`|\n]*)", said, re.M):
         words = line.split()
         assert words[0] in COMMANDS, line
-        deep = 3 if words[:2] == ["webhook", "failed"] else 2 if words[0] == "dead" else 1
+        deep = 2 if words[0] in ("dead", "suppress") else 1
+        deep = 3 if words[:2] == ["webhook", "failed"] else deep
         name = " ".join(["courier", *words[:deep]])
         options = ["--help", *(opt for each in ALL[name].params for opt in each.opts)]
         assert {w for w in words if re.fullmatch("--[a-z-]+", w)} <= set(options), line

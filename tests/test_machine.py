@@ -19,8 +19,9 @@ from viber_courier.schemas.event import SmsState
 from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.status import DEAD, NEXT, Status, is_final
 from viber_courier.schemas.wire import STATES
-from viber_courier.store.leases import Lease, Move
+from viber_courier.store.leases import Lease
 from viber_courier.store.records import Waiting, Watched
+from viber_courier.store.writes import Move
 from viber_courier.worker.outcome import (
     Accepted,
     Blocked,

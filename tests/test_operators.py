@@ -19,8 +19,9 @@ from viber_courier.schemas.status import Status
 from viber_courier.store.counters import BOUNDS, observed
 from viber_courier.store.gate import ProviderSignal
 from viber_courier.store.keys import Keys
-from viber_courier.store.leases import Lease, Move, Store, Write
+from viber_courier.store.leases import Lease, Store
 from viber_courier.store.records import Step
+from viber_courier.store.writes import Move, Write
 
 
 @pytest.fixture

@@ -249,6 +249,19 @@ def use_results(url: str, settings: Settings) -> None:
         producer.close()
 
 
+def use_suppressions(url: str, settings: Settings) -> None:
+    env = {"COURIER_REDIS_URL": url, "COURIER_NAMESPACE": settings.namespace}
+    producer = Producer.from_env({**env, "COURIER_SUPPRESSION_KEY": "k" * 16})
+    try:
+        producer.suppressions.add("79250000001", "x")
+        assert "79250000001" in producer.suppressions
+        list(producer.suppressions.list())
+        producer.enqueue(text_job(priority="low", address="79250000001"))
+        assert producer.suppressions.remove("79250000001")
+    finally:
+        producer.close()
+
+
 def use_consume(url: str, settings: Settings) -> None:
     env = {"COURIER_REDIS_URL": url, "COURIER_NAMESPACE": settings.namespace}
     producer, stop = Producer.from_env(env), threading.Event()
@@ -311,6 +324,7 @@ def use_door(url: str, settings: Settings) -> None:
         ("courier-app", use_results, 1),
         ("courier-app", use_consume, 2),
         ("courier-app", use_push, 3),
+        ("courier-app", use_suppressions, 4),
         ("courier-exporter", use_exporter, 0),
         ("courier-exporter", use_door, 1),
     ],

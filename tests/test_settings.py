@@ -12,7 +12,7 @@ from viber_courier.schemas.errors import ConfigError
 from viber_courier.schemas.redis_url import NO_BROKER
 from viber_courier.schemas.settings import DANGERS, Settings, read_value
 
-FILED = ("REDIS_URL", "BROKER_URL", "API_LOGIN", "API_PASSWORD")
+FILED = ("REDIS_URL", "BROKER_URL", "API_LOGIN", "API_PASSWORD", "SUPPRESSION_KEY")
 HTTP = (
     "ftp://Zq7/",
     "Zq7",
@@ -94,6 +94,9 @@ TABLE: dict[str, tuple[Any, list[tuple[str, Any]], tuple[str, ...]]] = {
     "RESULTS_RETENTION": (172800, [("3600.5", 3600.5)], ("0", "-1", "Zq7", "nan")),
     "SOURCE": ("", [("shop", "shop"), ("A.b_-9", "A.b_-9")], ["a b", "a:b", "x" * 33]),
     "MAX_QUEUED": (0, [("0", 0), ("1000000000000", 10**12)], COUNT),
+    "SUPPRESSION_KEY": ("", [("k" * 16,) * 2, ("ключ " * 20 + "x",) * 2], ("Zq7",)),
+    "SUPPRESSION_EXPIRY": (0, [("0", 0), ("0.5", 0.5)], FROM_0),
+    "SUPPRESS_BLOCKED": ("on", [("on",) * 2, ("off",) * 2], ("On", "Zq7", "0", "true")),
 }
 GOOD = [(name, *pair) for name, (_, good, _) in TABLE.items() for pair in good]
 BAD = [(name, text) for name, (_, _, bad) in TABLE.items() for text in bad]
@@ -278,7 +281,7 @@ def test_only_workers_need_the_providers_credentials() -> None:
 
 @pytest.mark.parametrize("name", FILED)
 def test_a_file_may_hold_the_value(name: str, tmp_path: Path) -> None:
-    value = "redis://u:Zq7@h/0" if name.endswith("_URL") else "Zq7-я"
+    value = "redis://u:Zq7@h/0" if name.endswith("_URL") else "Zq7-ядлинныйключ-шифра"
     path = tmp_path / "secret"
     path.write_text(f"{value}\n", encoding="utf-8")
     made = read(**{f"{name}_FILE": str(path)})

@@ -23,7 +23,7 @@ def test_the_words_are_the_contract() -> None:
     assert {*Reason} == {
         *("attempts", "ttl", "crashed", "unsure", "invalid", "conflict", "sms-undelivered"),
         *("provider-failed", "by-request", "tracking-ended", "content-gone", "all-refused"),
-        "no-provider-id",
+        *("no-provider-id", "suppressed"),
     }
 
 

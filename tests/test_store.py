@@ -15,8 +15,9 @@ from tests.workshop import Workshop
 from viber_courier import Producer
 from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.status import Status
-from viber_courier.store.leases import Lease, Move, Write
+from viber_courier.store.leases import Lease
 from viber_courier.store.records import Waiting, merge
+from viber_courier.store.writes import Move, Write
 from viber_courier.worker.outcome import Accepted, NotSent, Refused, Retryable, Unsure
 from viber_courier.worker.policy import triage
 from viber_courier.worker.send import Tally

@@ -231,6 +231,31 @@ def test_several_messages_go_on_together_and_step_by_step(kit: Courier, early: A
     assert int(event.data["providerId"]) > 2**53
 
 
+def test_suppressed_numbers_get_nothing_in_a_test_either(
+    kit: Courier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COURIER_SUPPRESSION_KEY", "k" * 16)
+    app = kit.producer
+    waits, blocks = app.enqueue(low("79250000001")), app.enqueue(low("79250000002"))
+    kit.finish(blocks, "undelivered", reason="user-blocked")
+    assert "79250000002" in app.suppressions
+    app.suppressions.add("79250000001", "asked us to stop")
+    told: list[str] = []
+    ids = app.enqueue_many(
+        [low("79250000001"), low("79250000003")], on_suppressed=lambda n, row, id: told.append(id)
+    )
+    assert told == ids[:1] and [asked.id for asked in kit.outbox] == [waits, blocks, *ids]
+    assert story(app, ids[0]) == [(1, "rejected", True, "suppressed")]
+    with pytest.raises(Impossible, match="suppressed"):
+        kit.deliver(waits)
+    assert story(app, waits) == [(1, "rejected", True, "suppressed")]
+    kit.deliver(ids[1])
+
+
+def low(address: str) -> Any:
+    return text_job(address, priority="low")
+
+
 def test_a_dead_letter_is_sent_again_and_delivered(kit: Courier, early: Any) -> None:
     id = early.enqueue(text_job())
     kit.finish(id, "rejected")

@@ -12,8 +12,9 @@ from tests.conftest import Clock, text_job
 from viber_courier import Producer
 from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.wire import STATES, StatusEntry
-from viber_courier.store.leases import Lease, Move, Store
+from viber_courier.store.leases import Lease, Store
 from viber_courier.store.records import Step, Waiting, Watched
+from viber_courier.store.writes import Move
 from viber_courier.worker.decisions import Decider
 from viber_courier.worker.outcome import (
     Accepted,

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from viber_courier.producers.consume import aconsume, consume
     from viber_courier.producers.dead import AsyncDeadLetters, DeadLetter, DeadLetters, Resent
     from viber_courier.producers.events import AsyncEvent, Event
+    from viber_courier.producers.suppressions import AsyncSuppressions, Suppression, Suppressions
     from viber_courier.schemas.errors import (
         ConfigError,
         Conflict,
@@ -49,6 +50,7 @@ _HOMES = {
     "producers.consume": ("aconsume", "consume"),
     "producers.dead": ("AsyncDeadLetters", "DeadLetter", "DeadLetters", "Resent"),
     "producers.events": ("AsyncEvent", "Event"),
+    "producers.suppressions": ("AsyncSuppressions", "Suppression", "Suppressions"),
     "schemas.errors": (
         *("ConfigError", "Conflict", "ContentGone", "CourierError", "DeadLetterError"),
         *("EnqueueError", "EventsMissed", "InvalidMessage", "NotDead", "QueueFull"),
@@ -67,6 +69,7 @@ __all__ = [
     "AsyncDeadLetters",
     "AsyncEvent",
     "AsyncProducer",
+    "AsyncSuppressions",
     "ButtonJob",
     "Common",
     "ConfigError",
@@ -93,6 +96,8 @@ __all__ = [
     "Settings",
     "Status",
     "StoreUnavailable",
+    "Suppression",
+    "Suppressions",
     "TextJob",
     "Unconfirmed",
     "aconsume",

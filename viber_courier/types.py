@@ -52,6 +52,7 @@ class _Options(TypedDict, total=False):
     sendAt: str
     ttlSec: int
     onUnsure: Literal["park", "resend"]
+    ignoreSuppression: bool
     metadata: Metadata
     type: Literal["viber"]
     validityPeriodSec: int
@@ -120,6 +121,7 @@ class Row(TypedDict, total=False):
     sendAt: str | None
     ttlSec: int | None
     onUnsure: Literal["park", "resend"] | None
+    ignoreSuppression: bool | None
     metadata: Metadata | None
     type: Literal["viber"] | None
     validityPeriodSec: int | None

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from viber_courier.schemas.event import Change, Draft, render, resent
 from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.status import Reason, Status, is_final
+from viber_courier.schemas.suppression import BLOCKED
 from viber_courier.store.counters import (
     NOT_SENT,
     OTHER,
@@ -20,8 +21,9 @@ from viber_courier.store.counters import (
     observed,
     status_field,
 )
-from viber_courier.store.leases import Figures, Move, Write
+from viber_courier.store.leases import Figures
 from viber_courier.store.records import Step, Waiting, Watched, add_attempts, segments
+from viber_courier.store.writes import Move, Write
 from viber_courier.worker.codes import is_known
 from viber_courier.worker.outcome import (
     Accepted,
@@ -32,7 +34,7 @@ from viber_courier.worker.outcome import (
     Unsure,
     code_of,
 )
-from viber_courier.worker.policy import acceptance_key, after_send, put_back, triage
+from viber_courier.worker.policy import acceptance_key, after_send, give_up, put_back, triage
 from viber_courier.worker.tracking import after_failed_poll, after_poll
 
 
@@ -89,6 +91,14 @@ class Decider:
             moves.append(Move(message.id, write, provider_id))
         return moves
 
+    def suppressed(self, messages: Sequence[Waiting]) -> list[Move]:
+        """Returns moves that end messages whose numbers are suppressed."""
+        moves = list[Move]()
+        for message in messages:
+            step = give_up(message, Status.REJECTED, Reason.SUPPRESSED)
+            moves.append(Move(message.id, self._write(message, Status.QUEUED, step)))
+        return moves
+
     def put_back(self, messages: Sequence[Waiting], at: int) -> list[Move]:
         """Returns moves that leave messages for the next claim."""
         return [Move(m.id, Write(Status.QUEUED, put_back(m, at))) for m in messages]
@@ -120,7 +130,7 @@ class Decider:
         draft = _draft(message, step, step.status, self.settings.namespace, self.clock())
         # A message that closes in its present status was counted when it entered that status.
         counter = "" if step.status == was else count_name(step.status, step.reason)
-        return Write(was, step, draft, counter)
+        return Write(was, step, draft, counter, suppresses=step.reason == BLOCKED)
 
 
 def _draft(

@@ -13,8 +13,9 @@ from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.wire import send_body
 from viber_courier.store.counters import UNSURE, Oddity
 from viber_courier.store.gate import REFUSALS, ProviderSignal
-from viber_courier.store.leases import Figures, Lease, Move, Store
+from viber_courier.store.leases import Figures, Lease, Store
 from viber_courier.store.records import Waiting, add_attempts
+from viber_courier.store.writes import Move
 from viber_courier.worker.batching import assemble, requests
 from viber_courier.worker.breaker import after_request
 from viber_courier.worker.decisions import Decider, send_figures, unknown_codes
@@ -78,6 +79,8 @@ class Sender:
     ) -> list[Batch]:
         """Posts a batch and settles it; returns its halves if the request was refused whole."""
         held = self.store.begin(lease, batch)
+        if held.suppressed:
+            self._settle(held, self.decider.suppressed(held.suppressed), tally)
         if held.messages and held.seconds_left() <= self.settings.deadline:
             unsent = [add_attempts(message, -1) for message in held.messages]
             self._put_back(held, unsent, tally)  # Redis was slow: too little time left

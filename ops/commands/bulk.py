@@ -304,10 +304,13 @@ def _report(
     if notes is not None:
         counts = {"stored": storing.stored, "storedBefore": storing.stored_before}
         counts |= {"repeated": storing.repeated, "refused": refused.count}
+        counts |= {"suppressed": storing.suppressed}
         found = {"reasons": dict(refused.reasons.most_common()), "countries": survey.countries}
         return emit({**counts, "refusedFile": kept, **found, "notes": notes})
     new, before = counted(storing.stored, "message"), storing.stored_before
     click.echo(f"{new} stored, {before:,} {'was' if before == 1 else 'were'} there before")
+    if storing.suppressed:
+        click.echo(f"{counted(storing.suppressed, 'message')} to suppressed numbers: not sent")
     if storing.stored_before and not storing.stored:
         click.echo("This campaign has nothing new. To send it again, use --campaign NAME.")
     if kept:

@@ -11,9 +11,11 @@ from viber_courier.ops.look import Gate
 from viber_courier.schemas.instants import iso
 from viber_courier.schemas.lanes import DOOR, INTAKE, LANES, POLL, queue
 from viber_courier.schemas.settings import ON_DISK
+from viber_courier.schemas.suppression import NumberHash
 from viber_courier.store.counters import Oddity
 from viber_courier.store.door import Waiting
 from viber_courier.store.durability import DURABLE, dangers
+from viber_courier.store.refusals import OTHER_KEY
 from viber_courier.worker.outcome import Blocked, NotSent, RequestRefused, Retryable, StatusOutcome
 
 OK, WARNING, ERROR = 0, 1, 2
@@ -253,6 +255,18 @@ def polls(silent: int, seconds: float) -> Finding:
     seen = f"{silent:,} in a row said nothing about any message, for {seconds:,.0f} s"
     do = "check that the account is the one that sent them; see docs/runbook.md: CourierSilentPolls"
     return Finding(ERROR, "polls", seen, do)
+
+
+def suppressions(key: str | None, ours: NumberHash | None) -> Iterator[Finding]:
+    """Checks that this program can read the suppressed numbers; ``key``: their fingerprint."""
+    if key is None:
+        return
+    if ours and ours.fingerprint == key:
+        yield Finding(OK, "suppressions", f"hashed with the key {key}, as it is set here")
+    else:
+        seen = OTHER_KEY.format(key, ours.fingerprint if ours else "not set")
+        do = "set the same key everywhere: suppressed numbers may get messages"
+        yield Finding(ERROR if ours else WARNING, "suppressions", seen, do)
 
 
 def consumers(newest: str | None, groups: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:

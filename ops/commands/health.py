@@ -28,6 +28,7 @@ from viber_courier.ops.look import silence, take_look
 from viber_courier.schemas.lanes import LANES, POLL, queue
 from viber_courier.schemas.redis_url import parse
 from viber_courier.schemas.settings import Settings
+from viber_courier.schemas.suppression import number_hash
 from viber_courier.store.connection import StoreUnavailable, broker, connect, store_errors
 from viber_courier.store.door import Door
 from viber_courier.store.format import HOLDS
@@ -169,7 +170,9 @@ def _store(client: Redis, settings: Settings) -> Iterator[Finding]:
     with store_errors():
         look = take_look(client, settings.namespace)
         stepped: Any = client.hgetall(keys.clock)
+        key: Any = client.hget(keys.suppressed, "key")
     yield from findings.clock_steps(stepped, look.now)
+    yield from findings.suppressions(key, number_hash(settings.suppression_key))
     yield findings.beat(look.swept, settings.sweep_interval)
     yield from findings.held(look.paused, look.gates)
     yield findings.polls(*silence(look))

@@ -98,6 +98,12 @@ class Storing:
         self._record = Keys(producer.settings.namespace).records
         self._numbers = set[int]()
         self.stored = self.stored_before = self.repeated = 0
+        self._suppressed = set[str]()
+
+    @property
+    def suppressed(self) -> int:
+        """How many messages were stored for suppressed numbers, which get none."""
+        return len(self._suppressed)
 
     def store(self, chunk: Sequence[Row]) -> None:
         """Stores those of the rows that are valid. Repeating it changes nothing."""
@@ -150,7 +156,10 @@ class Storing:
         faults: list[tuple[int, EnqueueError]] = []
         common: Any = self._common  # of a file: known to no type checker
         ids = self._producer.enqueue_many(
-            jobs, common, lambda number, _, error: faults.append((number, error))
+            jobs,
+            common,
+            lambda number, _, error: faults.append((number, error)),
+            lambda _, __, id: self._suppressed.add(id),
         )
         return ids, faults
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from viber_courier.producers.calls import Calls
 from viber_courier.producers.results import _Feed
-from viber_courier.producers.rows import OnInvalid, fresh_id
+from viber_courier.producers.rows import OnInvalid, OnSuppressed, fresh_id
 from viber_courier.schemas.errors import EnqueueError, QueueFull
 from viber_courier.schemas.message import parse_job
 from viber_courier.schemas.settings import Settings
@@ -183,7 +183,11 @@ def _enqueue(book: Book, original: Any) -> Any:
 
 def _enqueue_many(book: Book, original: Any) -> Any:
     async def enqueue_many(
-        calls: Calls, rows: Any, common: Any = None, on_invalid: OnInvalid | None = None
+        calls: Calls,
+        rows: Any,
+        common: Any = None,
+        on_invalid: OnInvalid | None = None,
+        on_suppressed: OnSuppressed | None = None,
     ) -> list[str]:
         fault = book.faults[0] if book.faults else None
         ids: list[str] = []
@@ -191,7 +195,7 @@ def _enqueue_many(book: Book, original: Any) -> Any:
         most = fault.after if fault and not fault.stored else None
         try:
             with book.enqueuing():
-                ids = await original(calls, asked.read(most), common, asked.refuse)
+                ids = await original(calls, asked.read(most), common, asked.refuse, on_suppressed)
         except (EnqueueError, StoreUnavailable) as error:
             ids = list(error.accepted)
             if asked.error:

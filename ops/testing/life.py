@@ -158,6 +158,9 @@ class Life:
         """Sends a message, and settles this answer to its request."""
         lease = self._claim(id)
         held = self._store.begin(lease, lease.messages)
+        if held.suppressed:
+            self._store.settle(held, self._decider.suppressed(held.suppressed))
+            raise Impossible(f"message {id!r} can't be sent: its number is suppressed")
         decider = replace(self._decider, settings=replace(self._settings, **other))
         self._store.settle(held, decider.sent(held.messages, [outcome], held.server_now()))
 

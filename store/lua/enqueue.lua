@@ -2,6 +2,7 @@
 -- @include clock
 -- @include bell
 -- @include format
+-- @include suppressed
 -- KEYS
 --   guard           never exists: a cluster refuses the call while its slot moves
 --   format          of what the store holds
@@ -12,6 +13,7 @@
 --   wakes           the wake list, which workers' listeners read
 --   dead            dead letters
 --   pace            the latest due time given to a dead letter sent again
+--   suppressed      the list of suppressed numbers
 -- ARGV
 --   formats[2]      of the caller's version (lua/lib/format.lua)
 --   time            '' for this server's clock
@@ -25,16 +27,23 @@
 --   common_json     the campaign's content
 --   keep_content    how long it is kept after its last message's deadline, in ms
 --   gap             '' or, for dead letters sent again, us from one to the next (0: all at once)
+--   hashes          '' or the hash of each message's number, blank if it does not heed the list
+--                   (lua/lib/suppressed.lua)
 --   width           values of each message in the tail
 --   tail...         messages (store/records.py): id, digest, lane set (1 to 8), due time ('': now),
 --                   ttl in us, own content, number of fields, then name, value, name, value ...,
 --                   padded to width with ''. The first value of a dead letter sent again is its id:
 --                   it leaves the list, and its record names the new message
--- Reply {'ok'}, {'conflict', indexes from 0} (for letters: no longer on the list) or {'full'}. Only
--- 'ok' has stored anything. Skips ids that are stored with the same digest. Events: none.
+-- Reply {'ok', indexes from 0 of suppressed numbers: if there are any}, {'conflict', indexes} (for letters:
+-- no longer on the list) or {'full'}. Only 'ok' has stored anything. Skips ids that are stored with the
+-- same digest. Events: none.
 local newer = unreadable(format, formats, true)
 if newer then return newer end
-local at = now(time)
+local at, listed, wrong = now(time)
+if hashes ~= '' then
+  listed, wrong = suppressed_places(suppressed, hashes, at)
+  if wrong then return wrong end
+end
 gap, width = tonumber(gap), tonumber(width)
 local fresh, conflicts, latest = {}, {}, at
 local function gone(old)
@@ -120,4 +129,6 @@ for k, i in ipairs(fresh) do
     call('HSET', records .. ARGV[i + 8], 'resentAs', id)
   end
 end
-return {'ok'}
+local found = {}
+for place in pairs(listed or found) do found[#found + 1] = place - 1 end
+return {'ok', #found > 0 and found or nil}

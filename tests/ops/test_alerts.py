@@ -51,6 +51,10 @@ def entered(**statuses: str) -> Series:
     return {f'courier_statuses_total{{status="{name}"}}': v for name, v in statuses.items()}
 
 
+def suppressed(values: str) -> Series:
+    return {"courier_suppressed_total": values}
+
+
 def memory(used: int, most: int, machine: int) -> Series:
     sizes = {"used": used, "max": most, "system": machine}
     return {f"courier_redis_memory_{name}_bytes": f"{size}x40" for name, size in sizes.items()}
@@ -290,10 +294,13 @@ CASES: dict[str, tuple[str, dict[str, Series], dict[str, Series]]] = {
     ),
     "CourierRejected": (
         "20m",
-        {"one in six": entered(rejected="0+20x40", submitted="0+100x40")},
+        {"one in six": entered(rejected="0+20x40", submitted="0+100x40") | suppressed("7x40")},
         {
-            "one in a hundred": entered(rejected="0+10x40", submitted="0+1000x40"),
-            "a handful": entered(rejected="0x10 5x40", submitted="0x40"),
+            "one in a hundred": entered(rejected="0+10x40", submitted="0+1000x40")
+            | suppressed("0x40"),
+            "a handful": entered(rejected="0x10 5x40", submitted="0x40") | suppressed("0x40"),
+            "they are suppressed": entered(rejected="0+20x40", submitted="0+100x40")
+            | suppressed("0+19x40"),
         },
     ),
     "CourierExpired": (
@@ -303,10 +310,12 @@ CASES: dict[str, tuple[str, dict[str, Series], dict[str, Series]]] = {
     ),
     "CourierDeadLettersGrowing": (
         "80m",
-        {"five a minute": {"courier_dead_letters": "0+5x90"}},
+        {"five a minute": {"courier_dead_letters": "0+5x90"} | suppressed("7x90")},
         {
-            "many, but no more than before": {"courier_dead_letters": "5000x90"},
-            "they are dropped": {"courier_dead_letters": "5000-20x90"},
+            "many, but no more than before": {"courier_dead_letters": "5000x90"}
+            | suppressed("0x90"),
+            "they are dropped": {"courier_dead_letters": "5000-20x90"} | suppressed("0x90"),
+            "they are suppressed": {"courier_dead_letters": "0+5x90"} | suppressed("0+5x90"),
         },
     ),
     "CourierResultsLag": (

@@ -21,8 +21,9 @@ gate.MAX_PAUSE = 2.0  # of 60 s: the breaker's longest
 
 from celery.__main__ import main  # noqa: E402
 
-from viber_courier.store.leases import Lease, Move, RateLimited, Store  # noqa: E402
+from viber_courier.store.leases import Lease, RateLimited, Store  # noqa: E402
 from viber_courier.store.records import Waiting  # noqa: E402
+from viber_courier.store.writes import Move  # noqa: E402
 from viber_courier.worker import batching, send  # noqa: E402
 
 EVERY = 5
