@@ -11,6 +11,7 @@ from typing import Any
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
+from django.db import connections
 
 from viber_courier.producers.calls import settings_from
 from viber_courier.producers.client import Producer
@@ -60,3 +61,10 @@ def _forget(*, setting: str, **_: Any) -> None:
 
 
 setting_changed.connect(_forget)
+
+
+def drop_dead_connections() -> None:
+    """Closes connections to databases that have failed or are too old; a test keeps its own."""
+    for connection in connections.all(initialized_only=True):
+        if not connection.in_atomic_block:
+            connection.close_if_unusable_or_obsolete()

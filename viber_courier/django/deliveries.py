@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from django.db import close_old_connections, transaction
+from django.db import transaction
 from django.utils import timezone
 
 from viber_courier.django import message_changed
+from viber_courier.django.conf import drop_dead_connections
 from viber_courier.django.models import Delivery
 from viber_courier.producers.events import Event
 
@@ -18,7 +19,7 @@ def apply(events: Sequence[Event], db: str) -> None:
     An event that comes again is older than its delivery, and changes nothing. If a receiver raises,
     nothing is changed.
     """
-    close_old_connections()
+    drop_dead_connections()
     ids, rows = sorted({event.subject for event in events}), Delivery.objects.using(db)
     with transaction.atomic(using=db):
         # First, so that SQLite takes its lock now; sorted, so that two consumers can't deadlock.

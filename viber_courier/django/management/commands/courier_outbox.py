@@ -7,9 +7,10 @@ import time
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import DEFAULT_DB_ALIAS, Error, close_old_connections
+from django.db import DEFAULT_DB_ALIAS, Error
 from django.utils import timezone
 
+from viber_courier.django.conf import drop_dead_connections
 from viber_courier.django.models import REFUSED, WAITING, OutboxMessage
 from viber_courier.django.outbox import prune, send_waiting
 from viber_courier.producers.consume import _signals
@@ -40,7 +41,7 @@ class Command(BaseCommand):
         stop, pruned, logged = threading.Event(), float("-inf"), ""
         with _signals(stop):
             while not stop.is_set():
-                close_old_connections()
+                drop_dead_connections()
                 count, wait = 0, None
                 try:
                     if time.monotonic() - pruned > PRUNE_EVERY:
