@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DEFAULT_DB_ALIAS
@@ -29,25 +29,16 @@ class Command(BaseCommand):
         add("--database", default=DEFAULT_DB_ALIAS)
         add("--once", action="store_true", help="Apply what there is, and end.")
 
-    def handle(
-        self,
-        *,
-        group: str,
-        source: str | None,
-        batch: int,
-        start: Literal["oldest", "new"],
-        consumer: str,
-        database: str,
-        once: bool,
-        **_: Any,
-    ) -> None:
+    def handle(self, *, group: str, database: str, once: bool, **options: Any) -> None:
         """Runs the command. Raises CommandError if Redis refuses it."""
-        handler = partial(apply, db=database)
+        handler, consumer = partial(apply, db=database), options["consumer"]
+        source = options["source"]
         source = producer().settings.source if source is None else source
-        given: Any = {"start": start, "source": source}
+        given: Any = {"start": options["start"], "source": source}
         try:
             if not once:
-                consume(producer(), group, handler, batch=batch, consumer=consumer, **given)
+                given |= {"batch": options["batch"], "consumer": consumer}
+                consume(producer(), group, handler, **given)
                 return
             for event in producer().results(group, consumer or "once", 0, **given):
                 handler([event])
