@@ -12,6 +12,7 @@ from typing import Any
 from tests.conftest import ROOT
 
 PAGE = (ROOT / "docs" / "django.md").read_text()
+FILES: dict[str, str] = dict(re.findall(r"(?s)<!-- ([\w/.]+) -->\n```py\n(.+?)```", PAGE))
 SETTINGS = """
 import os
 SECRET_KEY = "not a secret of anyone, but long enough for the checks of Django to let it pass"
@@ -60,8 +61,8 @@ class Shop:
     def __init__(self, folder: Path, python: str | Path = sys.executable, **env: str) -> None:
         self.folder, self.python, self.env = folder, str(python), {**os.environ, **env}
         self.env["DJANGO_SETTINGS_MODULE"] = "settings"
-        files = dict(re.findall(r"(?s)<!-- ([\w/.]+) -->\n```py\n(.+?)```", PAGE))
-        settings = SETTINGS + files.pop("settings")
+        files = dict(FILES)
+        settings = SETTINGS + files.pop("project/settings.py")
         if "COURIER_REDIS_URL" in env:
             settings += "\ndel COURIER['REDIS_URL']\n"
         files |= {"settings.py": settings, "urls.py": URLS, "manage.py": MANAGE}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -18,8 +19,8 @@ from typing import Any
 import pytest
 
 from tests.apps.conftest import ROOT
-from tests.conftest import common_job, free_port, wait_for
-from tests.django_shop import Shop
+from tests.conftest import Start, common_job, free_port, wait_for
+from tests.django_shop import FILES, PAGE, Shop
 from tests.postgres import postgres
 from viber_courier import Producer
 from viber_courier.ops.redis_server import RedisServer
@@ -133,6 +134,49 @@ def test_from_the_wheel_the_promises_hold(
     assert str(python.parents[1]) in where
     said = shop.run("import sys, shop.models\nprint(*{n.partition('.')[0] for n in sys.modules})")
     assert not {"celery", "kombu", "requests", "aiohttp", "click"} & {*said.split()}
+
+
+def test_the_page_leads_from_nothing_to_a_result(
+    python: Path, tmp_path: Path, system_env: dict[str, str], start_worker: Start
+) -> None:
+    start_worker()
+    (folder := tmp_path / "project").mkdir()
+    env = {"PATH": f"{python.parent}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+    env |= {"COURIER_NAMESPACE": system_env["COURIER_NAMESPACE"]}
+
+    def shell(block: str) -> str:
+        run = ["bash", "-euo", "pipefail", "-c", block]
+        return subprocess.run(
+            run, cwd=folder, env=env, check=True, stdout=subprocess.PIPE, text=True, timeout=60
+        ).stdout
+
+    # When the page is followed from its first block to its last
+    start, tables, look = re.findall(r"(?s)```sh\n(.+?)```", PAGE)
+    shell(start.partition("\n")[2])  # pip install is the environment
+    for name, text in FILES.items():
+        text = text.replace("redis://localhost:6379/0", system_env["COURIER_REDIS_URL"])
+        with (folder / name).open("a" if "settings" in name else "w") as file:
+            file.write(text)
+    shell(tables)
+    programs = [["courier_outbox"], ["courier_consume", "--group", "shop"]]
+    started = [
+        subprocess.Popen([python, "manage.py", *each], cwd=folder, env=env) for each in programs
+    ]
+    try:
+        # Then the order is told that its message was read
+        pay, told = look.splitlines()
+        shell(pay)
+        wait_for(lambda: shell(told).split()[-1] == "read", 30)
+        assert (
+            "OK"
+            in subprocess.run(
+                [python, "manage.py", "test"], cwd=folder, env=env, check=True, capture_output=True
+            ).stderr.decode()
+        )
+    finally:
+        for process in started:
+            process.terminate()
+        assert [process.wait(15) for process in started] == [0, 0]
 
 
 def test_an_order_paid_while_redis_is_away_is_sent_within_a_second_of_its_return(
