@@ -112,7 +112,7 @@ $(FAULTS_READY): $(READY)
 	@touch $(FAULTS_READY)
 
 # Schemathesis is a plugin of pytest, too: in an environment of its own it is none of ours.
-$(APPS_READY): $(FAULTS_READY)
+$(APPS_READY): $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[checkers]'
 	@$(PYTHON) -m venv .venvs/schemathesis \
 	  && .venvs/schemathesis/bin/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) schemathesis \

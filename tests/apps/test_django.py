@@ -8,7 +8,6 @@ import random
 import re
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.apps.conftest import ROOT
+from tests.apps.conftest import environment
 from tests.conftest import Start, common_job, free_port, wait_for
 from tests.django_shop import FILES, PAGE, Shop
 from tests.postgres import postgres
@@ -40,16 +39,12 @@ print(json.dumps([*Delivery.objects.values_list("id", "status", "sequence")]))
 
 
 @pytest.fixture(scope="session")
-def python(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def python(pip_env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The Python of a fresh environment with Django, as an app installs it."""
-    (wheel,) = installed.parents[2].glob("*.whl")
-    made = tmp_path_factory.mktemp("django") / "env"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", made], check=True)
-    pip = [sys.executable, "-W", "ignore", "-m", "pip", "--python", made / "bin" / "python"]
-    pip += ["install", "--quiet", "--disable-pip-version-check"]
-    wanted = f"viber-courier[django,testing,databases] @ {wheel.as_uri()}"
-    subprocess.run([*pip, "-c", ROOT / "ops" / "constraints.txt", wanted], check=True)
-    return made / "bin" / "python"
+    programs = environment(tmp_path_factory.mktemp("django") / "env")
+    install = [programs / "pip", "install", "viber-courier[django,testing,databases]"]
+    subprocess.run(install, check=True, env={**os.environ, **pip_env})
+    return programs / "python"
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -316,6 +311,29 @@ def test_killed_again_and_again_the_outbox_loses_and_doubles_nothing(place: Plac
     # And its content has left the database
     left = "from viber_courier.django.models import OutboxMessage as O\n"
     assert place.query(f"{left}print(O.objects.exclude(job='').count())") == 0
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_programs_outlive_the_connections_of_their_database(place: Place) -> None:
+    with place.program("courier_outbox"), place.program("courier_consume", "--group", "crm"):
+        # Given programs that have worked, and whose connections are then broken off
+        id = place.shop.run(PAY)
+        assert place.producer.cancel(id)
+        wait_for(lambda: place.query(DELIVERIES) == [[id, "cancelled", 1]], 30)
+        place.query(
+            "from django.db import connection\n"
+            "select = 'SELECT pg_terminate_backend(pid) FROM pg_stat_activity '\n"
+            "select += 'WHERE pid <> pg_backend_pid() AND backend_type = %s'\n"
+            "connection.cursor().execute(select, ['client backend'])\n"
+            "print(0)"
+        )
+        # When messages come again, then both go on
+        place.redis.stop()
+        id = place.shop.run(PAY)
+        place.redis.start()
+        wait_for(lambda: place.producer.get(id), 5)
+        assert place.producer.cancel(id)
+        wait_for(lambda: [id, "cancelled", 1] in place.query(DELIVERIES), 30)
 
 
 def test_two_senders_share_the_work(place: Place) -> None:

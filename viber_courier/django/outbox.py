@@ -56,11 +56,13 @@ def write(job: types.Job, using: str | None) -> str:
         "ended_at": None,
     }
     rows = OutboxMessage.objects.using(db)
-    row, is_new = rows.get_or_create(id=id, defaults=values)
+    written = OutboxMessage(id=id, **values)
+    rows.bulk_create([written], ignore_conflicts=True)
+    row = rows.get(id=id)
     if row.status == REFUSED:
         rows.filter(id=id).update(**values)
-        row = OutboxMessage(id=id, **values)
-    elif not is_new and row.digest != parsed.digest:
+        row = written
+    elif row.digest != parsed.digest:
         raise Conflict(id)
     if row.status == WAITING:
         transaction.on_commit(lambda: _send_at_once(row, db), using=db, robust=True)
