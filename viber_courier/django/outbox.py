@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-BATCH = 500
-"""Rows of the outbox that are sent in one round trip."""
+BATCH = 400
+"""Rows that are sent in one round trip. Older SQLite takes 999 values in a query: two for each."""
 MOST_PAUSE = 5.0
 """Longest time for which requests don't try a Redis that failed, in seconds."""
 EXPIRED = "expired: it waited in the outbox for longer than ttlSec"
