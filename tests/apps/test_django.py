@@ -57,6 +57,11 @@ def database(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
         yield env
 
 
+def handles_term(pid: int) -> bool:
+    (caught,) = re.findall(r"SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())
+    return bool(int(caught, 16) >> (signal.SIGTERM - 1) & 1)
+
+
 class Place:
     """The shop, its Redis, and its programs."""
 
@@ -72,6 +77,7 @@ class Place:
         with self.shop.start(*args) as process:
             try:
                 yield process
+                wait_for(lambda: handles_term(process.pid), 30)  # it may just have been started
                 process.terminate()
                 assert process.wait(15) == 0
             finally:
