@@ -238,8 +238,8 @@ def _spelled(value: object) -> str | None:
 
 
 def _text(value: str) -> str:
-    """Returns a text that UTF-8 can encode: JSON may hold lone surrogates."""
-    return value.encode("utf-8", "replace").decode()
+    """Returns a text that UTF-8 and PostgreSQL can hold: JSON may have lone surrogates and NUL."""
+    return value.encode("utf-8", "replace").decode().replace("\0", "?")
 
 
 def _brief(value: str) -> str:

@@ -17,7 +17,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ORDER = ["schemas", "store", "producers", "worker", "ops"]
 """Each package may import those before it."""
-APP_FOLDERS = ("ops/testing", "ops/gateway", "ops/push")
+DJANGO = ("viber_courier/django", "viber_courier/django/management/commands")
+"""Django imports an app's modules by names; it may import what an app's process has."""
+APP_FOLDERS = ("ops/testing", "ops/gateway", "ops/push", *DJANGO)
 """What apps of one kind need: tests, a framework, another language (docs/decisions/0036)."""
 PARTS = ("worker/runtime", "ops/commands", "ops/lists", *APP_FOLDERS)
 FOLDERS = [ROOT / name for name in (*ORDER, *PARTS)]
@@ -42,7 +44,7 @@ PURE = [
     "ops/lists/columns",
     "ops/lists/recipients",
 ]
-CORE, OPS, COMMANDS, LISTS, APPS = 7399, 1575, 1896, 1100, 1735
+CORE, OPS, COMMANDS, LISTS, APPS = 7399, 1575, 1896, 1100, 2093
 """Lines of code: all but ``ops``, ``ops``, its commands, its lists, what apps of one kind need
 (docs/decisions/0021, 0027, 0036)."""
 
@@ -63,7 +65,9 @@ def name_of(path: Path) -> str:
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_imports_go_one_way(path: Path) -> None:
-    allowed = ["types", *ORDER[: ORDER.index(path.relative_to(ROOT).parts[0]) + 1]]
+    home = path.relative_to(ROOT).parts[0]
+    allowed = ["types", *ORDER[: ORDER.index(home) + 1]] if home in ORDER else ["types", "django"]
+    allowed += ORDER[:3] if home not in ORDER else []
     ours = [name.split(".") for name in imported(path) if name.startswith("viber_courier")]
     for name in ours:
         assert len(name) == 1 or name[1] in allowed, f"{name_of(path)} imports {'.'.join(name)}"
@@ -200,8 +204,8 @@ def code_lines(path: Path) -> int:
 
 def test_the_four_packages_stay_small() -> None:
     sizes = {path: code_lines(path) for path in (*MODULES, *SCRIPTS)}
-    commands = sum(size for path, size in sizes.items() if path.parent.name == "commands")
-    lists = sum(size for path, size in sizes.items() if path.parent.name == "lists")
+    commands = sum(size for path, size in sizes.items() if name_of(path.parent) == "ops/commands")
+    lists = sum(size for path, size in sizes.items() if name_of(path.parent) == "ops/lists")
     core = sum(size for path, size in sizes.items() if path.relative_to(ROOT).parts[0] in ORDER[:4])
     apps = sum(size for path, size in sizes.items() if name_of(path.parent) in APP_FOLDERS)
     assert core <= CORE

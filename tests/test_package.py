@@ -79,6 +79,8 @@ def test_the_wheel_holds_one_name_and_all_that_belongs_to_it(builds: Builds) -> 
     files = [path for folder in PACKAGES for path in (ROOT / folder).glob("*.py")]
     files += (ROOT / "store" / "lua").rglob("*.lua")
     assert {f"viber_courier/{path.relative_to(ROOT)}" for path in files} <= names
+    django = (ROOT / "viber_courier" / "django").rglob("*.py")
+    assert {str(path.relative_to(ROOT)) for path in django} <= names
     assert {"viber_courier/__init__.py", "viber_courier/py.typed"} <= names
     assert {"viber_courier/ops/recipients.csv", "viber_courier/ops/redis.conf"} <= names
     inside = [name.removeprefix("viber_courier/") for name in names]

@@ -293,15 +293,16 @@ def test_words_are_folded(word: str, folded: str) -> None:
     assert fold(word) == folded
 
 
-def test_lone_surrogates_of_a_reply_become_something_that_can_be_stored() -> None:
-    row = rb'{"providerId":7,"code":"error-\ud800","status":"\udfff","error":"\ud800",'
-    body = b'{"status":"\\ud800","messages":[%s"smsStates":[{"id":1,"state":"\\ud800"}]}]}' % row
+@pytest.mark.parametrize("odd", [rb"\ud800", rb"\u0000"])
+def test_lone_surrogates_and_nul_of_a_reply_become_something_that_can_be_stored(odd: bytes) -> None:
+    row = rb'{"providerId":7,"code":"error-%s","status":"%s","error":"%s",' % (odd, odd, odd)
+    body = b'{"status":"%s","messages":[%s"smsStates":[{"id":1,"state":"%s"}]}]}' % (odd, row, odd)
     reply = read_status(body)
     assert reply.entries is not None
     repr(reply).encode()
     (entry,) = reply.entries
     for text in (reply.status, entry.code, entry.word, entry.error, entry.sms[0].state):
-        assert text is not None
+        assert text is not None and "\0" not in text
         text.encode()
     send = read_send(body)
     assert send.entries is not None and send.entries[0].code is not None

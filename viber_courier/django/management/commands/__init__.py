@@ -1,0 +1,1 @@
+"""``courier_outbox`` and ``courier_consume``."""
