@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from viber_courier.producers.dead import AsyncDeadLetters, Letter
 from viber_courier.producers.results import Reader, Start, require_start
@@ -16,6 +16,7 @@ from viber_courier.schemas.fields import SOURCE
 from viber_courier.schemas.message import Campaign, Job, named, parse_job
 from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.status import DEAD, Reason, Status
+from viber_courier.schemas.template import Template
 from viber_courier.store.connection import StoreUnavailable, require_name, store_errors
 from viber_courier.store.format import format_fault
 from viber_courier.store.keys import Keys
@@ -83,12 +84,29 @@ class Calls:
     async def enqueue_many(
         self, rows: Rows[types.Row], common: types.Common, on_invalid: OnInvalid | None = None
     ) -> list[str]: ...
+    @overload
     async def enqueue_many(
-        self, rows: Rows[Any], common: Any = None, on_invalid: OnInvalid | None = None
+        self,
+        rows: Rows[Mapping[str, Any]],
+        common: types.Common | None = None,
+        on_invalid: OnInvalid | None = None,
+        *,
+        template: Literal[True],
+    ) -> list[str]: ...
+    async def enqueue_many(
+        self,
+        rows: Rows[Any],
+        common: Any = None,
+        on_invalid: OnInvalid | None = None,
+        *,
+        template: bool = False,
     ) -> list[str]:
         common = named(common, self.settings.source)
+        texts = Template(common) if template else None
+        common = texts.common if texts else common
         campaign = None if common is None else Campaign(common, self._clock())
-        parse = campaign.parse_row if campaign else self._parse_job
+        check = campaign.parse_row if campaign else self._parse_job
+        parse = texts.parser(check) if texts else check
         begin = self._begin_store
         stream = RowStream(campaign, parse, on_invalid, self._clock, begin, self._link)
         # A chunk larger than max_queued could never be stored.
