@@ -21,8 +21,7 @@ RULES: dict[str, tuple[Any, Form]] = {
     f"{type(schema).__name__}.{name}": (field.rule, FORMS.get(field.rule, {}))
     for schema in (JOB, WINDOW, *CONTENT.values())
     for name, field in schema.fields.items()
-    if isinstance(field, Checked)
-    and name not in ("content", "zone")  # which zones there are, no form says
+    if isinstance(field, Checked) and name not in ("content", "zone")
 }
 TEXTS = sorted(name for name, (_, form) in RULES.items() if "maxLength" in form)
 NUMBERS = sorted(name for name, (_, form) in RULES.items() if "maximum" in form)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from tests.conftest import text_job
 from viber_courier.schemas import window as module
 from viber_courier.schemas.errors import InvalidMessage
+from viber_courier.schemas.fields import JOB
 from viber_courier.schemas.instants import SECOND
 from viber_courier.schemas.message import Campaign, Job, parse_job
 from viber_courier.schemas.window import (
@@ -124,8 +125,8 @@ def test_it_opens_when_a_slow_look_at_every_minute_says_so(instant: int, window:
         # Whole days
         ("2026-11-27T23:59:59", hours("00:00-24:00", "UTC", days=0b11111), None),
         ("2026-11-28T00:00:00", hours("00:00-24:00", "UTC", days=0b11111), "2026-11-30T00:00"),
-        # Two zones: nine in Moscow is six in London
-        ("2026-11-27T07:00:00", hours("09:00-12:00", "Europe/Moscow", "UTC"), "2026-11-28T09:00"),
+        # Two zones: nine in the one is twelve in the other
+        ("2026-11-27T07:00:00", hours("09:00-13:00", "Europe/Moscow", "UTC"), "2026-11-27T09:00"),
         # Moscow's last hours are not New York's first: 9 to 17 there is 17 to 1 here
         ("2026-11-27T07:00:00", hours("09:00-17:00", "Europe/Moscow", "America/New_York"), "never"),
         # Clocks go ahead from 2 to 3, and back from 3 to 2, in Berlin
@@ -197,9 +198,8 @@ def test_a_mobile_number_s_many_zones_become_few_and_a_record_stays_small() -> N
 @given(windows)
 def test_a_window_is_stored_and_is_a_job_s_again(window: Window) -> None:
     assert read_window(window_text(window)) == window
-    parsed = parse(sendWindow=window_fields(window), ttlSec=2592000)
-    assert {*read_window(parsed.window).zones} == {*window.zones}
-    assert read_window(parsed.window)[:3] == window[:3]
+    again = JOB.fields["sendWindow"].deserialize(window_fields(window))
+    assert again == window._replace(zones=tuple(sorted(window.zones)))
 
 
 # Jobs
@@ -240,9 +240,8 @@ def test_hours_that_begin_too_late_are_refused_with_that_reason(ttl: dict[str, i
     sunday = {**NINE, "days": ["sun"]}
     assert refused(sendWindow=sunday) == too_late  # 86,400 s by default, and it is Friday
     assert parse(sendWindow=sunday, ttlSec=172800).wait
-    assert refused(
-        sendWindow={**NINE, "to": "17:00", "zone": ["Europe/Moscow", "America/New_York"]}
-    )
+    apart = ["Europe/Moscow", "America/New_York"]
+    assert refused(sendWindow={**NINE, "to": "17:00", "zone": apart}, ttlSec=2592000) == too_late
 
 
 def test_spellings_of_the_same_hours_are_the_same_job() -> None:
