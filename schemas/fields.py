@@ -23,7 +23,7 @@ ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 """What an app may use as an idempotency key."""
 MAX_FIELDS = {"job": 32, "content": 16}
 """Most fields of a job and of its content. An error names each wrong one, so they are bounded."""
-MAX_ZONES = 32
+MAX_ZONES = 16
 """Most time zones of a window."""
 SMS_FIELDS = ("smsText", "smsSrcAddress", "smsValidityPeriodSec")
 SOURCE = re.compile(r"[A-Za-z0-9_.-]{1,32}")

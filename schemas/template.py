@@ -68,19 +68,15 @@ class Template:
 
 def _render(path: str, value: Any, columns: Mapping[str, Any], faults: _Faults) -> Any:
     """Returns a field with its texts rendered; adds what is wrong with them to ``faults``."""
-    if isinstance(value, str):
-        return _fill(path, value, columns, faults)
     if not isinstance(value, Mapping):
-        return value
-    return {
-        name: _fill(f"{path}.{printable(name)}", each, columns, faults)
-        if isinstance(each, str)
-        else each
-        for name, each in value.items()
-    }
+        return _fill(path, value, columns, faults)
+    inside = ((name, f"{path}.{printable(name)}", each) for name, each in value.items())
+    return {name: _fill(where, each, columns, faults) for name, where, each in inside}
 
 
-def _fill(path: str, text: str, columns: Mapping[str, Any], faults: _Faults) -> str:
+def _fill(path: str, text: Any, columns: Mapping[str, Any], faults: _Faults) -> Any:
+    if not isinstance(text, str):
+        return text
     is_link = path.removeprefix("common.") in LINKS
 
     def part(found: re.Match[str]) -> str:

@@ -6,6 +6,7 @@ are set ahead, a window inside the hour left out does not open on that day.
 
 from datetime import datetime, timedelta
 from functools import lru_cache
+from itertools import cycle
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -45,13 +46,15 @@ def next_opening(at: int, window: Window) -> int | None:
 
     Instants are microseconds since 1970. Raises NoZone.
     """
-    zones = [find_zone(name) for name in window.zones]
-    second = start = at // SECOND
-    while second - start <= HORIZON:
-        latest = max(_opening(second, window, zone) for zone in zones)
-        if latest == second:
+    second, agreed = at // SECOND, 0
+    end = second + HORIZON
+    for zone in cycle(map(find_zone, window.zones)):
+        later = _opening(second, window, zone)
+        agreed, second = agreed + 1 if later == second else 1, later
+        if agreed == len(window.zones):
             return max(at, second * SECOND)
-        second = latest
+        if second > end:
+            break
     return None
 
 

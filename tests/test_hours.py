@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -11,11 +12,12 @@ from typing import Any
 import pytest
 import redis
 
-from tests.conftest import Clock, events_of, text_job
+from tests.conftest import Clock, Start, ends, events_of, text_job
 from tests.workshop import Workshop
 from viber_courier import InvalidMessage, Producer
 from viber_courier.schemas.instants import SECOND
 from viber_courier.schemas.settings import Settings
+from viber_courier.store.keys import Keys
 from viber_courier.worker.outcome import Accepted, Refused, RequestRefused, Retryable, Unsure
 
 HOUR = 3600
@@ -220,3 +222,21 @@ def test_hours_do_not_keep_a_message_from_being_cancelled(shop: Workshop, hours:
     id = shop.producer.enqueue(text_job(sendWindow=hours(2, 4)))
     assert shop.producer.cancel(id) and state(shop, id)[0] == "cancelled"
     assert shop.provider.outcome == Accepted(1)
+
+
+def test_a_worker_keeps_what_is_outside_its_hours(app: Producer, start_worker: Start) -> None:
+    # Given a message that is due, and whose hours begin in two hours
+    times = [f"{datetime.now(UTC) + timedelta(hours=n):%H:%M}" for n in (2, 4)]
+    late = {"from": times[0], "to": times[1], "zone": "UTC"}
+    keys, now = Keys(app.settings.namespace), time.time()
+    kept = app.enqueue(text_job(priority="realtime", sendWindow=late))
+    app.redis.zadd(keys.lanes[0], {kept: int(now) * SECOND})
+    sent = app.enqueue(text_job(priority="low"))
+    # When a worker comes
+    start_worker()
+    assert [*ends(app, 1)] == [sent]
+    # Then it has put the message back, and nothing was sent
+    record = app.get(kept)
+    assert record is not None and (record.status, record.attempts) == ("queued", 0)
+    due: Any = app.redis.zscore(keys.lanes[0], kept)
+    assert 1.9 * HOUR < due / SECOND - now <= 2 * HOUR

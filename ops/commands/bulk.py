@@ -152,7 +152,6 @@ def bulk(
     campaign: str | None,
     country: str | None,
     dry_run: bool,
-    template: bool,
     repeat: bool,
     as_json: bool,
     **more: Any,
@@ -175,12 +174,12 @@ def bulk(
     there and give that file to the same command. While the queue is full or Redis can't be used,
     the command retries for up to --wait.
     """
-    common, wait = _read_common(common_file), more.pop("wait")
+    common, wait, template = _read_common(common_file), more.pop("wait"), more["template"]
     refused_file = _refused_file(file, common_file, more.pop("refused_file"))
     if common is None and not (campaign or dry_run):
         raise click.UsageError("without --common, you must name the --campaign")
     with _before_storing():
-        table = Table(file, Reading(**more, template=template))
+        table = Table(file, Reading(**more))
         survey = Survey(_checking(common, template) if dry_run else None)
         survey.add(table.rows(), table.columns, country)
     notes = [*table.notes, *survey.notes(repeat, _country_name)]
