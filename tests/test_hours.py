@@ -211,7 +211,7 @@ def test_a_zone_that_this_machine_does_not_know_keeps_its_messages(
         shop.client.hset(shop.store.keys.records + id, "window", window)
     with caplog.at_level(logging.ERROR):
         assert shop.serve() == []
-    assert [r.message for r in caplog.records] == ["time zone unknown; messages not sent"]
+    assert [r.getMessage() for r in caplog.records] == ["time zone unknown; messages not sent"]
     assert "pip install -U tzdata" in vars(caplog.records[0])["error"]
     for id in ids:
         assert state(shop, id) == ("queued", 0, 0)
