@@ -13,7 +13,7 @@ from viber_courier.producers.rows import CHUNK_ROWS, Clashes, OnInvalid, Row, Ro
 from viber_courier.schemas.errors import Conflict, EnqueueError, QueueFull
 from viber_courier.schemas.event import Change, render, resent
 from viber_courier.schemas.fields import SOURCE
-from viber_courier.schemas.message import Campaign, Job, named, parse_job
+from viber_courier.schemas.message import Campaign, Job, named, parse_job, require_in_time
 from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.status import DEAD, Reason, Status
 from viber_courier.schemas.template import Template
@@ -71,6 +71,8 @@ class Calls:
 
     async def enqueue(self, job: types.Job) -> str:
         parsed = self._parse_job(job, self._clock())
+        if parsed.wait < 0 and not await self._is_stored(parsed):
+            require_in_time(parsed)
         id = parsed.id or fresh_id()
         if await (await self._begin_store([Row(0, job, id, parsed)]))():
             raise Conflict(id)
@@ -108,7 +110,8 @@ class Calls:
         check = campaign.parse_row if campaign else self._parse_job
         parse = texts.parser(check) if texts else check
         begin = self._begin_store
-        stream = RowStream(campaign, parse, on_invalid, self._clock, begin, self._link)
+        stored = self._is_stored
+        stream = RowStream(campaign, parse, stored, on_invalid, self._clock, begin, self._link)
         # A chunk larger than max_queued could never be stored.
         size = min(CHUNK_ROWS, self.settings.max_queued or CHUNK_ROWS)
         try:
@@ -189,6 +192,13 @@ class Calls:
             return {rows[int(place)].id for places in conflicts for place in places}
 
         return fetch_clashes
+
+    async def _is_stored(self, job: Job) -> bool:
+        """Returns whether a job that would be refused as too late was stored in time."""
+        if job.id is None:
+            return False
+        state = await self._state(job.id, self._glance)
+        return state is not None and state[0].get("job") == job.digest
 
     async def _state(self, id: str, get: Any) -> tuple[dict[str, str], float] | None:
         """Returns a record's fields and its score (0: in no lane); None if there is no record."""

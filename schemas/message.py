@@ -40,7 +40,7 @@ class Job(NamedTuple):
     None if the app set none. ``metadata`` is JSON, or empty. ``digest`` is the same for all
     spellings of the same job. ``window`` is its sending hours as stored, or empty: then ``send_at``
     may be their opening, and ``wait`` is how much of its time to live is over by then, in
-    microseconds.
+    microseconds; -1: all of it (``require_in_time``).
     """
 
     id: str | None
@@ -68,6 +68,16 @@ def parse_job(job: object, now: float) -> Job:
     parts = _parts(loaded)
     parts["resendSms"] = _flag(parts.get("resendSms"), "smsText" in parts)
     return _job({**_ABSENT, **parts}, dumps(_wire(loaded)), now)
+
+
+def require_in_time(job: Job) -> Job:
+    """Returns a job. Raises InvalidMessage if its window doesn't open before its time is over.
+
+    That is no rule of parse_job, for it may not hold any more when an app repeats a call.
+    """
+    if job.wait < 0:
+        raise InvalidMessage({"sendWindow": ["doesn't open before ttlSec is over"]})
+    return job
 
 
 def named(job: Any, source: str) -> Any:
@@ -310,7 +320,7 @@ def _job(parts: Mapping[str, _Part], own: str, now: float) -> Job:
 
 
 def _in_window(job: Job, window: Window, address: str, now: float) -> Job:
-    """Returns a job that waits until its window opens. Raises InvalidMessage if it can't."""
+    """Returns a job that waits until its window opens. Raises InvalidMessage for unknown zones."""
     start = max(int(now * SECOND), job.send_at or 0)
     try:
         window = settled(window, address, start)
@@ -319,9 +329,9 @@ def _in_window(job: Job, window: Window, address: str, now: float) -> Job:
         raise InvalidMessage({"sendWindow.zone": [str(wrong)]}) from None
     left = fields.TTL_DEFAULT if job.ttl is None else job.ttl - fields.VALIDITY[0]
     if opening is None or opening >= start + left * SECOND:
-        raise InvalidMessage({"sendWindow": ["doesn't open before ttlSec is over"]})
-    if wait := opening - start:
-        job = job._replace(send_at=opening, wait=wait)
+        job = job._replace(wait=-1)
+    elif opening > start:
+        job = job._replace(send_at=opening, wait=opening - start)
     return job._replace(window=window_text(window))
 
 

@@ -61,7 +61,7 @@ class Template:
             raise InvalidMessage(faults)
         return own
 
-    def parser(self, check: Callable[[Any, float], T]) -> Callable[..., T]:
+    def parser(self, check: Callable[[Any, float], T]) -> Callable[[Any, float], T]:
         """Returns a function that renders a row before it is checked."""
         return lambda row, now: check(self.render(row), now)
 

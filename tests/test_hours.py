@@ -118,6 +118,28 @@ def test_time_to_live_is_not_longer_for_waiting(shop: Workshop, hours: Hours) ->
     assert shop.serve() == [] and state(shop, id)[0] == "expired"
 
 
+def test_a_call_repeated_after_the_hours_is_the_same_message(
+    client: redis.Redis, settings: Settings, clock: Clock, hours: Hours
+) -> None:
+    # Given a message that was stored in its hours, though its app was not told
+    clock.freeze()
+    job = text_job(id="a", sendWindow=hours(-1, 1), ttlSec=3 * HOUR)
+    common = {name: value for name, value in job.items() if name not in ("id", "address")}
+    producer = Producer(settings, client=client, clock=lambda: clock() / SECOND)
+    producer.enqueue(job)
+    # When the app asks again after its hours, then it is that message, and another one is too late
+    clock.advance(2 * HOUR)
+    row = {"id": "a", "address": job["address"]}
+    assert producer.enqueue(job) == "a" and producer.enqueue_many([row], common) == ["a"]
+    refused = list[int]()
+    rows = [{**row, "id": "b"}, row, {**row, "address": "79250000002"}, {"address": "79250000003"}]
+    assert producer.enqueue_many(rows, common, lambda n, *_: refused.append(n)) == ["a"]
+    assert refused == [0, 2, 3]
+    for other in ({**job, "id": "b"}, {**job, "subject": "Other"}):
+        with pytest.raises(InvalidMessage, match="doesn't open before ttlSec is over"):
+            producer.enqueue(other)
+
+
 @pytest.mark.parametrize(
     ("outcome", "then"),
     [(Retryable("error-system"), ("queued", 1, 0)), (Unsure("x"), ("queued", 1, 1))],

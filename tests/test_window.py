@@ -18,7 +18,7 @@ from viber_courier.schemas import window as module
 from viber_courier.schemas.errors import InvalidMessage
 from viber_courier.schemas.fields import JOB
 from viber_courier.schemas.instants import SECOND
-from viber_courier.schemas.message import Campaign, Job, parse_job
+from viber_courier.schemas.message import Campaign, Job, parse_job, require_in_time
 from viber_courier.schemas.window import (
     DAYS,
     NoZone,
@@ -209,7 +209,7 @@ NINE = {"from": "09:00", "to": "21:00", "zone": "Europe/Moscow"}
 
 
 def parse(now: float = NOW, **more: Any) -> Job:
-    return parse_job(text_job(**more), now)
+    return require_in_time(parse_job(text_job(**more), now))
 
 
 def refused(now: float = NOW, **more: Any) -> dict[str, list[str]]:
@@ -314,7 +314,8 @@ def test_rows_share_a_window_and_each_has_its_recipient_s() -> None:
     assert [*caught.value.errors] == ["sendWindow.zone"]
     ten = campaign(sendWindow={"from": "10:00", "to": "12:00", "zone": "recipient"})
     with pytest.raises(InvalidMessage, match="doesn't open before ttlSec is over"):
-        ten.parse_row({"address": "79250000001"}, NOW)  # 16 zones have no such hour in common
+        # 16 zones have no such hour in common
+        require_in_time(ten.parse_row({"address": "79250000001"}, NOW))
 
 
 def test_without_phonenumbers_the_recipient_s_zone_is_refused_by_name(

@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -40,7 +39,7 @@ from viber_courier.ops.lists.storing import Ids, RefusedRows, Storing
 from viber_courier.ops.lists.tables import Reading, Table
 from viber_courier.producers.client import CHUNK_ROWS
 from viber_courier.schemas.encoding import digest_of
-from viber_courier.schemas.message import Campaign, parse_job
+from viber_courier.schemas.message import Campaign, parse_job, require_in_time
 from viber_courier.schemas.template import Template
 from viber_courier.store.connection import is_transient
 
@@ -239,7 +238,8 @@ def _checking(common: Any, template: bool) -> Callable[[Mapping[str, Any]], obje
     now, texts = time.time(), Template(common) if template else None
     common = texts.common if texts else common
     check = parse_job if common is None else Campaign(common, now).parse_row
-    return partial(texts.parser(check) if texts else check, now=now)
+    checked: Any = texts.parser(check) if texts else check
+    return lambda job: require_in_time(checked(job, now))
 
 
 def _country_name(code: str) -> str:
