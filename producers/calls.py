@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from viber_courier.producers.dead import AsyncDeadLetters, Letter
 from viber_courier.producers.endings import Ending, Endings, ending
@@ -23,10 +23,11 @@ from viber_courier.producers.rows import (
 from viber_courier.producers.suppressions import AsyncSuppressions
 from viber_courier.schemas.errors import Conflict, EnqueueError, QueueFull
 from viber_courier.schemas.fields import SOURCE
-from viber_courier.schemas.message import Campaign, Job, named, parse_job
+from viber_courier.schemas.message import Campaign, Job, named, parse_job, require_in_time
 from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.status import Reason, Status
 from viber_courier.schemas.suppression import HEEDING, number_hash
+from viber_courier.schemas.template import Template
 from viber_courier.store.connection import StoreUnavailable, require_name, store_errors
 from viber_courier.store.format import format_fault
 from viber_courier.store.keys import Keys
@@ -84,6 +85,8 @@ class Calls:
 
     async def enqueue(self, job: types.Job) -> str:
         parsed = self._parse_job(job, self._clock())
+        if parsed.wait < 0 and not await self._is_stored(parsed):
+            require_in_time(parsed)
         id = parsed.id or fresh_id()
         try:
             stored = await (await self._begin_store([Row(0, job, id, parsed)]))()
@@ -112,19 +115,34 @@ class Calls:
         on_invalid: OnInvalid | None = None,
         on_suppressed: OnSuppressed | None = None,
     ) -> list[str]: ...
+    @overload
+    async def enqueue_many(
+        self,
+        rows: Rows[Mapping[str, Any]],
+        common: types.Common | None = None,
+        on_invalid: OnInvalid | None = None,
+        on_suppressed: OnSuppressed | None = None,
+        *,
+        template: Literal[True],
+    ) -> list[str]: ...
     async def enqueue_many(
         self,
         rows: Rows[Any],
         common: Any = None,
         on_invalid: OnInvalid | None = None,
         on_suppressed: OnSuppressed | None = None,
+        *,
+        template: bool = False,
     ) -> list[str]:
         common = named(common, self.settings.source)
+        texts = Template(common) if template else None
+        common = texts.common if texts else common
         campaign = None if common is None else Campaign(common, self._clock())
-        parse = campaign.parse_row if campaign else self._parse_job
+        check = campaign.parse_row if campaign else self._parse_job
+        parse = texts.parser(check) if texts else check
         begin = self._begin_store
-        told = on_invalid, on_suppressed
-        stream = RowStream(campaign, parse, *told, self._clock, begin, self._link)
+        told, stored = (on_invalid, on_suppressed), self._is_stored
+        stream = RowStream(campaign, parse, stored, *told, self._clock, begin, self._link)
         try:
             await stream.store(rows)
         except (EnqueueError, StoreUnavailable) as error:
@@ -234,6 +252,13 @@ class Calls:
             if record and record.reason == Reason.SUPPRESSED:  # by an earlier call, or a worker
                 ended.add(id)
         return ended
+
+    async def _is_stored(self, job: Job) -> bool:
+        """Returns whether a job that would be refused as too late was stored in time."""
+        if job.id is None:
+            return False
+        state = await self._state(job.id, self._glance)
+        return state is not None and state[0].get("job") == job.digest
 
     async def _state(self, id: str, get: Any) -> tuple[dict[str, str], float] | None:
         """Returns a record's fields and its score (0: in no lane); None if there is no record."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import redis
 
@@ -88,23 +88,38 @@ class Producer:
         on_invalid: OnInvalid | None = None,
         on_suppressed: OnSuppressed | None = None,
     ) -> list[str]: ...
+    @overload
+    def enqueue_many(
+        self,
+        rows: Iterable[Mapping[str, Any]],
+        common: types.Common | None = None,
+        on_invalid: OnInvalid | None = None,
+        on_suppressed: OnSuppressed | None = None,
+        *,
+        template: Literal[True],
+    ) -> list[str]: ...
     def enqueue_many(
         self,
         rows: Iterable[Any],
         common: Any = None,
         on_invalid: OnInvalid | None = None,
         on_suppressed: OnSuppressed | None = None,
+        *,
+        template: bool = False,
     ) -> list[str]:
         """Stores a job for each row, merged over ``common``; returns their ids in row order.
 
         Streams any iterable in chunks, one round trip each. A wrong row raises its error with
         ``.row`` and ``.accepted``: nothing of its chunk is stored, but earlier chunks are. With
         ``on_invalid(row number, row, error)`` a wrong row is left out instead. QueueFull comes when
-        there is room for no more; StoreUnavailable has the rows ``.in_doubt``.
-        ``on_invalid(row number, row, error)`` a wrong row is left out instead. A row whose number
+        there is room for no more; StoreUnavailable has the rows ``.in_doubt``. A row whose number
         is suppressed is stored and ends at once: ``on_suppressed(row number, row, id)`` gets it.
+
+        With ``template``, texts may hold ``{name}`` for a row's column: a key that is no field of a
+        job. ``{{`` and ``}}`` are braces. A row without a value for it is wrong.
         """
-        return run(self._calls.enqueue_many(rows, common, on_invalid, on_suppressed))
+        given: Any = {"on_suppressed": on_suppressed, "template": template}
+        return run(self._calls.enqueue_many(rows, common, on_invalid, **given))
 
     def get(self, id: str) -> Record | None:
         """Returns the message with this id; None if there is none, or its record has expired."""

@@ -14,7 +14,7 @@ from viber_courier.schemas.errors import (
     Unconfirmed,
 )
 from viber_courier.schemas.instants import iso
-from viber_courier.schemas.message import MAX_AHEAD, Job, parse_job
+from viber_courier.schemas.message import MAX_AHEAD, Job, parse_job, require_in_time
 from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.status import DEAD, Reason, Status
 from viber_courier.store.connection import require_name, store_errors
@@ -155,7 +155,7 @@ class AsyncDeadLetters:
             raise Unconfirmed(found.id)
         # The new id includes the score: an app may use the same id again after COURIER_RETENTION.
         new = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{found.id}@{found.score}"))
-        return found.id, new, parse_job(_job(found), self._clock())
+        return found.id, new, require_in_time(parse_job(_job(found), self._clock()))
 
     async def _look(self, id: str) -> _Found:
         found = (await self._call(require_name("id", id), 0, "", "", "GET"))[2]

@@ -13,6 +13,7 @@ from marshmallow import RAISE, Schema, ValidationError, fields, validates_schema
 
 from viber_courier.schemas.encoding import dumps_sorted
 from viber_courier.schemas.lanes import LANES
+from viber_courier.schemas.window import DAYS, RECIPIENT, NoZone, Window, require_zone
 
 TTL_DEFAULT = 86400
 """Seconds to keep trying a message whose job sets no ``ttlSec``."""
@@ -22,11 +23,13 @@ ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 """What an app may use as an idempotency key."""
 MAX_FIELDS = {"job": 32, "content": 16}
 """Most fields of a job and of its content. An error names each wrong one, so they are bounded."""
+MAX_ZONES = 16
+"""Most time zones of a window."""
 SMS_FIELDS = ("smsText", "smsSrcAddress", "smsValidityPeriodSec")
 SOURCE = re.compile(r"[A-Za-z0-9_.-]{1,32}")
 """What an app may call itself; it goes into events as it is, so nothing in it needs quoting."""
 OPTIONS = frozenset(
-    {"id", "source", "sendAt", "ttlSec", "onUnsure", "metadata", "resendSms", "type"}
+    {"id", "source", "sendAt", "sendWindow", "ttlSec", "onUnsure", "metadata", "resendSms", "type"}
     | {"ignoreSuppression"}
 )
 """Fields of a job that are not stored with its message; ``type`` is added when it is sent."""
@@ -59,6 +62,11 @@ class Checked(fields.Raw):
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> Any:
         return self.rule(value)
+
+
+def rules(schema: Schema) -> dict[str, Rule]:
+    """Returns each field's rule by its name; rules across fields stay with the schema."""
+    return {n: field.rule for n, field in schema.fields.items() if isinstance(field, Checked)}
 
 
 def _text(most: int, pattern: str = "", allowed: str = "") -> Callable[[Any], str]:
@@ -195,6 +203,59 @@ class TextContent(_Strict):
     text = Checked(_text(1000), required=True)
 
 
+def _zones(value: Any) -> tuple[str, ...]:
+    """Returns the names of time zones, of one or of a list, in order."""
+    names = value if isinstance(value, list | tuple) else [value]
+    if not 1 <= len(names) <= MAX_ZONES:
+        raise ValidationError(f"must be a name or a list of 1 to {MAX_ZONES}")
+    found = sorted({*map(_zone, names)})
+    if RECIPIENT in found and len(found) > 1:
+        raise ValidationError(f"{RECIPIENT} must stand alone")
+    try:
+        for name in found:
+            require_zone(name)
+    except NoZone as wrong:
+        raise ValidationError(str(wrong)) from None
+    return tuple(found)
+
+
+def _days(value: Any) -> int:
+    """Returns days of the week as bits; Monday's is 1."""
+    if not isinstance(value, list | tuple) or not value or not all(each in DAYS for each in value):
+        raise ValidationError(f"must be a list of {', '.join(DAYS)}")
+    return sum(1 << DAYS.index(day) for day in {*value})
+
+
+def _window(value: Any) -> Window:
+    """Returns sending hours."""
+    loaded = WINDOW.load(value)
+    opens, closes = (60 * int(loaded[name][:2]) + int(loaded[name][3:]) for name in ("from", "to"))
+    if opens == closes:
+        raise ValidationError({"to": ["must be another time than from; 00:00 to 24:00 is all day"]})
+    return Window(opens, closes, loaded.get("days", 127), loaded["zone"])
+
+
+_HOUR = "([01][0-9]|2[0-3]):[0-5][0-9]"
+_zone = _text(64, "[A-Za-z0-9_+/-]+", "a time zone, as Europe/Moscow, or recipient")
+_MANY = {"type": "array", "minItems": 1}
+FORMS[_zones] = {"anyOf": [FORMS[_zone], {**_MANY, "items": FORMS[_zone], "maxItems": MAX_ZONES}]}
+FORMS[_days] = {**_MANY, "items": {"enum": [*DAYS]}}
+WINDOW = _Strict.from_dict(
+    {
+        "from": Checked(_text(5, _HOUR, "a time as 09:00"), required=True),
+        "to": Checked(_text(5, f"{_HOUR}|24:00", "a time as 21:00"), required=True),
+        "zone": Checked(_zones, required=True),
+        "days": Checked(_days),
+    }
+)()
+FORMS[_window] = {
+    "type": "object",
+    "properties": {name: FORMS[rule] for name, rule in rules(WINDOW).items()},
+    "required": ["from", "to", "zone"],
+    "additionalProperties": False,
+}
+
+
 class ImageContent(_Strict):
     """The content of ``contentType`` image (docs/provider-api.md#t9)."""
 
@@ -218,6 +279,7 @@ class JobSchema(_Strict):
     id = Checked(_text(64, ID.pattern, "1 to 64 of A-Za-z0-9_.:-"))
     source = Checked(_text(32, SOURCE.pattern, "1 to 32 of A-Za-z0-9_.-"))
     sendAt = Checked(_instant)
+    sendWindow = Checked(_window)
     ttlSec = Seconds(15, 2592000)
     onUnsure = Checked(_one_of("park", "resend"))
     ignoreSuppression = Checked(_boolean)
@@ -262,11 +324,6 @@ class JobSchema(_Strict):
 
 
 JOB = JobSchema()
-
-
-def rules(schema: Schema) -> dict[str, Rule]:
-    """Returns each field's rule by its name; rules across fields stay with the schema."""
-    return {n: field.rule for n, field in schema.fields.items() if isinstance(field, Checked)}
 
 
 def micros(moment: datetime) -> int:

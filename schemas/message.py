@@ -13,6 +13,8 @@ from marshmallow import Schema, ValidationError
 from viber_courier.schemas import fields
 from viber_courier.schemas.encoding import digest_of, dumps, dumps_sorted, loads
 from viber_courier.schemas.errors import InvalidMessage
+from viber_courier.schemas.instants import SECOND
+from viber_courier.schemas.window import NoZone, Window, next_opening, settled, window_text
 
 MAX_AHEAD = timedelta(days=366)
 """How far ahead ``sendAt`` may be."""
@@ -36,7 +38,9 @@ class Job(NamedTuple):
     ``own`` is the JSON of the job's wire fields: all of them, or those that differ from its
     campaign's ``common`` (null removes one). ``send_at`` is in microseconds; ``ttl`` is in seconds,
     None if the app set none. ``metadata`` is JSON, or empty. ``digest`` is the same for all
-    spellings of the same job.
+    spellings of the same job. ``window`` is its sending hours as stored, or empty: then ``send_at``
+    may be their opening, and ``wait`` is how much of its time to live is over by then, in
+    microseconds; -1: all of it (``require_in_time``).
     """
 
     id: str | None
@@ -50,6 +54,8 @@ class Job(NamedTuple):
     metadata: str
     digest: str
     ignores_suppression: bool | None = None
+    window: str = ""
+    wait: int = 0
 
 
 def parse_job(job: object, now: float) -> Job:
@@ -62,7 +68,17 @@ def parse_job(job: object, now: float) -> Job:
     loaded = _load(job, now)
     parts = _parts(loaded)
     parts["resendSms"] = _flag(parts.get("resendSms"), "smsText" in parts)
-    return _job({**_ABSENT, **parts}, dumps(_wire(loaded)))
+    return _job({**_ABSENT, **parts}, dumps(_wire(loaded)), now)
+
+
+def require_in_time(job: Job) -> Job:
+    """Returns a job. Raises InvalidMessage if its window doesn't open before its time is over.
+
+    That is no rule of parse_job, for it may not hold any more when an app repeats a call.
+    """
+    if job.wait < 0:
+        raise InvalidMessage({"sendWindow": ["doesn't open before ttlSec is over"]})
+    return job
 
 
 def parse_address(text: object) -> str:
@@ -207,7 +223,8 @@ _CONTENT = {
     kind: _measure("content", _unchanged, partial(_content_json, kind)) for kind in fields.CONTENT
 }
 _OF_JOB = ("id", "priority", "resendSms", "sendAt", "ttlSec", "onUnsure", "source")
-_ABSENT = dict.fromkeys((*_OF_JOB, "metadata", "ignoreSuppression"), (None, "", b""))
+_OPTIONAL = (*_OF_JOB, "metadata", "ignoreSuppression", "sendWindow")
+_ABSENT = dict.fromkeys(_OPTIONAL, (None, "", b""))
 _DIGEST = blake2b(digest_size=15)
 
 
@@ -254,7 +271,7 @@ def _check(checks_of: Callable[..., _Checks], given: object, now: float) -> Job 
     if "sendAt" in parts and parts["sendAt"][0] > _latest(now):
         return None
     own = checks.template % tuple([parts[name][1] for name in checks.wire])
-    return _job({**checks.parts, **parts}, own)
+    return _job({**checks.parts, **parts}, own, now)
 
 
 def _flag(given: _Part | None, default: bool) -> _Part:
@@ -305,11 +322,30 @@ def _wire(loaded: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in loaded.items() if name not in fields.OPTIONS}
 
 
-def _job(parts: Mapping[str, _Part], own: str) -> Job:
+def _job(parts: Mapping[str, _Part], own: str, now: float) -> Job:
     id, *options = [parts[name][0] for name in _OF_JOB]
     metadata = parts["metadata"][1] if parts["metadata"][0] else ""
     digest = _digest([part[2] for part in parts.values()])
-    return Job._make((id, own, *options, metadata, digest, parts["ignoreSuppression"][0]))
+    ignores = parts["ignoreSuppression"][0]
+    job = Job._make((id, own, *options, metadata, digest, ignores, "", 0))
+    window = parts["sendWindow"][0]
+    return _in_window(job, window, parts["address"][0], now) if window else job
+
+
+def _in_window(job: Job, window: Window, address: str, now: float) -> Job:
+    """Returns a job that waits until its window opens. Raises InvalidMessage for unknown zones."""
+    start = max(int(now * SECOND), job.send_at or 0)
+    try:
+        window = settled(window, address, start)
+        opening = next_opening(start, window)
+    except NoZone as wrong:
+        raise InvalidMessage({"sendWindow.zone": [str(wrong)]}) from None
+    left = fields.TTL_DEFAULT if job.ttl is None else job.ttl - fields.VALIDITY[0]
+    if opening is None or opening >= start + left * SECOND:
+        job = job._replace(wait=-1)
+    elif opening > start:
+        job = job._replace(send_at=opening, wait=opening - start)
+    return job._replace(window=window_text(window))
 
 
 def _digest(hashes: Iterable[bytes]) -> str:

@@ -21,7 +21,7 @@ from viber_courier.schemas.status import Status
 from viber_courier.schemas.suppression import number_hash
 from viber_courier.store.clock import StepWatch, even_seconds
 from viber_courier.store.counters import ODDITIES, Oddity, seen_field
-from viber_courier.store.gate import ProviderSignal, resent_by_default, signal_values
+from viber_courier.store.gate import ProviderSignal, rate_values, resent_by_default, signal_values
 from viber_courier.store.keys import Keys
 from viber_courier.store.records import (
     RESEND_OPTION,
@@ -41,8 +41,6 @@ from viber_courier.store.writes import Move, grouped
 
 logger = logging.getLogger(__name__)
 
-RATE_SLICE = 0.1
-"""Seconds of the rate that a claim waits for, so that messages share a request."""
 BROUGHT_BACK = 1000
 """Most members that one call of sweep.lua brings back after a step of the server's clock."""
 POLL_LEASE_MARGIN = 5.0
@@ -114,7 +112,8 @@ class Store:
         self.redis, self._settings, self._now = client, settings, now
         self._even = even or (lambda: int(at) / SECOND if (at := now()) else even_seconds())
         self.keys, self._watch = Keys(settings.namespace), StepWatch()
-        names, given = ("claim", "begin", "settle", "sweep", "wake", "suppress"), shared(settings)
+        names = ("claim", "begin", "settle", "sweep", "wake", "refund", "suppress")
+        given = shared(settings)
         self._scripts = {name: Script(client, name, given) for name in names}
         self._kept, self._numbers = dict[str, Script](), number_hash(settings.suppression_key)
         if must := kept(client, settings):
@@ -145,7 +144,7 @@ class Store:
             resent=resent_by_default(settings, len(sets)),
             each=True,
             fields=WAITING,
-            **_rate(settings.rate_limit, settings.rate_burst),
+            **rate_values(settings.rate_limit, settings.rate_burst),
         )
         if len(got) < 3:
             return _rate_limited(got)
@@ -174,7 +173,7 @@ class Store:
             resent=resent_by_default(settings, 1),
             each=False,
             fields=WATCHED,
-            **_rate(settings.poll_rate_limit, settings.poll_rate_limit),
+            **rate_values(settings.poll_rate_limit, settings.poll_rate_limit),
         )
         if len(got) < 3:
             return _rate_limited(got)
@@ -295,6 +294,12 @@ class Store:
         """Leaves a lane's name, or ``poll``, on the wake list."""
         self._scripts["wake"](word=word)
 
+    def refund(self, count: int) -> None:
+        """Gives back the tokens of so many messages that a claim took and that were not sent."""
+        if limit := self._settings.rate_limit:
+            bucket, cost = self.keys.bucket("send"), SECOND / limit
+            self._scripts["refund"](time=self._now(), bucket=bucket, cost=cost, count=count)
+
     def next_wake(self, seconds: float) -> str | None:
         """Takes the next word off the wake list; None if none comes within so many seconds."""
         found: Any = self.redis.blpop([self.keys.wakes], timeout=seconds)
@@ -354,12 +359,6 @@ class Store:
             return script(once=once, time=self._now(), **given)
 
         return call_until(call, name, ends, kept_until or ends)
-
-
-def _rate(limit: float, burst: float) -> dict[str, float]:
-    """Returns claim.lua's arguments for ``limit`` tokens a second (0: none), ``burst`` at most."""
-    wanted = max(1, int(limit * RATE_SLICE))
-    return {"cost": SECOND / limit if limit else 0, "burst": max(1.0, burst), "wanted": wanted}
 
 
 def _rate_limited(reply: list[Any]) -> RateLimited | None:

@@ -17,6 +17,7 @@ from viber_courier.schemas.instants import SECOND
 from viber_courier.schemas.lanes import LANES
 from viber_courier.schemas.message import Job
 from viber_courier.schemas.status import DEAD, Status
+from viber_courier.schemas.window import read_window, window_fields
 
 INSIDE = 2
 """The kind of a score whose message is inside a request (store/keys.py)."""
@@ -75,7 +76,7 @@ def end_fields(reason: str, **more: str) -> list[str]:
 DEAD_LETTER = (
     *("status", "reason", "final", "attempts", "unsure", "provider", "providerStatus"),
     *("providerCode", "statusAt", "sms", "metadata", "resendOf", "resentAs"),
-    *("set", "ttl", "onUnsure", "source", "ignoreSuppression"),
+    *("set", "ttl", "onUnsure", "source", "ignoreSuppression", "window"),
 )
 """Fields of a dead letter: those of its Record, and the options of its job."""
 
@@ -88,6 +89,8 @@ def job_options(fields: Mapping[str, str]) -> dict[str, Any]:
     options.update({name: fields[name] for name in ("onUnsure", "source") if name in fields})
     if "ignoreSuppression" in fields:
         options["ignoreSuppression"] = True
+    if "window" in fields:
+        options["sendWindow"] = window_fields(read_window(fields["window"]))
     if "metadata" in fields:
         options["metadata"] = json.loads(fields["metadata"])
     return options
@@ -113,9 +116,11 @@ def new_message(id: str, job: Job, resend_of: str) -> list[str | int]:
         fields += ["source", job.source]
     if job.ignores_suppression:
         fields += ["ignoreSuppression", "1"]
+    if job.window:
+        fields += ["window", job.window]
     if job.metadata:
         fields += ["metadata", job.metadata]
-    lifetime = (job.ttl or TTL_DEFAULT) * SECOND
+    lifetime = (job.ttl or TTL_DEFAULT) * SECOND - job.wait
     index, content = lane_index(job.lane, job.resend), pack(job.own)
     head = (id, job.digest, index, job.send_at or "", lifetime, content, len(fields) // 2)
     return [*head, *fields]
@@ -130,7 +135,8 @@ class Waiting(NamedTuple):
 
     ``attempts`` counts the requests begun with it. ``content`` holds its own wire fields, which go
     over those of its campaign, ``common``; None: erased. ``max_batch``: most messages in a request
-    with this one, after a larger request was refused (0: no limit).
+    with this one, after a larger request was refused (0: no limit). ``window``: its sending hours
+    as stored; "": it has none.
     """
 
     id: str
@@ -147,6 +153,7 @@ class Waiting(NamedTuple):
     max_batch: int = 0
     metadata: str = ""
     resend_of: str = ""
+    window: str = ""
     content: dict[str, Any] | None = None
     common: Mapping[str, Any] = {}
 
@@ -187,7 +194,7 @@ class Watched(NamedTuple):
 
 WAITING = (
     *("until", "attempts", "failures", "unsure", "lapses", "within"),
-    *("onUnsure", "metadata", "resendOf", "ttl"),
+    *("onUnsure", "metadata", "resendOf", "window", "ttl"),
 )
 """Fields that a claim of waiting messages returns; claim.lua wants ``until`` first."""
 WATCHED = (
@@ -207,13 +214,14 @@ def read_waiting(
     """
     id, kind, own, digest, until, attempts, failures, unsure, lapses, most, *texts, ttl = row
     common = commons.get(digest) if digest else {}
-    on_unsure, metadata, resend_of = [each or "" for each in texts]
+    on_unsure, metadata, resend_of, window = [each or "" for each in texts]
     inside = kind == INSIDE
     # A request was begun with a message that lapsed inside, though nothing was settled of it.
     counts = int(lapses or 0), int(attempts or 0) + inside, int(failures or 0), int(unsure or 0)
     own = None if own is None or common is None else unpack(own)
-    options = on_unsure, ttl is not None, int(most or 0), metadata, resend_of, own, common or {}
-    return Waiting._make((id, lane, resend, int(until), inside, *counts, *options))
+    options = on_unsure, ttl is not None, int(most or 0), metadata, resend_of, window
+    contents = own, common or {}
+    return Waiting._make((id, lane, resend, int(until), inside, *counts, *options, *contents))
 
 
 def read_watched(row: list[Any]) -> Watched:

@@ -262,6 +262,71 @@ def test_bulk_dry_run_shows_what_would_be_sent_and_needs_no_redis(
     assert max(map(len, said.splitlines())) <= 80
 
 
+def test_bulk_renders_a_template_s_columns(
+    courier: Courier, producer: Producer, tmp_path: Path
+) -> None:
+    # Given a list with columns of its own names, more of them than fields
+    file, shared = tmp_path / "list.csv", tmp_path / "common.json"
+    file.write_text(
+        "Телефон;Имя;Город;Бонус\n79250000001;Анна;Омск;5\n79250000002;;Тверь;6\n"
+        "79250000003;Иван;Тверь;7\n",
+        encoding="cp1251",
+    )
+    texts = {
+        "text": "{Имя}, скидка {{5 %}}",
+        "caption": "{Бонус}",
+        "action": "https://a.test/{Город}",
+    }
+    common = {**COMMON, "contentType": "button", "content": texts}
+    shared.write_text(json.dumps(common), encoding="utf-8")
+    words = ["bulk", str(file), "--common", str(shared), "--map", "Телефон=address"]
+    # When it is tried without --template, then with it
+    assert "'Имя' is not a field of a job" in courier(*words, "--dry-run", code=2).stderr
+    words.append("--template")
+    tried = courier.json(*words, "--dry-run", code=1)
+    told = courier.json(*words, code=1)
+    # Then a dry run shows what is sent, and a row without a name is refused
+    sent = [
+        {"text": f"{name}, скидка {{5 %}}", "caption": bonus, "action": f"https://a.test/{city}"}
+        for name, bonus, city in (
+            ("Анна", "5", "%D0%9E%D0%BC%D1%81%D0%BA"),
+            ("Иван", "7", "%D0%A2%D0%B2%D0%B5%D1%80%D1%8C"),
+        )
+    ]
+    assert [each["content"] for each in tried["first"]] == sent
+    assert sorted((job["content"] for job in jobs(courier, producer)), key=str) == sorted(
+        sent, key=str
+    )
+    reasons = {"content.text has no value for {Имя}": 1}
+    assert tried["reasons"] == told["reasons"] == reasons and told["stored"] == 2
+    assert courier.json(*words, code=1)["storedBefore"] == 2
+    # And a common part that is no template is refused before anything is stored
+    shared.write_text(json.dumps({**common, "subject": "{a.b}"}), encoding="utf-8")
+    for more in (["--dry-run"], []):
+        assert "common.subject has a brace" in courier(*words, *more, code=2).stderr
+
+
+def test_bulk_takes_sending_hours_from_columns_and_from_a_template(
+    courier: Courier, producer: Producer, tmp_path: Path
+) -> None:
+    file, shared = tmp_path / "list.csv", tmp_path / "common.json"
+    hours = {"from": "00:00", "to": "24:00", "zone": "{zone}"}
+    shared.write_text(json.dumps({**COMMON, "sendWindow": hours}), encoding="utf-8")
+    file.write_text("address,zone\n79250000001,Asia/Omsk\n79250000002,Mars\n")
+    told = courier.json("bulk", str(file), "--common", str(shared), "--template", code=1)
+    assert [reason[:36] for reason in told["reasons"]] == ["sendWindow.zone is no time zone here"]
+    names = ("from", "to", "zone")
+    columns = ",".join(f"sendWindow.{name}" for name in names)
+    file.write_text(f"address,{columns}\n79250000003,00:00,24:00,UTC\n79250000004,,,UTC\n")
+    shared.write_text(json.dumps(COMMON), encoding="utf-8")
+    told = courier.json("bulk", str(file), "--common", str(shared), code=1)
+    (reason,) = told["reasons"]
+    assert "sendWindow.from is required" in reason and told["stored"] == 1
+    keys: Any = producer.redis.keys(f"{{{producer.settings.namespace}}}:m:*")
+    found = {producer.redis.hget(key, "window") for key in keys}
+    assert found == {"0 1440 127 Asia/Omsk", "0 1440 127 UTC"}
+
+
 def test_bulk_wants_a_country_and_a_delimiter_that_exist(courier: Courier, tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("address\n79250000001\n")
     for option, words in (

@@ -152,7 +152,7 @@ def test_what_is_in_flight_is_written_down(desk: Workshop) -> None:
 def test_scripts_that_begin_nothing_are_the_only_ones_that_do_not_ask() -> None:
     names = {path.stem for path in (ROOT / "store" / "lua").glob("*.lua")}
     asks = {name for name in names if {"format", "formats"} <= source(name).sizes.keys()}
-    assert names - asks == {"begin", "lose", "retire", "settle", "wake"}
+    assert names - asks == {"begin", "lose", "refund", "retire", "settle", "wake"}
     assert all("local newer = unreadable(format, formats" in source(name).text for name in asks)
 
 

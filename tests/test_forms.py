@@ -14,14 +14,14 @@ from marshmallow import ValidationError
 from viber_courier import Record, Status
 from viber_courier.ops.gateway import bodies, events, messages
 from viber_courier.ops.gateway.openapi import document
-from viber_courier.schemas.fields import CONTENT, FORMS, JOB, Checked
+from viber_courier.schemas.fields import CONTENT, FORMS, JOB, WINDOW, Checked
 
 Form = dict[str, Any]
 RULES: dict[str, tuple[Any, Form]] = {
     f"{type(schema).__name__}.{name}": (field.rule, FORMS.get(field.rule, {}))
-    for schema in (JOB, *CONTENT.values())
+    for schema in (JOB, WINDOW, *CONTENT.values())
     for name, field in schema.fields.items()
-    if isinstance(field, Checked) and name != "content"
+    if isinstance(field, Checked) and name not in ("content", "zone")
 }
 TEXTS = sorted(name for name, (_, form) in RULES.items() if "maxLength" in form)
 NUMBERS = sorted(name for name, (_, form) in RULES.items() if "maximum" in form)
@@ -32,7 +32,9 @@ TYPES = {
     "boolean": bool,
     "null": type(None),
     "object": dict,
+    "array": list,
 }
+HOURS = {"from": "09:00", "to": "21:00", "zone": "Europe/Moscow"}
 ODD = [None, True, False, 0, 1, 1.5, "", "x", "true", "false", "True", [], {}, {"a": 1}, {"a": []}]
 WHOLE = some.characters(exclude_categories=["Cs"], exclude_characters="\0")
 
@@ -51,13 +53,21 @@ def allows(form: Form, value: Any) -> bool:
         return any(
             value is each or (value == each and isinstance(value, str)) for each in form["enum"]
         )
+    if "anyOf" in form:
+        return any(allows(each, value) for each in form["anyOf"])
     if not is_type(value, form["type"]):
         return False
+    if isinstance(value, list):
+        sized = form["minItems"] <= len(value) <= form.get("maxItems", 1e9)
+        return sized and all(allows(form["items"], each) for each in value)
     if isinstance(value, str):
         sized = form.get("minLength", 0) <= len(value) <= form.get("maxLength", 1e9)
         # "$" is the very end in JavaScript's dialect, which JSON Schema's patterns are in
         pattern = form.get("pattern", "^").replace("$", r"\Z")
         return sized and re.search(pattern, value) is not None
+    if isinstance(value, dict) and "properties" in form:
+        known = {*form["required"]} <= {*value} <= {*form["properties"]}
+        return known and all(allows(form["properties"][n], each) for n, each in value.items())
     if isinstance(value, dict):
         inner = form["additionalProperties"]["type"]
         return len(value) <= form["maxProperties"] and all(
@@ -74,9 +84,29 @@ def accepts(name: str, value: Any) -> bool:
     return True
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        *({}, {"to": "24:00"}, {"from": "24:00"}, {"from": "9:00"}, {"from": None}, {"a": 1}),
+        *({"days": each} for each in (["mon"], ["sun", "mon"], [], ["Mon"], "mon", [1], None)),
+        *(
+            {"zone": each}
+            for each in ("recipient", "UTC", ["UTC"], [], [1], "", "a b", ["UTC"] * 17)
+        ),
+    ],
+    ids=str,
+)
+def test_sending_hours_have_a_form(more: Form) -> None:
+    name, value = "JobSchema.sendWindow", {**HOURS, **more}
+    assert accepts(name, value) == allows(RULES[name][1], value)
+    for missing in HOURS:
+        part = {n: each for n, each in value.items() if n != missing}
+        assert not accepts(name, part) and not allows(RULES[name][1], part)
+
+
 def test_every_rule_has_a_form() -> None:
-    names = {name for schema in (JOB, *CONTENT.values()) for name in schema.fields}
-    assert {name.split(".")[1] for name in RULES} == names - {"content"}
+    names = {name for schema in (JOB, WINDOW, *CONTENT.values()) for name in schema.fields}
+    assert {name.split(".")[1] for name in RULES} == names - {"content", "zone"}
     assert not [name for name, (_, form) in RULES.items() if not form]
     # Patterns are in what Python and JavaScript have in common
     assert not [name for name in TEXTS if "(?" in RULES[name][1].get("pattern", "")]

@@ -91,6 +91,11 @@ def test_faults_are_told_by_field_path(gateway: Gateway) -> None:
     assert errors.keys() == {"priority", "ttlSec", "content.tekst", "content.text"}
     assert problem(gateway.post({**private_job(), "\ud800": 1}), 422)["errors"]
     assert problem(gateway.post(private_job(source="crm")), 422)["errors"].keys() == {"source"}
+    hours = {"from": "09:00", "to": "21:00", "zone": "Nowhere"}
+    told = problem(gateway.post(private_job(sendWindow=hours)), 422)["errors"]
+    assert told.keys() == {"sendWindow.zone"}
+    hours = {"from": "00:00", "to": "24:00", "zone": "recipient"}
+    assert gateway.post(private_job(sendWindow=hours)).status_code == 202
     assert gateway.post(private_job(source="shop")).status_code == 202
     for odd in (None, 5, "text", []):
         problem(gateway.post(odd), 422)

@@ -65,6 +65,7 @@ def test_the_guide_runs_from_its_first_block_to_its_last(
     assert "306 have ended" in printed and "True\ncancelled False" in printed
     assert "{'id': 'login-81:code:1'} {'error': 'address: must" in printed
     assert "login-81:code:1 is submitted" in printed
+    assert "1 content.text: has no value for {name}" in printed
     assert "2 messages stored, 0 were there before" in shells
     assert "0 messages stored, 2 were there before" in shells
     assert "reminder-5  cancelled" in shells and "login-79:code:1" in shells

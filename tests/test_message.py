@@ -88,6 +88,7 @@ GOOD = [
     job(sendAt="1969-12-31T23:59:59Z"),
     job(sendAt="0001-01-01T00:00:00+00:00"),
     job(sendAt=stamp(datetime.fromtimestamp(NOW, UTC) + timedelta(days=366))),
+    job(sendWindow={"from": "00:00", "to": "24:00", "zone": "UTC"}),
     job(metadata={}),
     job(metadata={str(n): n for n in range(16)}),
     job(metadata={"s": "я🙂", "i": 2**70, "f": 0.5, "t": True, "n": None, "": ""}),
@@ -99,7 +100,7 @@ GOOD = [
 @pytest.mark.parametrize("raw", GOOD, ids=range(len(GOOD)))
 def test_a_job_just_inside_every_limit_is_accepted_and_kept_as_it_is(raw: dict[str, Any]) -> None:
     parsed = parse_job(raw, NOW)
-    options = {"id", "sendAt", "ttlSec", "onUnsure", "metadata", "resendSms", "type"}
+    options = {"id", "sendAt", "sendWindow", "ttlSec", "onUnsure", "metadata", "resendSms", "type"}
     expected = {name: value for name, value in raw.items() if name not in options}
     expected["address"] = expected["address"].removeprefix("+")
     assert json.loads(parsed.own) == expected
@@ -595,6 +596,7 @@ class Word(StrEnum):
     """An app's own names for values."""
 
     SHOP, HIGH, TEXT, BUTTON, PARK, TRUE = "Shop", "high", "text", "button", "park", "true"
+    MOSCOW = "Europe/Moscow"
 
 
 class Hour(IntEnum):
@@ -639,6 +641,16 @@ VALUES: dict[str, list[Any]] = {
         "2026-11-23T13:00:00+03:00",
         "2026-11-23",
         "2099-01-01T00:00Z",
+    ],
+    "sendWindow": [
+        {"from": "09:00", "to": "21:00", "zone": "Europe/Moscow"},
+        {"from": "21:00", "to": "09:00", "zone": "recipient", "days": ["mon", "tue"]},
+        MappingProxyType({"from": "10:00", "to": "11:00", "zone": ("UTC", Word.MOSCOW)}),
+        *(
+            {"from": "09:00", "to": "21:00", "zone": "UTC", "days": ["fri"]},
+            {"zone": "UTC"},
+            "9-21",
+        ),
     ],
     "onUnsure": ["park", "resend", Word.PARK, "auto"],
     "metadata": [{}, {"b": "я", "a": 1}, {"a": 1.0}, {"a": True}, *ODD_METADATA, []],
@@ -731,7 +743,7 @@ def result(read: Any) -> Any:
 
 def view(job: Job, wire: dict[str, Any]) -> Any:
     """All that the store and the digest know of a job."""
-    rest = (job.id, job.lane, job.resend, job.send_at, job.ttl, job.on_unsure)
+    rest = (job.id, job.lane, job.resend, job.send_at, job.ttl, job.on_unsure, job.window, job.wait)
     return json.dumps([wire, json.loads(job.metadata or "{}"), rest, job.digest], sort_keys=True)
 
 

@@ -495,3 +495,39 @@ def test_no_history_ends_a_message_wrongly(
             assert outcome == Accepted(ID)
         assert written(step).get("unsure", 0) == unsure
         return
+
+
+# Sending hours.
+
+NIGHT = "0 60 127 UTC"  # open from midnight to one o'clock; NOW is 10:40
+OPENING = NOW + 800 * 60 * SECOND
+
+
+@pytest.mark.parametrize(
+    ("left", "known", "step"),
+    [
+        (86400, {}, Step("stay", OPENING)),
+        (86400, {"max_batch": 5}, Step("stay", OPENING, changes=Changes(max_batch=5))),
+        (86400, {"attempts": 3, "failures": 2, "unsure": 1}, Step("stay", OPENING)),
+        (48001, {}, Step("stay", OPENING)),
+        (48000, {}, (Status.EXPIRED, Reason.TTL)),
+        (48000, {"unsure": 1}, (Status.UNCONFIRMED, Reason.TTL)),
+        (0, {}, (Status.EXPIRED, Reason.TTL)),
+        (86400, {"lapses": 6}, (Status.FAILED, Reason.CRASHED)),
+        (86400, {"content": None}, (Status.FAILED, Reason.CONTENT_GONE)),
+        (86400, {"lapsed_inside": True, "on_unsure": "park"}, (Status.UNCONFIRMED, Reason.UNSURE)),
+    ],
+)
+def test_outside_its_hours_a_message_waits_if_they_come_in_time(
+    left: float, known: dict[str, Any], step: Any
+) -> None:
+    found = triage(waiting(left=left, window=NIGHT, **known), NOW, 1.0, SETTINGS)
+    assert (found if isinstance(step, Step) else end(found)) == step
+
+
+def test_inside_its_hours_a_message_can_be_sent() -> None:
+    message = waiting(left=2 * 86400, window=NIGHT)
+    assert triage(message, OPENING, 1.0, SETTINGS) is None
+    assert triage(message, OPENING + HOUR - 1, 1.0, SETTINGS) is None
+    after = triage(message, OPENING + HOUR, 1.0, SETTINGS)
+    assert after == Step("stay", OPENING + 24 * HOUR)

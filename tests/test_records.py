@@ -81,6 +81,16 @@ def test_fields_are_written_as_name_and_value() -> None:
     [
         ({"set": "1"}, {"resendSms": False}),
         (
+            {"set": "1", "window": "540 1260 31 Europe/Moscow Asia/Omsk"},
+            {
+                "resendSms": False,
+                "sendWindow": {
+                    **{"from": "09:00", "to": "21:00", "zone": ["Europe/Moscow", "Asia/Omsk"]},
+                    "days": ["mon", "tue", "wed", "thu", "fri"],
+                },
+            },
+        ),
+        (
             {"set": "8", "ttl": "60", "onUnsure": "park", "source": "s", "metadata": '{"a":1}'},
             {
                 **{"resendSms": True, "ttlSec": 60, "onUnsure": "park", "source": "s"},
@@ -108,13 +118,13 @@ BARE_JOB = Job("m", '{"address":"7925"}', "high", False, None, None, None, None,
         (
             BARE_JOB._replace(
                 **{"own": "{}", "resend": True, "send_at": 9, "ttl": 60, "on_unsure": "park"},
-                **{"source": "shop", "metadata": '{"a":1}'},
+                **{"source": "shop", "metadata": '{"a":1}', "window": "w", "wait": 2 * SECOND},
             ),
             "old",
             [
-                *("m", "digest", 4, 9, 60 * SECOND, "{}", 5),
+                *("m", "digest", 4, 9, 58 * SECOND, "{}", 6),
                 *("resendOf", "old", "ttl", "60", "onUnsure", "park"),
-                *("source", "shop", "metadata", '{"a":1}'),
+                *("source", "shop", "window", "w", "metadata", '{"a":1}'),
             ],
         ),
     ],
@@ -124,8 +134,9 @@ def test_a_job_is_stored_as_a_row(job: Job, resend_of: str, row: list[Any]) -> N
 
 
 COMMONS = {"d": {"subject": "s"}, "gone": None}
-ROW = ["m", 0, "7925", "", "9", *[None] * 9]
-FULL_ROW = ["m", INSIDE, "7925", "d", "9", *"12345", "park", '{"a":1}', "old", "60"]
+ROW = ["m", 0, "7925", "", "9", *[None] * 10]
+HOURS = "540 1260 31 Europe/Moscow"
+FULL_ROW = ["m", INSIDE, "7925", "d", "9", *"12345", "park", '{"a":1}', "old", HOURS, "60"]
 
 
 @pytest.mark.parametrize(
@@ -136,7 +147,7 @@ FULL_ROW = ["m", INSIDE, "7925", "d", "9", *"12345", "park", '{"a":1}', "old", "
             FULL_ROW,
             Waiting(
                 *("m", "high", True, 9, True, 4, 2, 2, 3, "park", True, 5, '{"a":1}', "old"),
-                *({"address": "7925"}, {"subject": "s"}),
+                *(HOURS, {"address": "7925"}, {"subject": "s"}),
             ),
         ),
         ([*ROW[:2], None, *ROW[3:]], Waiting("m", "high", True, 9)),

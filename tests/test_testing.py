@@ -168,7 +168,9 @@ ENDS: dict[tuple[str, str | None], list[tuple[str, str | None]]] = {
 def test_a_message_ends_as_the_test_says(kit: Courier, end: tuple[str, str | None]) -> None:
     # Given a message among others, that isn't even due
     others = EARLY.enqueue_many([text_job(), text_job(priority="realtime")])
-    id = EARLY.enqueue(text_job(resendSms=True, sendAt="2027-01-01T00:00:00Z"))
+    later = {"from": "00:00", "to": "00:01", "zone": "Europe/Moscow"}
+    job = text_job(resendSms=True, sendAt="2027-01-01T00:00:00Z", sendWindow=later)
+    id = EARLY.enqueue({**job, "ttlSec": 172800})
     # When it ends
     kit.finish(id, *end)
     # Then its record and its events say so, and the other messages are where they were

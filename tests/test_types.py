@@ -17,6 +17,7 @@ from viber_courier.schemas import fields
 from viber_courier.schemas.event import Change, render
 from viber_courier.schemas.lanes import LANES
 from viber_courier.schemas.status import NEXT, Status
+from viber_courier.schemas.window import DAYS
 from viber_courier.worker.intake import RejectionRecorder
 
 JOBS = {"text": types.TextJob, "button": types.ButtonJob, "image": types.ImageJob}
@@ -26,6 +27,10 @@ SAMPLES: dict[Any, tuple[Any, ...]] = {
     int: (60,),
     bool: (True, False),
     type(None): (None,),
+    types.SendWindow: (
+        {"from": "09:00", "to": "21:00", "zone": "Europe/Moscow", "days": ["mon"]},
+        {"from": "21:00", "to": "09:00", "zone": ["Asia/Omsk", "Europe/Moscow"], "days": ["sun"]},
+    ),
     types.Metadata: ({"a": "x", "b": 1, "c": 1.5, "d": True, "e": None}, {}),
 }
 
@@ -93,6 +98,14 @@ def test_a_field_s_type_allows_what_its_rule_does(name: str) -> None:
             assert not [each for each in samples if accepts(name, each)], f"{name} takes {kind}"
     if not literals and str not in kinds(hint):
         assert not accepts(name, "x") and not accepts(name, "60")
+
+
+def test_sending_hours_have_the_fields_of_their_schema() -> None:
+    schema = fields.WINDOW.fields
+    assert set(hints(types.SendWindow)) == set(schema)
+    assert required(types.SendWindow) == {name for name, f in schema.items() if f.required}
+    (days,) = get_args(hints(types.SendWindow)["days"])
+    assert get_args(days) == DAYS
 
 
 def test_choices_are_the_schema_s() -> None:

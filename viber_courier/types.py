@@ -3,7 +3,7 @@
 Nothing of this is used at run time. schemas/fields.py has the rules, and a test compares the two.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NotRequired, Required, TypedDict
 
 Priority = Literal["realtime", "high", "normal", "low"]
@@ -47,9 +47,22 @@ class ImageContent(TypedDict):
     imageUrl: str
 
 
+SendWindow = TypedDict(
+    "SendWindow",
+    {
+        "from": str,
+        "to": str,
+        "zone": str | Sequence[str],
+        "days": NotRequired[Sequence[Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]]],
+    },
+)
+"""Sending hours: ``from`` and ``to`` as 09:00, ``zone`` as Europe/Moscow, or ``recipient``."""
+
+
 class _Options(TypedDict, total=False):
     source: str
     sendAt: str
+    sendWindow: SendWindow
     ttlSec: int
     onUnsure: Literal["park", "resend"]
     ignoreSuppression: bool
@@ -119,6 +132,7 @@ class Row(TypedDict, total=False):
     content: TextContent | ButtonContent | ImageContent | None
     source: str | None
     sendAt: str | None
+    sendWindow: SendWindow | None
     ttlSec: int | None
     onUnsure: Literal["park", "resend"] | None
     ignoreSuppression: bool | None

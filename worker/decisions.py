@@ -1,17 +1,21 @@
 """Turns a lease and its answers into what is written: steps, events, counters. No I/O."""
 
 import json
+import logging
 import random
 import re
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from viber_courier.schemas.event import Change, Draft, render, resent
+from viber_courier.schemas.instants import SECOND
 from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.status import Reason, Status, is_final
 from viber_courier.schemas.suppression import BLOCKED
+from viber_courier.schemas.window import NoZone
 from viber_courier.store.counters import (
     NOT_SENT,
     OTHER,
@@ -34,8 +38,17 @@ from viber_courier.worker.outcome import (
     Unsure,
     code_of,
 )
-from viber_courier.worker.policy import acceptance_key, after_send, give_up, put_back, triage
+from viber_courier.worker.policy import (
+    acceptance_key,
+    after_send,
+    delayed,
+    give_up,
+    put_back,
+    triage,
+)
 from viber_courier.worker.tracking import after_failed_poll, after_poll
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -59,7 +72,11 @@ class Decider:
         """
         ready, moves = list[Waiting](), list[Move]()
         for message in messages:
-            step = triage(message, at, self.chance(), self.settings)
+            try:
+                step = triage(message, at, self.chance(), self.settings)
+            except NoZone as unknown:  # another worker may know it
+                _log_unknown(message.window, str(unknown))
+                step = delayed(message, at + int(self.settings.retry_cap * SECOND))
             if step is None:
                 ready.append(message)
                 continue
@@ -131,6 +148,11 @@ class Decider:
         # A message that closes in its present status was counted when it entered that status.
         counter = "" if step.status == was else count_name(step.status, step.reason)
         return Write(was, step, draft, counter, suppresses=step.reason == BLOCKED)
+
+
+@cache
+def _log_unknown(window: str, error: str) -> None:
+    logger.error("time zone unknown; messages not sent", extra={"window": window, "error": error})
 
 
 def _draft(

@@ -8,6 +8,7 @@ from viber_courier.schemas.fields import VALIDITY
 from viber_courier.schemas.instants import SECOND
 from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.status import Reason, Status
+from viber_courier.schemas.window import next_opening, read_window
 from viber_courier.store.records import Changes, Step, Waiting
 from viber_courier.worker.outcome import (
     Accepted,
@@ -34,7 +35,10 @@ def backoff(failures: int, jitter: float, settings: Settings) -> float:
 
 
 def triage(message: Waiting, now: int, jitter: float, settings: Settings) -> Step | None:
-    """Returns the step for a claimed message that must not be sent; None if it can be sent."""
+    """Returns the step for a claimed message that must not be sent; None if it can be sent.
+
+    Raises NoZone if this machine doesn't know the time zones of its sending hours.
+    """
     crashed = message.lapses > ALONE_AFTER
     if message.lapsed_inside:
         if crashed:
@@ -49,7 +53,25 @@ def triage(message: Waiting, now: int, jitter: float, settings: Settings) -> Ste
         return give_up(message, Status.FAILED, Reason.CONTENT_GONE)
     if message.unsure > settings.unsure_resends:  # the limit was higher, or there was none
         return give_up(message, Status.UNCONFIRMED, Reason.UNSURE)
-    return None
+    return _outside_hours(message, now) if message.window else None
+
+
+def _outside_hours(message: Waiting, now: int) -> Step | None:
+    """Returns the step for a message outside its sending hours; None if it is inside them.
+
+    It waits for their next opening, or expires at once if they don't open in time.
+    """
+    opening = next_opening(now, read_window(message.window))
+    if opening == now:
+        return None
+    if opening is None or opening >= message.until:
+        return give_up(message, Status.EXPIRED, Reason.TTL)
+    return delayed(message, opening)
+
+
+def delayed(message: Waiting, at: int) -> Step:
+    """Returns the step that makes a message due at an instant, without an attempt."""
+    return Step("stay", at - at % 4, changes=Changes(max_batch=message.max_batch or None))
 
 
 def seconds_left(message: Waiting, now: int) -> int:

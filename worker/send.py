@@ -145,6 +145,9 @@ class Sender:
         if not moves:
             return lease
         self._settle(lease, moves, tally)
+        # Outside their sending hours; of those that lapsed a claim may have taken no tokens.
+        if (held := sum(move.write.step.place == "stay" for move in moves) - lapsed) > 0:
+            self.store.refund(held)
         return replace(lease, messages=ready)
 
     def _halve(self, held: Lease[Waiting], tally: Tally) -> list[Batch]:

@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -40,7 +39,8 @@ from viber_courier.ops.lists.storing import Ids, RefusedRows, Storing
 from viber_courier.ops.lists.tables import Reading, Table
 from viber_courier.producers.client import CHUNK_ROWS
 from viber_courier.schemas.encoding import digest_of
-from viber_courier.schemas.message import Campaign, parse_job
+from viber_courier.schemas.message import Campaign, parse_job, require_in_time
+from viber_courier.schemas.template import Template
 from viber_courier.store.connection import is_transient
 
 RETRY_SECONDS = 0.5
@@ -136,6 +136,7 @@ def _country(ctx: Any, param: Any, text: str | None) -> str | None:
 @click.option("--campaign", help="Name that the ids are made from. [default: the common part]")
 @click.option("--country", callback=_country, help="Whose national numbers to read, e.g. RU.")
 @click.option("--dry-run", is_flag=True, help="Show what would be sent; store nothing.")
+@click.option("--template", is_flag=True, help="Texts hold {column} for a row's value.")
 @click.option("--repeat", is_flag=True, help="Send also to numbers that earlier rows have.")
 @click.option("--map", "renamed", multiple=True, metavar="COLUMN=FIELD", callback=_renamed)
 @click.option("--sheet", metavar="NAME", help="Of a workbook. [default: the first]")
@@ -172,17 +173,17 @@ def bulk(
     there and give that file to the same command. While the queue is full or Redis can't be used,
     the command retries for up to --wait.
     """
-    common, wait = _read_common(common_file), more.pop("wait")
+    common, wait, template = _read_common(common_file), more.pop("wait"), more["template"]
     refused_file = _refused_file(file, common_file, more.pop("refused_file"))
     if common is None and not (campaign or dry_run):
         raise click.UsageError("without --common, you must name the --campaign")
     with _before_storing():
         table = Table(file, Reading(**more))
-        survey = Survey(_checking(common) if dry_run else None)
+        survey = Survey(_checking(common, template) if dry_run else None)
         survey.add(table.rows(), table.columns, country)
     notes = [*table.notes, *survey.notes(repeat, _country_name)]
     if dry_run:
-        _show(survey, notes, common, as_json)
+        _show(survey, notes, common, template, as_json)
         sys.exit(PARTLY if survey.refused else 0)
     producer = Producer.from_env()
     for note in notes if not as_json else ():
@@ -194,8 +195,8 @@ def bulk(
             text = f"no file of refused rows can be made: {error.strerror} (--refused FILE)"
             raise _wrong(text) from None
         ids = Ids(campaign or digest_of(common), counts=repeat)
-        retry = retrying(wait)
-        storing = Storing(producer, table, country, ids, refused, common, repeat, retry)
+        retry, sends = retrying(wait), (repeat, template)
+        storing = Storing(producer, table, country, ids, refused, common, *sends, retry)
         _store_all(storing, table, file.name, survey.rows)
     _report(storing, refused, refused_file, survey, notes if as_json else None)
     sys.exit(PARTLY if refused.count else 0)
@@ -233,11 +234,12 @@ def _store_all(storing: Storing, table: Table, name: str, total: int) -> None:
             raise
 
 
-def _checking(common: Mapping[str, Any] | None) -> Callable[[Mapping[str, Any]], object]:
-    now = time.time()
-    if common is None:
-        return partial(parse_job, now=now)
-    return partial(Campaign(common, now).parse_row, now=now)
+def _checking(common: Any, template: bool) -> Callable[[Mapping[str, Any]], object]:
+    now, texts = time.time(), Template(common) if template else None
+    common = texts.common if texts else common
+    check = parse_job if common is None else Campaign(common, now).parse_row
+    checked: Any = texts.parser(check) if texts else check
+    return lambda job: require_in_time(checked(job, now))
 
 
 def _country_name(code: str) -> str:
@@ -263,12 +265,14 @@ def _bar() -> Progress:
     )
 
 
-def _show(survey: Survey, notes: list[str], common: Any, as_json: bool) -> None:
+def _show(survey: Survey, notes: list[str], common: Any, template: bool, as_json: bool) -> None:
     """Prints what a dry run found."""
-    messages = [
-        {name: v for name, v in {**(common or {}), **each.job}.items() if v is not None}
-        for each in survey.first
-    ]
+    jobs = [each.job for each in survey.first]
+    if template:
+        texts = Template(common)
+        common, jobs = texts.common, [texts.render(job) for job in jobs]
+    common = common or {}
+    messages = [{n: v for n, v in {**common, **job}.items() if v is not None} for job in jobs]
     counts = {"rows": survey.rows, "messages": survey.numbers, "repeated": survey.repeated}
     if as_json:
         more = {"refused": survey.refused, "reasons": dict(survey.reasons.most_common())}

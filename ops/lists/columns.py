@@ -12,8 +12,9 @@ from viber_courier.schemas.fields import CONTENT, JOB, Seconds
 
 FIELDS = JOB.fields
 COLUMNS = {
-    *(FIELDS.keys() - {"content", "metadata"}),
+    *(FIELDS.keys() - {"content", "metadata", "sendWindow"}),
     *(f"content.{name}" for schema in CONTENT.values() for name in schema.fields),
+    *("sendWindow.from", "sendWindow.to", "sendWindow.zone"),
 }
 """Allowed names of columns, besides ``metadata.<name>``."""
 _FOLDED = {name.casefold(): name for name in COLUMNS}
@@ -74,10 +75,13 @@ def is_field(name: str) -> bool:
 class Columns:
     """The columns that a header names. ``header`` is the header as written, without ``reason``.
 
-    Raises NotAList if it names what is no field of a job, or no ``address``.
+    With ``template``, other names are a template's (schemas/template.py). Otherwise raises NotAList
+    if it names what is no field of a job; also without an ``address``.
     """
 
-    def __init__(self, header: Sequence[str], renamed: Mapping[str, str]) -> None:
+    def __init__(
+        self, header: Sequence[str], renamed: Mapping[str, str], template: bool = False
+    ) -> None:
         self.header = list(trimmed(header))
         names = [name_of(cell, renamed) for cell in self.header]
         is_ours = len(names) > 1 and names[-1].casefold() == REASON and REASON not in renamed
@@ -91,7 +95,7 @@ class Columns:
                 " address;content.text; --map COLUMN=FIELD renames a column"
             )
         for place, name in enumerate(names, 1):
-            if not is_field(name):
+            if not (template or is_field(name)):
                 # A name or a number in what is no header must not be repeated.
                 is_word = any(map(str.isalpha, name)) and sum(map(str.isdigit, name)) < 5
                 column = repr(name) if is_word else f"number {place}"
@@ -132,7 +136,7 @@ class Columns:
                 raise Refusal(f"{name} is merged with the row above, and has no value of its own")
             if cell[0] == "#" and ERROR.fullmatch(cell.strip(BLANKS)):
                 raise Refusal(f"{name} holds a spreadsheet's error, as #N/A, and no value")
-            outer, dot, inner = name.partition(".")
+            outer, dot, inner = name.partition(".") if is_field(name) else (name, "", "")
             (job.setdefault(outer, {}) if dot else job)[inner or outer] = _value(name, outer, cell)
         return job
 
@@ -154,7 +158,7 @@ def _value(name: str, outer: str, cell: str) -> Any:
     if name in TEXTS or outer == "metadata" or name == "address":
         return cell
     cell = cell.strip(BLANKS)
-    if isinstance(FIELDS[outer], Seconds) and (whole := WHOLE.fullmatch(cell)):
+    if isinstance(FIELDS.get(outer), Seconds) and (whole := WHOLE.fullmatch(cell)):
         return int(whole[1])
     return WORDS.get(cell.casefold(), cell) if name == "resendSms" else cell
 
@@ -168,20 +172,22 @@ def find_header(records: Sequence[Row], renamed: Mapping[str, str]) -> int:
     return 0
 
 
-def fit(records: Sequence[Row], renamed: Mapping[str, str]) -> tuple[int, int, int]:
+def fit(records: Sequence[Row], renamed: Mapping[str, str]) -> tuple[int, ...]:
     """Returns how well records fit a list's form; of several readings the greatest fits best.
 
-    That is: how many names of the header are fields, less those that are none; how few rows have
-    more cells than the header; how little is left in the cells once the delimiters are taken out.
+    That is: how many names of the header are fields; how few are none, as a template's; how few
+    rows have more cells than the header; how little is left in the cells once the delimiters are
+    taken out.
     """
     if not records:
-        return (-1, 0, 0)
+        return (-1, 0, 0, 0)
     place = find_header(records, renamed)
     names = [name_of(cell, renamed) for cell in trimmed(records[place].cells)]
-    known = sum(1 if is_field(n) or n.casefold() == REASON else -1 for n in names)
+    known = sum(is_field(n) or n.casefold() == REASON for n in names)
     below = [len(trimmed(record.cells)) for record in records[place + 1 :]]
     left = sum(len(cell.strip(" ")) for record in records for cell in record.cells)
-    return known if is_header(names) else 0, -sum(size > len(names) for size in below), -left
+    longer = sum(size > len(names) for size in below)
+    return known if is_header(names) else 0, known - len(names), -longer, -left
 
 
 def has_no_header(first: Sequence[str]) -> bool:

@@ -90,11 +90,12 @@ class Storing:
         refused: RefusedRows,
         common: Mapping[str, Any] | None,
         sends_all: bool,
+        template: bool,
         retry: Callable[[Callable[[], Any]], Any],
     ) -> None:
         self._producer, self._columns, self._country = producer, table.columns, country
         self._ids, self._refused, self._common = ids, refused, common
-        self._sends_all, self._retry = sends_all, retry
+        self._sends_all, self._template, self._retry = sends_all, template, retry
         self._record = Keys(producer.settings.namespace).records
         self._numbers = set[int]()
         self.stored = self.stored_before = self.repeated = 0
@@ -154,12 +155,13 @@ class Storing:
 
     def _attempt(self, jobs: list[Any]) -> tuple[list[str], list[tuple[int, Any]]]:
         faults: list[tuple[int, EnqueueError]] = []
-        common: Any = self._common  # of a file: known to no type checker
+        # Of a file: known to no type checker
+        given: Any = {"common": self._common, "template": self._template}
         ids = self._producer.enqueue_many(
             jobs,
-            common,
-            lambda number, _, error: faults.append((number, error)),
-            lambda _, __, id: self._suppressed.add(id),
+            on_invalid=lambda number, _, error: faults.append((number, error)),
+            on_suppressed=lambda _, __, id: self._suppressed.add(id),
+            **given,
         )
         return ids, faults
 

@@ -25,13 +25,15 @@ from viber_courier.ops.lists.texts import Text
 class Reading:
     """What the user says of a list's form; None: it is found out.
 
-    ``renamed`` maps names in the header to names of fields.
+    ``renamed`` maps names in the header to names of fields. ``template``: other columns may have
+    any name.
     """
 
     renamed: Mapping[str, str]
     encoding: str | None = None
     delimiter: str | None = None
     sheet: str | None = None
+    template: bool = False
 
 
 class Table:
@@ -59,7 +61,8 @@ class Table:
         others = self._source.others if isinstance(self._source, Sheet) else 0
         more = f"not read: {counted(others, 'more sheet')}; --sheet NAME reads another"
         try:
-            self.columns = Columns(first[place].cells if self.has_header else ["address"], renamed)
+            header = first[place].cells if self.has_header else ["address"]
+            self.columns = Columns(header, renamed, reading.template)
         except NotAList as wrong:
             raise NotAList(f"{wrong} ({more})" if others else str(wrong)) from None
         if missing := [given[name] for name in given.keys() - _seen(first[place])]:

@@ -8,16 +8,17 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from viber_courier.producers.calls import Calls
 from viber_courier.producers.results import _Feed
 from viber_courier.producers.rows import OnInvalid, OnSuppressed, fresh_id
-from viber_courier.schemas.errors import EnqueueError, QueueFull
+from viber_courier.schemas.errors import EnqueueError, InvalidMessage, QueueFull
 from viber_courier.schemas.message import parse_job
 from viber_courier.schemas.settings import Settings
+from viber_courier.schemas.template import Template
 from viber_courier.store.connection import StoreUnavailable
 from viber_courier.store.scripts import Script
 
@@ -29,7 +30,7 @@ FULL = 0.5
 class Asked:
     """A message that the app asked for: its id, and the job as the app gave it.
 
-    A row of ``enqueue_many`` is merged over its ``common``.
+    A row of ``enqueue_many`` is merged over its ``common``, and rendered if it is a template's.
     """
 
     id: str
@@ -97,8 +98,12 @@ class _RowsError(StoreUnavailable):
 class _Rows:
     """The rows of one ``enqueue_many``, noted as they are read."""
 
-    def __init__(self, rows: Any, common: Any, on_invalid: OnInvalid | None) -> None:
+    def __init__(
+        self, rows: Any, common: Any, on_invalid: OnInvalid | None, template: bool
+    ) -> None:
         self._rows, self._on_invalid, self._count = rows, on_invalid, 0
+        self._texts = Template(common) if template else None
+        common = self._texts.common if self._texts else common
         self._common = common if isinstance(common, Mapping) else {}
         self._jobs = dict[int, dict[str, Any]]()
         self.refuse = on_invalid and self._refuse
@@ -141,7 +146,10 @@ class _Rows:
             raise _RowsError from error
 
     def _noted(self, row: Any) -> Any:
-        merged = {**self._common, **row} if isinstance(row, Mapping) else {}
+        given = row
+        with suppress(InvalidMessage):
+            given = self._texts.render(row) if self._texts else row
+        merged = {**self._common, **given} if isinstance(given, Mapping) else {}
         self._jobs[self._count] = _copied({k: v for k, v in merged.items() if v is not None})
         self._count += 1
         return row
@@ -188,14 +196,17 @@ def _enqueue_many(book: Book, original: Any) -> Any:
         common: Any = None,
         on_invalid: OnInvalid | None = None,
         on_suppressed: OnSuppressed | None = None,
+        *,
+        template: bool = False,
     ) -> list[str]:
         fault = book.faults[0] if book.faults else None
         ids: list[str] = []
-        asked = _Rows(rows, common, on_invalid)
+        asked = _Rows(rows, common, on_invalid, template)
         most = fault.after if fault and not fault.stored else None
         try:
             with book.enqueuing():
-                ids = await original(calls, asked.read(most), common, asked.refuse, on_suppressed)
+                given = asked.read(most), common, asked.refuse, on_suppressed
+                ids = await original(calls, *given, template=template)
         except (EnqueueError, StoreUnavailable) as error:
             ids = list(error.accepted)
             if asked.error:

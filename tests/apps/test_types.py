@@ -29,6 +29,7 @@ job: TextJob = {
 job["id"] = "order-1"
 if id:
     job["sendAt"] = "2026-11-23T10:00:00+03:00"
+    job["sendWindow"] = {"from": "09:00", "to": "21:00", "zone": "recipient", "days": ["mon"]}
 producer.enqueue(job)
 
 button: Job = {
@@ -52,6 +53,8 @@ producer.enqueue_many(code(a, "x") for a in ("79250000001", "79250000002"))
 
 common: Common = {"subject": "Shop", "priority": "low", "contentType": "text"}
 common["content"] = {"text": "Sale"}
+named = ({"address": phone, "name": "Anna"} for phone in ("79250000001",))
+producer.enqueue_many(named, common, template=True)
 
 def rows(people: Iterable[str]) -> Iterator[Row]:
     for number, person in enumerate(people):
@@ -126,6 +129,10 @@ FAULTS = {
     "a misspelt status": STATUS.format("delivred"),
     "ttlSec as a string": job(more='"ttlSec": "60"'),
     "sendAt as a datetime": job(more='"sendAt": datetime.now(UTC)'),
+    "sending hours without a zone": job(more='"sendWindow": {"from": "09:00", "to": "21:00"}'),
+    "a column without template": (
+        'producer.enqueue_many([{"address": "79250000001", "name": "x"}], {"subject": "Shop"})'
+    ),
     "a missing required field": job().replace('"address": "79250000001", ', ""),
     "None into a str": job(subject="None"),
     "None into content": job(text="None"),
