@@ -8,18 +8,18 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from viber_courier.producers.dead import AsyncDeadLetters, Letter
+from viber_courier.producers.endings import Endings, ending
 from viber_courier.producers.results import Reader, Start, require_start
 from viber_courier.producers.rows import CHUNK_ROWS, Clashes, OnInvalid, Row, RowStream, fresh_id
 from viber_courier.schemas.errors import Conflict, EnqueueError, QueueFull
-from viber_courier.schemas.event import Change, render, resent
 from viber_courier.schemas.fields import SOURCE
 from viber_courier.schemas.message import Campaign, Job, named, parse_job
 from viber_courier.schemas.settings import Settings
-from viber_courier.schemas.status import DEAD, Reason, Status
+from viber_courier.schemas.status import Reason, Status
 from viber_courier.store.connection import StoreUnavailable, require_name, store_errors
 from viber_courier.store.format import format_fault
 from viber_courier.store.keys import Keys
-from viber_courier.store.records import Record, end_fields, new_message, record_values, version_of
+from viber_courier.store.records import Record, new_message, record_values
 from viber_courier.store.replicas import kept
 from viber_courier.store.replies import Link, reply
 from viber_courier.store.scripts import shared
@@ -56,9 +56,10 @@ class Calls:
         self._link, self.settings, self._clock = link, settings, clock
         self._keys = Keys(settings.namespace)
         given, must = shared(settings), kept(link.client, settings)
-        names = ("enqueue", "cancel", "get")
+        names = ("enqueue", "get")
         self._scripts = {name: link.script(link.client, name, given, must) for name in names}
         self._glance = link.script(link.client, "get", given) if must else self._scripts["get"]
+        self._endings = Endings(link, settings, clock)
         self.dead = AsyncDeadLetters(link, settings, clock, self._store_again)
 
     async def ping(self) -> None:
@@ -115,7 +116,8 @@ class Calls:
                 continue
             if record.status != Status.QUEUED:
                 return False
-            answer = await self._cancel(record, state[0])
+            how = ending(state[0], Status.CANCELLED, Reason.BY_REQUEST)
+            answer = (await self._endings.end({id: (state[0].get("n", "0"), how)}))[id]
             if answer == "done":
                 return record.unsure == 0
             if answer in ("busy", "lost"):
@@ -180,36 +182,6 @@ class Calls:
             score, *pairs = await reply(call)
         fields = dict(zip(pairs[::2], pairs[1::2], strict=True))
         return (fields, float(score or 0)) if fields else None
-
-    async def _cancel(self, record: Record, fields: Mapping[str, str]) -> str:
-        """Cancels the message if its record is unchanged; returns cancel.lua's reply."""
-        to = Status.UNCONFIRMED if record.unsure else Status.CANCELLED
-        change = Change(
-            status=to,
-            final=True,
-            reason=Reason.BY_REQUEST,
-            attempts=record.attempts,
-            unsure=record.unsure,
-            metadata=record.metadata,
-            more=resent(record.resend_of),
-        )
-        n, attempts = version_of(fields)
-        with store_errors(self._link.client):
-            call = self._scripts["cancel"](
-                record=self._keys.records + record.id,
-                content=self._keys.contents + record.id,
-                id=record.id,
-                n=n,
-                attempts=attempts,
-                **{"from": Status.QUEUED},
-                to=to,
-                is_dead=to in DEAD,
-                draft=render(change, self.settings.namespace, self._clock()),
-                count=f"{to}:{Reason.BY_REQUEST}",
-                fields=end_fields(Reason.BY_REQUEST),
-            )
-            answer: str = await reply(call)
-        return answer
 
 
 async def _no_clashes() -> set[str]:

@@ -67,11 +67,6 @@ def record_values(id: str, fields: Mapping[str, str], score: float) -> dict[str,
     }
 
 
-def version_of(fields: Mapping[str, str]) -> tuple[str, str]:
-    """Returns the numbers of events and attempts; cancel.lua refuses a record with others."""
-    return fields.get("n", "0"), fields.get("attempts", "0")
-
-
 def end_fields(reason: str, **more: str) -> list[str]:
     """Returns the fields that cancel.lua and reject.lua write: name, value, name, value ..."""
     return ["reason", reason, *(word for pair in more.items() for word in pair)]

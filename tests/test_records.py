@@ -31,7 +31,6 @@ from viber_courier.store.records import (
     step_fields,
     stored_segments,
     unpack,
-    version_of,
 )
 
 BARE: dict[str, Any] = {
@@ -70,11 +69,6 @@ FULL = {
 )
 def test_a_record_is_its_fields(fields: dict[str, str], score: float, values: Any) -> None:
     assert record_values("m", fields, score) == values
-
-
-def test_a_version_is_the_numbers_of_events_and_attempts() -> None:
-    assert version_of({}) == ("0", "0")
-    assert version_of({"n": "4", "attempts": "2"}) == ("4", "2")
 
 
 def test_fields_are_written_as_name_and_value() -> None:

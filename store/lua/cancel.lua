@@ -1,4 +1,4 @@
--- Ends a waiting message, unless it is inside a request.
+-- Ends waiting messages, unless they are inside a request.
 -- @include clock
 -- @include move
 -- @include bury
@@ -10,43 +10,62 @@
 --   counts
 --   lanes[8]         the lane sets
 --   dead             dead letters
---   record
---   content
 -- ARGV
 --   formats[2]       of the caller's version (lua/lib/format.lua)
 --   time             '' for this server's clock
---   id
---   n                the number of events in the record that the caller read
---   attempts         the number of attempts in it
---   from             the status expected
---   to               the status to write
---   is_dead          '1' if the message becomes a dead letter
---   draft[5]         the event's parts
---   keep             how long the record is kept, in ms
+--   records          prefix of the records' keys
+--   contents         prefix of the contents' keys
+--   keep             how long the record of an ended message is kept, in ms
 --   keep_content     how long its content is kept, in ms
---   count            the counter of this end
---   fields...        name, value, ...
--- Reply one of
+--   from             the status expected
+--   tail...          groups of messages that end alike. A group is: number of messages, the status to
+--                    write, '1' if they become dead letters, the counter of this end, the event's
+--                    draft (5), the number of attempts in the records that the caller read, number of
+--                    shared values, these values (name, value, ...), then for each message its id and
+--                    the number of events in its record as read
+-- Reply one for each message, in order:
 --   'done'     the message has ended
 --   'again'    the record has changed since the caller read it
 --   'busy'     the message is inside a request, or was when its worker died
 --   'lost'     the record says that it waits, but it is in no lane
 --   'gone'     it no longer waits
--- Events: one if 'done'.
+-- Events: one for each 'done'.
 local newer = unreadable(format, formats, true)
 if newer then return newer end
-local found = redis.call('HMGET', record, 'status', 'set', 'n', 'attempts')
-if found[1] ~= from then return 'gone' end
-if (found[3] or '0') ~= n or (found[4] or '0') ~= attempts then return 'again' end
-local lane = lanes[tonumber(found[2])]
-local score = redis.call('ZSCORE', lane, id)
-if not score then return 'lost' end
-if tonumber(score) % 4 == 2 then return 'busy' end
-local change = {from = from, to = to, id = id, draft = draft, at = 1, provider = 'null',
-  content = content, keep = keep, keep_content = keep_content, fields = {unpack(ARGV, fields)},
-  size = #ARGV - fields + 1}
-if not move(record, results, change) then return 'gone' end
-redis.call('ZREM', lane, id)
-redis.call('HINCRBY', counts, count, 1)
-if is_dead == '1' then bury(dead, now(time), {id}) end
-return 'done'
+local states, removed, buried = {}, {}, {}
+
+local function finish(id, n, attempts, change)
+  local found = call('HMGET', records .. id, 'status', 'set', 'n', 'attempts')
+  if found[1] ~= from then return 'gone' end
+  if (found[3] or '0') ~= n or (found[4] or '0') ~= attempts then return 'again' end
+  local set = tonumber(found[2])
+  local score = call('ZSCORE', lanes[set], id)
+  if not score then return 'lost' end
+  if tonumber(score) % 4 == 2 then return 'busy' end
+  change.id, change.content = id, contents .. id
+  if not move(records .. id, results, change) then return 'gone' end
+  removed[set] = removed[set] or {}
+  table.insert(removed[set], id)
+  return 'done'
+end
+
+local g = tail
+while g <= #ARGV do
+  local is_dead, count, attempts, shared = ARGV[g + 2], ARGV[g + 3], ARGV[g + 9], tonumber(ARGV[g + 10])
+  local change = {from = from, to = ARGV[g + 1], draft = ARGV, at = g + 4, provider = 'null', keep = keep,
+    keep_content = keep_content, fields = {unpack(ARGV, g + 11, g + 10 + shared)}, size = shared}
+  local first, ended = g + 11 + shared, 0
+  g = first + 2 * ARGV[g]
+  for i = first, g - 1, 2 do
+    local state = finish(ARGV[i], ARGV[i + 1], attempts, change)
+    states[#states + 1] = state
+    if state == 'done' then
+      ended = ended + 1
+      if is_dead == '1' then buried[#buried + 1] = ARGV[i] end
+    end
+  end
+  if ended > 0 then call('HINCRBY', counts, count, ended) end
+end
+for set, ids in pairs(removed) do call('ZREM', lanes[set], unpack(ids)) end
+if #buried > 0 then bury(dead, now(time), buried) end
+return states
