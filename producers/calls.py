@@ -3,15 +3,35 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterable, Callable, Iterable, Mapping
-from functools import cache
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+from viber_courier.producers.campaigns import (
+    AsyncCampaign,
+    CampaignCalls,
+    Progress,
+    require_campaign,
+)
 from viber_courier.producers.dead import AsyncDeadLetters, Letter
 from viber_courier.producers.endings import Endings, ending
 from viber_courier.producers.results import Reader, Start, require_start
-from viber_courier.producers.rows import CHUNK_ROWS, Clashes, OnInvalid, Row, RowStream, fresh_id
-from viber_courier.schemas.errors import Conflict, EnqueueError, QueueFull
+from viber_courier.producers.rows import (
+    CHUNK_ROWS,
+    Clashes,
+    Clashing,
+    OnInvalid,
+    Row,
+    RowStream,
+    fresh_id,
+)
+from viber_courier.schemas.errors import (
+    CampaignCancelled,
+    Conflict,
+    EnqueueError,
+    InvalidMessage,
+    QueueFull,
+)
 from viber_courier.schemas.fields import SOURCE
 from viber_courier.schemas.message import Campaign, Job, named, parse_job
 from viber_courier.schemas.settings import Settings
@@ -60,6 +80,7 @@ class Calls:
         self._scripts = {name: link.script(link.client, name, given, must) for name in names}
         self._glance = link.script(link.client, "get", given) if must else self._scripts["get"]
         self._endings = Endings(link, settings, clock)
+        self._campaign_calls = CampaignCalls(link, settings, self._endings)
         self.dead = AsyncDeadLetters(link, settings, clock, self._store_again)
 
     async def ping(self) -> None:
@@ -72,8 +93,8 @@ class Calls:
     async def enqueue(self, job: types.Job) -> str:
         parsed = self._parse_job(job, self._clock())
         id = parsed.id or fresh_id()
-        if await (await self._begin_store([Row(0, job, id, parsed)]))():
-            raise Conflict(id)
+        for error in (await (await self._begin_store([Row(None, job, id, parsed)]))()).values():
+            raise error
         return id
 
     @overload
@@ -87,10 +108,44 @@ class Calls:
     async def enqueue_many(
         self, rows: Rows[Any], common: Any = None, on_invalid: OnInvalid | None = None
     ) -> list[str]:
+        return await self._store_rows(rows, common, on_invalid)
+
+    def campaign(
+        self, name: str, common: Any = None, *, template: bool = False, rate: float | None = None
+    ) -> AsyncCampaign:
+        """Returns a campaign; Producer.campaign describes it."""
+        name, shared_part = require_campaign(name), common or {}
+        if shared_part.get("campaign", name) != name:
+            raise InvalidMessage({"common.campaign": [f"must be {name!r}, or left out"]})
+        options = {"template": True} if template else {}
+        shared_part = {**shared_part, "campaign": name}
+
+        async def add(rows: Any, on_invalid: Any, numbers: Sequence[int] | None) -> list[str]:
+            return await self._store_rows(rows, shared_part, on_invalid, name, numbers, **options)
+
+        return AsyncCampaign(name, self._campaign_calls, add, rate)
+
+    async def campaigns(self) -> list[Progress]:
+        """Returns how far each campaign has come, the newest first."""
+        calls = self._campaign_calls
+        found = [await calls.progress(name) for name in await calls.names()]
+        return sorted((each for each in found if each.created), key=_created, reverse=True)
+
+    async def _store_rows(
+        self,
+        rows: Rows[Any],
+        common: Any,
+        on_invalid: OnInvalid | None,
+        name: str = "",
+        numbers: Sequence[int] | None = None,
+    ) -> list[str]:
+        """Stores rows, of this campaign only if it has a ``name``; its report has their numbers."""
         common = named(common, self.settings.source)
         campaign = None if common is None else Campaign(common, self._clock())
         parse = campaign.parse_row if campaign else self._parse_job
-        begin = self._begin_store
+        if name:
+            parse = partial(_require_in, name, parse)
+        begin = partial(self._begin_store, numbers=numbers)
         stream = RowStream(campaign, parse, on_invalid, self._clock, begin, self._link)
         # A chunk larger than max_queued could never be stored.
         size = min(CHUNK_ROWS, self.settings.max_queued or CHUNK_ROWS)
@@ -135,12 +190,16 @@ class Calls:
         names = require_name("group", group), require_name("consumer", consumer)
         return Reader(self._link, self.settings, *names, start, source)
 
-    async def _store_again(self, letters: list[Letter], gap: int) -> set[str]:
-        rows = [Row(0, None, new, job, old) for old, new, job in letters]
+    async def _store_again(self, letters: list[Letter], gap: int) -> Clashing:
+        rows = [Row(None, None, new, job, old) for old, new, job in letters]
         return await (await self._begin_store(rows, None, gap))()
 
     async def _begin_store(
-        self, rows: list[Row], campaign: Campaign | None = None, gap: int | None = None
+        self,
+        rows: list[Row],
+        campaign: Campaign | None = None,
+        gap: int | None = None,
+        numbers: Sequence[int] | None = None,
     ) -> Clashes:
         """Begins to store rows; an asyncio client's chunk is stored by then.
 
@@ -148,7 +207,10 @@ class Calls:
         """
         if not rows:
             return _no_clashes
-        messages = [new_message(row.id, row.job, row.resend_of) for row in rows]
+        messages = [
+            new_message(r.id, r.job, r.resend_of, numbers[r.number or 0] if numbers else r.number)
+            for r in rows
+        ]
         width = max(map(len, messages))
         tail = [value for each in messages for value in (*each, *[""] * (width - len(each)))]
         digest = campaign.digest if campaign else ""
@@ -165,12 +227,15 @@ class Calls:
                 )
             )
 
-        async def fetch_clashes() -> set[str]:
+        async def fetch_clashes() -> Clashing:
             with store_errors(self._link.client):
-                state, *conflicts = fetch_reply()
+                state, *places = fetch_reply()
             if state == "full":
                 raise QueueFull(self.settings.max_queued)
-            return {rows[int(place)].id for places in conflicts for place in places}
+            clashing = [rows[int(place)] for each in places for place in each]
+            if state == "cancelled":
+                return {row.id: CampaignCancelled(row.job.campaign or "") for row in clashing}
+            return {row.id: Conflict(row.id) for row in clashing}
 
         return fetch_clashes
 
@@ -184,5 +249,16 @@ class Calls:
         return (fields, float(score or 0)) if fields else None
 
 
-async def _no_clashes() -> set[str]:
-    return set()
+def _require_in(name: str, parse: Callable[[Any, float], Job], row: Any, now: float) -> Job:
+    job = parse(row, now)
+    if job.campaign != name:
+        raise InvalidMessage({"campaign": [f"must be {name!r}, or left out"]})
+    return job
+
+
+def _created(progress: Progress) -> str:
+    return progress.created or ""
+
+
+async def _no_clashes() -> Clashing:
+    return {}

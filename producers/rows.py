@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping
+from copy import copy
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -19,14 +20,16 @@ COLLECT_AFTER = 0.02
 
 Fault = tuple[int, Any, EnqueueError]
 OnInvalid = Callable[[int, Any, EnqueueError], object]
-Clashes = Callable[[], Awaitable[set[str]]]
-"""Waits for the reply to a chunk; returns the ids that conflict: then nothing of it is stored."""
+Clashing = Mapping[str, EnqueueError]
+"""The errors of the rows because of which nothing of a chunk is stored, by id."""
+Clashes = Callable[[], Awaitable[Clashing]]
+"""Waits for the reply to a chunk."""
 
 
 class Row(NamedTuple):
     """A checked job, with its number among the rows. ``resend_of``: the dead letter it was."""
 
-    number: int
+    number: int | None
     raw: Any
     id: str
     job: Job
@@ -113,7 +116,9 @@ class RowStream:
         fetch, self._clashes = self._clashes, None
         clashes, rows, faults = await fetch(), self._rows, self._faults
         while clashes:
-            faults += [_fault(r.number, r.raw, Conflict(r.id)) for r in rows if r.id in clashes]
+            faults += [
+                _fault(r.number or 0, r.raw, copy(clashes[r.id])) for r in rows if r.id in clashes
+            ]
             self._raise_first(faults)
             rows = [row for row in rows if row.id not in clashes]
             clashes = await (await self._begin(_distinct(rows), self._campaign))()

@@ -47,6 +47,7 @@ class Job(NamedTuple):
     ttl: int | None
     on_unsure: str | None
     source: str | None
+    campaign: str | None
     metadata: str
     digest: str
 
@@ -119,7 +120,7 @@ _Measure = Callable[[Any], _Part]
 
 _LOW_CARDINALITY = frozenset(
     {"type", "subject", "priority", "contentType", "onUnsure", "resendSms", "smsSrcAddress"}
-    | {"source", "ttlSec", "validityPeriodSec", "smsValidityPeriodSec"}
+    | {"source", "campaign", "ttlSec", "validityPeriodSec", "smsValidityPeriodSec"}
 )
 """Low-cardinality fields with short values; validation results are cached."""
 _DEFAULTS: Mapping[str, Any] = {"type": "viber", "ttlSec": fields.TTL_DEFAULT, "metadata": {}}
@@ -194,7 +195,7 @@ _MEASURES = {
 _CONTENT = {
     kind: _measure("content", _unchanged, partial(_content_json, kind)) for kind in fields.CONTENT
 }
-_OF_JOB = ("id", "priority", "resendSms", "sendAt", "ttlSec", "onUnsure", "source")
+_OF_JOB = ("id", "priority", "resendSms", "sendAt", "ttlSec", "onUnsure", "source", "campaign")
 _ABSENT = dict.fromkeys((*_OF_JOB, "metadata"), (None, "", b""))
 _DIGEST = blake2b(digest_size=15)
 

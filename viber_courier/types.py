@@ -49,6 +49,7 @@ class ImageContent(TypedDict):
 
 class _Options(TypedDict, total=False):
     source: str
+    campaign: str
     sendAt: str
     ttlSec: int
     onUnsure: Literal["park", "resend"]
@@ -117,6 +118,7 @@ class Row(TypedDict, total=False):
     contentType: Literal["text", "button", "image"] | None
     content: TextContent | ButtonContent | ImageContent | None
     source: str | None
+    campaign: str | None
     sendAt: str | None
     ttlSec: int | None
     onUnsure: Literal["park", "resend"] | None
@@ -156,3 +158,4 @@ class EventData(TypedDict):
     errors: NotRequired[dict[str, list[str]]]
     requestedId: NotRequired[str]
     source: NotRequired[str]
+    campaign: NotRequired[str]

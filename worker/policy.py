@@ -36,6 +36,9 @@ def backoff(failures: int, jitter: float, settings: Settings) -> float:
 def triage(message: Waiting, now: int, jitter: float, settings: Settings) -> Step | None:
     """Returns the step for a claimed message that must not be sent; None if it can be sent."""
     crashed = message.lapses > ALONE_AFTER
+    if message.is_cancelled:
+        unsure = message._replace(unsure=message.unsure + message.lapsed_inside)
+        return give_up(unsure, Status.CANCELLED, Reason.BY_REQUEST)
     if message.lapsed_inside:
         if crashed:
             unsure = message._replace(unsure=message.unsure + 1)
