@@ -70,7 +70,8 @@ class Keys:
         self.commons, self.watch = self._key("common:"), self._key("watch")
         self.lanes = [self._key(f"lane:{lane}:{flag}") for lane in LANES for flag in "01"]
         self.campaigns, self.registry = self._key("campaign:"), self._key("campaigns")
-        self.turns, self.held_lines = zip(*map(self.queues, LANES), strict=True)
+        self.turns = [self.queues(lane)[0] for lane in LANES]
+        self.held_lines = [self.queues(lane)[1] for lane in LANES]
         self.bells = [self.bell(lane) for lane in LANES]
         self.wakes, self.swept = self._key("wake"), self._key("swept")
         self.guard, self.format = self._key("guard"), self._key("format")

@@ -47,7 +47,7 @@ def _mixed(number: int) -> Message:
     image = {"imageUrl": "https://shop.example/autumn.jpg"}
     button = {"text": text, "caption": "Посмотреть", "action": order}
     options: tuple[Message, ...] = (
-        {"source": "shop"},
+        {"source": "shop", "campaign": "autumn"},
         {"contentType": "button", "content": button, "comment": "autumn"},
         {"contentType": "image", "content": image, "ttlSec": 600, "validityPeriodSec": 300},
         {**_sms(text), "id": f"order-{number}:ready", "priority": "high"},

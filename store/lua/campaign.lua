@@ -63,7 +63,7 @@ if not refused and act ~= 'read' then
   end
   if not known[1] then
     redis.call('HSET', campaign, 'created', text(at))
-    keep_campaign(campaigns, registry, name, at, keep)
+    retire(campaigns, registry, name, at, keep)
   end
 end
 return {text(at), refused and '1' or '', unpack(redis.call('HGETALL', campaign))}

@@ -134,7 +134,7 @@ end
 -- Notes when a line is looked at next: when its earliest message is due, and no sooner than after. That
 -- of a cancelled campaign is looked at again until it gives no more: its messages may be due later.
 local function requeue(line, after)
-  local earliest = tonumber(redis.call('ZRANGE', line.key, 0, 0, 'WITHSCORES')[2])
+  local earliest = tonumber(redis.call('ZRANGEBYSCORE', line.key, '-inf', '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2])
   if earliest and line.is_cancelled and line.members then earliest = after end
   if earliest then
     redis.call('ZADD', line.queue, text(math.max(earliest, after)), line.member)

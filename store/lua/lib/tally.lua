@@ -14,16 +14,15 @@ local function add(tallies, name, field, n)
   fields[field] = (fields[field] or 0) + n
 end
 
--- keep_campaign(campaigns, registry, name, at, keep): lets a campaign expire so many ms from now if all
--- its messages have ended, and keeps it otherwise. The registry holds when each one expires.
-local function keep_campaign(campaigns, registry, name, at, keep)
+-- retire(campaigns, registry, name, at, keep): if all messages of a campaign have ended, it expires so many
+-- ms from now. The registry holds when each one does.
+local function retire(campaigns, registry, name, at, keep)
   local campaign = campaigns .. name
   local found = redis.call('HMGET', campaign, 'added', 'ended')
-  local over = (found[1] or '0') == (found[2] or '0')
-  for _, key in ipairs({campaign, campaign .. ':rows'}) do
-    if over then redis.call('PEXPIRE', key, keep) else redis.call('PERSIST', key) end
-  end
-  redis.call('ZADD', registry, over and text(at + keep * 1000) or '+inf', name)
+  if found[1] ~= found[2] then return end
+  redis.call('PEXPIRE', campaign, keep)
+  redis.call('PEXPIRE', campaign .. ':rows', keep)
+  redis.call('ZADD', registry, text(at + keep * 1000), name)
 end
 
 -- write_tallies(tallies, campaigns, registry, at, keep): writes what add has counted.
@@ -32,6 +31,6 @@ local function write_tallies(tallies, campaigns, registry, at, keep)
     for field, n in pairs(fields) do
       if n ~= 0 then redis.call('HINCRBY', campaigns .. name, field, n) end
     end
-    if fields.added or fields.ended then keep_campaign(campaigns, registry, name, at, keep) end
+    if fields.ended then retire(campaigns, registry, name, at, keep) end
   end
 end
