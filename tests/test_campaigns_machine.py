@@ -210,6 +210,6 @@ class Campaigns(Life):
 def test_counters_turns_and_stops_under_any_order_of_events(redis_server: RedisServer) -> None:
     Campaigns.url = redis_server.url
     SEEN.clear()
-    steps = how(max_examples=150, stateful_step_count=40, deadline=None)
+    steps = how(max_examples=80, stateful_step_count=40, deadline=None)
     run_state_machine_as_test(Campaigns, settings=steps)
     assert SEEN["messages"] > 500 and min(SEEN.values()) > 20, SEEN

@@ -40,8 +40,8 @@ def mask(address: str) -> str:
     return f"{address[: max(0, min(4, len(address) - 7))]}***{address[-2:]}"
 
 
-def event_fields(record: Record) -> Json:
-    """Returns a record under the names that events use."""
+def event_fields(record: Any) -> Json:
+    """Returns a record, or another dataclass, under names as events use them."""
     values = asdict(record).items()
     return {re.sub("_(.)", lambda found: found[1].upper(), n): v for n, v in values}
 

@@ -91,12 +91,13 @@ class Storing:
         common: Mapping[str, Any] | None,
         sends_all: bool,
         retry: Callable[[Callable[[], Any]], Any],
+        campaign: str | None = None,
     ) -> None:
         self._producer, self._columns, self._country = producer, table.columns, country
         self._ids, self._refused, self._common = ids, refused, common
         self._sends_all, self._retry = sends_all, retry
         self._record = Keys(producer.settings.namespace).records
-        self._numbers = set[int]()
+        self._numbers, self._campaign = set[int](), campaign
         self.stored = self.stored_before = self.repeated = 0
 
     def store(self, chunk: Sequence[Row]) -> None:
@@ -132,7 +133,8 @@ class Storing:
         """Stores rows; returns those that were refused, with the reason."""
         jobs = [{"id": self._ids.next(each.number.digits), **each.job} for each in batch]
         before = self._retry(lambda: self._existing([job["id"] for job in jobs]))
-        ids, faults = self._retry(lambda: self._attempt(jobs))
+        lines = [each.row.line for each in batch]
+        ids, faults = self._retry(lambda: self._attempt(jobs, lines))
         self.stored_before += len(before.intersection(ids))
         self.stored += len(set(ids) - before)
         if not self._sends_all:
@@ -146,13 +148,19 @@ class Storing:
                 pipe.exists(self._record + id)
             return {id for id, found in zip(ids, pipe.execute(), strict=True) if found}
 
-    def _attempt(self, jobs: list[Any]) -> tuple[list[str], list[tuple[int, Any]]]:
+    def _attempt(
+        self, jobs: list[Any], lines: Sequence[int]
+    ) -> tuple[list[str], list[tuple[int, Any]]]:
         faults: list[tuple[int, EnqueueError]] = []
         common: Any = self._common  # of a file: known to no type checker
-        ids = self._producer.enqueue_many(
-            jobs, common, lambda number, _, error: faults.append((number, error))
-        )
-        return ids, faults
+
+        def refuse(number: int, _: Any, error: EnqueueError) -> None:
+            faults.append((number, error))
+
+        if self._campaign is None:
+            return self._producer.enqueue_many(jobs, common, refuse), faults
+        campaign = self._producer.campaign(self._campaign, common)
+        return campaign.add(jobs, refuse, lines), faults
 
     def _reason(self, error: EnqueueError, has_own_id: bool) -> str:
         if isinstance(error, Conflict):
