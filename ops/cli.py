@@ -12,6 +12,7 @@ except ModuleNotFoundError:
 
 _MODULES = {
     "commands.bulk": {"bulk": "Store a message for each row of a list."},
+    "commands.campaigns": {"campaign": "Watch, pause, resume, cancel and report campaigns."},
     "commands.consuming": {"consume": "Call a function with result events."},
     "commands.flower": {"flower": "Serve pages that show workers and tasks."},
     "commands.gateway": {"gateway": "Serve messages and their events by HTTP."},

@@ -4,14 +4,17 @@
 --   guard        never exists: a cluster refuses the call while its slot moves
 --   results
 --   swept        the instant of the latest sweep
---   sets...      pairs: a set, and the fence of its leases
+--   sets...      groups of four: a set, the fence of its leases, and the two sorted sets of its lane's
+--                lines (lua/lib/lines.lua), which count as a part of the set
 -- ARGV
 --   time         '' for this server's clock
---   instants     most different scores to examine in each set for leases
+--   instants     most different scores to examine in each set, and each line, for leases
+--   lines        most lines to examine in each sorted set
 --   most         most groups to examine
 -- Reply {now, latest sweep, sets, groups}
 --   sets      {members, due, score of the oldest due ('': none), leased (kind 1), inside a request
---             (kind 2)} of each; the last two are lower bounds, because retries may hide some leases
+--             (kind 2), waiting in paused campaigns} of each, of which only members, leased and inside
+--             count paused campaigns; leased and inside are lower bounds: retries may hide some
 --   groups    {name, pending, lag ('' if Redis doesn't tell), id of the first event not delivered
 --             ('': none), id of the oldest unacknowledged event ('': none)} of each
 -- Writes nothing.
@@ -31,11 +34,28 @@ local function leases(set, fence)
 end
 
 local looked = {}
-for i = sets, #KEYS, 2 do
-  local oldest = redis.call('ZRANGEBYSCORE', KEYS[i], '-inf', due, 'WITHSCORES', 'LIMIT', 0, 1)[2]
-  local held = leases(KEYS[i], KEYS[i + 1])
-  looked[#looked + 1] = {redis.call('ZCARD', KEYS[i]), redis.call('ZCOUNT', KEYS[i], '-inf', due),
-    oldest or '', held[1], held[2]}
+for i = sets, #KEYS, 4 do
+  local sum = {0, 0, '', 0, 0, 0}
+  local function count(key, is_paused)
+    local held, size = leases(key, KEYS[i + 1]), redis.call('ZCARD', key)
+    sum[1], sum[4], sum[5] = sum[1] + size, sum[4] + held[1], sum[5] + held[2]
+    if is_paused then
+      sum[6] = sum[6] + size - held[1] - held[2]
+    else
+      local oldest = redis.call('ZRANGEBYSCORE', key, '-inf', due, 'WITHSCORES', 'LIMIT', 0, 1)[2]
+      if oldest and (sum[3] == '' or tonumber(oldest) < tonumber(sum[3])) then sum[3] = oldest end
+      sum[2] = sum[2] + redis.call('ZCOUNT', key, '-inf', due)
+    end
+  end
+  count(KEYS[i])
+  for queue = i + 2, i + 3 do
+    for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[queue], '-inf', '+inf', 'LIMIT', 0, lines)) do
+      if string.sub(member, 1, 1) == string.sub(KEYS[i], -1) then
+        count(KEYS[i] .. string.sub(member, 2), queue == i + 3)
+      end
+    end
+  end
+  looked[#looked + 1] = sum
 end
 local groups = {}
 for i, flat in ipairs(redis.call('EXISTS', results) == 1 and redis.call('XINFO', 'GROUPS', results) or {}) do

@@ -23,8 +23,9 @@ from viber_courier.store.scripts import Script, source
 
 PAUSABLE = (*LANES, POLL)
 """What an operator can pause."""
-INSTANTS, GROUPS = 100, 50
-"""At most so many instants of a set are searched for leases, and so many groups are looked at."""
+INSTANTS, LINES, GROUPS = 100, 1000, 50
+"""At most so many instants of a set are searched for leases, and so many lines of each kind and
+groups are looked at."""
 _HERE: Any = files("viber_courier.ops")
 _LOOK = source("look", _HERE)
 
@@ -34,6 +35,7 @@ class Backlog(NamedTuple):
 
     ``overdue``: how long the oldest has been due, in seconds; 0 if none is. ``leased``: messages
     held by a worker that are in no request, ``inside``: those in one; there may be more of both.
+    ``paused``: others of paused campaigns; they are not counted as due.
     """
 
     size: int
@@ -41,11 +43,12 @@ class Backlog(NamedTuple):
     overdue: float
     leased: int
     inside: int
+    paused: int = 0
 
     @property
     def scheduled(self) -> int:
         """Messages that are due later and that no worker holds."""
-        return self.size - self.due - self.leased - self.inside
+        return self.size - self.due - self.leased - self.inside - self.paused
 
 
 class Gate(NamedTuple):
@@ -111,10 +114,11 @@ def silence(look: Look) -> tuple[int, float]:
 def take_look(client: redis.Redis, namespace: str) -> Look:
     """Reads everything in one round trip."""
     keys = Keys(namespace)
-    sets = [key for lane in keys.lanes for key in (lane, keys.fence("send"))]
-    sets += (keys.watch, keys.fence(POLL))
+    lanes = zip(keys.lanes, (lane for lane in LANES for _ in "01"), strict=True)
+    sets = [key for s, lane in lanes for key in (s, keys.fence("send"), *keys.queues(lane))]
+    sets += (keys.watch, keys.fence(POLL), *keys.queues(POLL))
     given = {**vars(keys), "sets": sets, "time": None}
-    words, count = Script(client, _LOOK, given).words(instants=INSTANTS, most=GROUPS)
+    words, count = Script(client, _LOOK, given).words(instants=INSTANTS, lines=LINES, most=GROUPS)
     pipe: Any = client.pipeline(transaction=False)
     pipe.eval(_LOOK.text, count, *words)
     pipe.hgetall(keys.counts).hgetall(keys.requests)
@@ -144,9 +148,9 @@ def take_look(client: redis.Redis, namespace: str) -> Look:
     )
 
 
-def _backlog(now: float, size: int, due: int, oldest: str, leased: int, inside: int) -> Backlog:
+def _backlog(now: float, size: int, due: int, oldest: str, *held: int) -> Backlog:
     overdue = max(0.0, now - float(oldest) / SECOND) if oldest else 0.0
-    return Backlog(size, due, overdue, leased, inside)
+    return Backlog(size, due, overdue, *held)
 
 
 def _both(one: Backlog, two: Backlog) -> Backlog:

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
+from viber_courier.producers.campaigns import (
+    AsyncCampaign,
+    CampaignCalls,
+    Progress,
+    require_campaign,
+)
 from viber_courier.producers.dead import AsyncDeadLetters, Letter
 from viber_courier.producers.endings import Ending, Endings, ending
 from viber_courier.producers.results import Reader, Start, require_start
 from viber_courier.producers.rows import (
     NOTHING,
+    Clashes,
     FetchStored,
     OnInvalid,
     OnSuppressed,
@@ -21,7 +28,13 @@ from viber_courier.producers.rows import (
     fresh_id,
 )
 from viber_courier.producers.suppressions import AsyncSuppressions
-from viber_courier.schemas.errors import Conflict, EnqueueError, QueueFull
+from viber_courier.schemas.errors import (
+    CampaignCancelled,
+    Conflict,
+    EnqueueError,
+    InvalidMessage,
+    QueueFull,
+)
 from viber_courier.schemas.fields import SOURCE
 from viber_courier.schemas.message import Campaign, Job, named, parse_job, require_in_time
 from viber_courier.schemas.settings import Settings
@@ -74,6 +87,7 @@ class Calls:
         self._glance = link.script(link.client, "get", given) if must else self._scripts["get"]
         self._endings = Endings(link, settings, clock)
         self.suppressions = AsyncSuppressions(link, settings, clock)
+        self._campaign_calls = CampaignCalls(link, settings, self._endings)
         self.dead = AsyncDeadLetters(link, settings, clock, self._store_again)
 
     async def ping(self) -> None:
@@ -89,14 +103,14 @@ class Calls:
             require_in_time(parsed)
         id = parsed.id or fresh_id()
         try:
-            stored = await (await self._begin_store([Row(0, job, id, parsed)]))()
+            stored = await (await self._begin_store([Row(None, job, id, parsed)]))()
         except StoreUnavailable as error:
             error.id = id
             if parsed.id is None and not refusal(error):
                 error.args = (f"{error}; to repeat it, give the job the id {id}",)
             raise
-        if stored.conflicts:
-            raise Conflict(id)
+        for clash in stored.clashes.values():
+            raise clash
         return id
 
     @overload
@@ -134,15 +148,51 @@ class Calls:
         *,
         template: bool = False,
     ) -> list[str]:
+        return await self._store_rows(rows, common, on_invalid, on_suppressed, template)
+
+    def campaign(
+        self, name: str, common: Any = None, *, template: bool = False, rate: float | None = None
+    ) -> AsyncCampaign:
+        """Returns a campaign; Producer.campaign describes it."""
+        name, shared_part = require_campaign(name), common or {}
+        if shared_part.get("campaign", name) != name:
+            raise InvalidMessage({"common.campaign": [f"must be {name!r}, or left out"]})
+        shared_part = {**shared_part, "campaign": name}
+
+        async def add(rows: Any, on_invalid: Any, on_suppressed: Any, numbers: Any) -> list[str]:
+            told = on_invalid, on_suppressed
+            return await self._store_rows(rows, shared_part, *told, template, name, numbers)
+
+        return AsyncCampaign(name, self._campaign_calls, add, rate)
+
+    async def campaigns(self) -> list[Progress]:
+        """Returns how far each campaign has come, the newest first."""
+        calls = self._campaign_calls
+        found = [await calls.progress(name) for name in await calls.names()]
+        return sorted((each for each in found if each.created), key=_created, reverse=True)
+
+    async def _store_rows(
+        self,
+        rows: Rows[Any],
+        common: Any,
+        on_invalid: OnInvalid | None,
+        on_suppressed: OnSuppressed | None,
+        template: bool,
+        name: str = "",
+        numbers: Sequence[int] | None = None,
+    ) -> list[str]:
+        """Stores rows, of this campaign only if it has a ``name``; its report has their numbers."""
         common = named(common, self.settings.source)
         texts = Template(common) if template else None
         common = texts.common if texts else common
         campaign = None if common is None else Campaign(common, self._clock())
         check = campaign.parse_row if campaign else self._parse_job
         parse = texts.parser(check) if texts else check
-        begin = self._begin_store
-        told, stored = (on_invalid, on_suppressed), self._is_stored
-        stream = RowStream(campaign, parse, stored, *told, self._clock, begin, self._link)
+        if name:
+            parse = partial(_require_in, name, parse)
+        begin, told = partial(self._begin_store, numbers=numbers), (on_invalid, on_suppressed)
+        before = self._is_stored
+        stream = RowStream(campaign, parse, before, *told, self._clock, begin, self._link)
         try:
             await stream.store(rows)
         except (EnqueueError, StoreUnavailable) as error:
@@ -186,18 +236,22 @@ class Calls:
         names = require_name("group", group), require_name("consumer", consumer)
         return Reader(self._link, self.settings, *names, start, source)
 
-    async def _store_again(self, letters: list[Letter], gap: int) -> set[str]:
-        rows = [Row(0, None, new, job, old) for old, new, job in letters]
+    async def _store_again(self, letters: list[Letter], gap: int) -> Clashes:
+        rows = [Row(None, None, new, job, old) for old, new, job in letters]
         try:
-            return {*(await (await self._begin_store(rows, None, gap))()).conflicts}
+            return (await (await self._begin_store(rows, None, gap))()).clashes
         except QueueFull:
             if not (half := len(letters) // 2):
                 raise
         first = await self._store_again(letters[:half], gap)
-        return first | await self._store_again(letters[half:], gap)
+        return {**first, **await self._store_again(letters[half:], gap)}
 
     async def _begin_store(
-        self, rows: list[Row], campaign: Campaign | None = None, gap: int | None = None
+        self,
+        rows: list[Row],
+        campaign: Campaign | None = None,
+        gap: int | None = None,
+        numbers: Sequence[int] | None = None,
     ) -> FetchStored:
         """Begins to store rows; an asyncio client's chunk is stored by then.
 
@@ -205,11 +259,14 @@ class Calls:
         """
         if not rows:
             return _fetch_nothing
-        messages = [new_message(row.id, row.job, row.resend_of) for row in rows]
+        messages = [
+            new_message(r.id, r.job, r.resend_of, numbers[r.number or 0] if numbers else r.number)
+            for r in rows
+        ]
         width = max(map(len, messages))
         tail = [value for each in messages for value in (*each, *[""] * (width - len(each)))]
         digest = campaign.digest if campaign else ""
-        numbers = self._numbers
+        suppression = self._numbers
         with store_errors(self._link.client):
             fetch_reply = await reply(
                 self._scripts["enqueue"].begin(
@@ -217,7 +274,7 @@ class Calls:
                     status=Status.QUEUED,
                     common_digest=digest,
                     common_json=campaign.json if campaign else "",
-                    hashes=numbers.joined(map(_heeded, rows)) if numbers else "",
+                    hashes=suppression.joined(map(_heeded, rows)) if suppression else "",
                     gap=gap,
                     width=width,
                     tail=tail,
@@ -232,8 +289,11 @@ class Calls:
             if not places:
                 return NOTHING
             found = [rows[int(place)] for each in places for place in each]
+            if state == "cancelled":
+                names = {row.id: row.job.campaign or "" for row in found}
+                return Stored({id: CampaignCancelled(name) for id, name in names.items()})
             if state == "conflict":
-                return Stored(conflicts={row.id for row in found})
+                return Stored({row.id: Conflict(row.id) for row in found})
             return Stored(suppressed=await self._end_suppressed(found))
 
         return fetch_stored
@@ -278,3 +338,14 @@ def _heeded(row: Row) -> str | None:
     """Returns the number that a row's message is not sent to if it is suppressed."""
     job = row.job
     return None if job.ignores_suppression or job.lane not in HEEDING else address_of(job.own)
+
+
+def _require_in(name: str, parse: Callable[[Any, float], Job], row: Any, now: float) -> Job:
+    job = parse(row, now)
+    if job.campaign != name:
+        raise InvalidMessage({"campaign": [f"must be {name!r}, or left out"]})
+    return job
+
+
+def _created(progress: Progress) -> str:
+    return progress.created or ""

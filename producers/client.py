@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import redis
 
 from viber_courier.producers.calls import Calls, settings_from
+from viber_courier.producers.campaigns import Campaign, Progress
 from viber_courier.producers.dead import DeadLetters
 from viber_courier.producers.results import EventStream, Start
 from viber_courier.producers.rows import CHUNK_ROWS, OnInvalid, OnSuppressed
@@ -120,6 +121,28 @@ class Producer:
         """
         given: Any = {"on_suppressed": on_suppressed, "template": template}
         return run(self._calls.enqueue_many(rows, common, on_invalid, **given))
+
+    def campaign(
+        self,
+        name: str,
+        common: types.Common | None = None,
+        *,
+        template: bool = False,
+        rate: float | None = None,
+    ) -> Campaign:
+        """Returns the campaign with this name; stores nothing before ``add`` or ``pause``.
+
+        ``common`` and ``template`` are those of ``enqueue_many``, for ``add``. ``rate``: most
+        messages a second, under COURIER_RATE_LIMIT; ``add`` writes it down.
+        """
+        return Campaign(self._calls.campaign(name, common, template=template, rate=rate))
+
+    def campaigns(self) -> list[Progress]:
+        """Returns how far each campaign has come, the newest first.
+
+        One is kept for COURIER_RETENTION after its last message has ended.
+        """
+        return run(self._calls.campaigns())
 
     def get(self, id: str) -> Record | None:
         """Returns the message with this id; None if there is none, or its record has expired."""

@@ -6,9 +6,12 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Seque
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from viber_courier.producers.rows import Clashes
 from viber_courier.schemas.errors import (
+    CampaignCancelled,
     ContentGone,
     DeadLetterError,
+    EnqueueError,
     InvalidMessage,
     NotDead,
     Unconfirmed,
@@ -54,7 +57,7 @@ class Resent:
     """What ``resend_many`` did: the new ids by the old ones, and the error of each it refused."""
 
     ids: dict[str, str] = field(default_factory=dict)
-    refused: dict[str, DeadLetterError | InvalidMessage] = field(default_factory=dict)
+    refused: dict[str, DeadLetterError | EnqueueError] = field(default_factory=dict)
 
 
 class _Found(NamedTuple):
@@ -71,7 +74,8 @@ class AsyncDeadLetters:
     """The list of dead letters for asyncio, and its rules for both; DeadLetters describes them.
 
     ``store`` stores letters as new messages, so many microseconds apart, and removes them from the
-    list in the same step. If some are not on the list it returns their new ids and does nothing.
+    list in the same step. If some are not on the list, or their campaign was cancelled, it returns
+    an error for each of their new ids and does nothing.
     """
 
     def __init__(
@@ -79,7 +83,7 @@ class AsyncDeadLetters:
         link: Link,
         settings: Settings,
         clock: Callable[[], float],
-        store: Callable[[list[Letter], int], Awaitable[set[str]]],
+        store: Callable[[list[Letter], int], Awaitable[Clashes]],
     ) -> None:
         self._client, self._clock, self._store = link.client, clock, store
         self._keys = Keys(settings.namespace)
@@ -105,7 +109,9 @@ class AsyncDeadLetters:
         if "resentAs" in found.fields:
             return found.fields["resentAs"]
         letter = self._letter(found, unconfirmed)
-        if await self._store([letter], 0):
+        for error in (await self._store([letter], 0)).values():
+            if isinstance(error, CampaignCancelled):
+                raise error
             raise NotDead(id, "has just left the list of dead letters")
         return letter[1]
 
@@ -131,6 +137,9 @@ class AsyncDeadLetters:
                     resent.refused[found.id] = error
             # Other operators may take some.
             while gone := await self._store(letters, round(1e6 / rate)):
+                for old, new, _ in letters:
+                    if isinstance(why := gone.get(new), CampaignCancelled):
+                        resent.refused[old] = why
                 letters = [letter for letter in letters if letter[1] not in gone]
             resent.ids.update((old, new) for old, new, _ in letters)
         return resent

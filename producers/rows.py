@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncIterable, Awaitable, Callable, Collection, Iterable
+from collections.abc import AsyncIterable, Awaitable, Callable, Collection, Iterable, Mapping
+from copy import copy
 from itertools import islice
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from viber_courier.schemas.errors import Conflict, EnqueueError, QueueFull
@@ -20,12 +22,14 @@ COLLECT_AFTER = 0.02
 Fault = tuple[int, Any, EnqueueError]
 OnInvalid = Callable[[int, Any, EnqueueError], object]
 OnSuppressed = Callable[[int, Any, str], object]
+Clashes = Mapping[str, EnqueueError]
+"""The errors of the rows because of which nothing of a chunk is stored, by id."""
 
 
 class Stored(NamedTuple):
-    """The ids that conflict: then nothing was stored; or those that ended ``suppressed``."""
+    """What clashes, if nothing was stored; or the ids that ended ``suppressed``."""
 
-    conflicts: Collection[str] = ()
+    clashes: Clashes = MappingProxyType({})
     suppressed: Collection[str] = ()
 
 
@@ -37,7 +41,7 @@ FetchStored = Callable[[], Awaitable[Stored]]
 class Row(NamedTuple):
     """A checked job, with its number among the rows. ``resend_of``: the dead letter it was."""
 
-    number: int
+    number: int | None
     raw: Any
     id: str
     job: Job
@@ -77,7 +81,7 @@ class RowStream:
     def in_doubt(self) -> dict[int, str]:
         """The rows sent to Redis that may be stored: numbers and ids."""
         stored = {*self.accepted}
-        return {row.number: row.id for row in self._rows if row.id not in stored}
+        return {row.number or 0: row.id for row in self._rows if row.id not in stored}
 
     async def store(self, rows: Iterable[Any] | AsyncIterable[Any]) -> None:
         """Stores rows in chunks."""
@@ -145,7 +149,7 @@ class RowStream:
         suppressed, self._suppressed = self._suppressed, []
         for row in suppressed:
             if self._on_suppressed:
-                self._on_suppressed(row.number, row.raw, row.id)
+                self._on_suppressed(row.number or 0, row.raw, row.id)
 
     async def _finish(self, rows: list[Row], fetch: FetchStored | None = None) -> None:
         """Stores rows, but for those that conflict; adds their ids. ``fetch``: if they are sent.
@@ -159,8 +163,10 @@ class RowStream:
                 raise
             await self._finish(rows[:half])
             return await self._finish(rows[half:])
-        if clashes := stored.conflicts:
-            new = [_fault(r.number, r.raw, Conflict(r.id)) for r in rows if r.id in clashes]
+        if clashes := stored.clashes:
+            new = [
+                _fault(r.number or 0, r.raw, copy(clashes[r.id])) for r in rows if r.id in clashes
+            ]
             self._faults += new
             self._raise_first(self._faults)
             return await self._finish([row for row in rows if row.id not in clashes])

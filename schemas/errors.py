@@ -59,6 +59,14 @@ class Conflict(EnqueueError):
         super().__init__(f"id {id!r} was accepted before with another job")
 
 
+class CampaignCancelled(EnqueueError):
+    """The campaign was cancelled: it takes no more messages. ``campaign`` is its name."""
+
+    def __init__(self, campaign: str) -> None:
+        self.campaign = campaign
+        super().__init__(f"campaign {campaign!r} was cancelled")
+
+
 class QueueFull(EnqueueError):
     """More than ``COURIER_MAX_QUEUED`` messages would wait. Only ``accepted`` was stored."""
 

@@ -28,9 +28,11 @@ MAX_ZONES = 16
 SMS_FIELDS = ("smsText", "smsSrcAddress", "smsValidityPeriodSec")
 SOURCE = re.compile(r"[A-Za-z0-9_.-]{1,32}")
 """What an app may call itself; it goes into events as it is, so nothing in it needs quoting."""
+CAMPAIGN = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+"""What a campaign may be called; it goes into events and keys as it is."""
 OPTIONS = frozenset(
-    {"id", "source", "sendAt", "sendWindow", "ttlSec", "onUnsure", "metadata", "resendSms", "type"}
-    | {"ignoreSuppression"}
+    {"id", "source", "campaign", "sendAt", "sendWindow", "ttlSec", "onUnsure", "metadata"}
+    | {"resendSms", "type", "ignoreSuppression"}
 )
 """Fields of a job that are not stored with its message; ``type`` is added when it is sent."""
 
@@ -278,6 +280,7 @@ class JobSchema(_Strict):
 
     id = Checked(_text(64, ID.pattern, "1 to 64 of A-Za-z0-9_.:-"))
     source = Checked(_text(32, SOURCE.pattern, "1 to 32 of A-Za-z0-9_.-"))
+    campaign = Checked(_text(64, CAMPAIGN.pattern, "1 to 64 of A-Za-z0-9_.-"))
     sendAt = Checked(_instant)
     sendWindow = Checked(_window)
     ttlSec = Seconds(15, 2592000)

@@ -51,6 +51,7 @@ class Job(NamedTuple):
     ttl: int | None
     on_unsure: str | None
     source: str | None
+    campaign: str | None
     metadata: str
     digest: str
     ignores_suppression: bool | None = None
@@ -144,7 +145,8 @@ _Measure = Callable[[Any], _Part]
 
 _LOW_CARDINALITY = frozenset(
     {"type", "subject", "priority", "contentType", "onUnsure", "resendSms", "smsSrcAddress"}
-    | {"source", "ttlSec", "validityPeriodSec", "smsValidityPeriodSec", "ignoreSuppression"}
+    | {"source", "campaign", "ttlSec", "validityPeriodSec", "smsValidityPeriodSec"}
+    | {"ignoreSuppression"}
 )
 """Low-cardinality fields with short values; validation results are cached."""
 _DEFAULTS: Mapping[str, Any] = {
@@ -222,7 +224,7 @@ _MEASURES = {
 _CONTENT = {
     kind: _measure("content", _unchanged, partial(_content_json, kind)) for kind in fields.CONTENT
 }
-_OF_JOB = ("id", "priority", "resendSms", "sendAt", "ttlSec", "onUnsure", "source")
+_OF_JOB = ("id", "priority", "resendSms", "sendAt", "ttlSec", "onUnsure", "source", "campaign")
 _OPTIONAL = (*_OF_JOB, "metadata", "ignoreSuppression", "sendWindow")
 _ABSENT = dict.fromkeys(_OPTIONAL, (None, "", b""))
 _DIGEST = blake2b(digest_size=15)

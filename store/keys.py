@@ -6,8 +6,15 @@ key                      type    holds
 ``{ns}:m:<id>``          hash    the record: small fields only, so that it stays a listpack
 ``{ns}:c:<id>``          string  the job's own wire fields as JSON, if too long for the record;
                                  for a finished message always, until they are erased
-``{ns}:common:<digest>`` string  the wire fields that a campaign's rows share, as JSON
+``{ns}:common:<digest>`` string  the wire fields that the rows of one call share, as JSON
 ``{ns}:lane:<p>:<f>``    zset    waiting messages of priority p with resendSms f (0, 1)
+``{ns}:lane:<p>:<f>:<c>`` zset   the same of campaign c: one of its *lines*
+``{ns}:turns:<p>``       zset    the lane's lines as ``<f>:<c>``, by when each is looked at next
+``{ns}:held:<p>``        zset    the same for paused campaigns, to find what must end
+``{ns}:campaign:<c>``    hash    a campaign's state and counters (lua/campaign.lua)
+``{ns}:campaign:<c>:rows`` list  its index: rows and ids of its messages (lua/rows.lua)
+``{ns}:campaign:<c>:bucket`` string the token bucket of a campaign with a rate of its own
+``{ns}:campaigns``       zset    the campaigns, by when each expires (us; +inf: not yet)
 ``{ns}:watch``           zset    accepted messages that are polled
 ``{ns}:fence:<what>``    string  the latest lease given; the next one is later
 ``{ns}:once:<token>``    string  a script's answer to the first call, returned to repeats
@@ -54,9 +61,11 @@ from viber_courier.schemas.lanes import LANES, POLL
 class Keys:
     """Names of the keys of one namespace (``COURIER_NAMESPACE``), as the table above lists them.
 
-    ``records``, ``contents`` and ``commons`` are prefixes: scripts append an id or a digest.
-    ``lanes`` are the eight lane sets, most urgent first, without and with resendSms; ``bells`` are
-    in the order of LANES. ``send`` and ``poll`` have a fence, a gate and a bucket each.
+    ``records``, ``contents``, ``commons`` and ``campaigns`` are prefixes: scripts append an id, a
+    digest or a name.
+    ``lanes`` are the eight lane sets, most urgent first, without and with resendSms; ``bells``,
+    ``turns`` and ``held_lines`` are in the order of LANES. ``send`` and ``poll`` have a fence, a
+    gate and a bucket each.
     """
 
     def __init__(self, namespace: str) -> None:
@@ -64,6 +73,9 @@ class Keys:
         self.records, self.contents = self._key("m:"), self._key("c:")
         self.commons, self.watch = self._key("common:"), self._key("watch")
         self.lanes = [self._key(f"lane:{lane}:{flag}") for lane in LANES for flag in "01"]
+        self.campaigns, self.registry = self._key("campaign:"), self._key("campaigns")
+        self.turns = [self.queues(lane)[0] for lane in LANES]
+        self.held_lines = [self.queues(lane)[1] for lane in LANES]
         self.bells = [self.bell(lane) for lane in LANES]
         self.wakes, self.swept = self._key("wake"), self._key("swept")
         self.guard, self.format = self._key("guard"), self._key("format")
@@ -80,6 +92,10 @@ class Keys:
     def lanes_from(self, lane: str) -> list[str]:
         """Returns the lane sets that a bell of ``lane`` serves: its own and those above it."""
         return self.lanes[: 2 * LANES.index(lane) + 2]
+
+    def queues(self, name: str) -> tuple[str, str]:
+        """Returns the keys of a lane's lines, and of those of paused campaigns; poll has none."""
+        return self._key(f"turns:{name}"), self._key(f"held:{name}")
 
     def once(self, token: str) -> str:
         """Returns the key of the answer to the script call with this token."""

@@ -63,8 +63,9 @@ class Lease(Generic[M]):
     ``more``: other messages are due that the caller may claim next; ``out_of_tokens``: the rate
     limit keeps them back. ``refused``: messages refused alone in a row before this claim. ``now``
     is the Redis server's clock, in microseconds, at ``measured_at``. ``measured_at`` and ``ends``
-    are seconds of the local monotonic clock. ``suppressed``: messages that are held as well, but
-    must not be sent: their numbers are suppressed.
+    are seconds of the local monotonic clock. ``line``: the line of ``lane`` that it is from
+    (store/keys.py); "": it is from none. ``suppressed``: messages that are held as well, but must
+    not be sent: their numbers are suppressed.
     """
 
     key: str
@@ -77,6 +78,8 @@ class Lease(Generic[M]):
     refused: int
     messages: Sequence[M]
     suppressed: Sequence[M] = ()
+    lane: str = POLL
+    line: str = ""
 
     def server_now(self) -> int:
         """Returns an estimate of the Redis server's clock now, in microseconds."""
@@ -129,7 +132,7 @@ class Store:
         groups = [
             key
             for n, name in enumerate(LANES[: len(sets) // 2])
-            for key in (*sets[2 * n : 2 * n + 2], keys.paused(name))
+            for key in (*sets[2 * n : 2 * n + 2], *keys.queues(name), keys.paused(name))
         ]
         started, seconds = time.monotonic(), settings.lease
         got = self._claim(
@@ -148,13 +151,16 @@ class Store:
         )
         if len(got) < 3:
             return _rate_limited(got)
-        place, *_, shared, _ = got
-        # Messages of a campaign share the parsed content as well: nothing changes it.
+        place, *_, shared, _, campaign, is_cancelled = got
+        # Messages share the parsed content as well: nothing changes it.
         texts = zip(shared[::2], shared[1::2], strict=True)
         commons = {digest: None if text is None else loads(text) for digest, text in texts}
         name, resend = LANES[(place - 1) // 2], place % 2 == 0
-        messages = [read_waiting(row, name, resend, commons) for row in _rows(got, WAITING)]
-        return _lease(got, sets[place - 1], started, seconds, messages)
+        given = name, resend, commons, is_cancelled == "1"
+        messages = [read_waiting(row, *given) for row in _rows(got, WAITING)]
+        key = sets[place - 1] + (f":{campaign}" if campaign else "")
+        lease = _lease(got, key, started, seconds, messages)
+        return replace(lease, lane=name, line=f"{resend:d}:{campaign}" if campaign else "")
 
     def claim_watched(self, answered: bool) -> Lease[Watched] | RateLimited | None:
         """Leases accepted messages whose next poll is due; None if none is due."""
@@ -165,7 +171,7 @@ class Store:
             seconds,
             bell=keys.bell(POLL),
             word=POLL,
-            groups=[keys.watch, keys.paused(POLL)],
+            groups=[keys.watch, *keys.queues(POLL), keys.paused(POLL)],
             rank=1,
             size=settings.status_batch_size,
             answered=answered,
@@ -205,6 +211,7 @@ class Store:
             once_ms=millis(settings.lease),
             hashes=joined_hashes(self._numbers, messages) if inside else "",
             ids=[message.id for message in messages],
+            **self._line(lease),
         )
         counted = [add_attempts(message, inside) for message in messages]
         ours = [m for m, flag in zip(counted, flags, strict=True) if flag == "1"]
@@ -259,6 +266,7 @@ class Store:
             signal=json.dumps(report) if report else "",
             total=len(moves),
             tail=tail,
+            **self._line(lease),
         )
         return [move for move, flag in zip(moves, flags, strict=True) if flag == "0"], change
 
@@ -328,6 +336,12 @@ class Store:
             return None
         return int(found[2] or 0), int(found[3] or 0)
 
+    def _line(self, lease: Lease[Any]) -> dict[str, str]:
+        """Returns the arguments that say which line a lease is from."""
+        turns, held = self.keys.queues(lease.lane)
+        given = {"campaign": lease.line[2:], "line": lease.line}
+        return {"lane_turns": turns, "lane_held": held, **given}
+
     def _claim(self, what: str, seconds: float, **given: Any) -> list[Any]:
         """Calls claim.lua; if a reply is lost, the repeat returns the same batch."""
         keys = self.keys
@@ -374,6 +388,6 @@ def _rows(reply: list[Any], fields: Sequence[str]) -> list[list[Any]]:
 def _lease(
     reply: list[Any], key: str, started: float, seconds: float, messages: Sequence[M]
 ) -> Lease[M]:
-    _, token, now, more, _, _, refused = reply
+    _, token, now, more, _, _, refused, *_ = reply
     at = time.monotonic(), started + seconds
     return Lease(key, token, int(now), *at, more in ("1", "4"), more == "4", refused, messages)

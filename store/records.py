@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 from viber_courier.schemas.encoding import loads
 from viber_courier.schemas.event import SmsState
 from viber_courier.schemas.fields import TTL_DEFAULT
-from viber_courier.schemas.instants import SECOND
+from viber_courier.schemas.instants import SECOND, iso
 from viber_courier.schemas.lanes import LANES
 from viber_courier.schemas.message import Job
 from viber_courier.schemas.status import DEAD, Status
@@ -28,7 +28,8 @@ class Record:
     """A message as its app sees it, without its texts and phone number.
 
     Provider ids are strings, as in events. ``resend_of`` is the dead letter that this message sends
-    again. ``resent_as`` is the message that sends this one again. ``source`` is its app.
+    again. ``resent_as`` is the message that sends this one again. ``source`` is its app,
+    ``campaign`` the campaign that it belongs to.
     """
 
     id: str
@@ -46,11 +47,12 @@ class Record:
     resend_of: str | None
     resent_as: str | None
     source: str | None
+    campaign: str | None
 
 
 _TEXTS = {"reason": "reason", "provider_status": "providerStatus", "status_at": "statusAt"}
 _TEXTS |= {"provider_code": "providerCode", "resend_of": "resendOf", "resent_as": "resentAs"}
-_TEXTS |= {"provider_id": "provider", "source": "source"}
+_TEXTS |= {"provider_id": "provider", "source": "source", "campaign": "campaign"}
 
 
 def record_values(id: str, fields: Mapping[str, str], score: float) -> dict[str, Any]:
@@ -76,7 +78,7 @@ def end_fields(reason: str, **more: str) -> list[str]:
 DEAD_LETTER = (
     *("status", "reason", "final", "attempts", "unsure", "provider", "providerStatus"),
     *("providerCode", "statusAt", "sms", "metadata", "resendOf", "resentAs"),
-    *("set", "ttl", "onUnsure", "source", "ignoreSuppression", "window"),
+    *("set", "ttl", "onUnsure", "source", "campaign", "ignoreSuppression", "window"),
 )
 """Fields of a dead letter: those of its Record, and the options of its job."""
 
@@ -86,7 +88,8 @@ def job_options(fields: Mapping[str, str]) -> dict[str, Any]:
     options: dict[str, Any] = {"resendSms": _resends(fields["set"])}
     if "ttl" in fields:
         options["ttlSec"] = int(fields["ttl"])
-    options.update({name: fields[name] for name in ("onUnsure", "source") if name in fields})
+    texts = ("onUnsure", "source", "campaign")
+    options.update({name: fields[name] for name in texts if name in fields})
     if "ignoreSuppression" in fields:
         options["ignoreSuppression"] = True
     if "window" in fields:
@@ -105,8 +108,11 @@ def _resends(index: str) -> bool:
     return int(index) % 2 == 0
 
 
-def new_message(id: str, job: Job, resend_of: str) -> list[str | int]:
-    """Returns enqueue.lua's arguments for one message, without padding."""
+def new_message(id: str, job: Job, resend_of: str, row: int | None) -> list[str | int]:
+    """Returns enqueue.lua's arguments for one message, without padding.
+
+    ``row`` is its row in its campaign's list, None without one.
+    """
     fields = ["resendOf", resend_of] if resend_of else []  # the script reads it first
     if job.ttl is not None:
         fields += ["ttl", str(job.ttl)]
@@ -121,9 +127,36 @@ def new_message(id: str, job: Job, resend_of: str) -> list[str | int]:
     if job.metadata:
         fields += ["metadata", job.metadata]
     lifetime = (job.ttl or TTL_DEFAULT) * SECOND - job.wait
-    index, content = lane_index(job.lane, job.resend), pack(job.own)
-    head = (id, job.digest, index, job.send_at or "", lifetime, content, len(fields) // 2)
+    place: str | int = lane_index(job.lane, job.resend)
+    if job.campaign:
+        place = f"{place}:{'-' if row is None else row}:{job.campaign}"
+    content = pack(job.own)
+    head = (id, job.digest, place, job.send_at or "", lifetime, content, len(fields) // 2)
     return [*head, *fields]
+
+
+ENDING = ("n", "attempts", "unsure", "metadata", "resendOf")
+"""Fields of a waiting message that its end needs."""
+ROW = ("status", "final", "reason", "attempts", "unsure", "submitted", "statusAt", "resendOf")
+"""Fields of a campaign's message that its report reads."""
+
+
+def report_values(fields: Mapping[str, str | None]) -> dict[str, Any]:
+    """Returns the attributes of a ReportRow by the fields of ROW; all None: there is no record."""
+    if fields["status"] is None:
+        return {"status": None}
+    submitted, final = int(fields["submitted"] or 0), int(fields["final"] or 0)
+    return {
+        "status": Status(fields["status"]),
+        "final": final > 0,
+        "reason": fields["reason"],
+        "attempts": int(fields["attempts"] or 0),
+        "unsure": int(fields["unsure"] or 0),
+        "submitted": iso(submitted / SECOND) if submitted else None,
+        "status_at": fields["statusAt"] or None,
+        "ended": iso(final / SECOND) if final > 1 else None,
+        "resend_of": fields["resendOf"],
+    }
 
 
 RESEND_OPTION = ("onUnsure", "resend")
@@ -136,7 +169,7 @@ class Waiting(NamedTuple):
     ``attempts`` counts the requests begun with it. ``content`` holds its own wire fields, which go
     over those of its campaign, ``common``; None: erased. ``max_batch``: most messages in a request
     with this one, after a larger request was refused (0: no limit). ``window``: its sending hours
-    as stored; "": it has none.
+    as stored; "": it has none. ``is_cancelled``: its campaign was cancelled, so it must end.
     """
 
     id: str
@@ -156,6 +189,7 @@ class Waiting(NamedTuple):
     window: str = ""
     content: dict[str, Any] | None = None
     common: Mapping[str, Any] = {}
+    is_cancelled: bool = False
 
 
 _AT = Waiting._fields.index("attempts")
@@ -205,12 +239,16 @@ WATCHED = (
 
 
 def read_waiting(
-    row: list[Any], lane: str, resend: bool, commons: Mapping[str, dict[str, Any] | None]
+    row: list[Any],
+    lane: str,
+    resend: bool,
+    commons: Mapping[str, dict[str, Any] | None],
+    is_cancelled: bool = False,
 ) -> Waiting:
     """Returns a message by its row of a claim.
 
-    A row is its id, the kind of its score, its own content, its campaign's digest and the fields of
-    WAITING.
+    A row is its id, the kind of its score, its own content, the digest of its shared content and
+    the fields of WAITING.
     """
     id, kind, own, digest, until, attempts, failures, unsure, lapses, most, *texts, ttl = row
     common = commons.get(digest) if digest else {}
@@ -220,8 +258,8 @@ def read_waiting(
     counts = int(lapses or 0), int(attempts or 0) + inside, int(failures or 0), int(unsure or 0)
     own = None if own is None or common is None else unpack(own)
     options = on_unsure, ttl is not None, int(most or 0), metadata, resend_of, window
-    contents = own, common or {}
-    return Waiting._make((id, lane, resend, int(until), inside, *counts, *options, *contents))
+    head = id, lane, resend, int(until), inside
+    return Waiting._make((*head, *counts, *options, own, common or {}, is_cancelled))
 
 
 def read_watched(row: list[Any]) -> Watched:

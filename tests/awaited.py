@@ -53,6 +53,8 @@ class Awaited:
 
         def wait(*args: Any, **named: Any) -> Any:
             made = self._loop.run(call(*args, **named))
+            if hasattr(made, "progress") and hasattr(made, "pause"):  # a campaign
+                return Awaited(self._loop, made)
             return Items(self._loop, made) if hasattr(made, "__anext__") else made
 
         return wait

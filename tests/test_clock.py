@@ -14,6 +14,7 @@ from viber_courier.schemas.settings import Settings
 from viber_courier.store import leases
 from viber_courier.store.clock import STEP, StepWatch
 from viber_courier.store.leases import RateLimited, Store
+from viber_courier.store.scripts import Script, shared
 from viber_courier.worker.outcome import Accepted, Retryable
 
 HOUR = 3600.0
@@ -71,6 +72,34 @@ def test_a_retry_comes_when_it_was_to_come_and_a_schedule_stays(
     assert desk.ids("realtime") == []
     clock.advance(100)
     assert desk.ids("realtime") == [dated]
+
+
+@pytest.mark.parametrize("back", [180.0, 5 * HOUR])
+def test_campaigns_lines_come_back_as_lanes_do(desk: Workshop, clock: Clock, back: float) -> None:
+    def add(name: str, **more: Any) -> list[str]:
+        rows: Any = [{"address": "79250000001"}] * 3
+        return desk.producer.campaign(name, common_job(**more)).add(rows)  # type: ignore[arg-type]
+
+    tried = add("tried")
+    desk.answer(Retryable("error-system"))  # again in COURIER_RETRY_BASE, 60 s
+    due, paused = add("due", resendSms=True), add("paused")
+    dated = add("due", sendAt=iso_in(100))
+    desk.producer.campaign("paused").pause()
+    clock.freeze()
+    step(desk, -back)
+    assert "high" in desk.wakes()
+    assert desk.ids() == due and desk.ids() == []
+    resume = Script(desk.client, "campaign", shared(desk.settings))
+    resume(name="paused", act="resume", value="", time=clock())  # by the clock that has stepped
+    assert desk.ids() == paused
+    clock.advance(61 + STEP)
+    desk.store.sweep()
+    assert sorted(desk.ids()) == sorted(tried) and desk.ids() == []
+    clock.advance(back + 100)
+    found = set[str]()
+    while ids := desk.ids():
+        found |= {*ids}
+    assert found >= {*dated}
 
 
 @pytest.mark.parametrize("back", [180.0, 5 * HOUR])
@@ -237,7 +266,7 @@ def test_a_step_is_logged_and_counted_once_by_whoever_sweeps_first(
             each.sweep()
             each.sweep(unless_within=3.0)
         assert steps(client, settings) == seen
-    told = [each for each in caplog.records if each.message == "redis's clock has stepped"]
+    told = [each for each in caplog.records if each.getMessage() == "redis's clock has stepped"]
     assert [round(each.seconds) for each in told] == [-180, 180, -10800, 10800]  # type: ignore[attr-defined]
     assert {each.levelno for each in told} == {logging.ERROR}
     noted: Any = client.hgetall(f"{{{settings.namespace}}}:clock")

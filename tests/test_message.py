@@ -888,7 +888,7 @@ def test_caches_are_bounded_and_hold_short_valid_values_only() -> None:
     before = sizes()
     for measure in results:
         with pytest.raises(ValidationError):
-            measure("x" * 33)
+            measure("x" * 65)
     for n in range(100):
         faults(job(**{f"field{n}": n}))
         faults(job(subject=f"{n:<12}", contentType=f"{n}", resendSms=f"{n}"))

@@ -230,6 +230,11 @@ def use_app(url: str, settings: Settings) -> None:
         producer.redis.hset(keys.records + ids[0], "unsure", "1")  # as after a lost answer
         assert producer.get(ids[0]) is not None
         assert [producer.cancel(id) for id in ids] == [False, True, True, True]
+        campaign = producer.campaign(f"c{ids[0][:8]}", common=common_job())
+        ids = campaign.add(rows)
+        campaign.pause()
+        campaign.resume()
+        assert campaign.cancel().ended == len([*campaign.report()]) == 2
         producer.ping()
     finally:
         producer.close()

@@ -35,13 +35,14 @@ from viber_courier.store.records import (
 
 BARE: dict[str, Any] = {
     **dict.fromkeys(("reason", "provider_id", "provider_status", "provider_code", "status_at")),
-    **dict.fromkeys(("resend_of", "resent_as", "source")),
+    **dict.fromkeys(("resend_of", "resent_as", "source", "campaign")),
     **{"id": "m", "status": Status.QUEUED, "final": False, "attempts": 0, "unsure": 0},
     **{"sms": (), "metadata": {}},
 }
 FULL = {
     **{"reason": "r", "provider": "7", "providerStatus": "w", "providerCode": "c"},
-    **{"statusAt": "t", "resendOf": "o", "resentAs": "n", "source": "shop", "status": "queued"},
+    **{"statusAt": "t", "resendOf": "o", "resentAs": "n", "source": "shop", "campaign": "c"},
+    **{"status": "queued"},
     **{"final": "1", "attempts": "3", "unsure": "2", "sms": '[[5,"sent"]]', "metadata": '{"a":1}'},
 }
 
@@ -62,6 +63,7 @@ FULL = {
                 **{"attempts": 3, "unsure": 2, "sms": (SmsState("5", "sent"),)},
                 **{"provider_id": "7", "provider_status": "w", "provider_code": "c"},
                 **{"status_at": "t", "resend_of": "o", "resent_as": "n", "source": "shop"},
+                "campaign": "c",
                 "metadata": {"a": 1},
             },
         ),
@@ -91,10 +93,13 @@ def test_fields_are_written_as_name_and_value() -> None:
             },
         ),
         (
-            {"set": "8", "ttl": "60", "onUnsure": "park", "source": "s", "metadata": '{"a":1}'},
+            {
+                **{"set": "8", "ttl": "60", "onUnsure": "park", "source": "s"},
+                **{"campaign": "c", "metadata": '{"a":1}'},
+            },
             {
                 **{"resendSms": True, "ttlSec": 60, "onUnsure": "park", "source": "s"},
-                "metadata": {"a": 1},
+                **{"campaign": "c", "metadata": {"a": 1}},
             },
         ),
     ],
@@ -108,7 +113,7 @@ def test_lanes_have_numbers_from_one_on() -> None:
     assert [lane_index(lane, bool(sms)) for lane, sms in lanes] == [1, 2, 3, 4, 5, 6, 7, 8]
 
 
-BARE_JOB = Job("m", '{"address":"7925"}', "high", False, None, None, None, None, "", "digest")
+BARE_JOB = Job("m", '{"address":"7925"}', "high", False, *[None] * 5, "", "digest")
 
 
 @pytest.mark.parametrize(
@@ -127,10 +132,20 @@ BARE_JOB = Job("m", '{"address":"7925"}', "high", False, None, None, None, None,
                 *("source", "shop", "window", "w", "metadata", '{"a":1}'),
             ],
         ),
+        (
+            BARE_JOB._replace(campaign="sale"),
+            "",
+            ["m", "digest", "3:7:sale", "", 86400 * SECOND, "7925", 0],
+        ),
+        (
+            BARE_JOB._replace(campaign="sale"),
+            "old",
+            ["m", "digest", "3:-:sale", "", 86400 * SECOND, "7925", 1, "resendOf", "old"],
+        ),
     ],
 )
 def test_a_job_is_stored_as_a_row(job: Job, resend_of: str, row: list[Any]) -> None:
-    assert new_message("m", job, resend_of) == row
+    assert new_message("m", job, resend_of, None if resend_of else 7) == row
 
 
 COMMONS = {"d": {"subject": "s"}, "gone": None}

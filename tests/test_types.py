@@ -150,7 +150,7 @@ def test_an_image_is_never_sent_as_sms_and_its_type_says_so() -> None:
 
 def test_event_data_is_what_events_hold() -> None:
     producer = memory_producer()
-    assert producer.cancel(producer.enqueue(text_job(source="shop")))
+    assert producer.cancel(producer.enqueue(text_job(source="shop", campaign="sale")))
     RejectionRecorder(producer).record({"id": "?"}, "m", InvalidMessage({"": ["no"]}))
     seen = set[str]()
     for event in events_of(producer.redis, producer.settings):

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from viber_courier.ops.lists.phone import normalize_address
     from viber_courier.producers.aio import AsyncProducer
+    from viber_courier.producers.campaigns import AsyncCampaign, Campaign, Progress, ReportRow
     from viber_courier.producers.client import Producer
     from viber_courier.producers.consume import aconsume, consume
     from viber_courier.producers.dead import AsyncDeadLetters, DeadLetter, DeadLetters, Resent
     from viber_courier.producers.events import AsyncEvent, Event
     from viber_courier.producers.suppressions import AsyncSuppressions, Suppression, Suppressions
     from viber_courier.schemas.errors import (
+        CampaignCancelled,
         ConfigError,
         Conflict,
         ContentGone,
@@ -46,15 +48,16 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "producers.aio": ("AsyncProducer",),
+    "producers.campaigns": ("AsyncCampaign", "Campaign", "Progress", "ReportRow"),
     "producers.client": ("Producer",),
     "producers.consume": ("aconsume", "consume"),
     "producers.dead": ("AsyncDeadLetters", "DeadLetter", "DeadLetters", "Resent"),
     "producers.events": ("AsyncEvent", "Event"),
     "producers.suppressions": ("AsyncSuppressions", "Suppression", "Suppressions"),
     "schemas.errors": (
-        *("ConfigError", "Conflict", "ContentGone", "CourierError", "DeadLetterError"),
-        *("EnqueueError", "EventsMissed", "InvalidMessage", "NotDead", "QueueFull"),
-        "Unconfirmed",
+        *("CampaignCancelled", "ConfigError", "Conflict", "ContentGone", "CourierError"),
+        *("DeadLetterError", "EnqueueError", "EventsMissed", "InvalidMessage", "NotDead"),
+        *("QueueFull", "Unconfirmed"),
     ),
     "ops.lists.phone": ("normalize_address",),
     "schemas.settings": ("Settings",),
@@ -66,11 +69,14 @@ _HOMES = {
 _HOME = {name: f"viber_courier.{home}" for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "AsyncCampaign",
     "AsyncDeadLetters",
     "AsyncEvent",
     "AsyncProducer",
     "AsyncSuppressions",
     "ButtonJob",
+    "Campaign",
+    "CampaignCancelled",
     "Common",
     "ConfigError",
     "Conflict",
@@ -88,9 +94,11 @@ __all__ = [
     "Job",
     "NotDead",
     "Producer",
+    "Progress",
     "QueueFull",
     "Reason",
     "Record",
+    "ReportRow",
     "Resent",
     "Row",
     "Settings",

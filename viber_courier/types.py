@@ -61,6 +61,7 @@ SendWindow = TypedDict(
 
 class _Options(TypedDict, total=False):
     source: str
+    campaign: str
     sendAt: str
     sendWindow: SendWindow
     ttlSec: int
@@ -131,6 +132,7 @@ class Row(TypedDict, total=False):
     contentType: Literal["text", "button", "image"] | None
     content: TextContent | ButtonContent | ImageContent | None
     source: str | None
+    campaign: str | None
     sendAt: str | None
     sendWindow: SendWindow | None
     ttlSec: int | None
@@ -172,3 +174,4 @@ class EventData(TypedDict):
     errors: NotRequired[dict[str, list[str]]]
     requestedId: NotRequired[str]
     source: NotRequired[str]
+    campaign: NotRequired[str]

@@ -12,6 +12,7 @@ import redis
 from viber_courier.producers.client import Producer
 from viber_courier.schemas.encoding import digest_of
 from viber_courier.schemas.errors import (
+    CampaignCancelled,
     Conflict,
     CourierError,
     EnqueueError,
@@ -169,11 +170,14 @@ class RejectionRecorder:
         another message has. Repeating the call changes nothing.
         """
         conflict = isinstance(error, Conflict)
-        faults = error.errors if isinstance(error, InvalidMessage) else {"id": [str(error)]}
+        path = "id" if conflict else "campaign"
+        faults = error.errors if isinstance(error, InvalidMessage) else {path: [str(error)]}
         more: Json = {"errors": faults}
         own, source = (raw.get(n) if isinstance(raw, Mapping) else None for n in ("id", "source"))
         named = {"source": source} if isinstance(source, str) and SOURCE.fullmatch(source) else {}
         reason = Reason.CONFLICT if conflict else Reason.INVALID
+        if isinstance(error, CampaignCancelled):
+            reason = Reason.BY_REQUEST
         digest = digest_of(BOUNDED.repr(raw))
         if own is not None:
             usable = isinstance(own, str) and ID.fullmatch(own)

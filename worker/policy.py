@@ -40,6 +40,9 @@ def triage(message: Waiting, now: int, jitter: float, settings: Settings) -> Ste
     Raises NoZone if this machine doesn't know the time zones of its sending hours.
     """
     crashed = message.lapses > ALONE_AFTER
+    if message.is_cancelled:
+        unsure = message._replace(unsure=message.unsure + message.lapsed_inside)
+        return give_up(unsure, Status.CANCELLED, Reason.BY_REQUEST)
     if message.lapsed_inside:
         if crashed:
             unsure = message._replace(unsure=message.unsure + 1)

@@ -47,7 +47,8 @@ def _mixed(number: int) -> Message:
     image = {"imageUrl": "https://shop.example/autumn.jpg"}
     button = {"text": text, "caption": "Посмотреть", "action": order}
     options: tuple[Message, ...] = (
-        {"source": "shop", "sendWindow": {"from": "00:00", "to": "24:00", "zone": "Asia/Omsk"}},
+        {"source": "shop", "campaign": "autumn", "ignoreSuppression": True},
+        {"sendWindow": {"from": "00:00", "to": "24:00", "zone": "Asia/Omsk"}},
         {"contentType": "button", "content": button, "comment": "autumn"},
         {"contentType": "image", "content": image, "ttlSec": 600, "validityPeriodSec": 300},
         {**_sms(text), "id": f"order-{number}:ready", "priority": "high"},

@@ -37,6 +37,7 @@ from viber_courier.ops.lists.phone import require_country
 from viber_courier.ops.lists.recipients import Survey, counted, reason_of
 from viber_courier.ops.lists.storing import Ids, RefusedRows, Storing
 from viber_courier.ops.lists.tables import Reading, Table
+from viber_courier.producers.campaigns import require_campaign
 from viber_courier.producers.client import CHUNK_ROWS
 from viber_courier.schemas.encoding import digest_of
 from viber_courier.schemas.message import Campaign, parse_job, require_in_time
@@ -133,7 +134,7 @@ def _country(ctx: Any, param: Any, text: str | None) -> str | None:
 )
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--common", "common_file", type=PATH, help="JSON: the fields that all rows share.")
-@click.option("--campaign", help="Name that the ids are made from. [default: the common part]")
+@click.option("--campaign", help="Add to this campaign. [default: common's, if it names one]")
 @click.option("--country", callback=_country, help="Whose national numbers to read, e.g. RU.")
 @click.option("--dry-run", is_flag=True, help="Show what would be sent; store nothing.")
 @click.option("--template", is_flag=True, help="Texts hold {column} for a row's value.")
@@ -166,8 +167,10 @@ def bulk(
     often and however spelled the list has it; with --repeat, one for each row.
 
     After an interruption, start the same command again: it sends nothing twice, even if you have
-    edited the file, because ids are made from the campaign and the phone number. To send the same
-    again, name another campaign.
+    edited the file, because ids are made from the campaign (without one, from the common part) and
+    the phone number. To send the same again, name another campaign.
+
+    Watch, pause or cancel the campaign with courier campaign; its report names the lines of FILE.
 
     Refused rows go to a file in the list's own form, with the reason as the last column. Mend them
     there and give that file to the same command. While the queue is full or Redis can't be used,
@@ -175,6 +178,7 @@ def bulk(
     """
     common, wait, template = _read_common(common_file), more.pop("wait"), more["template"]
     refused_file = _refused_file(file, common_file, more.pop("refused_file"))
+    campaign = _campaign(campaign, common)
     if common is None and not (campaign or dry_run):
         raise click.UsageError("without --common, you must name the --campaign")
     with _before_storing():
@@ -186,20 +190,39 @@ def bulk(
         _show(survey, notes, common, template, as_json)
         sys.exit(PARTLY if survey.refused else 0)
     producer = Producer.from_env()
+    if campaign and producer.campaign(campaign).progress().state == "cancelled":
+        raise _wrong(f"campaign {campaign!r} was cancelled")
     for note in notes if not as_json else ():
         click.echo(f"Note: {note}", err=True)
     with ExitStack() as stack:
-        try:
-            refused = RefusedRows(refused_file, table, survey.width, stack)
-        except OSError as error:
-            text = f"no file of refused rows can be made: {error.strerror} (--refused FILE)"
-            raise _wrong(text) from None
-        ids = Ids(campaign or digest_of(common), counts=repeat)
-        retry, sends = retrying(wait), (repeat, template)
-        storing = Storing(producer, table, country, ids, refused, common, *sends, retry)
+        refused = _refused_rows(refused_file, table, survey.width, stack)
+        ids, sends = Ids(campaign or digest_of(common), counts=repeat), (repeat, template)
+        given = producer, table, country, ids, refused, common, *sends, retrying(wait), campaign
+        storing = Storing(*given)
         _store_all(storing, table, file.name, survey.rows)
     _report(storing, refused, refused_file, survey, notes if as_json else None)
     sys.exit(PARTLY if refused.count else 0)
+
+
+def _refused_rows(path: Path, table: Table, width: int, stack: ExitStack) -> RefusedRows:
+    try:
+        return RefusedRows(path, table, width, stack)
+    except OSError as error:
+        text = f"no file of refused rows can be made: {error.strerror} (--refused FILE)"
+        raise _wrong(text) from None
+
+
+def _campaign(given: str | None, common: Any) -> str | None:
+    """Returns the campaign that the command line or the common part names."""
+    named = common.get("campaign") if isinstance(common, Mapping) else None
+    if given and named and given != named:
+        text = f"--campaign is {given!r}, but the common part's campaign is {named!r}"
+        raise click.UsageError(f"{text}: name one")
+    name = given or named
+    try:
+        return require_campaign(name) if name else None
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
 
 
 def _refused_file(file: Path, common_file: Path | None, given: Path | None) -> Path:

@@ -40,8 +40,8 @@ def mask(address: str) -> str:
     return f"{address[: max(0, min(4, len(address) - 7))]}***{address[-2:]}"
 
 
-def event_fields(record: Record) -> Json:
-    """Returns a record under the names that events use."""
+def event_fields(record: Any) -> Json:
+    """Returns a record, or another dataclass, under names as events use them."""
     values = asdict(record).items()
     return {re.sub("_(.)", lambda found: found[1].upper(), n): v for n, v in values}
 
@@ -56,7 +56,7 @@ def describe(producer: Producer, id: str, reveal: bool) -> Json | None:
     if reveal:
         details["job"] = job
     if record.status in (Status.QUEUED, Status.SENDING) and lane_set:
-        details |= _waiting(producer, id, lane_set)
+        details |= _waiting(producer, record, lane_set)
     return details
 
 
@@ -71,16 +71,19 @@ def _stored(producer: Producer, id: str) -> tuple[Json | None, int]:
     return job, int(record[2] or 0)
 
 
-def _waiting(producer: Producer, id: str, lane_set: int) -> Json:
+def _waiting(producer: Producer, record: Record, lane_set: int) -> Json:
     """Returns where a message waits, until when, and what else holds it there."""
     keys, lane = Keys(producer.settings.namespace), LANES[(lane_set - 1) // 2]
+    line = f":{record.campaign}" if record.campaign else ""
     with store_errors(), producer.redis.pipeline(transaction=False) as pipe:
-        pipe.zscore(keys.lanes[lane_set - 1], id)
+        pipe.zscore(keys.lanes[lane_set - 1] + line, record.id)
         pipe.get(keys.paused(lane))
         pipe.hmget(keys.gate("send"), "until", "reason")
-        score, paused, (until, reason) = pipe.execute()
+        pipe.hget(f"{keys.campaigns}{record.campaign}", "paused")
+        score, paused, (until, reason), stopped = pipe.execute()
     held: list[str] = [] if paused is None else [f"lane {lane} is paused: {paused}"]
     held += [f"sending is closed until {iso(int(until) / 1e6)}: {reason}"] if until else []
+    held += [] if stopped is None else [f"campaign {record.campaign} is paused: {stopped}"]
     due = iso(score / 1e6) if score else None
     return {"lane": lane, "due": due, "leased": bool(score and score % 4), "heldBy": held}
 

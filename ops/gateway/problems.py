@@ -7,7 +7,13 @@ from typing import Any
 
 from aiohttp import web
 
-from viber_courier.schemas.errors import Conflict, CourierError, InvalidMessage, QueueFull
+from viber_courier.schemas.errors import (
+    CampaignCancelled,
+    Conflict,
+    CourierError,
+    InvalidMessage,
+    QueueFull,
+)
 from viber_courier.store.connection import StoreUnavailable
 
 RETRY_AFTER = 1
@@ -51,6 +57,8 @@ def problem(error: CourierError) -> Problem:
         return Problem(422, "the message breaks rules: see errors", errors=error.errors)
     if isinstance(error, Conflict):
         return Problem(409, "another message has this id")
+    if isinstance(error, CampaignCancelled):
+        return Problem(409, str(error))
     if isinstance(error, QueueFull):
         return again(429, "the queue is full")
     if isinstance(error, StoreUnavailable):

@@ -92,12 +92,13 @@ class Storing:
         sends_all: bool,
         template: bool,
         retry: Callable[[Callable[[], Any]], Any],
+        campaign: str | None = None,
     ) -> None:
         self._producer, self._columns, self._country = producer, table.columns, country
         self._ids, self._refused, self._common = ids, refused, common
         self._sends_all, self._template, self._retry = sends_all, template, retry
         self._record = Keys(producer.settings.namespace).records
-        self._numbers = set[int]()
+        self._numbers, self._campaign = set[int](), campaign
         self.stored = self.stored_before = self.repeated = 0
         self._suppressed = set[str]()
 
@@ -139,7 +140,8 @@ class Storing:
         """Stores rows; returns those that were refused, with the reason."""
         jobs = [{"id": self._ids.next(each.number.digits), **each.job} for each in batch]
         before = self._retry(lambda: self._existing([job["id"] for job in jobs]))
-        ids, faults = self._retry(lambda: self._attempt(jobs))
+        lines = [each.row.line for each in batch]
+        ids, faults = self._retry(lambda: self._attempt(jobs, lines))
         self.stored_before += len(before.intersection(ids))
         self.stored += len(set(ids) - before)
         if not self._sends_all:
@@ -153,17 +155,21 @@ class Storing:
                 pipe.exists(self._record + id)
             return {id for id, found in zip(ids, pipe.execute(), strict=True) if found}
 
-    def _attempt(self, jobs: list[Any]) -> tuple[list[str], list[tuple[int, Any]]]:
+    def _attempt(
+        self, jobs: list[Any], lines: Sequence[int]
+    ) -> tuple[list[str], list[tuple[int, Any]]]:
         faults: list[tuple[int, EnqueueError]] = []
         # Of a file: known to no type checker
-        given: Any = {"common": self._common, "template": self._template}
-        ids = self._producer.enqueue_many(
-            jobs,
-            on_invalid=lambda number, _, error: faults.append((number, error)),
-            on_suppressed=lambda _, __, id: self._suppressed.add(id),
-            **given,
-        )
-        return ids, faults
+        common: Any = self._common
+        given: Any = {
+            "on_invalid": lambda number, _, error: faults.append((number, error)),
+            "on_suppressed": lambda _, __, id: self._suppressed.add(id),
+        }
+        if self._campaign is None:
+            given["template"] = self._template
+            return self._producer.enqueue_many(jobs, common, **given), faults
+        campaign = self._producer.campaign(self._campaign, common, template=self._template)
+        return campaign.add(jobs, numbers=lines, **given), faults
 
     def _reason(self, error: EnqueueError, has_own_id: bool) -> str:
         if isinstance(error, Conflict):

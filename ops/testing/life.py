@@ -11,6 +11,7 @@ from typing import Any
 import redis
 
 from viber_courier.schemas.event import SmsState
+from viber_courier.schemas.lanes import LANES
 from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.status import NEXT, Reason, Status
 from viber_courier.schemas.wire import STATES, StatusEntry, sms_leg
@@ -146,9 +147,14 @@ class Life:
 
     def _claim(self, id: str) -> Lease[Waiting]:
         """Claims this message, and no other that waits: it is due first, also before its sendAt."""
-        for lane in self._store.keys.lanes:
-            if self._client.zscore(lane, id) is not None:
-                self._client.zadd(lane, {id: FIRST})
+        fields, keys = self._fields(id), self._store.keys
+        lane, resend = LANES[(int(fields["set"]) - 1) // 2], 1 - int(fields["set"]) % 2
+        place = keys.lanes[int(fields["set"]) - 1]
+        if name := fields.get("campaign"):
+            place += f":{name}"
+            self._client.zadd(keys.queues(lane)[0], {f"{resend}:{name}": 0}, xx=True)
+        if self._client.zscore(place, id) is not None:
+            self._client.zadd(place, {id: FIRST})
         lease = self._first.claim("low", answered=True)
         if not isinstance(lease, Lease):
             raise Impossible(f"message {id!r} can't leave: its lane is paused")

@@ -3,6 +3,7 @@
 -- @include move
 -- @include bury
 -- @include format
+-- @include tally
 -- KEYS
 --   guard            never exists: a cluster refuses the call while its slot moves
 --   format           of what the store holds
@@ -10,11 +11,13 @@
 --   counts
 --   lanes[8]         the lane sets
 --   dead             dead letters
+--   registry         the campaigns
 -- ARGV
 --   formats[2]       of the caller's version (lua/lib/format.lua)
 --   time             '' for this server's clock
 --   records          prefix of the records' keys
 --   contents         prefix of the contents' keys
+--   campaigns        prefix of the campaigns' keys
 --   keep             how long the record of an ended message is kept, in ms
 --   keep_content     how long its content is kept, in ms
 --   from             the status expected
@@ -32,14 +35,14 @@
 -- Events: one for each 'done'.
 local newer = unreadable(format, formats, true)
 if newer then return newer end
-local states, removed, buried = {}, {}, {}
+local states, removed, buried, tallies, at = {}, {}, {}, {}, now(time)
 
 local function finish(id, n, attempts, change)
-  local found = call('HMGET', records .. id, 'status', 'set', 'n', 'attempts')
+  local found = call('HMGET', records .. id, 'status', 'set', 'n', 'attempts', 'campaign')
   if found[1] ~= from then return 'gone' end
   if (found[3] or '0') ~= n or (found[4] or '0') ~= attempts then return 'again' end
-  local set = tonumber(found[2])
-  local score = call('ZSCORE', lanes[set], id)
+  local set = lanes[tonumber(found[2])] .. (found[5] and ':' .. found[5] or '')
+  local score = call('ZSCORE', set, id)
   if not score then return 'lost' end
   if tonumber(score) % 4 == 2 then return 'busy' end
   change.id, change.content = id, contents .. id
@@ -53,7 +56,8 @@ local g = tail
 while g <= #ARGV do
   local is_dead, count, attempts, shared = ARGV[g + 2], ARGV[g + 3], ARGV[g + 9], tonumber(ARGV[g + 10])
   local change = {from = from, to = ARGV[g + 1], draft = ARGV, at = g + 4, provider = 'null', keep = keep,
-    keep_content = keep_content, fields = {unpack(ARGV, g + 11, g + 10 + shared)}, size = shared}
+    keep_content = keep_content, fields = {unpack(ARGV, g + 11, g + 10 + shared)}, size = shared,
+    tallies = tallies, now = at, count = count, waits = 1}
   local first, ended = g + 11 + shared, 0
   g = first + 2 * ARGV[g]
   for i = first, g - 1, 2 do
@@ -66,6 +70,7 @@ while g <= #ARGV do
   end
   if ended > 0 then call('HINCRBY', counts, count, ended) end
 end
-for set, ids in pairs(removed) do call('ZREM', lanes[set], unpack(ids)) end
-if #buried > 0 then bury(dead, now(time), buried) end
+for set, ids in pairs(removed) do call('ZREM', set, unpack(ids)) end
+if #buried > 0 then bury(dead, at, buried) end
+write_tallies(tallies, campaigns, registry, at, keep)
 return states

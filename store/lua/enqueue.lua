@@ -3,17 +3,21 @@
 -- @include bell
 -- @include format
 -- @include suppressed
+-- @include lines
 -- KEYS
 --   guard           never exists: a cluster refuses the call while its slot moves
 --   format          of what the store holds
 --   counts
---   common          the campaign's content; not touched if common_digest is ''
+--   common          the content that the messages share; not touched if common_digest is ''
 --   lanes[8]        the lane sets
 --   bells[4]        the lanes' bells
 --   wakes           the wake list, which workers' listeners read
 --   dead            dead letters
 --   pace            the latest due time given to a dead letter sent again
 --   suppressed      the list of suppressed numbers
+--   turns[4]        the lanes' lines, by when each is served next (lua/lib/lines.lua)
+--   held_lines[4]   those of paused campaigns
+--   registry        the campaigns
 -- ARGV
 --   formats[2]      of the caller's version (lua/lib/format.lua)
 --   time            '' for this server's clock
@@ -23,8 +27,9 @@
 --   bell_ms         how long a bell is set, in ms
 --   words[4]        the lanes' names, for the wake list
 --   status          the status to write
---   common_digest   '' without a campaign
---   common_json     the campaign's content
+--   campaigns       prefix of the campaigns' keys
+--   common_digest   '' if the messages share no content
+--   common_json     the shared content
 --   keep_content    how long it is kept after its last message's deadline, in ms
 --   gap             '' or, for dead letters sent again, us from one to the next (0: all at once)
 --   hashes          '' or the hash of each message's number, blank if it does not heed the list
@@ -32,11 +37,12 @@
 --   width           values of each message in the tail
 --   tail...         messages (store/records.py): id, digest, lane set (1 to 8), due time ('': now),
 --                   ttl in us, own content, number of fields, then name, value, name, value ...,
---                   padded to width with ''. The first value of a dead letter sent again is its id:
---                   it leaves the list, and its record names the new message
+--                   padded to width with ''. The lane set of a campaign's message is followed by ':',
+--                   its row, ':' and the campaign's name. The first value of a dead letter sent
+--                   again is its id: it leaves the list, and its record names the new message
 -- Reply {'ok', indexes from 0 of suppressed numbers: if there are any}, {'conflict', indexes} (for letters:
--- no longer on the list) or {'full'}. Only 'ok' has stored anything. Skips ids that are stored with the
--- same digest. Events: none.
+-- no longer on the list), {'cancelled', indexes of messages of cancelled campaigns} or {'full'}. Only
+-- 'ok' has stored anything. Skips ids that are stored with the same digest. Events: none.
 local newer = unreadable(format, formats, true)
 if newer then return newer end
 local at, listed, wrong = now(time)
@@ -62,14 +68,45 @@ local most = tonumber(max_queued)
 if most > 0 and #fresh > 0 then
   local waiting = #fresh
   for _, lane in ipairs(lanes) do waiting = waiting + redis.call('ZCARD', lane) end
+  for lane = 1, 4 do
+    for _, queue in ipairs({turns[lane], held_lines[lane]}) do
+      for _, member in ipairs(redis.call('ZREVRANGE', queue, 0, -1)) do
+        local set = 2 * lane - 1 + tonumber(string.sub(member, 1, 1))
+        waiting = waiting + redis.call('ZCARD', lanes[set] .. string.sub(member, 2))
+      end
+    end
+  end
   if waiting > most then return {'full'} end
 end
 
 -- The records come last: if Redis refuses a command before that, a repeat stores the messages anew.
 local places, due_now, tills, call = {}, {}, {}, redis.call
+local campaign_of, rows, lines, cancelled = {}, {}, {}, {}
+
+-- Returns the lane set of a campaign's message, and the key of its line.
+local function in_line(k, i)
+  local set, row, name = string.match(ARGV[i + 2], '^(%d):([%d-]+):(.+)$')
+  if not rows[name] then
+    local known = call('HMGET', campaigns .. name, 'stopped', 'created', 'added', 'ended')
+    rows[name] = {cancelled = known[1], is_new = not known[2], is_over = known[3] == known[4]}
+  end
+  local stored = rows[name]
+  if stored.cancelled then cancelled[#cancelled + 1] = (i - tail) / width end
+  stored[#stored + 1] = row .. ' ' .. ARGV[i]
+  set, campaign_of[k] = tonumber(set), name
+  local line = lanes[set] .. ':' .. name
+  if not lines[line] then
+    local member = 1 - set % 2 .. ':' .. name
+    lines[line] = {lane = math.ceil(set / 2), name = name, member = member, due = math.huge}
+  end
+  return set, line
+end
+
 local next_due = gap and gap > 0 and tonumber(call('GET', pace) or 0)
 for k, i in ipairs(fresh) do
   local set, due = tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3])
+  local place = lanes[set]
+  if not set then set, place = in_line(k, i) end
   if next_due then
     next_due = math.max(at, next_due + gap)
     due = math.max(next_due, due or 0)  -- sending hours may begin later
@@ -84,12 +121,27 @@ for k, i in ipairs(fresh) do
   local till = math.max(due, at) + tonumber(ARGV[i + 4])
   if till > latest then latest = till end
   tills[k] = till
-  local members = places[set] or {}
-  places[set] = members
+  if lines[place] then lines[place].due = math.min(lines[place].due, math.max(due, at)) end
+  local members = places[place] or {}
+  places[place] = members
   members[#members + 1] = text(due)
   members[#members + 1] = ARGV[i]
 end
-for set, members in pairs(places) do call('ZADD', lanes[set], unpack(members)) end
+if #cancelled > 0 then return {'cancelled', cancelled} end
+for place, members in pairs(places) do call('ZADD', place, unpack(members)) end
+for name, stored in pairs(rows) do
+  local campaign = campaigns .. name
+  if stored.is_new then call('HSET', campaign, 'created', text(at)) end
+  call('RPUSH', campaign .. ':rows', table.concat(stored, ' '))
+  if stored.is_over then
+    call('PERSIST', campaign)
+    call('PERSIST', campaign .. ':rows')
+    call('ZADD', registry, '+inf', name)
+  end
+end
+for _, line in pairs(lines) do
+  line_up(turns[line.lane], held_lines[line.lane], campaigns .. line.name, line.member, line.due)
+end
 if #fresh > 0 then call('HINCRBY', counts, status, #fresh) end
 if common_digest ~= '' and #fresh > 0 then
   local keep = math.ceil((latest - at) / 1000) + tonumber(keep_content)
@@ -114,12 +166,16 @@ local fields = {'status', status, 'job', '', 'set', '', 'until', '', 'common', c
 local shared = common_digest ~= '' and 10 or 8
 for k, i in ipairs(fresh) do
   local id, size, own_content = ARGV[i], shared, ARGV[i + 5]
-  fields[4], fields[6], fields[8] = ARGV[i + 1], ARGV[i + 2], text(tills[k])
+  fields[4], fields[6], fields[8] = ARGV[i + 1], string.sub(ARGV[i + 2], 1, 1), text(tills[k])
   if #own_content <= 64 then
     fields[size + 1], fields[size + 2] = 'row', own_content
     size = size + 2
   else
     call('SET', contents .. id, own_content)
+  end
+  if campaign_of[k] then
+    fields[size + 1], fields[size + 2] = 'campaign', campaign_of[k]
+    size = size + 2
   end
   local own = 2 * ARGV[i + 6]
   for f = 1, own do fields[size + f] = ARGV[i + 6 + f] end
@@ -127,6 +183,11 @@ for k, i in ipairs(fresh) do
   if gap then
     call('ZREM', dead, ARGV[i + 8])
     call('HSET', records .. ARGV[i + 8], 'resentAs', id)
+  end
+end
+for name, stored in pairs(rows) do
+  for _, field in ipairs({'added', 'waiting', gap and 'resent'}) do
+    call('HINCRBY', campaigns .. name, field, #stored)
   end
 end
 local found = {}

@@ -13,6 +13,7 @@
 local newer = unreadable(format, formats)
 if newer then return newer end
 local found = redis.call('HGETALL', record)
-local set = redis.call('HGET', record, 'set')
-table.insert(found, 1, set and redis.call('ZSCORE', lanes[tonumber(set)], id) or '')
+local place = redis.call('HMGET', record, 'set', 'campaign')
+local set = place[1] and lanes[tonumber(place[1])] .. (place[2] and ':' .. place[2] or '')
+table.insert(found, 1, set and redis.call('ZSCORE', set, id) or '')
 return found

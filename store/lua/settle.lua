@@ -3,10 +3,14 @@
 -- @include move
 -- @include gate
 -- @include bury
+-- @include lines
+-- @include tally
 -- KEYS
 --   guard            never exists: a cluster refuses the call while its slot moves
 --   once             the answer to the first call, returned to repeats
---   set              the set that they were leased from
+--   set              the set or line that they were leased from
+--   lane_turns       the lane's lines (lua/lib/lines.lua)
+--   lane_held        those of paused campaigns
 --   watch
 --   results
 --   counts
@@ -14,10 +18,14 @@
 --   other_gate       the gate that a pause for both closes, too
 --   dead             dead letters
 --   requests         histograms of requests
+--   registry         the campaigns
 -- ARGV
 --   time             '' for this server's clock
 --   records          prefix of the records' keys
 --   contents         prefix of the contents' keys
+--   campaigns        prefix of the campaigns' keys
+--   campaign         the campaign whose line it is ('': none)
+--   line             the line's member of lane_turns or lane_held
 --   held             the lease held
 --   said             the instant that it is for the caller, from which the scores were reckoned
 --   step_ms          by how much the clock must step to be noticed, in ms
@@ -50,7 +58,8 @@ local at, mine = now(time), tonumber(held)
 total = tonumber(total)
 local ids, written_flags, added = {unpack(ARGV, tail, tail + total - 1)}, {}, {}
 local scores = redis.call('ZMSCORE', set, unpack(ids))
-local stay, followed, gone, buried = {}, {}, {}, {}
+local stay, followed, gone, buried, tallies, inside = {}, {}, {}, {}, {}, 0
+local waits, earliest = set == watch and 0 or 1, math.huge
 -- us that the clock has gone back since the messages were leased
 local back = tonumber(said) - at
 back = back > tonumber(step_ms) * 1000 and back - back % 4 or 0
@@ -68,7 +77,7 @@ local function settle(g)
   local over, to, written = place == 'end' or place == 'dead', place == 'stay' and stay or followed, 0
   local change = {from = ARGV[g + 1], to = ARGV[g + 2], draft = ARGV, at = g + 7, keep = keep,
     keep_content = keep_content, content = '', fields = {unpack(ARGV, g + 14, g + 13 + shared)},
-    size = shared + own}
+    size = shared + own, tallies = tallies, now = at, count = count, waits = place ~= 'stay' and waits or 0}
   local fields, i = change.fields, g + 14 + shared
   for k = #written_flags + 1, #written_flags + ARGV[g] do
     local id = ids[k]
@@ -79,10 +88,12 @@ local function settle(g)
       if not over then
         to[#to + 1] = back > 0 and text(tonumber(score) - back) or score
         to[#to + 1] = id
+        if place == 'stay' then earliest = math.min(earliest, to[#to - 1]) end
       end
       if place ~= 'stay' then gone[#gone + 1] = id end
       if place == 'dead' then buried[#buried + 1] = id end
       written_flags[k], written = '1', written + 1
+      if tonumber(scores[k] or 0) % 4 == 2 then inside = inside + 1 end
     else
       written_flags[k] = '0'
     end
@@ -96,6 +107,11 @@ local g = tail + total
 while g <= #ARGV do g = settle(g) end
 if #gone > 0 then redis.call('ZREM', set, unpack(gone)) end
 if #stay > 0 then redis.call('ZADD', set, unpack(stay)) end
+if campaign ~= '' then
+  add(tallies, campaign, 'inside', -inside)
+  if #stay > 0 then line_up(lane_turns, lane_held, campaigns .. campaign, line, math.max(at, earliest)) end
+end
+write_tallies(tallies, campaigns, registry, at, keep)
 if #followed > 0 then redis.call('ZADD', watch, unpack(followed)) end
 if #buried > 0 then bury(dead, at, buried) end
 local gate_change = ''

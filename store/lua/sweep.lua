@@ -11,6 +11,8 @@
 --   watch
 --   watch_bell
 --   lanes[8]       the lane sets
+--   turns[4]       the lanes' lines (lua/lib/lines.lua)
+--   held_lines[4]  those of paused campaigns
 --   bells[4]       the lanes' bells
 --   wakes          the wake list, which workers' listeners read
 --   results
@@ -24,6 +26,7 @@
 --   fences[2]
 --   pauses[5]      keys that exist while an operator has paused a lane, or polling
 --   pace           the latest due time given to a dead letter sent again
+--   registry       the campaigns
 -- ARGV
 --   formats[2]     of the caller's version (lua/lib/format.lua)
 --   time           '' for this server's clock
@@ -34,6 +37,7 @@
 --   watch_word     the word for the wake list that makes a worker poll
 --   words[4]       the lanes' names, for the wake list
 --   records        prefix of the records' keys
+--   campaigns      prefix of the campaigns' keys
 --   full_lease     the longest lease, in us
 --   step_ms        by how much the clock must step to be noticed, in ms
 --   gap_us         the longest time from one sweep to the next, in us
@@ -47,22 +51,25 @@ if newer then return newer end
 local at, last = now(time), tonumber(redis.call('GET', swept) or 0)
 local at_ms, step, lease = math.floor(at / 1000), tonumber(step_ms), tonumber(full_lease)
 local ago = at_ms - last
+local places = {sets = {watch, unpack(lanes)}, records = records, bells = {watch_bell, unpack(bells)}, pauses = pauses,
+  gates = gates, instants = {pace, fences[1], fences[2], buckets[1], buckets[2]}, lanes = lanes, turns = turns,
+  held_lines = held_lines, campaigns = campaigns}
 if ago < -step then
-  step_back(clock, at, last * 1000, tonumber(gap_us), lease, {bells = {watch_bell, unpack(bells)}, pauses = pauses,
-    gates = gates, instants = {pace, fences[1], fences[2], buckets[1], buckets[2]}})
+  step_back(clock, at, last * 1000, tonumber(gap_us), lease, places)
 elseif ago > step and expected_ms ~= '' and at_ms - tonumber(expected_ms) > step then
   -- It seems to have gone forward. Until a lease later, claims spare leases from before (claim.lua).
   for _, gate in ipairs(gates) do
     redis.call('HSET', gate, 'seen', text(last * 1000), 'held', text(at + lease))
   end
 end
-local unfinished = walk(clock, at, lease, {watch, unpack(lanes)}, records, tonumber(most))
+local unfinished = walk(clock, at, lease, places, tonumber(most))
 local left = {text(at_ms), text(last), unfinished and '1' or '0'}
 if ago >= 0 and ago < tonumber(unless_ms) then return left end  -- below 0: the clock was set back
 local function due(set) return #redis.call('ZRANGEBYSCORE', set, '-inf', text(at), 'LIMIT', 0, 1) > 0 end
 if due(watch) and ring(watch_bell, wakes, watch_word, bell_ms) then left[4] = watch_word end
 for lane = 1, 4 do
-  if (due(lanes[2 * lane - 1]) or due(lanes[2 * lane])) and ring(bells[lane], wakes, words[lane], bell_ms) then
+  local is_due = due(lanes[2 * lane - 1]) or due(lanes[2 * lane]) or due(turns[lane]) or due(held_lines[lane])
+  if is_due and ring(bells[lane], wakes, words[lane], bell_ms) then
     left[#left + 1] = words[lane]
   end
 end
@@ -71,4 +78,5 @@ redis.call('SET', swept, text(at_ms))
 local losers = trim(results, missed, at_ms - tonumber(keep_events))
 if losers > 0 then redis.call('HINCRBY', counts, 'events-missed', losers) end
 redis.call('ZREMRANGEBYSCORE', dead, '-inf', text(at - tonumber(keep) * 1000))
+redis.call('ZREMRANGEBYSCORE', registry, '-inf', text(at))
 return left

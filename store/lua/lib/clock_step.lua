@@ -8,11 +8,29 @@
 --   set       the set that the walk is in: 1 for watch, then the lanes
 --   score     the score that it has come to there
 --   skip      so many members of this score were left where they are
+--   lines     the campaigns' lines of that moment, which the walk visits after the lanes
 
 -- shift(key, us): takes so many us off the instant that a key holds.
 local function shift(key, us)
   local held = redis.call('GET', key)
   if held then redis.call('SET', key, text(tonumber(held) - us), 'KEEPTTL') end
+end
+
+-- look_at_lines(at, keys): has claims look at all lines of campaigns, to find out when each is due; returns
+-- their keys. A campaign's own bucket is full again.
+local function look_at_lines(at, keys)
+  local lines = {}
+  for lane = 1, 4 do
+    for _, queue in ipairs({keys.turns[lane], keys.held_lines[lane]}) do
+      for _, member in ipairs(redis.call('ZREVRANGE', queue, 0, -1)) do
+        local set, name = 2 * lane - 1 + tonumber(string.sub(member, 1, 1)), string.sub(member, 3)
+        lines[#lines + 1] = keys.lanes[set] .. ':' .. name
+        redis.call('ZADD', queue, 'LT', text(at), member)
+        redis.call('DEL', keys.campaigns .. name .. ':bucket')
+      end
+    end
+  end
+  return lines
 end
 
 -- step_back(clock, at, last, gap, lease, keys): brings back what stands in keys, and begins the walk.
@@ -33,26 +51,28 @@ local function step_back(clock, at, last, gap, lease, keys)
     end
     redis.call('HDEL', key, 'seen', 'held')
   end
-  redis.call('HSET', clock, 'back', text(back), 'due', text(last + gap), 'lapse', text(at + lease),
+  redis.call('HSET', clock, 'lines', table.concat(look_at_lines(at, keys), ' '), 'back', text(back), 'due', text(last + gap), 'lapse', text(at + lease),
     'set', 1, 'score', text(at + 1), 'skip', 0)
   redis.call('HDEL', clock, 'second')
 end
 
--- walk(clock, at, lease, sets, records, most): goes on with the walk, by at most so many members;
+-- walk(clock, at, lease, keys, most): goes on with the walk through keys.sets and the lines, by most members;
 -- returns whether the next call has more to do. The first round brings back what was due, retries and
 -- polls. A message that an app has dated stays, and so does a lease: its score is its holder's token,
 -- and it may have been given since the step. The second round, a lease later, ends the leases that no
 -- living holder can have.
-local function walk(clock, at, lease, sets, records, most)
-  local state = redis.call('HMGET', clock, 'back', 'due', 'lapse', 'set', 'score', 'skip', 'second')
+local function walk(clock, at, lease, keys, most)
+  local state = redis.call('HMGET', clock, 'back', 'due', 'lapse', 'set', 'score', 'skip', 'second', 'lines')
   local place, score, skip, second = tonumber(state[4]), state[5], tonumber(state[6]), state[7]
   local back, due, lapse = tonumber(state[1]), tonumber(state[2]), tonumber(state[3])
   if not back or second and at < lapse then return false end
+  local sets = keys.sets
+  for line in string.gmatch(state[8] or '', '%S+') do sets[#sets + 1] = line end
   local members = redis.call('ZRANGEBYSCORE', sets[place], score, '+inf', 'WITHSCORES', 'LIMIT', skip, most)
   local ahead = second and 0 or redis.call('ZCOUNT', sets[place], text(at + 1), text(due))
   local function follows(id)
     if place == 1 then return true end  -- a poll
-    local found = redis.call('HMGET', records .. id, 'attempts', 'resendOf')
+    local found = redis.call('HMGET', keys.records .. id, 'attempts', 'resendOf')
     return (found[1] or '0') ~= '0' or found[2]
   end
   local function target(id, from)
@@ -79,6 +99,7 @@ local function walk(clock, at, lease, sets, records, most)
   for i = 1, #moved, 4000 do
     redis.call('ZADD', sets[place], unpack(moved, i, math.min(i + 3999, #moved)))
   end
+  if #moved > 0 and place > 9 then look_at_lines(at, keys) end
   if #members == 2 * most then
     redis.call('HSET', clock, 'score', score, 'skip', skip)
     return true
@@ -86,7 +107,7 @@ local function walk(clock, at, lease, sets, records, most)
   local over = place == #sets
   redis.call('HSET', clock, 'set', over and 1 or place + 1, 'skip', 0,
     'score', text((second or over) and lapse + lease or at + 1))
-  if over and second then redis.call('HDEL', clock, 'back', 'second') end
+  if over and second then redis.call('HDEL', clock, 'back', 'second', 'lines') end
   if over and not second then redis.call('HSET', clock, 'second', 1) end
   return not over
 end

@@ -1,0 +1,151 @@
+"""``courier campaign``: watches, pauses, resumes, cancels and reports campaigns."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Callable, Iterable
+from typing import TextIO
+
+import click
+
+from viber_courier import Campaign, Producer, Progress, ReportRow
+from viber_courier.ops.commands import terminal
+from viber_courier.ops.commands.looking import event_fields
+from viber_courier.ops.commands.terminal import (
+    WRONG,
+    Failure,
+    command,
+    emit,
+    grid,
+    json_option,
+    plain,
+)
+
+UNKNOWN = "no campaign has this name, or it is too long over (COURIER_RETENTION)"
+NUMBERS = ("added", "waiting", "inside", "ended")
+
+
+@click.group()
+def campaign() -> None:
+    """Watch, pause, resume, cancel and report campaigns.
+
+    See docs/guide.md. courier bulk adds to a campaign.
+    """
+
+
+def _stored(name: str) -> tuple[Campaign, Progress]:
+    try:
+        found = Producer.from_env().campaign(name)
+    except ValueError as error:
+        raise Failure(str(error), WRONG) from None
+    progress = found.progress()
+    if progress.state == "unknown":
+        raise Failure(UNKNOWN)
+    return found, progress
+
+
+@command("list")
+@json_option
+def list_(as_json: bool) -> None:
+    """List campaigns, the newest first; each until COURIER_RETENTION after its end."""
+    found = Producer.from_env().campaigns()
+    if as_json:
+        return emit([event_fields(each) for each in found])
+    rows = [(p.name, p.state, *(f"{getattr(p, n):,}" for n in NUMBERS), _left(p)) for p in found]
+    terminal.console().print(
+        grid(rows, "campaign", "state", *(f">{n}" for n in NUMBERS), ">time left")
+    )
+
+
+@command(partly=UNKNOWN)
+@click.argument("name")
+@json_option
+def show(name: str, as_json: bool) -> None:
+    """Show how far a campaign has come."""
+    _print(_stored(name)[1], as_json)
+
+
+@command(partly=UNKNOWN + ", or it is cancelled")
+@click.argument("name")
+@click.argument("reason", default="by hand")
+@json_option
+def pause(name: str, reason: str, as_json: bool) -> None:
+    """Stop sending a campaign's messages; its apps can keep adding, and its messages expire.
+
+    Others see the REASON. After this command nothing leaves but what is inside a request then.
+    """
+    _act(name, as_json, lambda found: found.pause(reason))
+
+
+@command(partly=UNKNOWN + ", or it is cancelled")
+@click.argument("name")
+@json_option
+def resume(name: str, as_json: bool) -> None:
+    """Go on sending a paused campaign."""
+    _act(name, as_json, Campaign.resume)
+
+
+@command(partly=UNKNOWN)
+@click.argument("name")
+@json_option
+def cancel(name: str, as_json: bool) -> None:
+    """End all messages of a campaign that have not left yet, for good.
+
+    Nothing can be added from then on. If the command is interrupted, workers end the rest, or
+    start it again.
+    """
+    _act(name, as_json, Campaign.cancel)
+
+
+@command(partly=UNKNOWN)
+@click.argument("name")
+@click.option("--csv", "file", type=click.File("w", "utf-8", lazy=False), metavar="FILE")
+@json_option
+def report(name: str, file: TextIO | None, as_json: bool) -> None:
+    """Show what became of a campaign: totals, and with --csv FILE a line for each message.
+
+    A line has the row in the list, id, status, reason and times; "-" writes them to stdout, without
+    totals. It holds no phone numbers: the row finds the recipient in the list.
+    """
+    found, progress = _stored(name)
+    if file is not None:
+        _write(found.report(), file)
+    if file is not sys.stdout:
+        _print(progress, as_json)
+
+
+def _write(rows: Iterable[ReportRow], file: TextIO) -> None:
+    writer = csv.writer(file)
+    writer.writerow(event_fields(ReportRow(row=None, id="", status=None)))
+    for row in rows:
+        writer.writerow(event_fields(row).values())
+
+
+def _act(name: str, as_json: bool, act: Callable[[Campaign], Progress]) -> None:
+    _print(act(_stored(name)[0]), as_json)
+
+
+def _print(progress: Progress, as_json: bool) -> None:
+    values = event_fields(progress)
+    if as_json:
+        return emit(values)
+    values |= {"time left": _left(progress), "secondsLeft": None, "entered": None}
+    values |= {name: f"{getattr(progress, name):,}" for name in (*NUMBERS, "resent")}
+    values["statuses"] = None
+    shown = [(name, value) for name, value in values.items() if value is not None]
+    shown += [(f"  {status}", f"{n:,}") for status, n in progress.statuses.items()]
+    reasons = {name: n for name, n in progress.entered.items() if ":" in name}
+    shown += [(f"  {name}", f"{n:,}") for name, n in reasons.items()]
+    terminal.console().print(grid((plain(name), plain(value)) for name, value in shown))
+
+
+def _left(progress: Progress) -> str:
+    if progress.seconds_left is None or not progress.waiting:
+        return "-" if progress.waiting else ""
+    minutes, seconds = divmod(round(progress.seconds_left), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
+
+
+for _each in (list_, show, pause, resume, cancel, report):
+    campaign.add_command(_each)

@@ -1,0 +1,294 @@
+"""Campaigns: many messages under one name, which can be watched, paused, cancelled and reported."""
+
+from __future__ import annotations
+
+import builtins
+import math
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from viber_courier.producers.endings import Endings, ending
+from viber_courier.schemas.errors import CampaignCancelled
+from viber_courier.schemas.fields import CAMPAIGN
+from viber_courier.schemas.instants import SECOND, iso
+from viber_courier.schemas.settings import Settings
+from viber_courier.schemas.status import Reason, Status
+from viber_courier.store.connection import store_errors
+from viber_courier.store.keys import Keys
+from viber_courier.store.records import ENDING, ROW, report_values
+from viber_courier.store.replicas import kept
+from viber_courier.store.replies import Link, iterate, reply, run
+from viber_courier.store.scripts import shared
+
+CHUNK = 200
+"""Messages that one script call ends: other calls wait for it a millisecond or two."""
+CHUNK_ROWS = 500
+"""Messages that one script call reads for a report."""
+MINUTE = 60 * SECOND
+"""Time constant of the pace that claim.lua keeps."""
+STATES = frozenset(Status)
+
+State = Literal["unknown", "running", "paused", "cancelled", "ended"]
+Add = Callable[..., Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a campaign has come, exact to the message.
+
+    ``state`` is ``ended`` once all that was added has ended, and ``unknown`` if nothing is stored
+    of it. ``reason`` is why it is paused. ``rate`` is its own limit in messages/s, if it has one.
+    ``waiting`` messages are in line, ``inside`` of these are in a request right now: they may still
+    leave although the campaign is paused or cancelled. ``statuses`` says how many messages are in
+    each status, ``entered`` how many have come into each ``<status>`` or ``<status>:<reason>``.
+    ``seconds_left`` is how long the rest will wait at the pace of the last minute; None if it
+    stands still.
+    """
+
+    name: str
+    state: State = "unknown"
+    reason: str | None = None
+    created: str | None = None
+    rate: float | None = None
+    added: int = 0
+    resent: int = 0
+    waiting: int = 0
+    inside: int = 0
+    ended: int = 0
+    statuses: Mapping[Status, int] = field(default_factory=dict)
+    entered: Mapping[str, int] = field(default_factory=dict)
+    seconds_left: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportRow:
+    """A message of a campaign: where it comes from, and what became of it.
+
+    ``row`` is the number under which it was added, None for one that was not added with others. A
+    letter sent again has None, too, and ``resend_of``. ``status`` is None if the record has expired
+    (COURIER_RETENTION). Times are ISO 8601: ``submitted`` and ``ended`` by Redis's clock,
+    ``status_at`` by the provider's.
+    """
+
+    row: int | None
+    id: str
+    status: Status | None
+    final: bool = False
+    reason: str | None = None
+    attempts: int = 0
+    unsure: int = 0
+    submitted: str | None = None
+    status_at: str | None = None
+    ended: str | None = None
+    resend_of: str | None = None
+
+
+def require_campaign(name: str) -> str:
+    """Returns a campaign's name. Raises ValueError for one that can't be."""
+    if not isinstance(name, str) or not CAMPAIGN.fullmatch(name):
+        raise ValueError("campaign must be 1 to 64 of A-Za-z0-9_.-")
+    return str.__str__(name)
+
+
+class CampaignCalls:
+    """The calls about the campaigns of a namespace, for AsyncCampaign and ``campaigns()``."""
+
+    def __init__(self, link: Link, settings: Settings, endings: Endings) -> None:
+        self._client, self._keys, self._endings = link.client, Keys(settings.namespace), endings
+        given, must = shared(settings), kept(link.client, settings)
+        self._act = link.script(link.client, "campaign", given, must)
+        names = ("campaign", "waiting", "rows")
+        self._read = {name: link.script(link.client, name, given) for name in names}
+
+    async def names(self) -> list[str]:
+        """Returns the names of the campaigns that are kept, in no order."""
+        with store_errors(self._client):
+            return list(await reply(self._client.zrevrange(self._keys.registry, 0, -1)))
+
+    async def progress(self, name: str) -> Progress:
+        """Returns how far a campaign has come."""
+        return (await self._call(name, "read", ""))[0]
+
+    async def change(self, name: str, act: str, value: str | float = "") -> Progress:
+        """Pauses, resumes or cancels a campaign, or opens it with a rate.
+
+        Raises CampaignCancelled if that can't be undone.
+        """
+        progress, refused = await self._call(name, act, value)
+        if refused and progress.state == "cancelled":
+            raise CampaignCancelled(name)
+        return progress
+
+    async def end_waiting(self, name: str) -> None:
+        """Ends the messages of a cancelled campaign that are inside no request."""
+        fruitless = 0
+        while fruitless < 3:  # records may be gone, and others end them, too
+            with store_errors(self._client):
+                call = self._read["waiting"](name=name, most=CHUNK, fields=ENDING)
+                found = await reply(call)
+            if not found:
+                return
+            ends = {}
+            for id, *values in found:
+                fields = {n: v for n, v in zip(ENDING, values, strict=True) if v}
+                how = ending(fields, Status.CANCELLED, Reason.BY_REQUEST)
+                ends[id] = fields.get("n", "0"), how
+            done = await self._endings.end(ends)
+            fruitless = 0 if "done" in done.values() else fruitless + 1
+
+    async def rows(self, name: str) -> AsyncGenerator[ReportRow, None]:
+        """Yields a campaign's messages in the order in which they were stored."""
+        key, start = f"{self._keys.campaigns}{name}:rows", 0
+        while True:
+            with store_errors(self._client):
+                script, given = self._read["rows"], {"rows": key, "fields": ROW}
+                start, found = await reply(script(**given, **{"from": start, "most": CHUNK_ROWS}))
+            for row, id, *values in found:
+                known = report_values(dict(zip(ROW, values, strict=True)))
+                yield ReportRow(row=None if row == "-" else int(row), id=id, **known)
+            if not start:
+                return
+
+    async def _call(self, name: str, act: str, value: str | float) -> tuple[Progress, bool]:
+        script = self._read["campaign"] if act == "read" else self._act
+        with store_errors(self._client):
+            now, refused, *pairs = await reply(script(name=name, act=act, value=value))
+        fields = dict(zip(pairs[::2], pairs[1::2], strict=True))
+        return read_progress(name, fields, int(now)), bool(refused)
+
+
+def read_progress(name: str, fields: Mapping[str, str], now: int) -> Progress:
+    """Returns the Progress of a campaign's hash; ``now`` in microseconds by Redis's clock."""
+    if "created" not in fields:
+        return Progress(name=name)
+    numbers = {n: int(fields.get(n, 0)) for n in ("added", "resent", "waiting", "inside", "ended")}
+    entered, statuses = dict[str, int](), Counter[Status]({Status.QUEUED: numbers["waiting"]})
+    for name_, count in fields.items():
+        status, _, more = name_.partition(":")
+        if status in STATES:
+            entered[name_] = int(count)
+            statuses[Status(status)] += int(count)
+        elif status == "left":
+            statuses[Status(more)] -= int(count)
+    over = numbers["added"] == numbers["ended"] > 0
+    state: State = "paused" if "paused" in fields else "ended" if over else "running"
+    return Progress(
+        name=name,
+        state="cancelled" if "stopped" in fields else state,
+        reason=fields.get("paused"),
+        created=iso(int(fields["created"]) / SECOND),
+        rate=float(fields["rate"]) if "rate" in fields else None,
+        **numbers,
+        statuses=dict(+statuses),
+        entered=entered,
+        seconds_left=_seconds_left(fields, numbers["waiting"], now),
+    )
+
+
+def _seconds_left(fields: Mapping[str, str], waiting: int, now: int) -> float | None:
+    if not waiting:
+        return 0.0
+    if "served" not in fields or fields.keys() & {"paused", "stopped"}:
+        return None
+    idle = max(0, now - int(fields["served"])) / MINUTE
+    age = max(SECOND, now - int(fields["began"])) / MINUTE
+    pace = float(fields["pace"]) * math.exp(-idle) / (1 - math.exp(-age))  # messages a minute
+    return waiting / pace * 60 if pace > 0.01 else None
+
+
+class AsyncCampaign:
+    """A campaign for asyncio; Campaign describes the calls. ``name`` is its name."""
+
+    def __init__(self, name: str, calls: CampaignCalls, add: Add, rate: float | None) -> None:
+        if rate is not None and not (isinstance(rate, int | float) and 0 < rate < math.inf):
+            raise ValueError("rate must be a number of messages per second, above 0")
+        self.name, self._calls, self._add, self._rate = name, calls, add, rate
+
+    async def add(
+        self,
+        rows: Any,
+        on_invalid: Any = None,
+        on_suppressed: Any = None,
+        *,
+        numbers: Sequence[int] | None = None,
+    ) -> builtins.list[str]:
+        if self._rate is not None:
+            await self._calls.change(self.name, "open", self._rate)
+        ids: list[str] = await self._add(rows, on_invalid, on_suppressed, numbers)
+        return ids
+
+    async def progress(self) -> Progress:
+        return await self._calls.progress(self.name)
+
+    async def pause(self, reason: str = "by hand") -> Progress:
+        return await self._calls.change(self.name, "pause", reason[:200])
+
+    async def resume(self) -> Progress:
+        return await self._calls.change(self.name, "resume")
+
+    async def cancel(self) -> Progress:
+        marked = await self._calls.change(self.name, "cancel")
+        if marked.state != "cancelled":
+            return marked
+        await self._calls.end_waiting(self.name)
+        return await self.progress()
+
+    async def report(self) -> AsyncGenerator[ReportRow, None]:
+        async for row in self._calls.rows(self.name):
+            yield row
+
+
+class Campaign:
+    """Many messages under one name; ``producer.campaign(name)`` returns it, stored or not.
+
+    Its messages wait in a line of their own, and campaigns of one lane take turns.
+    """
+
+    def __init__(self, campaign: AsyncCampaign) -> None:
+        self._campaign, self.name = campaign, campaign.name
+
+    def add(
+        self,
+        rows: Any,
+        on_invalid: Any = None,
+        on_suppressed: Any = None,
+        *,
+        numbers: Sequence[int] | None = None,
+    ) -> list[str]:
+        """Stores a message for each row, as ``enqueue_many`` does; returns their ids in row order.
+
+        ``numbers`` are the rows' numbers in the report, by default 0, 1, 2 ... Raises
+        CampaignCancelled if the campaign was cancelled, and what ``enqueue_many`` raises.
+        """
+        return run(self._campaign.add(rows, on_invalid, on_suppressed, numbers=numbers))
+
+    def progress(self) -> Progress:
+        """Returns how far it has come."""
+        return run(self._campaign.progress())
+
+    def pause(self, reason: str = "by hand") -> Progress:
+        """Stops sending, also before the first ``add``. Its messages still expire.
+
+        After this call no message leaves but those that are ``inside`` a request, which the result
+        counts. Raises CampaignCancelled.
+        """
+        return run(self._campaign.pause(reason))
+
+    def resume(self) -> Progress:
+        """Goes on sending. Raises CampaignCancelled."""
+        return run(self._campaign.resume())
+
+    def cancel(self) -> Progress:
+        """Ends all that waits, for good: ``cancelled``, or ``unconfirmed`` if it may have left.
+
+        From its beginning on nothing is added, and no message leaves but those that are ``inside``
+        a request. Workers end those that come back, and the rest if this call is interrupted. You
+        can repeat it.
+        """
+        return run(self._campaign.cancel())
+
+    def report(self) -> Iterator[ReportRow]:
+        """Yields what became of each message, in the order in which they were stored."""
+        return iterate(self._campaign.report())

@@ -1,0 +1,27 @@
+-- Reads a chunk of a campaign's index, and what became of its messages.
+-- @include format
+-- KEYS
+--   guard       never exists: a cluster refuses the call while its slot moves
+--   format      of what the store holds
+--   rows        the campaign's index: in each entry the messages of one call, each as its row, ' ' and
+--               its id, with ' ' between them
+-- ARGV
+--   formats[2]  of the caller's version (lua/lib/format.lua)
+--   records     prefix of the records' keys
+--   from        the first entry to read, from 0
+--   most        messages after which no further entry is read
+--   fields...   record fields to return
+-- Reply {the next entry to read (0: none), {row, id, fields ...} of each message}. A missing record's
+-- fields are all false. Writes nothing.
+local newer = unreadable(format, formats)
+if newer then return newer end
+local found, taken = {}, 0
+local entries = redis.call('LRANGE', rows, from, from + 99)
+for _, entry in ipairs(entries) do
+  for row, id in string.gmatch(entry, '(%S+) (%S+)') do
+    found[#found + 1] = {row, id, unpack(redis.call('HMGET', records .. id, unpack(ARGV, fields)))}
+  end
+  taken = taken + 1
+  if #found >= tonumber(most) then break end
+end
+return {taken > 0 and from + taken or 0, found}

@@ -1,0 +1,99 @@
+"""``courier campaign``, and ``courier bulk`` into a campaign."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Clock, Courier, common_job
+from tests.workshop import Workshop
+from viber_courier import Producer
+from viber_courier.worker.outcome import Refused
+
+
+@pytest.fixture
+def shop(courier: Courier, clock: Clock) -> Iterator[Workshop]:
+    producer = Producer.from_env(courier.env)
+    yield Workshop(producer.redis, producer.settings, clock)
+    producer.close()
+
+
+@pytest.fixture
+def stored(courier: Courier, tmp_path: Path) -> Any:
+    """A campaign of three of four rows."""
+    file, common = tmp_path / "list.csv", tmp_path / "common.json"
+    file.write_text("address\n79250000001\nnobody\n79250000002\n79250000003\n")
+    common.write_text(json.dumps(common_job(priority="low")))
+    given = ("bulk", str(file), "--common", str(common), "--campaign", "nov-sale")
+    return courier.json(*given, code=1)
+
+
+def test_a_list_becomes_a_campaign_whose_report_names_its_lines(
+    courier: Courier, shop: Workshop, stored: Any, tmp_path: Path
+) -> None:
+    assert stored["stored"] == 3
+    assert "nov-sale  running" in courier("campaign", "list").stdout
+    shop.answer(Refused("error-address-unknown"))
+    found = courier.json("campaign", "show", "nov-sale")
+    assert (found["state"], found["added"], found["ended"]) == ("ended", 3, 3)
+    assert courier.json("campaign", "list") == [found]
+    report = tmp_path / "report.csv"
+    said = courier("campaign", "report", "nov-sale", "--csv", str(report)).stdout
+    assert "rejected:error-address-unknown" in said
+    with report.open(newline="") as file:
+        rows = [*csv.DictReader(file)]
+    assert [row["row"] for row in rows] == ["2", "4", "5"]
+    assert {(row["status"], row["reason"]) for row in rows} == {
+        ("rejected", "error-address-unknown")
+    }
+    assert all(row["ended"] and row["id"] for row in rows)
+    assert "7925" not in report.read_text() + said
+    assert courier("campaign", "report", "nov-sale", "--csv", "-").stdout.count("\n") == 4
+
+
+def test_paused_resumed_and_cancelled(courier: Courier, shop: Workshop, stored: Any) -> None:
+    said = courier("campaign", "pause", "nov-sale", "wrong price").stdout
+    assert "paused" in said and "wrong price" in said
+    assert shop.store.claim("low", answered=True) is None
+    id = next(row.id for row in shop.producer.campaign("nov-sale").report())
+    held = courier.json("show", id)
+    assert (held["lane"], held["campaign"]) == ("low", "nov-sale")
+    assert held["heldBy"] == ["campaign nov-sale is paused: wrong price"]
+    assert courier.json("campaign", "resume", "nov-sale")["state"] == "running"
+    found = courier.json("campaign", "cancel", "nov-sale")
+    assert (found["state"], found["statuses"]) == ("cancelled", {"cancelled": 3})
+    assert "was cancelled" in courier("campaign", "resume", "nov-sale", code=1).stderr
+
+
+def test_a_cancelled_campaign_takes_no_list(courier: Courier, stored: Any, tmp_path: Path) -> None:
+    courier("campaign", "cancel", "nov-sale")
+    file = str(tmp_path / "list.csv")
+    given = ("bulk", file, "--common", str(tmp_path / "common.json"), "--campaign", "nov-sale")
+    assert "campaign 'nov-sale' was cancelled" in courier(*given, code=2).stderr
+
+
+def test_a_campaign_nobody_knows(courier: Courier) -> None:
+    for act in ("show", "pause", "resume", "cancel", "report"):
+        assert "no campaign has this name" in courier("campaign", act, "typo", code=1).stderr
+        assert "1 to 64 of A-Za-z0-9_.-" in courier("campaign", act, "a b", code=2).stderr
+    assert courier.json("campaign", "list") == []
+
+
+def test_the_campaign_of_common_and_of_the_command_line_can_t_differ(
+    courier: Courier, tmp_path: Path
+) -> None:
+    file, common = tmp_path / "list.csv", tmp_path / "common.json"
+    file.write_text("address\n79250000001\n")
+    common.write_text(json.dumps(common_job(priority="low", campaign="autumn")))
+    given = ("bulk", str(file), "--common", str(common))
+    said = courier(*given, "--campaign", "winter", code=2).stderr
+    assert "--campaign is 'winter', but the common part's campaign is 'autumn'" in said
+    assert courier.json(*given)["stored"] == 1
+    assert courier.json(*given, "--campaign", "autumn")["storedBefore"] == 1
+    assert courier.json("campaign", "show", "autumn")["waiting"] == 1
+    assert "1 to 64" in courier("bulk", str(file), "--campaign", "a b", code=2).stderr
