@@ -189,9 +189,7 @@ def bulk(
     if dry_run:
         _show(survey, notes, common, template, as_json)
         sys.exit(PARTLY if survey.refused else 0)
-    producer = Producer.from_env()
-    if campaign and producer.campaign(campaign).progress().state == "cancelled":
-        raise _wrong(f"campaign {campaign!r} was cancelled")
+    producer = _producer_for(campaign)
     for note in notes if not as_json else ():
         click.echo(f"Note: {note}", err=True)
     with ExitStack() as stack:
@@ -202,6 +200,13 @@ def bulk(
         _store_all(storing, table, file.name, survey.rows)
     _report(storing, refused, refused_file, survey, notes if as_json else None)
     sys.exit(PARTLY if refused.count else 0)
+
+
+def _producer_for(campaign: str | None) -> Producer:
+    producer = Producer.from_env()
+    if campaign and producer.campaign(campaign).progress().state == "cancelled":
+        raise _wrong(f"campaign {campaign!r} was cancelled")
+    return producer
 
 
 def _refused_rows(path: Path, table: Table, width: int, stack: ExitStack) -> RefusedRows:
