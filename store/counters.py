@@ -27,6 +27,8 @@ themselves.
 """
 
 from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from viber_courier.schemas.instants import SECOND
@@ -59,6 +61,14 @@ class Oddity(StrEnum):
 
 
 ODDITIES = frozenset(Oddity)
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What one request adds to ``Keys.counts`` and to the histograms (store/counters.py)."""
+
+    counts: Mapping[str, int]
+    histograms: Mapping[str, int] = field(default_factory=dict)
 
 
 def status_field(status: str, reason: str | None = None) -> str:

@@ -6,7 +6,7 @@ lua/lib/gate.lua does its arithmetic.
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from viber_courier.schemas.instants import micros
+from viber_courier.schemas.instants import SECOND, micros
 from viber_courier.schemas.lanes import LANES
 from viber_courier.schemas.settings import Settings
 
@@ -16,6 +16,10 @@ PAUSE, MAX_PAUSE = 1.0, 60.0
 """Seconds that the gate closes for, at first and at most. Each closing in a row doubles them."""
 REFUSALS = 20
 """Messages refused alone in a row, with none accepted between, that close the gate."""
+
+
+RATE_SLICE = 0.1
+"""Seconds of the rate that a claim waits for, so that messages share a request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,3 +55,9 @@ def resent_by_default(settings: Settings, sets: int) -> str:
     """
     resent = [settings.unsure_policy(lane) == "resend" for lane in LANES]
     return "".join("11" if each else "00" for each in resent)[:sets]
+
+
+def rate_values(limit: float, burst: float) -> dict[str, float]:
+    """Returns claim.lua's arguments for ``limit`` tokens a second (0: none), ``burst`` at most."""
+    wanted = max(1, int(limit * RATE_SLICE))
+    return {"cost": SECOND / limit if limit else 0, "burst": max(1.0, burst), "wanted": wanted}

@@ -8,8 +8,8 @@ import logging
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import redis
@@ -21,8 +21,8 @@ from viber_courier.schemas.lanes import LANES, POLL
 from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.status import Status
 from viber_courier.store.clock import StepWatch, even_seconds
-from viber_courier.store.counters import ODDITIES, Oddity, seen_field
-from viber_courier.store.gate import ProviderSignal, resent_by_default, signal_values
+from viber_courier.store.counters import ODDITIES, Figures, Oddity, seen_field
+from viber_courier.store.gate import ProviderSignal, rate_values, resent_by_default, signal_values
 from viber_courier.store.keys import Keys
 from viber_courier.store.records import (
     RESEND_OPTION,
@@ -43,8 +43,6 @@ from viber_courier.store.scripts import Script, shared
 
 logger = logging.getLogger(__name__)
 
-RATE_SLICE = 0.1
-"""Seconds of the rate that a claim waits for, so that messages share a request."""
 BROUGHT_BACK = 1000
 """Most members that one call of sweep.lua brings back after a step of the server's clock."""
 POLL_LEASE_MARGIN = 5.0
@@ -115,14 +113,6 @@ class Move(NamedTuple):
     provider_id: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Figures:
-    """What one request adds to ``Keys.counts`` and to the histograms (store/counters.py)."""
-
-    counts: Mapping[str, int]
-    histograms: Mapping[str, int] = field(default_factory=dict)
-
-
 class Store:
     """A worker's steps.
 
@@ -171,7 +161,7 @@ class Store:
             resent=resent_by_default(settings, len(sets)),
             each=True,
             fields=WAITING,
-            **_rate(settings.rate_limit, settings.rate_burst),
+            **rate_values(settings.rate_limit, settings.rate_burst),
         )
         if len(got) < 3:
             return _rate_limited(got)
@@ -203,7 +193,7 @@ class Store:
             resent=resent_by_default(settings, 1),
             each=False,
             fields=WATCHED,
-            **_rate(settings.poll_rate_limit, settings.poll_rate_limit),
+            **rate_values(settings.poll_rate_limit, settings.poll_rate_limit),
         )
         if len(got) < 3:
             return _rate_limited(got)
@@ -388,12 +378,6 @@ class Store:
             return script(once=once, time=self._now(), **given)
 
         return call_until(call, name, ends, kept_until or ends)
-
-
-def _rate(limit: float, burst: float) -> dict[str, float]:
-    """Returns claim.lua's arguments for ``limit`` tokens a second (0: none), ``burst`` at most."""
-    wanted = max(1, int(limit * RATE_SLICE))
-    return {"cost": SECOND / limit if limit else 0, "burst": max(1.0, burst), "wanted": wanted}
 
 
 def _rate_limited(reply: list[Any]) -> RateLimited | None:
