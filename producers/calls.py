@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from viber_courier.producers.campaigns import (
     AsyncCampaign,
-    CampaignCalls,
     Progress,
     require_campaign,
 )
@@ -87,7 +86,6 @@ class Calls:
         self._glance = link.script(link.client, "get", given) if must else self._scripts["get"]
         self._endings = Endings(link, settings, clock)
         self.suppressions = AsyncSuppressions(link, settings, clock)
-        self._campaign_calls = CampaignCalls(link, settings, self._endings)
         self.dead = AsyncDeadLetters(link, settings, clock, self._store_again)
 
     async def ping(self) -> None:
@@ -163,12 +161,13 @@ class Calls:
             told = on_invalid, on_suppressed
             return await self._store_rows(rows, shared_part, *told, template, name, numbers)
 
-        return AsyncCampaign(name, self._campaign_calls, add, rate)
+        return AsyncCampaign(name, add, rate, self._link, self.settings, self._endings)
 
     async def campaigns(self) -> list[Progress]:
         """Returns how far each campaign has come, the newest first."""
-        calls = self._campaign_calls
-        found = [await calls.progress(name) for name in await calls.names()]
+        with store_errors(self._link.client):
+            names = await reply(self._link.client.zrevrange(self._keys.registry, 0, -1))
+        found = [await self.campaign(name).progress() for name in names]
         return sorted((each for each in found if each.created), key=_created, reverse=True)
 
     async def _store_rows(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import math
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
@@ -92,73 +91,6 @@ def require_campaign(name: str) -> str:
     return str.__str__(name)
 
 
-class CampaignCalls:
-    """The calls about the campaigns of a namespace, for AsyncCampaign and ``campaigns()``."""
-
-    def __init__(self, link: Link, settings: Settings, endings: Endings) -> None:
-        self._client, self._keys, self._endings = link.client, Keys(settings.namespace), endings
-        given, must = shared(settings), kept(link.client, settings)
-        self._act = link.script(link.client, "campaign", given, must)
-        names = ("campaign", "waiting", "rows")
-        self._read = {name: link.script(link.client, name, given) for name in names}
-
-    async def names(self) -> list[str]:
-        """Returns the names of the campaigns that are kept, in no order."""
-        with store_errors(self._client):
-            return list(await reply(self._client.zrevrange(self._keys.registry, 0, -1)))
-
-    async def progress(self, name: str) -> Progress:
-        """Returns how far a campaign has come."""
-        return (await self._call(name, "read", ""))[0]
-
-    async def change(self, name: str, act: str, value: str | float = "") -> Progress:
-        """Pauses, resumes or cancels a campaign, or opens it with a rate.
-
-        Raises CampaignCancelled if that can't be undone.
-        """
-        progress, refused = await self._call(name, act, value)
-        if refused and progress.state == "cancelled":
-            raise CampaignCancelled(name)
-        return progress
-
-    async def end_waiting(self, name: str) -> None:
-        """Ends the messages of a cancelled campaign that are inside no request."""
-        fruitless = 0
-        while fruitless < 3:  # records may be gone, and others end them, too
-            with store_errors(self._client):
-                call = self._read["waiting"](name=name, most=CHUNK, fields=ENDING)
-                found = await reply(call)
-            if not found:
-                return
-            ends = {}
-            for id, *values in found:
-                fields = {n: v for n, v in zip(ENDING, values, strict=True) if v}
-                how = ending(fields, Status.CANCELLED, Reason.BY_REQUEST)
-                ends[id] = fields.get("n", "0"), how
-            done = await self._endings.end(ends)
-            fruitless = 0 if "done" in done.values() else fruitless + 1
-
-    async def rows(self, name: str) -> AsyncGenerator[ReportRow, None]:
-        """Yields a campaign's messages in the order in which they were stored."""
-        key, start = f"{self._keys.campaigns}{name}:rows", 0
-        while True:
-            with store_errors(self._client):
-                script, given = self._read["rows"], {"rows": key, "fields": ROW}
-                start, found = await reply(script(**given, **{"from": start, "most": CHUNK_ROWS}))
-            for row, id, *values in found:
-                known = report_values(dict(zip(ROW, values, strict=True)))
-                yield ReportRow(row=None if row == "-" else int(row), id=id, **known)
-            if not start:
-                return
-
-    async def _call(self, name: str, act: str, value: str | float) -> tuple[Progress, bool]:
-        script = self._read["campaign"] if act == "read" else self._act
-        with store_errors(self._client):
-            now, refused, *pairs = await reply(script(name=name, act=act, value=value))
-        fields = dict(zip(pairs[::2], pairs[1::2], strict=True))
-        return read_progress(name, fields, int(now)), bool(refused)
-
-
 def read_progress(name: str, fields: Mapping[str, str], now: int) -> Progress:
     """Returns the Progress of a campaign's hash; ``now`` in microseconds by Redis's clock."""
     if "created" not in fields:
@@ -199,12 +131,22 @@ def _seconds_left(fields: Mapping[str, str], waiting: int, now: int) -> float | 
 
 
 class AsyncCampaign:
-    """A campaign for asyncio; Campaign describes the calls. ``name`` is its name."""
+    """A campaign for asyncio, and the rules for both; Campaign describes the calls.
 
-    def __init__(self, name: str, calls: CampaignCalls, add: Add, rate: float | None) -> None:
+    ``add`` stores its rows. ``rate`` None: as it is.
+    """
+
+    def __init__(
+        self, name: str, add: Add, rate: float | None, link: Link, settings: Settings, ends: Endings
+    ) -> None:
         if rate is not None and not (isinstance(rate, int | float) and 0 < rate < math.inf):
             raise ValueError("rate must be a number of messages per second, above 0")
-        self.name, self._calls, self._add, self._rate = name, calls, add, rate
+        self.name, self._add, self._rate, self._endings = name, add, rate, ends
+        self._client, given = link.client, shared(settings) | {"name": name}
+        self._rows = f"{Keys(settings.namespace).campaigns}{name}:rows"
+        self._act = link.script(link.client, "campaign", given, kept(link.client, settings))
+        names = ("campaign", "waiting", "rows")
+        self._read = {name: link.script(link.client, name, given) for name in names}
 
     async def add(
         self,
@@ -213,31 +155,64 @@ class AsyncCampaign:
         on_suppressed: Any = None,
         *,
         numbers: Sequence[int] | None = None,
-    ) -> builtins.list[str]:
+    ) -> list[str]:
         if self._rate is not None:
-            await self._calls.change(self.name, "open", self._rate)
+            await self._change("open", self._rate)
         ids: list[str] = await self._add(rows, on_invalid, on_suppressed, numbers)
         return ids
 
     async def progress(self) -> Progress:
-        return await self._calls.progress(self.name)
+        return (await self._call(self._read["campaign"], "read", ""))[0]
 
     async def pause(self, reason: str = "by hand") -> Progress:
-        return await self._calls.change(self.name, "pause", reason[:200])
+        return await self._change("pause", reason[:200])
 
     async def resume(self) -> Progress:
-        return await self._calls.change(self.name, "resume")
+        return await self._change("resume")
 
     async def cancel(self) -> Progress:
-        marked = await self._calls.change(self.name, "cancel")
-        if marked.state != "cancelled":
+        marked = await self._change("cancel")
+        if marked.state != "cancelled":  # nobody knows it
             return marked
-        await self._calls.end_waiting(self.name)
+        fruitless = 0
+        while fruitless < 3 and (done := await self._end_some()):
+            fruitless = 0 if "done" in done else fruitless + 1  # others end them, too
         return await self.progress()
 
     async def report(self) -> AsyncGenerator[ReportRow, None]:
-        async for row in self._calls.rows(self.name):
-            yield row
+        start, found = 0, list[Any]()
+        while start or not found:
+            with store_errors(self._client):
+                more = {"from": start, "most": CHUNK_ROWS, "fields": ROW}
+                start, found = await reply(self._read["rows"](rows=self._rows, **more))
+            for row, id, *values in found:
+                known = report_values(dict(zip(ROW, values, strict=True)))
+                yield ReportRow(row=None if row == "-" else int(row), id=id, **known)
+            if not found:
+                return
+
+    async def _change(self, act: str, value: str | float = "") -> Progress:
+        progress, refused = await self._call(self._act, act, value)
+        if refused and progress.state == "cancelled":
+            raise CampaignCancelled(self.name)
+        return progress
+
+    async def _call(self, script: Any, act: str, value: str | float) -> tuple[Progress, bool]:
+        with store_errors(self._client):
+            now, refused, *pairs = await reply(script(act=act, value=value))
+        fields = dict(zip(pairs[::2], pairs[1::2], strict=True))
+        return read_progress(self.name, fields, int(now)), bool(refused)
+
+    async def _end_some(self) -> set[str]:
+        """Ends messages that are inside no request; returns cancel.lua's answers."""
+        with store_errors(self._client):
+            found = await reply(self._read["waiting"](most=CHUNK, fields=ENDING))
+        ends = {}
+        for id, *values in found:
+            fields = {n: v for n, v in zip(ENDING, values, strict=True) if v}
+            how = ending(fields, Status.CANCELLED, Reason.BY_REQUEST)
+            ends[id] = fields.get("n", "0"), how
+        return {*(await self._endings.end(ends)).values()} if ends else set()
 
 
 class Campaign:

@@ -29,6 +29,8 @@ themselves.
 """
 
 from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from viber_courier.schemas.instants import SECOND
@@ -61,6 +63,14 @@ class Oddity(StrEnum):
 
 
 ODDITIES = frozenset(Oddity)
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What one request adds to ``Keys.counts`` and to the histograms (store/counters.py)."""
+
+    counts: Mapping[str, int]
+    histograms: Mapping[str, int] = field(default_factory=dict)
 
 
 def status_field(status: str, reason: str | None = None) -> str:

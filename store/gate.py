@@ -20,6 +20,10 @@ RATE_SLICE = 0.1
 """Seconds of the rate that a claim waits for, so that messages share a request."""
 
 
+RATE_SLICE = 0.1
+"""Seconds of the rate that a claim waits for, so that messages share a request."""
+
+
 @dataclass(frozen=True, slots=True)
 class ProviderSignal:
     """What a request shows of the provider.

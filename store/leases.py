@@ -7,8 +7,8 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 import redis
@@ -20,7 +20,7 @@ from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.status import Status
 from viber_courier.schemas.suppression import number_hash
 from viber_courier.store.clock import StepWatch, even_seconds
-from viber_courier.store.counters import ODDITIES, Oddity, seen_field
+from viber_courier.store.counters import ODDITIES, Figures, Oddity, seen_field
 from viber_courier.store.gate import ProviderSignal, rate_values, resent_by_default, signal_values
 from viber_courier.store.keys import Keys
 from viber_courier.store.records import (
@@ -88,14 +88,6 @@ class Lease(Generic[M]):
     def seconds_left(self) -> float:
         """Returns the least number of seconds that the lease still lasts."""
         return self.ends - time.monotonic()
-
-
-@dataclass(frozen=True, slots=True)
-class Figures:
-    """What one request adds to ``Keys.counts`` and to the histograms (store/counters.py)."""
-
-    counts: Mapping[str, int]
-    histograms: Mapping[str, int] = field(default_factory=dict)
 
 
 class Store:

@@ -129,7 +129,7 @@ def new_message(id: str, job: Job, resend_of: str, row: int | None) -> list[str 
     lifetime = (job.ttl or TTL_DEFAULT) * SECOND - job.wait
     place: str | int = lane_index(job.lane, job.resend)
     if job.campaign:
-        place = f"{place}:{'-' if row is None else row}:{job.campaign}"
+        place = f"{place}:{job.campaign}:{'-' if row is None else row}"
     content = pack(job.own)
     head = (id, job.digest, place, job.send_at or "", lifetime, content, len(fields) // 2)
     return [*head, *fields]

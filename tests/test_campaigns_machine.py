@@ -16,7 +16,7 @@ from hypothesis.stateful import initialize, invariant, rule, run_state_machine_a
 
 from tests.conftest import iso_in, text_job
 from tests.test_machine import Life
-from viber_courier import CampaignCancelled
+from viber_courier import Campaign, CampaignCancelled
 from viber_courier.ops.redis_server import RedisServer
 from viber_courier.store.connection import connect
 from viber_courier.store.leases import Lease
@@ -45,8 +45,7 @@ class Campaigns(Life):
         self.behind = defaultdict[str, set[str]](set)
         self.clock.freeze()
         calls = self.producer._calls
-        acts = calls._campaign_calls._act, calls._endings._script
-        for script in (calls._scripts["enqueue"], *acts):
+        for script in (calls._scripts["enqueue"], calls._endings._script):
             self._run_by_the_clock(script)
 
     def new_client(self) -> Any:
@@ -103,16 +102,21 @@ class Campaigns(Life):
         self.ids += ids
         self.of.update(dict.fromkeys(ids, name))
 
+    def _campaign(self, name: str) -> Campaign:
+        made = self.producer.campaign(name)
+        self._run_by_the_clock(made._campaign._act)
+        return made
+
     @rule(name=CAMPAIGNS)
     def pause(self, name: str) -> None:
         with self._unless_cancelled(name):
-            assert self.producer.campaign(name).pause("why").reason == "why"
+            assert self._campaign(name).pause("why").reason == "why"
             self.paused.add(name)
 
     @rule(name=CAMPAIGNS)
     def resume(self, name: str) -> None:
         with self._unless_cancelled(name):
-            self.producer.campaign(name).resume()
+            self._campaign(name).resume()
             self.paused.discard(name)
 
     @rule(name=CAMPAIGNS, rare=st.integers(0, 3), dies=st.booleans())
@@ -126,7 +130,7 @@ class Campaigns(Life):
             script = Script(self.client, "campaign", given)
             script(name=name, act="cancel", value="", time=self.clock())
         else:
-            progress = self.producer.campaign(name).cancel()
+            progress = self._campaign(name).cancel()
             assert progress.waiting == progress.inside
 
     @rule(jitter=st.sampled_from([0.0, 1.0]))

@@ -135,12 +135,12 @@ BARE_JOB = Job("m", '{"address":"7925"}', "high", False, *[None] * 5, "", "diges
         (
             BARE_JOB._replace(campaign="sale"),
             "",
-            ["m", "digest", "3:7:sale", "", 86400 * SECOND, "7925", 0],
+            ["m", "digest", "3:sale:7", "", 86400 * SECOND, "7925", 0],
         ),
         (
             BARE_JOB._replace(campaign="sale"),
             "old",
-            ["m", "digest", "3:-:sale", "", 86400 * SECOND, "7925", 1, "resendOf", "old"],
+            ["m", "digest", "3:sale:-", "", 86400 * SECOND, "7925", 1, "resendOf", "old"],
         ),
     ],
 )

@@ -20,12 +20,12 @@ from viber_courier.store.counters import (
     NOT_SENT,
     OTHER,
     UNSURE,
+    Figures,
     Oddity,
     code_field,
     observed,
     status_field,
 )
-from viber_courier.store.leases import Figures
 from viber_courier.store.records import Step, Waiting, Watched, add_attempts, segments
 from viber_courier.store.writes import Move, Write
 from viber_courier.worker.codes import is_known

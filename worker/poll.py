@@ -9,9 +9,9 @@ from functools import partial
 
 from viber_courier.schemas.lanes import POLL
 from viber_courier.schemas.settings import Settings
-from viber_courier.store.counters import Oddity, observed
+from viber_courier.store.counters import Figures, Oddity, observed
 from viber_courier.store.gate import REFUSALS
-from viber_courier.store.leases import Figures, Lease, Store
+from viber_courier.store.leases import Lease, Store
 from viber_courier.store.records import Watched
 from viber_courier.worker.answers import is_silent, oddities
 from viber_courier.worker.breaker import after_statuses

@@ -11,9 +11,9 @@ from logging import INFO, WARNING
 
 from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.wire import send_body
-from viber_courier.store.counters import UNSURE, Oddity
+from viber_courier.store.counters import UNSURE, Figures, Oddity
 from viber_courier.store.gate import REFUSALS, ProviderSignal
-from viber_courier.store.leases import Figures, Lease, Store
+from viber_courier.store.leases import Lease, Store
 from viber_courier.store.records import Waiting, add_attempts
 from viber_courier.store.writes import Move
 from viber_courier.worker.batching import assemble, requests

@@ -167,10 +167,8 @@ def bulk(
     often and however spelled the list has it; with --repeat, one for each row.
 
     After an interruption, start the same command again: it sends nothing twice, even if you have
-    edited the file, because ids are made from the campaign (without one, from the common part) and
-    the phone number. To send the same again, name another campaign.
-
-    Watch, pause or cancel the campaign with courier campaign; its report names the lines of FILE.
+    edited the file: ids are made from the campaign (or the common part) and the phone number.
+    To send the same again, name another campaign. courier campaign shows, pauses and cancels it.
 
     Refused rows go to a file in the list's own form, with the reason as the last column. Mend them
     there and give that file to the same command. While the queue is full or Redis can't be used,
@@ -178,9 +176,7 @@ def bulk(
     """
     common, wait, template = _read_common(common_file), more.pop("wait"), more["template"]
     refused_file = _refused_file(file, common_file, more.pop("refused_file"))
-    campaign = _campaign(campaign, common)
-    if common is None and not (campaign or dry_run):
-        raise click.UsageError("without --common, you must name the --campaign")
+    campaign = _campaign(campaign, common, dry_run)
     with _before_storing():
         table = Table(file, Reading(**more))
         survey = Survey(_checking(common, template) if dry_run else None)
@@ -189,7 +185,7 @@ def bulk(
     if dry_run:
         _show(survey, notes, common, template, as_json)
         sys.exit(PARTLY if survey.refused else 0)
-    producer = _producer_for(campaign)
+    producer = _producer(campaign)
     for note in notes if not as_json else ():
         click.echo(f"Note: {note}", err=True)
     with ExitStack() as stack:
@@ -202,13 +198,6 @@ def bulk(
     sys.exit(PARTLY if refused.count else 0)
 
 
-def _producer_for(campaign: str | None) -> Producer:
-    producer = Producer.from_env()
-    if campaign and producer.campaign(campaign).progress().state == "cancelled":
-        raise _wrong(f"campaign {campaign!r} was cancelled")
-    return producer
-
-
 def _refused_rows(path: Path, table: Table, width: int, stack: ExitStack) -> RefusedRows:
     try:
         return RefusedRows(path, table, width, stack)
@@ -217,8 +206,10 @@ def _refused_rows(path: Path, table: Table, width: int, stack: ExitStack) -> Ref
         raise _wrong(text) from None
 
 
-def _campaign(given: str | None, common: Any) -> str | None:
+def _campaign(given: str | None, common: Any, dry_run: bool) -> str | None:
     """Returns the campaign that the command line or the common part names."""
+    if common is None and not (given or dry_run):
+        raise click.UsageError("without --common, you must name the --campaign")
     named = common.get("campaign") if isinstance(common, Mapping) else None
     if given and named and given != named:
         text = f"--campaign is {given!r}, but the common part's campaign is {named!r}"
@@ -228,6 +219,13 @@ def _campaign(given: str | None, common: Any) -> str | None:
         return require_campaign(name) if name else None
     except ValueError as error:
         raise click.UsageError(str(error)) from None
+
+
+def _producer(campaign: str | None) -> Producer:
+    producer = Producer.from_env()
+    if campaign and producer.campaign(campaign).progress().state == "cancelled":
+        raise _wrong(f"campaign {campaign!r} was cancelled")
+    return producer
 
 
 def _refused_file(file: Path, common_file: Path | None, given: Path | None) -> Path:

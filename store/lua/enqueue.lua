@@ -38,7 +38,7 @@
 --   tail...         messages (store/records.py): id, digest, lane set (1 to 8), due time ('': now),
 --                   ttl in us, own content, number of fields, then name, value, name, value ...,
 --                   padded to width with ''. The lane set of a campaign's message is followed by ':',
---                   its row, ':' and the campaign's name. The first value of a dead letter sent
+--                   the campaign's name, ':' and its row ('-': none). The first value of a dead letter sent
 --                   again is its id: it leaves the list, and its record names the new message
 -- Reply {'ok', indexes from 0 of suppressed numbers: if there are any}, {'conflict', indexes} (for letters:
 -- no longer on the list), {'cancelled', indexes of messages of cancelled campaigns} or {'full'}. Only
@@ -80,33 +80,32 @@ if most > 0 and #fresh > 0 then
 end
 
 -- The records come last: if Redis refuses a command before that, a repeat stores the messages anew.
-local places, due_now, tills, call = {}, {}, {}, redis.call
-local campaign_of, rows, lines, cancelled = {}, {}, {}, {}
+local places, place_of, due_now, tills, call = {}, {}, {}, {}, redis.call
+local stored, cancelled = {}, {}
 
--- Returns the lane set of a campaign's message, and the key of its line.
-local function in_line(k, i)
-  local set, row, name = string.match(ARGV[i + 2], '^(%d):([%d-]+):(.+)$')
-  if not rows[name] then
-    local known = call('HMGET', campaigns .. name, 'stopped', 'created', 'added', 'ended')
-    rows[name] = {cancelled = known[1], is_new = not known[2], is_over = known[3] == known[4]}
+-- Returns a lane set, or a campaign's line in it, and what comes to stand there.
+local function new_place(word)
+  local digit, name = string.match(word, '^(%d):?(.*)$')
+  local set = tonumber(digit)
+  local place = {set = digit, lane = math.ceil(set / 2), key = lanes[set], members = {}}
+  if name ~= '' then
+    place.name, place.key, place.due = name, lanes[set] .. ':' .. name, math.huge
+    place.member = 1 - set % 2 .. ':' .. name
+    if not stored[name] then
+      local known = call('HMGET', campaigns .. name, 'stopped', 'created', 'added', 'ended')
+      stored[name] = {is_cancelled = known[1], is_new = not known[2], is_over = known[3] == known[4]}
+    end
+    place.rows = stored[name]
   end
-  local stored = rows[name]
-  if stored.cancelled then cancelled[#cancelled + 1] = (i - tail) / width end
-  stored[#stored + 1] = row .. ' ' .. ARGV[i]
-  set, campaign_of[k] = tonumber(set), name
-  local line = lanes[set] .. ':' .. name
-  if not lines[line] then
-    local member = 1 - set % 2 .. ':' .. name
-    lines[line] = {lane = math.ceil(set / 2), name = name, member = member, due = math.huge}
-  end
-  return set, line
+  return place
 end
 
 local next_due = gap and gap > 0 and tonumber(call('GET', pace) or 0)
 for k, i in ipairs(fresh) do
-  local set, due = tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3])
-  local place = lanes[set]
-  if not set then set, place = in_line(k, i) end
+  local due, word, row = tonumber(ARGV[i + 3]), ARGV[i + 2], nil
+  if #word > 1 then word, row = string.match(word, '^(.*):([%d-]+)$') end
+  local place = places[word] or new_place(word)
+  places[word], place_of[k] = place, place
   if next_due then
     next_due = math.max(at, next_due + gap)
     due = math.max(next_due, due or 0)  -- sending hours may begin later
@@ -116,31 +115,37 @@ for k, i in ipairs(fresh) do
   else
     -- Distinct scores keep a lane first in, first out. None is later than now.
     due = at - 4 * (#fresh - k)
-    due_now[math.ceil(set / 2)] = true
+    due_now[place.lane] = true
   end
   local till = math.max(due, at) + tonumber(ARGV[i + 4])
   if till > latest then latest = till end
   tills[k] = till
-  if lines[place] then lines[place].due = math.min(lines[place].due, math.max(due, at)) end
-  local members = places[place] or {}
-  places[place] = members
+  if row then
+    place.rows[#place.rows + 1] = row .. ' ' .. ARGV[i]
+    if due < place.due then place.due = due end
+    if place.rows.is_cancelled then cancelled[#cancelled + 1] = (i - tail) / width end
+  end
+  local members = place.members
   members[#members + 1] = text(due)
   members[#members + 1] = ARGV[i]
 end
 if #cancelled > 0 then return {'cancelled', cancelled} end
-for place, members in pairs(places) do call('ZADD', place, unpack(members)) end
-for name, stored in pairs(rows) do
+for _, place in pairs(places) do call('ZADD', place.key, unpack(place.members)) end
+for name, rows in pairs(stored) do
   local campaign = campaigns .. name
-  if stored.is_new then call('HSET', campaign, 'created', text(at)) end
-  call('RPUSH', campaign .. ':rows', table.concat(stored, ' '))
-  if stored.is_over then
+  if rows.is_new then call('HSET', campaign, 'created', text(at)) end
+  call('RPUSH', campaign .. ':rows', table.concat(rows, ' '))
+  if rows.is_over then
     call('PERSIST', campaign)
     call('PERSIST', campaign .. ':rows')
     call('ZADD', registry, '+inf', name)
   end
 end
-for _, line in pairs(lines) do
-  line_up(turns[line.lane], held_lines[line.lane], campaigns .. line.name, line.member, line.due)
+for _, place in pairs(places) do
+  if place.name then
+    local lane, campaign = place.lane, campaigns .. place.name
+    line_up(turns[lane], held_lines[lane], campaign, place.member, math.max(at, place.due))
+  end
 end
 if #fresh > 0 then call('HINCRBY', counts, status, #fresh) end
 if common_digest ~= '' and #fresh > 0 then
@@ -166,15 +171,15 @@ local fields = {'status', status, 'job', '', 'set', '', 'until', '', 'common', c
 local shared = common_digest ~= '' and 10 or 8
 for k, i in ipairs(fresh) do
   local id, size, own_content = ARGV[i], shared, ARGV[i + 5]
-  fields[4], fields[6], fields[8] = ARGV[i + 1], string.sub(ARGV[i + 2], 1, 1), text(tills[k])
+  fields[4], fields[6], fields[8] = ARGV[i + 1], place_of[k].set, text(tills[k])
   if #own_content <= 64 then
     fields[size + 1], fields[size + 2] = 'row', own_content
     size = size + 2
   else
     call('SET', contents .. id, own_content)
   end
-  if campaign_of[k] then
-    fields[size + 1], fields[size + 2] = 'campaign', campaign_of[k]
+  if place_of[k].name then
+    fields[size + 1], fields[size + 2] = 'campaign', place_of[k].name
     size = size + 2
   end
   local own = 2 * ARGV[i + 6]
@@ -185,9 +190,9 @@ for k, i in ipairs(fresh) do
     call('HSET', records .. ARGV[i + 8], 'resentAs', id)
   end
 end
-for name, stored in pairs(rows) do
+for name, rows in pairs(stored) do
   for _, field in ipairs({'added', 'waiting', gap and 'resent'}) do
-    call('HINCRBY', campaigns .. name, field, #stored)
+    call('HINCRBY', campaigns .. name, field, #rows)
   end
 end
 local found = {}
