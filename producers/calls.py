@@ -128,7 +128,8 @@ class Calls:
         with store_errors(self._link.client):
             names = await reply(self._link.client.zrevrange(self._keys.registry, 0, -1))
         found = [await self.campaign(name).progress() for name in names]
-        return sorted((each for each in found if each.created), key=_created, reverse=True)
+        stored = (each for each in found if each.created)
+        return sorted(stored, key=lambda each: str(each.created), reverse=True)
 
     async def _store_rows(
         self,
@@ -253,10 +254,6 @@ def _require_in(name: str, parse: Callable[[Any, float], Job], row: Any, now: fl
     if job.campaign != name:
         raise InvalidMessage({"campaign": [f"must be {name!r}, or left out"]})
     return job
-
-
-def _created(progress: Progress) -> str:
-    return progress.created or ""
 
 
 async def _no_clashes() -> Clashing:

@@ -166,8 +166,8 @@ def bulk(
     often and however spelled the list has it; with --repeat, one for each row.
 
     After an interruption, start the same command again: it sends nothing twice, even if you have
-    edited the file, because ids are made from the campaign (or the common part) and the phone number.
-    To send the same again, name another campaign. courier campaign shows, pauses and cancels it.
+    edited the file, because ids are made from the campaign (or the common part) and the number. To
+    send the same again, name another campaign. courier campaign shows, pauses and cancels it.
 
     Refused rows go to a file in the list's own form, with the reason as the last column. Mend them
     there and give that file to the same command. While the queue is full or Redis can't be used,
