@@ -168,7 +168,8 @@ class Calls:
         with store_errors(self._link.client):
             names = await reply(self._link.client.zrevrange(self._keys.registry, 0, -1))
         found = [await self.campaign(name).progress() for name in names]
-        return sorted((each for each in found if each.created), key=_created, reverse=True)
+        stored = (each for each in found if each.created)
+        return sorted(stored, key=lambda each: str(each.created), reverse=True)
 
     async def _store_rows(
         self,

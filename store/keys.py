@@ -93,6 +93,14 @@ class Keys:
         """Returns the lane sets that a bell of ``lane`` serves: its own and those above it."""
         return self.lanes[: 2 * LANES.index(lane) + 2]
 
+    def groups_from(self, lane: str) -> list[str]:
+        """Returns claim.lua's groups for a bell of ``lane``: its own and those above it."""
+        names = LANES[: LANES.index(lane) + 1]
+        rows = ((self.lanes[2 * n : 2 * n + 2], name) for n, name in enumerate(names))
+        return [
+            key for sets, name in rows for key in (*sets, *self.queues(name), self.paused(name))
+        ]
+
     def queues(self, name: str) -> tuple[str, str]:
         """Returns the keys of a lane's lines, and of those of paused campaigns; poll has none."""
         return self._key(f"turns:{name}"), self._key(f"held:{name}")

@@ -121,18 +121,13 @@ class Store:
         """
         keys, settings = self.keys, self._settings
         sets = keys.lanes_from(lane)
-        groups = [
-            key
-            for n, name in enumerate(LANES[: len(sets) // 2])
-            for key in (*sets[2 * n : 2 * n + 2], *keys.queues(name), keys.paused(name))
-        ]
         started, seconds = time.monotonic(), settings.lease
         got = self._claim(
             "send",
             seconds,
             bell=keys.bell(lane),
             word=lane,
-            groups=groups,
+            groups=keys.groups_from(lane),
             rank=2,
             size=settings.batch_size,
             answered=answered,
@@ -330,9 +325,9 @@ class Store:
 
     def _line(self, lease: Lease[Any]) -> dict[str, str]:
         """Returns the arguments that say which line a lease is from."""
-        turns, held = self.keys.queues(lease.lane)
-        given = {"campaign": lease.line[2:], "line": lease.line}
-        return {"lane_turns": turns, "lane_held": held, **given}
+        names = ("lane_turns", "lane_held", "campaign", "line")
+        values = (*self.keys.queues(lease.lane), lease.line[2:], lease.line)
+        return dict(zip(names, values, strict=True))
 
     def _claim(self, what: str, seconds: float, **given: Any) -> list[Any]:
         """Calls claim.lua; if a reply is lost, the repeat returns the same batch."""

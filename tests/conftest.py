@@ -87,6 +87,14 @@ def settings(namespace: str) -> Settings:
     return Settings(namespace=namespace, api_url="https://you-forgot-the-simulator.invalid")
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """pytest has one handler for all tests: a worker's log, set up in one, would be in the next."""
+    plugin: Any = item.config.pluginmanager.get_plugin("logging-plugin")
+    for handler in (plugin.caplog_handler, plugin.report_handler):
+        handler.filters.clear()
+        handler.setFormatter(plugin.formatter)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """AsyncProducer over fakeredis: one of the suites has it, the others would take too long."""
     rare = [i for i in items if "fakeredis-asyncio" in i.name and "test_dead" not in i.nodeid]

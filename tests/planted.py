@@ -138,8 +138,8 @@ FAULTS = (
     _fault(
         "begin leaves no mark",
         LUA + "begin.lua",
-        "text(new + (stops and 1 or tonumber(kind)))",
-        "text(new + 1)",
+        "stopped and at or new + (stops and 1 or tonumber(kind)))",
+        "stopped and at or new + 1)",
         "store.py::test_a_lapse_inside_a_request_is_remembered_through_further_lapses",
     ),
     _fault(
@@ -166,22 +166,22 @@ FAULTS = (
     _fault(
         "a lane is never claimed",
         LUA + "claim.lua",
-        "for group = 1, #sets, rank do",
-        "for group = 1, #sets - rank, rank do",
+        "for group = 1, #turns do\n    local turn",
+        "for group = 1, #turns - 1 do\n    local turn",
         "store.py::test_the_most_urgent_lane_is_served_first_and_only_at_or_above_the_one_asked",
     ),
     _fault(
         "messages with the flag are never claimed",
         LUA + "claim.lua",
-        "halted(group) and 0 or group + rank - 1 do",
-        "halted(group) and 0 or group do",
+        "group * rank do\n    local score",
+        "(group - 1) * rank + 1 do\n    local score",
         "store.py::test_the_two_values_of_the_flag_never_share_a_claim",
     ),
     _fault(
         "a pause is not looked at",
         LUA + "claim.lua",
-        "return paused[math.ceil(place / rank) + 1] end",
-        "return false end",
+        "paused[group + 1] and {} or turn and",
+        "turn and",
         "operators.py::test_a_paused_lane_is_passed_over_and_goes_on_when_resumed",
     ),
     _fault(
@@ -195,8 +195,8 @@ FAULTS = (
     _fault(
         "the half-open gate lets two through",
         LUA + "claim.lua",
-        "if place then redis.call('HSET', gate, 'probe', text(at + tonumber(probe_us))) end",
-        "",
+        "sends = 1\n      redis.call('HSET', gate, 'probe', text(at + tonumber(probe_us)))",
+        "sends = 1",
         "gate.py::test_a_probe_that_dies_holds_nothing_shut",
     ),
     _fault(
@@ -238,7 +238,7 @@ FAULTS = (
     _fault(
         "the sweep never rings for a lane",
         LUA + "sweep.lua",
-        "if (due(lanes[2 * lane - 1]) or due(lanes[2 * lane])) and",
+        "if is_due and",
         "if false and",
         "store.py::test_the_sweep_rings_for_what_is_due_and_has_no_bell",
     ),
@@ -252,9 +252,87 @@ FAULTS = (
     _fault(
         "what a step back of the clock left ahead is never brought back",
         LUA + "sweep.lua",
-        "unfinished = walk(clock, at, lease, {watch, unpack(lanes)}, records, tonumber(most))",
+        "unfinished = walk(clock, at, lease, places, tonumber(most))",
         "unfinished = false",
         "clock.py::test_what_was_due_is_due_after_a_step_back_in_its_order",
+    ),
+    # Campaigns.
+    _fault(
+        "a request begins with messages of a paused campaign",
+        LUA + "begin.lua",
+        "stopped = state and kind == '2' and (state[1] or state[2])",
+        "stopped = false",
+        "campaigns.py::test_paused_at_once_and_nothing_leaves_but_what_is_inside",
+    ),
+    _fault(
+        "a campaign is served again before the others",
+        LUA + "claim.lua",
+        "text(math.max(earliest, after))",
+        "text(earliest)",
+        "campaigns.py::test_campaigns_of_a_lane_take_turns",
+    ),
+    _fault(
+        "what has no campaign waits for all that have one",
+        LUA + "claim.lua",
+        "redis.call('HINCRBY', gate, turn, 1)",
+        "redis.call('HSET', gate, turn, 1)",
+        "campaigns.py::test_what_has_no_campaign_is_served_at_every_second_claim",
+    ),
+    _fault(
+        "what is paused never expires",
+        LUA + "claim.lua",
+        "if not line or not serves then return line end",
+        "do return end",
+        "campaigns.py::test_what_is_paused_still_expires",
+    ),
+    _fault(
+        "workers leave to the app what it has cancelled",
+        LUA + "claim.lua",
+        "line.members = cancelled(line.key)\n",
+        "line.members = false\n",
+        "campaigns.py::test_workers_end_what_the_app_has_not",
+    ),
+    _fault(
+        "a campaign's own rate is not kept",
+        LUA + "claim.lua",
+        "spend(own, at, cost, used)",
+        "",
+        "campaigns.py::test_a_rate_of_its_own",
+    ),
+    _fault(
+        "a cancelled campaign takes more messages",
+        LUA + "enqueue.lua",
+        "if #cancelled > 0 then",
+        "if false then",
+        "campaigns.py::test_cancel_ends_what_waits_and_only_that",
+    ),
+    _fault(
+        "what came back into a line has no turn",
+        LUA + "settle.lua",
+        "if #stay > 0 then line_up(",
+        "if false then line_up(",
+        "campaigns.py::test_a_request_not_sent_comes_back_into_its_line",
+    ),
+    _fault(
+        "what is inside a request is never counted out again",
+        LUA + "settle.lua",
+        "inside = inside + 1",
+        "inside = inside + 0",
+        "campaigns.py::test_paused_at_once_and_nothing_leaves_but_what_is_inside",
+    ),
+    _fault(
+        "a message that leaves a status is still counted there",
+        LIB + "move.lua",
+        "'left:' .. change.from, 1)",
+        "'left:' .. change.from, 0)",
+        "campaigns.py::test_its_messages_its_counters_and_its_name_everywhere",
+    ),
+    _fault(
+        "a campaign that goes on expires all the same",
+        LUA + "enqueue.lua",
+        "call('PERSIST', campaign)",
+        "",
+        "campaigns.py::test_the_last_that_ends_lets_it_expire",
     ),
     # What apps do.
     _fault(
@@ -324,8 +402,8 @@ FAULTS = (
     _fault(
         "what waits for a suppressed number is sent",
         LUA + "begin.lua",
-        "flags[i] = stops and '2' or '1'",
-        "flags[i] = '1'",
+        "flags[i] = stopped and '0' or stops and '2' or '1'",
+        "flags[i] = stopped and '0' or '1'",
         "suppressions.py::test_a_worker_ends_what_an_app_left_and_counts_no_attempt",
     ),
     _fault(

@@ -44,7 +44,7 @@ PURE = [
     "ops/lists/columns",
     "ops/lists/recipients",
 ]
-CORE, OPS, COMMANDS, LISTS, APPS = 8399, 1595, 2020, 1105, 2118
+CORE, OPS, COMMANDS, LISTS, APPS = 8401, 1595, 2020, 1105, 2118
 """Lines of code: all but ``ops``, ``ops``, its commands, its lists, what apps of one kind need
 (docs/decisions/0021, 0027, 0036)."""
 

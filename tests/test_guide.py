@@ -62,7 +62,7 @@ def test_the_guide_runs_from_its_first_block_to_its_last(
     # Then it says what the guide says
     printed = capsys.readouterr().out
     assert "another job has this id already" in printed and "300 stored, 1 refused" in printed
-    assert "306 have ended" in printed and "True\ncancelled False" in printed
+    assert "336 have ended" in printed and "True\ncancelled False" in printed
     assert "{'id': 'login-81:code:1'} {'error': 'address: must" in printed
     assert "login-81:code:1 is submitted" in printed
     assert "1 content.text: has no value for {name}" in printed
@@ -181,7 +181,7 @@ def test_every_command_that_a_page_names_is_so(path: Path) -> None:
     for line in re.findall(r"(?:^|`|\| )courier ([a-z]+(?: [a-z]+)?[^`|\n]*)", said, re.M):
         words = line.split()
         assert words[0] in COMMANDS, line
-        deep = 2 if words[0] in ("dead", "suppress") else 1
+        deep = 2 if words[0] in ("dead", "suppress", "campaign") else 1
         deep = 3 if words[:2] == ["webhook", "failed"] else deep
         name = " ".join(["courier", *words[:deep]])
         options = ["--help", *(opt for each in ALL[name].params for opt in each.opts)]
