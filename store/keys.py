@@ -28,6 +28,7 @@ key                      type    holds
 ``{ns}:counts``          hash    counters (store/counters.py)
 ``{ns}:requests``        hash    histograms of requests (store/counters.py)
 ``{ns}:results``         stream  result events, one field ``event``
+``{ns}:audit``           stream  what people did (ops/console/audit.py)
 ======================== ======= ==================================================================
 
 The score of a member of ``lane:*`` and ``watch`` is microseconds since 1970 by the Redis server's
@@ -61,7 +62,7 @@ class Keys:
         self.commons, self.watch = self._key("common:"), self._key("watch")
         self.lanes = [self._key(f"lane:{lane}:{flag}") for lane in LANES for flag in "01"]
         self.bells = [self.bell(lane) for lane in LANES]
-        self.wakes, self.swept = self._key("wake"), self._key("swept")
+        self.wakes, self.swept, self.audit = map(self._key, ("wake", "swept", "audit"))
         self.guard, self.format = self._key("guard"), self._key("format")
         self.dead, self.pace = self._key("dead"), self._key("dead:pace")
         self.counts, self.requests = self._key("counts"), self._key("requests")

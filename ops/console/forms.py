@@ -1,0 +1,182 @@
+"""What the console can do: for each action a form, which asks once, and a call of ``Actions``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import click
+
+from viber_courier.ops.commands.terminal import Duration
+from viber_courier.ops.console.actions import Actions
+from viber_courier.ops.look import PAUSABLE
+from viber_courier.schemas.status import DEAD
+
+MOST_CHARACTERS = 200
+"""Of a field's text."""
+Values = Mapping[str, str]
+
+
+class WrongValue(Exception):
+    """A field's value can't be used; the text says why."""
+
+
+class Field(NamedTuple):
+    """A field of a form. ``kind``: of the input; "given" stands in the link that led here."""
+
+    name: str
+    label: str = ""
+    kind: str = "given"
+    value: str = ""
+    help: str = ""
+    pattern: str = ".*"
+
+
+class Form(NamedTuple):
+    """An action. ``title`` and ``back``, the page to go to, are formatted with the values.
+
+    ``act`` returns what it did, for people. It raises WrongValue or CourierError.
+    """
+
+    title: str
+    text: str
+    button: str
+    fields: tuple[Field, ...]
+    act: Callable[[Actions, Values], str]
+    back: str = "/"
+
+    def values(self, given: Mapping[str, str]) -> dict[str, str]:
+        """Returns the fields' values among these. Raises WrongValue."""
+        found = {}
+        for field in self.fields:
+            text = given.get(field.name, field.value).strip()
+            if len(text) > MOST_CHARACTERS or not text.isprintable():
+                raise WrongValue(f"{field.label or field.name}: too long, or not printable")
+            if not re.fullmatch(field.pattern, text):
+                raise WrongValue(f"{field.label or field.name}: {field.help or 'not allowed'}")
+            found[field.name] = text
+        return found
+
+
+ID = Field("id", pattern=".+")
+LANE = Field("lane", pattern="|".join(PAUSABLE))
+REASON = Field("reason", "Reason", "text", "", "Other operators see it.")
+STATUS = Field("status", pattern="|".join(["", *sorted(DEAD)]))
+LETTERS = (STATUS, Field("reason"))
+UNCONFIRMED = Field(
+    "unconfirmed", "Include what may have been sent already (unconfirmed)", "checkbox"
+)
+RATE = Field("rate", "Messages a second", "number", "10", "from 0.01 on", r"[0-9]{1,6}(\.[0-9]+)?")
+
+
+def _pause(actions: Actions, given: Values) -> str:
+    seconds = None
+    if text := given["for"]:
+        try:
+            seconds = Duration().convert(text, None, None)
+        except click.UsageError as error:
+            raise WrongValue(f"For how long: {error.message}") from None
+    actions.pause([given["lane"]], given["reason"] or "by hand", seconds)
+    return f"Paused {given['lane']}" + (f" for {seconds:g} s." if seconds else ".")
+
+
+def _resume(actions: Actions, given: Values) -> str:
+    was = actions.resume([given["lane"]])
+    return f"Resumed {given['lane']}." if was else f"{given['lane']} was not paused."
+
+
+def _cancel(actions: Actions, given: Values) -> str:
+    status = actions.cancel(given["id"])
+    return "Cancelled." if status == "cancelled" else f"Not cancelled: the message is {status}."
+
+
+def _resend(actions: Actions, given: Values) -> str:
+    return f"Sent again as {actions.resend(given['id'], bool(given['unconfirmed']))}."
+
+
+def _letters(given: Values) -> dict[str, str | None]:
+    return {"status": given["status"] or None, "reason": given["reason"] or None}
+
+
+def _resend_all(actions: Actions, given: Values) -> str:
+    if (rate := float(given["rate"])) < 0.01:
+        raise WrongValue("Messages a second: from 0.01 on")
+    try:
+        done = actions.resend_many(rate, bool(given["unconfirmed"]), **_letters(given))
+    except ValueError as error:
+        raise WrongValue(str(error)) from None
+    return f"{len(done.ids):,} sent again, {len(done.refused):,} not: those are still on the list."
+
+
+def _drop(actions: Actions, given: Values) -> str:
+    actions.drop(given["id"])
+    return "Dropped: its phone number and texts are erased."
+
+
+def _drop_all(actions: Actions, given: Values) -> str:
+    return f"{actions.drop_many(**_letters(given)):,} dropped."
+
+
+def _reveal(actions: Actions, given: Values) -> str:
+    actions.record("reveal", given["id"])
+    return ""
+
+
+_MESSAGE = "/messages?id={id}"
+_AGAIN = "As a new message, at once. The letter leaves the list."
+FORMS = {
+    "pause": Form(
+        "Pause {lane}",
+        "Nothing leaves until you resume. Requests in progress finish, apps can keep enqueueing, "
+        "and messages that run out of time expire.",
+        "Pause",
+        (LANE, REASON, Field("for", "For how long", "text", "", "90s, 15m, 2h; empty: for good")),
+        _pause,
+    ),
+    "resume": Form("Resume {lane}", "What waits there leaves at once.", "Resume", (LANE,), _resume),
+    "cancel": Form(
+        "Cancel this message",
+        "A cancelled message was never sent and never will be.",
+        "Cancel the message",
+        (ID,),
+        _cancel,
+        _MESSAGE,
+    ),
+    "reveal": Form(
+        "Reveal phone number and texts",
+        "The audit stream notes that you looked.",
+        "Reveal",
+        (ID,),
+        _reveal,
+        _MESSAGE,
+    ),
+    "resend": Form(
+        "Send this dead letter again", _AGAIN, "Send again", (ID, UNCONFIRMED), _resend, _MESSAGE
+    ),
+    "drop": Form(
+        "Drop this dead letter",
+        "It leaves the list, and its phone number and texts are erased. Its record stays.",
+        "Drop",
+        (ID,),
+        _drop,
+        _MESSAGE,
+    ),
+    "resend-all": Form(
+        "Send all again: {status} {reason}",
+        "All dead letters of this kind, as new messages, spread by the rate.",
+        "Send all again",
+        (*LETTERS, RATE, UNCONFIRMED),
+        _resend_all,
+        "/dead",
+    ),
+    "drop-all": Form(
+        "Drop all: {status} {reason}",
+        "They leave the list, and their phone numbers and texts are erased. Records stay.",
+        "Drop all",
+        LETTERS,
+        _drop_all,
+        "/dead",
+    ),
+}
+"""By the name in their address."""
