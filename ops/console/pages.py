@@ -28,6 +28,7 @@ from viber_courier.ops.console.watch import Picture, Watch
 from viber_courier.ops.counters import by_status
 from viber_courier.producers.dead import DeadLetter
 from viber_courier.schemas.instants import iso
+from viber_courier.schemas.lanes import POLL
 from viber_courier.schemas.status import DEAD, Status
 
 SESSION: web.RequestKey[Session] = web.RequestKey("session")
@@ -104,14 +105,14 @@ class Pages:
             app.router.add_get(page.path, self._drawer(page), allow_head=False)
 
     def render(
-        self, template: str, request: web.Request, status: int = 200, **given: Any
+        self, template: str, request: web.Request, code: int = 200, /, **given: Any
     ) -> web.Response:
         """Returns a page. It shows what the latest action did."""
         session = request[SESSION]
         said, session.said = session.said, []
         page = self._templates.get_template(template)
         text = page.render(session=session, path=request.path, said=said, **given)
-        return web.Response(text=text, status=status, content_type="text/html")
+        return web.Response(text=text, status=code, content_type="text/html")
 
     def problem(
         self, request: web.Request, status: int, text: str, headers: Mapping[str, str] = {}
@@ -274,4 +275,5 @@ def _shown(picture: Picture) -> dict[str, Any]:
     look = picture.look
     total = (look.counters.statuses[Status.QUEUED] or 1) if look else 1
     per_second = by_status(picture.speed) if picture.speed else None
-    return {**picture._asdict(), "total": total, "per_second": per_second}
+    lines = [*look.lanes.items(), (POLL, look.watched)] if look else []
+    return {**picture._asdict(), "lines": lines, "total": total, "per_second": per_second}

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from hmac import compare_digest
+from math import ceil
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -131,10 +132,14 @@ class Console:
             where = f"{Path(place.filename).name}:{place.lineno}"
             logger.error("request failed", extra={"error": type(error).__name__, "where": where})
             response = self._pages.problem(request, 500, "An error of ours: the log says which.")
+        if not response.prepared:
+            self._keep_session(request, response)
         return response
 
-    async def _protect(self, request: web.Request, response: web.StreamResponse) -> None:
+    async def _protect(self, _: web.Request, response: web.StreamResponse) -> None:
         response.headers.update(HEADERS)
+
+    def _keep_session(self, request: web.Request, response: web.StreamResponse) -> None:
         session = request[SESSION]
         if session.nonce and request.cookies.get(COOKIE) != self._sessions.cookie(session):
             response.set_cookie(
@@ -193,11 +198,11 @@ class Console:
         """POST /login: a new session, whose cookie nobody knew before."""
         form, address = await _texts(request), self._address(request)
         name, password, after = (form.get(each, "") for each in ("name", "password", "next"))
-        if wait := self._brake.wait(address):
+        if wait := ceil(self._brake.wait(address)):
             self._refused.inc()
-            logger.warning("login refused", extra={"address": address, "wait": round(wait)})
-            said = f"Too many wrong passwords. Try again in {wait:,.0f} s."
-            raise Problem(429, said, {"Retry-After": f"{wait:.0f}"})
+            logger.warning("login refused", extra={"address": address, "wait": wait})
+            said = f"Too many wrong passwords. Try again in {wait} s."
+            raise Problem(429, said, {"Retry-After": str(wait)})
         self._brake.count(address)
         right = self._accounts and await self._run(self._accounts.is_right, name, password)
         if not right:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import redis
@@ -54,6 +55,7 @@ class Watch:
         self._due = {self._check_store: 0.0, self._check_workers: 0.0}
         self._checks = dict[Any, asyncio.Task[None]]()
         self._fault, self._number, self._wanted = "", 0, 0.0
+        self._old, self._hurry = 0, asyncio.Event()
         self._news = asyncio.Condition()
         self._task: asyncio.Task[None] | None = None
 
@@ -61,16 +63,17 @@ class Watch:
         """Returns the first picture with a higher number than ``after``, and its number."""
         self._wanted = time.monotonic() + LINGER
         if self._task is None or self._task.done():
-            self._number += 1  # what was seen before the pause is old
-            after = max(after, self._number)
+            self._old = self._number  # seen by the last page of earlier
             self._task = asyncio.create_task(self._look_on())
         async with self._news:
-            await self._news.wait_for(lambda: self._number > after)
+            await self._news.wait_for(lambda: self._number > max(after, self._old))
         return self._number, self._picture()
 
     def forget(self) -> None:
-        """Makes the next look check the store again: somebody has changed something."""
+        """Notes that somebody has changed something: what was seen before is shown no more."""
         self._due[self._check_store] = 0.0
+        self._old = self._number + 1  # a look may be on its way
+        self._hurry.set()
 
     async def close(self) -> None:
         """Ends the looks."""
@@ -104,7 +107,11 @@ class Watch:
             async with self._news:
                 self._number += 1
                 self._news.notify_all()
-            await asyncio.sleep(max(0.1, began + EVERY - time.monotonic()))
+            if self._number > self._old:
+                self._hurry.clear()
+            with suppress(TimeoutError):
+                wait = max(0.1, began + EVERY - time.monotonic())
+                await asyncio.wait_for(self._hurry.wait(), wait)
 
     def _look(self) -> Look:
         with store_errors(self._producer.redis):
