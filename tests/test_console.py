@@ -85,14 +85,14 @@ def test_home_shows_lanes_and_a_pause_and_says_what_was_done(
     person: Person, app: Producer, shell: Courier
 ) -> None:
     app.enqueue(private_job(id="home-1", priority="low"))
-    wait_for(lambda: re.search(r"low 1 0 \d+ s Runs", words(person.get("/"))))
+    wait_for(lambda: re.search(r"low runs 1 0 \d+ s", words(person.get("/"))))
     # When a lane is paused, it asks once
     asked = person.get("/do/pause?lane=low")
     assert "Pause low?" in words(asked) and "low" not in shell.json("top", "--once")["paused"]
     done = person.fill("/do/pause?lane=low", reason=HOSTILE)
     # Then it says so, and so does the command line
     assert done.url == person.url + "/" and "Paused low." in words(done)
-    assert f"Paused {HOSTILE}" in words(done) and "<script>alert" not in done.text
+    assert f"Paused: {HOSTILE}" in words(done) and "<script>alert" not in done.text
     assert "Paused low." not in words(person.get("/")), "it is said once"
     assert shell.json("top", "--once")["paused"] == {"low": HOSTILE}
     assert "Resumed low." in words(person.fill("/do/resume?lane=low"))

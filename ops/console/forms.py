@@ -62,6 +62,7 @@ class Form(NamedTuple):
 ID = Field("id", pattern=".+")
 LANE = Field("lane", pattern="|".join(PAUSABLE))
 REASON = Field("reason", "Reason", "text", "", "Other operators see it.")
+FOR = Field("for", "For how long", "text", "", "90s, 15m, 2h, 30d; empty: for good")
 STATUS = Field("status", pattern="|".join(["", *sorted(DEAD)]))
 LETTERS = (STATUS, Field("reason"))
 UNCONFIRMED = Field(
@@ -70,13 +71,18 @@ UNCONFIRMED = Field(
 RATE = Field("rate", "Messages a second", "number", "10", "from 0.01 on", r"[0-9]{1,6}(\.[0-9]+)?")
 
 
+def seconds_of(text: str) -> float | None:
+    """Returns the seconds of FOR; None for an empty text. Raises WrongValue."""
+    if not text:
+        return None
+    try:
+        return Duration().convert(text, None, None)
+    except click.UsageError as error:
+        raise WrongValue(f"{FOR.label}: {error.message}") from None
+
+
 def _pause(actions: Actions, given: Values) -> str:
-    seconds = None
-    if text := given["for"]:
-        try:
-            seconds = Duration().convert(text, None, None)
-        except click.UsageError as error:
-            raise WrongValue(f"For how long: {error.message}") from None
+    seconds = seconds_of(given["for"])
     actions.pause([given["lane"]], given["reason"] or "by hand", seconds)
     return f"Paused {given['lane']}" + (f" for {seconds:g} s." if seconds else ".")
 
@@ -131,7 +137,7 @@ FORMS = {
         "Nothing leaves until you resume. Requests in progress finish, apps can keep enqueueing, "
         "and messages that run out of time expire.",
         "Pause",
-        (LANE, REASON, Field("for", "For how long", "text", "", "90s, 15m, 2h; empty: for good")),
+        (LANE, REASON, FOR),
         _pause,
     ),
     "resume": Form("Resume {lane}", "What waits there leaves at once.", "Resume", (LANE,), _resume),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from viber_courier.ops.console.audit import Actor, entries
 from viber_courier.ops.console.forms import FORMS, Form, WrongValue
 from viber_courier.ops.console.sessions import Session, Sessions
 from viber_courier.ops.console.story import tell
-from viber_courier.ops.console.watch import Picture, Watch
+from viber_courier.ops.console.watch import EVERY, Picture, Watch
 from viber_courier.ops.counters import by_status
 from viber_courier.producers.dead import DeadLetter
 from viber_courier.schemas.instants import iso
@@ -32,7 +32,7 @@ from viber_courier.schemas.lanes import POLL
 from viber_courier.schemas.status import DEAD, Status
 
 SESSION: web.RequestKey[Session] = web.RequestKey("session")
-LETTERS_COUNTED, LETTERS_SHOWN = 5_000, 100
+LETTERS_COUNTED, LETTERS_SHOWN = 5_000, 50
 """Dead letters that are counted by reason, and that are listed."""
 ENTRIES_SHOWN = 200
 """Entries of the audit stream on its page."""
@@ -67,6 +67,7 @@ class Pages:
         self._producer, self._run, self._actor, self._sessions = producer, run, actor, sessions
         self._watch, self._drawn = Watch(producer, run), (-1, b"")
         self._is_over, self.live_pages = False, 0
+        self._reads = OrderedDict[tuple[str, ...], tuple[float, asyncio.Future[Any]]]()
         loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
         self._templates = jinja2.Environment(
             loader=loader,
@@ -75,6 +76,7 @@ class Pages:
             trim_blocks=True,
             lstrip_blocks=True,
         )
+        self._templates.filters["stamp"] = _stamp
         self._more = campaigns.pages(producer)
         self._forms = FORMS | campaigns.forms(producer)
         nav = list(NAV.items())
@@ -84,6 +86,7 @@ class Pages:
             "namespace": producer.settings.namespace,
             "funnel": FUNNEL,
             "sum_of": lambda counts, names: sum(counts[name] for name in names),
+            "has_campaigns": any(page.path == "/campaigns" for page in self._more),
             "pretty": lambda value: json.dumps(value, ensure_ascii=False, indent=2),
             "dead": DEAD,
             "iso": iso,
@@ -183,7 +186,8 @@ class Pages:
         status, reason = (request.query.get(name, "") for name in ("status", "reason"))
         counts, letters = await self._run(self._letters, status, reason)
         given = {"counts": counts, "letters": letters, "status": status, "reason": reason}
-        return self.render("dead.html", request, **given, most=LETTERS_COUNTED)
+        given |= {"most": LETTERS_COUNTED, "shown": LETTERS_SHOWN}
+        return self.render("dead.html", request, **given)
 
     def _letters(self, status: str, reason: str) -> tuple[Any, list[Any]]:
         counts, listed = Counter[tuple[str, str]](), list[DeadLetter]()
@@ -198,18 +202,42 @@ class Pages:
         found = await self._run(lambda: list(entries(self._producer, ENTRIES_SHOWN)))
         return self.render("audit.html", request, entries=found)
 
-    def _drawer(self, page: campaigns.Page) -> Callable[[web.Request], Awaitable[web.Response]]:
-        async def draw(request: web.Request) -> web.Response:
-            given = {**request.match_info, **request.query}
-            found = await self._run(page.read, self._producer, given)
+    def _drawer(self, page: campaigns.Page) -> Callable[..., Awaitable[web.StreamResponse]]:
+        async def draw(request: web.Request) -> web.StreamResponse:
+            found = await self._read(page, dict(request.match_info))
             if found is None:
-                raise Problem(404, "There is no such thing.")
-            if isinstance(found, str):  # a file
-                headers = {"Content-Disposition": 'attachment; filename="report.csv"'}
-                return web.Response(text=found, content_type="text/csv", headers=headers)
-            return self.render(page.template, request, **found)
+                raise Problem(404, "There is no such thing, or it has expired (COURIER_RETENTION).")
+            if isinstance(found, Mapping):
+                return self.render(page.template, request, **found)
+            return await self._send_file(request, found)
 
         return draw
+
+    async def _read(self, page: campaigns.Page, given: dict[str, str]) -> campaigns.Read:
+        """Returns what a page shows; pages that ask for the same at once share it."""
+        if not page.template:  # a file, which nobody can share
+            return await self._run(page.read, self._producer, given)  # type: ignore[no-any-return]
+        key, now = (page.path, *given.values()), time.monotonic()
+        began, work = self._reads.pop(key, (0.0, None))
+        if work is None or now - began > EVERY or (work.done() and work.exception()):
+            began, work = now, asyncio.ensure_future(self._run(page.read, self._producer, given))
+        self._reads[key] = began, work
+        if len(self._reads) > MAX_LIVE:
+            self._reads.popitem(last=False)
+        return await asyncio.shield(work)  # type: ignore[no-any-return]
+
+    async def _send_file(self, request: web.Request, parts: Iterator[str]) -> web.StreamResponse:
+        """Sends a CSV file as it is read, however large."""
+        response = web.StreamResponse(
+            headers={
+                "Content-Disposition": f'attachment; filename="{request.path.split("/")[-2]}.csv"'
+            }
+        )
+        response.content_type, response.charset = "text/csv", "utf-8"
+        await response.prepare(request)
+        while text := await self._run(next, parts, ""):
+            await response.write(text.encode())
+        return response
 
     # --- forms ------------------------------------------------------------------------------------
 
@@ -241,6 +269,7 @@ class Pages:
         except CourierError as error:
             return self._sheet(request, form, given, f"Not done: {failure(error).message}", 409)
         self._watch.forget()
+        self._reads.clear()
         if form is FORMS["reveal"]:
             return await self._story(request, values["id"], reveal=True)
         request[SESSION].said.append(said)
@@ -269,6 +298,11 @@ class Pages:
             "title": form.title.format(**known).rstrip(": "),
         }
         return self.render("form.html", request, status, **given, back=form.back.format(**quoted))
+
+
+def _stamp(time: str) -> str:
+    """Returns an instant in ISO 8601 as people read it; all of ours are in UTC."""
+    return f"{time[:10]} {time[11:].removesuffix('Z')} UTC" if time.endswith("Z") else time
 
 
 def _shown(picture: Picture) -> dict[str, Any]:

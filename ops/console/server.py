@@ -156,7 +156,8 @@ class Console:
         if self._accounts is None and not is_loopback(f"http://{request.host}"):
             # A web site that this machine's user visits could act, by a name that leads here.
             raise Problem(403, "Without logins, only requests to a loopback name are let in.")
-        session = self._sessions.find(request.cookies.get(COOKIE, ""))
+        by_itself = request.path == "/live" or "X-Refresh" in request.headers
+        session = self._sessions.find(request.cookies.get(COOKIE, ""), by_itself)
         if session is None or (self._accounts is None and not session.who):
             session = self._sessions.start("" if self._accounts else LOCAL)
             fresh = True

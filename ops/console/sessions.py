@@ -38,10 +38,11 @@ class Sessions:
         self._clock, self._key = clock, secrets.token_bytes(32)
         self._live = OrderedDict[str, Session]()
 
-    def find(self, cookie: str) -> Session | None:
+    def find(self, cookie: str, by_itself: bool = False) -> Session | None:
         """Returns the session of a cookie that we signed; None for any other.
 
-        If nobody logged in with it, or the session is over, that session has no name.
+        If nobody logged in with it, or the session is over, that session has no name. ``by_itself``:
+        an open page asks and not a person, so the session lasts no longer for it.
         """
         nonce, _, mark = cookie.partition(".")
         if not hmac.compare_digest(mark.encode(), self._sign("session", nonce).encode()):
@@ -50,7 +51,7 @@ class Sessions:
         if session is None or not self.is_live(session):
             self._live.pop(nonce, None)
             return Session(nonce, self._sign("form", nonce))
-        session.used = self._clock()
+        session.used = session.used if by_itself else self._clock()
         self._live.move_to_end(nonce)
         return session
 

@@ -105,7 +105,7 @@ def test_a_lane_is_paused_and_stops_and_is_resumed(
     assert "Pause low?" in person.said()
     person.page.get_by_label("Reason").fill("wrong price")
     person.click("Pause", "button")
-    assert "Paused low." in person.said() and "Paused wrong price" in person.said()
+    assert "Paused low." in person.said() and "Paused: wrong price" in person.said()
     # Then nothing leaves, once what was on its way has gone
     keys = Keys(app.settings.namespace)
 
