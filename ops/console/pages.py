@@ -216,7 +216,8 @@ class Pages:
     async def _read(self, page: campaigns.Page, given: dict[str, str]) -> campaigns.Read:
         """Returns what a page shows; pages that ask for the same at once share it."""
         if not page.template:  # a file, which nobody can share
-            return await self._run(page.read, self._producer, given)  # type: ignore[no-any-return]
+            whole: campaigns.Read = await self._run(page.read, self._producer, given)
+            return whole
         key, now = (page.path, *given.values()), time.monotonic()
         began, work = self._reads.pop(key, (0.0, None))
         if work is None or now - began > EVERY or (work.done() and work.exception()):
@@ -224,19 +225,22 @@ class Pages:
         self._reads[key] = began, work
         if len(self._reads) > MAX_LIVE:
             self._reads.popitem(last=False)
-        return await asyncio.shield(work)  # type: ignore[no-any-return]
+        found: campaigns.Read = await asyncio.shield(work)
+        return found
 
     async def _send_file(self, request: web.Request, parts: Iterator[str]) -> web.StreamResponse:
         """Sends a CSV file as it is read, however large."""
-        response = web.StreamResponse(
-            headers={
-                "Content-Disposition": f'attachment; filename="{request.path.split("/")[-2]}.csv"'
-            }
-        )
+        name = quote(request.match_info["name"])
+        headers = {"Content-Disposition": f'attachment; filename="{name}.csv"'}
+        response = web.StreamResponse(headers=headers)
         response.content_type, response.charset = "text/csv", "utf-8"
         await response.prepare(request)
-        while text := await self._run(next, parts, ""):
-            await response.write(text.encode())
+        try:
+            while text := await self._run(next, parts, ""):
+                await response.write(text.encode())
+        except StoreUnavailable:
+            if request.transport:
+                request.transport.abort()  # the browser says that the file is not whole
         return response
 
     # --- forms ------------------------------------------------------------------------------------

@@ -41,8 +41,8 @@ class Sessions:
     def find(self, cookie: str, by_itself: bool = False) -> Session | None:
         """Returns the session of a cookie that we signed; None for any other.
 
-        If nobody logged in with it, or the session is over, that session has no name. ``by_itself``:
-        an open page asks and not a person, so the session lasts no longer for it.
+        If nobody logged in with it, or the session is over, that session has no name.
+        ``by_itself``: an open page asks and not a person, so the session lasts no longer for it.
         """
         nonce, _, mark = cookie.partition(".")
         if not hmac.compare_digest(mark.encode(), self._sign("session", nonce).encode()):
