@@ -46,14 +46,18 @@ class Form(NamedTuple):
     act: Callable[[Actions, Values], str]
     back: str = "/"
 
-    def values(self, given: Mapping[str, str]) -> dict[str, str]:
-        """Returns the fields' values among these. Raises WrongValue."""
+    def values(self, given: Mapping[str, str], asks: bool = False) -> dict[str, str]:
+        """Returns the fields' values among these. Raises WrongValue.
+
+        ``asks``: a person has still to fill the form.
+        """
         found = {}
         for field in self.fields:
             text = given.get(field.name, field.value).strip()
             if len(text) > MOST_CHARACTERS or not text.isprintable():
                 raise WrongValue(f"{field.label or field.name}: too long, or not printable")
-            if not re.fullmatch(field.pattern, text):
+            is_free = asks and field.kind != "given"
+            if not is_free and not re.fullmatch(field.pattern, text):
                 raise WrongValue(f"{field.label or field.name}: {field.help or 'not allowed'}")
             found[field.name] = text
         return found

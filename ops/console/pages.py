@@ -249,7 +249,7 @@ class Pages:
         """GET /do/{form}: asks once, as a page."""
         form = self._form(request)
         try:
-            values = form.values(request.query)
+            values = form.values(request.query, asks=True)
         except WrongValue as wrong:
             raise Problem(400, str(wrong)) from None
         return self._sheet(request, form, values)

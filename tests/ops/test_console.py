@@ -209,6 +209,53 @@ def test_it_works_without_scripts_and_with_a_keyboard(browse: Browse, app: Produ
     assert page.locator("noscript meta[http-equiv=refresh]").count() == 1
 
 
+@pytest.mark.skipif(not hasattr(Producer, "campaigns"), reason="no campaigns yet")
+def test_a_campaign_is_paused_and_stops_and_the_rest_is_cancelled(
+    browse: Browse, start_worker: Start, app: Any, simulator: Simulator
+) -> None:
+    start_worker(COURIER_RATE_LIMIT="20", COURIER_BATCH_SIZE="5")
+    common = common_job(priority="low", content={"text": TEXT})
+    rows = [{"address": f"79250{n:06}"} for n in range(100, 3100)]
+    sale = app.campaign("nov-sale", common=common)
+    sale.add(rows)
+    wait_for(lambda: simulator.accepted(), 30)
+    person = browse()
+    person.log_in()
+    person.click("Campaigns")
+    person.click("nov-sale")
+    # Its figures move by themselves
+    ended = person.page.inner_text("#c-2")
+    wait_for(lambda: person.page.inner_text("#c-2") != ended, 20, "the page is not live")
+    person.click("Pause")
+    person.page.get_by_label("Reason").fill("wrong price")
+    person.click("Pause", "button")
+    assert "Paused." in person.said() and "wrong price" in person.said()
+    wait_for(lambda: sale.progress().inside == 0, 20)
+    count = len(simulator.accepted())
+    seen = [faults(person, "/campaigns", "campaigns-wide-light")]
+    for _ in range(2):  # sweeps and claims go on
+        swept = app.redis.get(Keys(app.settings.namespace).swept)
+        wait_for(lambda swept=swept: app.redis.get(Keys(app.settings.namespace).swept) != swept, 10)
+    assert len(simulator.accepted()) == count
+    for scheme, (width, size) in product(("light", "dark"), SIZES.items()):
+        person.page.emulate_media(color_scheme=scheme)
+        person.page.set_viewport_size(size)
+        for page, path in (("campaign", "/campaigns/nov-sale"), ("campaigns", "/campaigns")):
+            seen.append(faults(person, path, f"{page}-{width}-{scheme}"))
+    assert not any(seen), seen
+    person.open("/campaigns/nov-sale")
+    with person.page.expect_download() as download:
+        person.click("Report (CSV)")
+    assert download.value.suggested_filename == "nov-sale.csv"
+    person.click("Cancel the rest")
+    person.click("Cancel the rest", "button")
+    assert "Cancelled: what waited has ended." in person.said()
+    wait_for(lambda: sale.progress().waiting == 0, 20)
+    assert len(simulator.accepted()) == count
+    for answer in person.answers.values():
+        assert TEXT not in answer and "79250000" not in answer
+
+
 class Evil(BaseHTTPRequestHandler):
     """Another site, which frames the console and sends its forms."""
 
