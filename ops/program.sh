@@ -40,6 +40,13 @@ case "$1" in
     fi
     exec courier gateway --host "${COURIER_GATEWAY_HOST:-127.0.0.1}" \
       --port "${COURIER_GATEWAY_PORT:-8080}" ;;
+  console)
+    if [ -z "${COURIER_CONSOLE_LOGIN:-}${COURIER_CONSOLE_LOGIN_FILE:-}${COURIER_CONSOLE_USERS:-}" ]; then
+      echo "program.sh: no console, neither COURIER_CONSOLE_LOGIN nor COURIER_CONSOLE_USERS is set" >&2
+      exec sleep 2147483647
+    fi
+    exec courier console --host "${COURIER_CONSOLE_HOST:-127.0.0.1}" \
+      --port "${COURIER_CONSOLE_PORT:-8090}" ;;
   *)
     echo "program.sh: no program is called $1" >&2
     exit 2 ;;

@@ -19,7 +19,7 @@ ORDER = ["schemas", "store", "producers", "worker", "ops"]
 """Each package may import those before it."""
 APP_FOLDERS = ("ops/testing", "ops/gateway")
 """What apps of one kind need: tests, a framework, another language (docs/decisions/0036)."""
-PARTS = ("worker/runtime", "ops/commands", "ops/lists", *APP_FOLDERS)
+PARTS = ("worker/runtime", "ops/commands", "ops/console", "ops/lists", *APP_FOLDERS)
 FOLDERS = [ROOT / name for name in (*ORDER, *PARTS)]
 SCRIPTS = sorted([*(ROOT / "store" / "lua").rglob("*.lua"), ROOT / "ops" / "look.lua"])
 MODULES = sorted(path for folder in FOLDERS for path in folder.glob("*.py"))

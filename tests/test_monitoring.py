@@ -61,7 +61,8 @@ def exported() -> dict[str, str]:
 
 
 OF_GATEWAY = {"courier_gateway_requests_total", "courier_gateway_tokens_refused_total"}
-EXPORTED = exported() | dict.fromkeys(OF_GATEWAY, "counter")
+OF_CONSOLE = {"courier_console_logins_refused_total"}
+EXPORTED = exported() | dict.fromkeys(OF_GATEWAY | OF_CONSOLE, "counter")
 
 
 def test_every_query_asks_for_what_is_exported() -> None:

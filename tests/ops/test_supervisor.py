@@ -23,6 +23,7 @@ import requests
 import yaml
 
 from tests.conftest import Simulator, ends, free_port, text_job, wait_for
+from tests.console import USER, Person, words
 from tests.faults.installation import SHORT, Installation, Load, Reader
 from tests.ops.supervision import (
     BIN,
@@ -209,6 +210,23 @@ def test_the_gateway_runs_where_it_has_tokens(system: Supervisord) -> None:
         os.kill(pid, number)
         wait_for(lambda pid=pid: system.pid("gateway") not in (0, pid))
         wait_for(lambda: post() == 202)
+
+
+def test_the_console_runs_where_it_has_a_login(system: Supervisord) -> None:
+    wait_for(lambda: system.state("console") == "RUNNING")
+    assert "no console, neither COURIER_CONSOLE_LOGIN nor" in system.log("console")
+    port = str(free_port())
+    system.set(**USER, COURIER_CONSOLE_PORT=port)
+    system.ctl("restart", "console")
+    person = Person(f"http://127.0.0.1:{port}")
+
+    def is_there() -> bool:
+        with contextlib.suppress(requests.ConnectionError):
+            return person.get("/healthz").status_code == 200
+        return False
+
+    wait_for(is_there)
+    assert "Lanes" in words(person.log_in())
 
 
 def test_secrets_are_in_no_environment_and_no_command(system: Supervisord) -> None:
