@@ -41,9 +41,9 @@ PURE = [
     "ops/lists/columns",
     "ops/lists/recipients",
 ]
-CORE, OPS, COMMANDS, LISTS, APPS = 6915, 1560, 1560, 1100, 1300
-"""Lines of code: all but ``ops``, ``ops``, its commands, its lists, what apps of one kind need
-(docs/decisions/0021, 0027, 0036)."""
+CORE, OPS, COMMANDS, LISTS, APPS, CONSOLE = 6915, 1560, 1635, 1100, 1300, 1100
+"""Lines of code: all but ``ops``, ``ops``, its commands, its lists, what apps of one kind need, the
+console (docs/decisions/0021, 0027, 0036, 0045)."""
 
 
 def imported(path: Path) -> set[str]:
@@ -203,8 +203,10 @@ def test_the_four_packages_stay_small() -> None:
     lists = sum(size for path, size in sizes.items() if path.parent.name == "lists")
     core = sum(size for path, size in sizes.items() if path.relative_to(ROOT).parts[0] in ORDER[:4])
     apps = sum(size for path, size in sizes.items() if name_of(path.parent) in APP_FOLDERS)
+    console = sum(size for path, size in sizes.items() if path.parent.name == "console")
     assert core <= CORE
-    assert sum(sizes.values()) - core - commands - lists - apps <= OPS
+    assert sum(sizes.values()) - core - commands - lists - apps - console <= OPS
+    assert console <= CONSOLE
     assert lists <= LISTS
     assert apps <= APPS
     assert commands <= COMMANDS

@@ -12,10 +12,9 @@ from typing import Any, NamedTuple
 from viber_courier import ConfigError, Producer, normalize_address
 from viber_courier.ops.commands.looking import mask
 from viber_courier.ops.console.actions import Actions
-from viber_courier.ops.console.forms import FOR, REASON, Field, Form, Values, WrongValue, seconds_of
+from viber_courier.ops.console.forms import Act, Form, Values, WrongValue, seconds_of
+from viber_courier.ops.console.forms import forms as made
 
-NAME = Field("name", pattern=r"[A-Za-z0-9_.-]{1,64}")
-PHONE = Field("phone", "Phone number", "tel", help="With the country's code.", pattern=".+")
 LISTED = 100
 """Campaigns, or suppressed numbers, that a page lists."""
 COLUMNS = (
@@ -56,8 +55,12 @@ def pages(producer: Producer) -> list[Page]:
 
 def forms(producer: Producer) -> dict[str, Form]:
     """Returns the actions that this Producer knows."""
-    given = _CAMPAIGNS if hasattr(producer, "campaigns") else {}
-    return given | (_SUPPRESSIONS if hasattr(producer, "suppressions") else {})
+    acts: dict[str, Act] = {}
+    if hasattr(producer, "campaigns"):
+        acts |= {"pause-campaign": _pause, "resume-campaign": _resume, "cancel-campaign": _cancel}
+    if hasattr(producer, "suppressions"):
+        acts |= {"suppress": _suppress, "unsuppress": _unsuppress, "check-number": _check}
+    return made(acts)
 
 
 # --- campaigns ------------------------------------------------------------------------------------
@@ -128,31 +131,6 @@ def _inside(done: Any) -> str:
     return f" {done.inside:,} are inside a request and may still leave." if done.inside else ""
 
 
-_BACK = "/campaigns/{name}"
-_CAMPAIGNS = {
-    "pause-campaign": Form(
-        "Pause campaign {name}",
-        "Nothing of it leaves until you resume, but what is inside a request now. Messages that "
-        "run out of time expire.",
-        "Pause",
-        (NAME, REASON),
-        _pause,
-        _BACK,
-    ),
-    "resume-campaign": Form(
-        "Resume campaign {name}", "What is due leaves.", "Resume", (NAME,), _resume, _BACK
-    ),
-    "cancel-campaign": Form(
-        "Cancel the rest of campaign {name}",
-        "All that waits ends for good, and nothing can be added. This can't be undone.",
-        "Cancel the rest",
-        (NAME,),
-        _cancel,
-        _BACK,
-    ),
-}
-
-
 # --- suppressions ---------------------------------------------------------------------------------
 
 
@@ -193,31 +171,3 @@ def _check(actions: Actions, given: Values) -> str:
         return f"{mask(phone)} is not suppressed."
     until = f"until {found.until[:10]}" if found.until else "for good"
     return f"{mask(phone)} is suppressed since {found.since[:10]}, {until}: {found.reason}."
-
-
-_SUPPRESSIONS = {
-    "suppress": Form(
-        "Suppress a number",
-        "It gets no messages of the lanes normal and low, unless a job ignores that.",
-        "Suppress",
-        (PHONE, REASON, FOR),
-        _suppress,
-        "/suppressions",
-    ),
-    "unsuppress": Form(
-        "Let a number get messages again",
-        "It leaves the list.",
-        "Take it off the list",
-        (PHONE,),
-        _unsuppress,
-        "/suppressions",
-    ),
-    "check-number": Form(
-        "Is a number suppressed",
-        "This changes nothing.",
-        "Look",
-        (PHONE,),
-        _check,
-        "/suppressions",
-    ),
-}

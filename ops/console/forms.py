@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import click
 
@@ -16,6 +18,7 @@ from viber_courier.schemas.status import DEAD
 MOST_CHARACTERS = 200
 """Of a field's text."""
 Values = Mapping[str, str]
+Act = Callable[[Actions, Values], str]
 
 
 class WrongValue(Exception):
@@ -43,8 +46,8 @@ class Form(NamedTuple):
     text: str
     button: str
     fields: tuple[Field, ...]
-    act: Callable[[Actions, Values], str]
-    back: str = "/"
+    act: Act
+    back: str
 
     def values(self, given: Mapping[str, str], asks: bool = False) -> dict[str, str]:
         """Returns the fields' values among these. Raises WrongValue.
@@ -63,26 +66,32 @@ class Form(NamedTuple):
         return found
 
 
-ID = Field("id", pattern=".+")
-LANE = Field("lane", pattern="|".join(PAUSABLE))
-REASON = Field("reason", "Reason", "text", "", "Other operators see it.")
-FOR = Field("for", "For how long", "text", "", "90s, 15m, 2h, 30d; empty: for good")
-STATUS = Field("status", pattern="|".join(["", *sorted(DEAD)]))
-LETTERS = (STATUS, Field("reason"))
-UNCONFIRMED = Field(
-    "unconfirmed", "Include what may have been sent already (unconfirmed)", "checkbox"
-)
-RATE = Field("rate", "Messages a second", "number", "10", "from 0.01 on", r"[0-9]{1,6}(\.[0-9]+)?")
+_HERE: Any = json.loads((Path(__file__).parent / "forms.json").read_text("utf-8"))
+_FIELDS = {
+    "lane": Field("lane", pattern="|".join(PAUSABLE)),
+    "status": Field("status", pattern="|".join(["", *sorted(DEAD)])),
+    **{name: Field(**{"name": name, **field}) for name, field in _HERE["fields"].items()},
+}
+
+
+def forms(acts: Mapping[str, Act]) -> dict[str, Form]:
+    """Returns the forms of these actions, by name; ``forms.json`` has their words."""
+    found = {}
+    for name, act in acts.items():
+        said = _HERE["forms"][name]
+        fields = tuple(_FIELDS[each] for each in said["fields"])
+        found[name] = Form(**{**said, "fields": fields, "act": act})
+    return found
 
 
 def seconds_of(text: str) -> float | None:
-    """Returns the seconds of FOR; None for an empty text. Raises WrongValue."""
+    """Returns the seconds of ``90s`` and the like; None for an empty text. Raises WrongValue."""
     if not text:
         return None
     try:
         return Duration().convert(text, None, None)
     except click.UsageError as error:
-        raise WrongValue(f"{FOR.label}: {error.message}") from None
+        raise WrongValue(f"For how long: {error.message}") from None
 
 
 def _pause(actions: Actions, given: Values) -> str:
@@ -133,60 +142,10 @@ def _reveal(actions: Actions, given: Values) -> str:
     return ""
 
 
-_MESSAGE = "/messages?id={id}"
-_AGAIN = "As a new message, at once. The letter leaves the list."
-FORMS = {
-    "pause": Form(
-        "Pause {lane}",
-        "Nothing leaves until you resume. Requests in progress finish, apps can keep enqueueing, "
-        "and messages that run out of time expire.",
-        "Pause",
-        (LANE, REASON, FOR),
-        _pause,
-    ),
-    "resume": Form("Resume {lane}", "What waits there leaves at once.", "Resume", (LANE,), _resume),
-    "cancel": Form(
-        "Cancel this message",
-        "A cancelled message was never sent and never will be.",
-        "Cancel the message",
-        (ID,),
-        _cancel,
-        _MESSAGE,
-    ),
-    "reveal": Form(
-        "Reveal phone number and texts",
-        "The audit stream notes that you looked.",
-        "Reveal",
-        (ID,),
-        _reveal,
-        _MESSAGE,
-    ),
-    "resend": Form(
-        "Send this dead letter again", _AGAIN, "Send again", (ID, UNCONFIRMED), _resend, _MESSAGE
-    ),
-    "drop": Form(
-        "Drop this dead letter",
-        "It leaves the list, and its phone number and texts are erased. Its record stays.",
-        "Drop",
-        (ID,),
-        _drop,
-        _MESSAGE,
-    ),
-    "resend-all": Form(
-        "Send all again: {status} {reason}",
-        "All dead letters of this kind, as new messages, spread by the rate.",
-        "Send all again",
-        (*LETTERS, RATE, UNCONFIRMED),
-        _resend_all,
-        "/dead",
-    ),
-    "drop-all": Form(
-        "Drop all: {status} {reason}",
-        "They leave the list, and their phone numbers and texts are erased. Records stay.",
-        "Drop all",
-        LETTERS,
-        _drop_all,
-        "/dead",
-    ),
-}
+FORMS = forms(
+    {
+        **{"pause": _pause, "resume": _resume, "cancel": _cancel, "reveal": _reveal},
+        **{"resend": _resend, "resend-all": _resend_all, "drop": _drop, "drop-all": _drop_all},
+    }
+)
 """By the name in their address."""

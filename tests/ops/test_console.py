@@ -30,7 +30,8 @@ REFUSED = "79250000050"
 
 @pytest.fixture
 def console(system_env: dict[str, str], tmp_path: Path) -> Iterator[Console]:
-    made = Console(tmp_path, {**system_env, **USER})
+    key = {"COURIER_SUPPRESSION_KEY": "a key of sixteen characters"}
+    made = Console(tmp_path, {**system_env, **USER, **key})
     yield made
     made.close()
     assert "request failed" not in made.log and "Traceback" not in made.log
@@ -311,6 +312,8 @@ PAGES = {
     "unknown": "/messages?id=nobody",
     "none": "/none",
 }
+if "suppressions" in (Producer.__doc__ or ""):
+    PAGES |= {"suppressions": "/suppressions", "suppress": "/do/suppress"}
 
 
 def test_everybody_can_read_it(browse: Browse, start_worker: Start, app: Producer) -> None:
