@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,13 @@ import requests
 
 from tests.conftest import Courier, text_job, wait_for
 from tests.console import LOGIN, PASSWORD, PHONE, TEXT, USER, Console, Person, inputs, words
+from tests.test_permissions import Users
 from tests.tls import Authority
 from viber_courier import Producer
 from viber_courier.ops.console import accounts, audit, story
 from viber_courier.ops.console.accounts import Accounts, Brake, new_user
 from viber_courier.ops.console.sessions import IDLE_SECONDS, LONGEST_SECONDS, Sessions
+from viber_courier.ops.console.watch import Watch
 from viber_courier.ops.redis_server import RedisServer
 from viber_courier.schemas.errors import ConfigError
 from viber_courier.store.keys import Keys
@@ -604,3 +608,55 @@ def test_odd_requests_get_a_page_and_no_traceback(console: Console, person: Pers
     )
     assert answer.status_code == 422
     assert "request failed" not in console.log
+
+
+# --- what it needs --------------------------------------------------------------------------------
+
+
+def test_its_redis_user_needs_what_the_command_line_needs(
+    redis_server: RedisServer, namespace: str, tmp_path: Path
+) -> None:
+    users = Users(redis_server, namespace)
+    plain = {"COURIER_REDIS_URL": redis_server.url, "COURIER_NAMESPACE": namespace}
+    given = {**plain, "COURIER_REDIS_URL": users.make("courier-cli")}
+    made = Console(tmp_path, {**given, **USER})
+    try:
+        with closing(Producer.from_env(plain)) as app:
+            app.enqueue(private_job(id="acl-1", priority="low"))
+            someone = Person(made.url)
+            assert "Redis answers" in words(someone.log_in()) or "No sweep" in words(
+                someone.get("/")
+            )
+            assert "low runs 1" in words(someone.get("/"))
+            assert TEXT in someone.fill("/do/reveal?id=acl-1").text
+            assert "Cancelled." in words(someone.fill("/do/cancel?id=acl-1"))
+            assert "event 1" in words(someone.get("/messages?id=acl-1"))
+            assert "Paused low." in words(someone.fill("/do/pause?lane=low"))
+            assert "Resumed low." in words(someone.fill("/do/resume?lane=low"))
+            assert "There are none." in words(someone.get("/dead"))
+            assert "0 dropped." in words(someone.fill("/do/drop-all?status=&reason="))
+            assert "cancel acl-1" in words(someone.get("/audit"))
+            wait_for(lambda: "none answers" in words(someone.get("/")), 30)
+            assert "refuses" not in words(someone.get("/"))
+    finally:
+        made.close()
+        users.close()
+
+
+def test_a_look_that_fails_is_said_and_the_next_one_is_tried(app: Producer) -> None:
+    broken = [True]
+
+    async def run(function: Any, *args: Any) -> Any:
+        if broken[0]:
+            raise ValueError("unexpected")
+        return function(*args)
+
+    async def main() -> list[str]:
+        watch = Watch(app, run)
+        number, first = await watch.next()
+        broken[0] = False
+        _, second = await watch.next(number)
+        await watch.close()
+        return [first.fault, second.fault]
+
+    assert asyncio.run(main()) == ["The look at Redis failed: ValueError", ""]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -29,6 +30,7 @@ STORE_EVERY, WORKERS_EVERY = 15.0, 60.0
 """Seconds between two checks of the store, and of workers and the broker, as doctor makes them."""
 
 Run = Callable[..., Awaitable[Any]]
+logger = logging.getLogger(__name__)
 
 
 class Picture(NamedTuple):
@@ -104,6 +106,9 @@ class Watch:
                 self._fault = ""
             except StoreUnavailable as error:
                 self._fault = str(error)
+            except Exception as error:  # a page that waits for ever would say nothing
+                self._fault = f"The look at Redis failed: {type(error).__name__}"
+                logger.error("look failed", extra={"error": type(error).__name__})
             async with self._news:
                 self._number += 1
                 self._news.notify_all()
@@ -131,3 +136,5 @@ def _listed(check: Callable[..., Any], producer: Producer) -> list[Finding]:
         return [Finding(ERROR, "broker", str(error), error.do)]
     except (CourierError, redis.RedisError) as error:
         return [health.away(error)]
+    except Exception as error:
+        return [Finding(ERROR, "doctor", f"failed: {type(error).__name__}", "run courier doctor")]
