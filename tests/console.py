@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -95,7 +94,3 @@ def words(page: requests.Response) -> str:
     """What a page says, without its tags."""
     text = re.sub(r"(?s)<head>.*?</head>|<[^>]*>", " ", page.text)
     return " ".join(html.unescape(text).split())
-
-
-def texts(*pages: requests.Response | str) -> Sequence[str]:
-    return [page if isinstance(page, str) else page.text for page in pages]

@@ -25,6 +25,7 @@ from viber_courier.ops.console import accounts, audit, story
 from viber_courier.ops.console.accounts import Accounts, Brake, new_user
 from viber_courier.ops.console.sessions import IDLE_SECONDS, LONGEST_SECONDS, Sessions
 from viber_courier.ops.console.watch import Watch
+from viber_courier.ops.look import take_look
 from viber_courier.ops.redis_server import RedisServer
 from viber_courier.schemas.errors import ConfigError
 from viber_courier.store.keys import Keys
@@ -262,8 +263,6 @@ def calls(app: Producer) -> int:
 
 
 def test_twenty_open_pages_cost_redis_what_one_does(person: Person, app: Producer) -> None:
-    looks: dict[int, int] = {}
-
     def watch(seconds: float, into: list[int]) -> None:
         with person.get("/live", stream=True) as stream:
             end = time.monotonic() + seconds
@@ -285,8 +284,6 @@ def test_twenty_open_pages_cost_redis_what_one_does(person: Person, app: Produce
         assert min(counts) >= 3, counts
         return (calls(app) - before) / max(counts), max(counts)
 
-    from viber_courier.ops.look import take_look
-
     before = calls(app)
     for _ in range(10):
         take_look(app.redis, "console")
@@ -294,7 +291,6 @@ def test_twenty_open_pages_cost_redis_what_one_does(person: Person, app: Produce
     wait_for(lambda: "Alerts" in words(person.get("/")), 30)
     one, _ = cost(1, 6)
     twenty, pictures = cost(20, 6)
-    looks[20] = pictures
     assert pictures <= 9, "more than a look a second"
     assert twenty <= 1.5 * one + 2 and twenty <= 4 * scrape, (one, twenty, scrape)
     metrics = requests.get(f"{person.url}/metrics", timeout=10).text

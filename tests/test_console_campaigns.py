@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 import requests
 
+import viber_courier
 from tests.conftest import common_job, wait_for
 from tests.console import LOGIN, PHONE, TEXT, USER, Console, Person, words
 from viber_courier import Producer
+from viber_courier.ops.commands.looking import event_fields
 from viber_courier.ops.console import audit
 from viber_courier.ops.redis_server import RedisServer
 
@@ -91,7 +93,10 @@ def test_a_campaign_is_watched_paused_cancelled_and_reported(person: Person, app
     report = person.get("/campaigns/nov-sale/report.csv")
     assert report.headers["Content-Type"].startswith("text/csv")
     assert "nov-sale.csv" in report.headers["Content-Disposition"]
-    lines = list(csv.DictReader(io.StringIO(report.text)))
+    reader = csv.DictReader(io.StringIO(report.text))
+    lines = list(reader)
+    row: Any = viber_courier.ReportRow(row=None, id="", status=None)  # type: ignore[attr-defined]
+    assert reader.fieldnames == [*event_fields(row)], "the columns of `courier campaign report`"
     assert [line["id"] for line in lines] == ids
     assert {(line["status"], line["reason"]) for line in lines} == {("cancelled", "by-request")}
     assert "79250000" not in report.text

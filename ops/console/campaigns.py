@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from viber_courier import ConfigError, Producer, normalize_address
-from viber_courier.ops.commands.looking import mask
+from viber_courier.ops.commands.looking import event_fields, mask
 from viber_courier.ops.console.actions import Actions
 from viber_courier.ops.console.forms import Act, Form, Values, WrongValue, seconds_of
 from viber_courier.ops.console.forms import forms as made
@@ -18,10 +18,10 @@ from viber_courier.ops.console.forms import forms as made
 LISTED = 100
 """Campaigns, or suppressed numbers, that a page lists."""
 COLUMNS = (
-    *("row", "id", "status", "final", "reason", "attempts", "unsure", "submitted", "status_at"),
-    *("ended", "resend_of"),
+    *("row", "id", "status", "final", "reason", "attempts", "unsure", "submitted", "statusAt"),
+    *("ended", "resendOf"),
 )
-"""Of a report, as attributes of its rows."""
+"""Of a report, under the names that events and `courier campaign report` use."""
 CHUNK = 500
 """Rows of a report that are read and sent together."""
 Read = Mapping[str, Any] | Iterator[str] | None
@@ -91,40 +91,40 @@ def _duration(seconds: float | None) -> str:
 
 def _report(producer: Any, given: Mapping[str, str]) -> Read:
     known = _progress(producer, given["name"])
-    return known and _lines(producer.campaign(given["name"]).report())
+    return known and report_lines(producer.campaign(given["name"]).report())
 
 
-def _lines(rows: Iterator[Any]) -> Iterator[str]:
+def report_lines(rows: Iterator[Any]) -> Iterator[str]:
     """Yields a report as CSV, some lines at once."""
     lines: list[list[Any]] = [[*COLUMNS]]
     while lines:
         text = io.StringIO()
         csv.writer(text).writerows(lines)
         yield text.getvalue()
-        lines = [[getattr(row, name) for name in COLUMNS] for row in islice(rows, CHUNK)]
+        lines = [[*event_fields(row).values()] for row in islice(rows, CHUNK)]
 
 
 def _pause(actions: Actions, given: Values) -> str:
     reason = given["reason"] or "by hand"
-    done = _acted(actions, given, "pause campaign", reason).pause(reason)
+    done = recorded(actions, "pause campaign", given["name"], reason).pause(reason)
     return f"Paused.{_inside(done)}"
 
 
 def _resume(actions: Actions, given: Values) -> str:
-    _acted(actions, given, "resume campaign").resume()
+    recorded(actions, "resume campaign", given["name"]).resume()
     return "Resumed."
 
 
 def _cancel(actions: Actions, given: Values) -> str:
-    done = _acted(actions, given, "cancel campaign").cancel()
+    done = recorded(actions, "cancel campaign", given["name"]).cancel()
     return f"Cancelled: what waited has ended.{_inside(done)}"
 
 
-def _acted(actions: Actions, given: Values, what: str, how: str = "") -> Any:
-    """Returns the campaign, with an entry of what is done to it."""
+def recorded(actions: Actions, what: str, name: str, how: str = "") -> Any:
+    """Returns a campaign, after an entry of what is done to it."""
     producer: Any = actions.producer
-    actions.record(what, given["name"], how)
-    return producer.campaign(given["name"])
+    actions.record(what, name, how)
+    return producer.campaign(name)
 
 
 def _inside(done: Any) -> str:
