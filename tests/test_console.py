@@ -24,7 +24,7 @@ from viber_courier import Producer
 from viber_courier.ops.console import accounts, audit, story
 from viber_courier.ops.console.accounts import Accounts, Brake, new_user
 from viber_courier.ops.console.sessions import IDLE_SECONDS, LONGEST_SECONDS, Sessions
-from viber_courier.ops.console.watch import Watch
+from viber_courier.ops.console.watch import Picture, Watch
 from viber_courier.ops.look import take_look
 from viber_courier.ops.redis_server import RedisServer
 from viber_courier.schemas.errors import ConfigError
@@ -656,3 +656,19 @@ def test_a_look_that_fails_is_said_and_the_next_one_is_tried(app: Producer) -> N
         return [first.fault, second.fault]
 
     assert asyncio.run(main()) == ["The look at Redis failed: ValueError", ""]
+
+
+def test_pages_that_ask_for_the_same_picture_get_the_same(app: Producer) -> None:
+    async def main() -> dict[int, Picture]:
+        watch, seen = Watch(app, asyncio.to_thread), dict[int, Picture]()
+        end = time.monotonic() + 30
+        while not (seen and seen[max(seen)].checked) and time.monotonic() < end:
+            number, picture = await watch.next()
+            # Also while doctor's checks come to an end
+            assert seen.setdefault(number, picture) == picture
+            await asyncio.sleep(0.02)
+        await watch.close()
+        return seen
+
+    seen = asyncio.run(main())
+    assert len(seen) > 1 and seen[min(seen)].alerts != seen[max(seen)].alerts

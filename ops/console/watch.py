@@ -57,6 +57,7 @@ class Watch:
         self._due = {self._check_store: 0.0, self._check_workers: 0.0}
         self._checks = dict[Any, asyncio.Task[None]]()
         self._fault, self._number, self._wanted = "", 0, 0.0
+        self._picture = self._drawn()
         self._old, self._hurry = 0, asyncio.Event()
         self._news = asyncio.Condition()
         self._task: asyncio.Task[None] | None = None
@@ -69,7 +70,7 @@ class Watch:
             self._task = asyncio.create_task(self._look_on())
         async with self._news:
             await self._news.wait_for(lambda: self._number > max(after, self._old))
-        return self._number, self._picture()
+        return self._number, self._picture
 
     def forget(self) -> None:
         """Notes that somebody has changed something: what was seen before is shown no more."""
@@ -84,7 +85,7 @@ class Watch:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _picture(self) -> Picture:
+    def _drawn(self) -> Picture:
         look = self._looks[-1] if self._looks else None
         first = self._looks[0] if len(self._looks) > 1 else None
         found = [*self._store, *(self._workers or ())]
@@ -109,6 +110,7 @@ class Watch:
             except Exception as error:  # a page that waits for ever would say nothing
                 self._fault = f"The look at Redis failed: {type(error).__name__}"
                 logger.error("look failed", extra={"error": type(error).__name__})
+            self._picture = self._drawn()  # once: all who ask for this number see the same
             async with self._news:
                 self._number += 1
                 self._news.notify_all()
