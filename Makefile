@@ -124,7 +124,8 @@ $(APPS_READY): $(READY)
 	$(POSTGRESQL)
 	@touch $(APPS_READY)
 
-# Debian's chromium, prometheus, docker-compose and luacheck: where they can't be had, the tests that need them say so and skip.
+# Debian's chromium, prometheus, docker-compose and luacheck, npm's axe-core: where they can't be had, the tests that need
+# them say so and skip.
 $(OPS_READY): $(RUN_READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[browser,manifests]'
 	@for name in chromium promtool docker-compose luacheck; do \
@@ -133,6 +134,8 @@ $(OPS_READY): $(RUN_READY)
 	         --no-install-recommends $$(echo $$name | sed 's/promtool/prometheus/; s/luacheck/lua-check/') >/dev/null; } \
 	    || echo "$$name could not be installed: its tests are skipped"; \
 	done
+	@npm install --silent --no-save --prefix .venvs/axe axe-core@4.14.1 >/dev/null 2>&1 \
+	  || echo "axe-core could not be installed: nothing looks at whether everybody can use the console"
 	@touch $(OPS_READY)
 
 clean:

@@ -13,6 +13,7 @@ except ModuleNotFoundError:
 _MODULES = {
     "commands.bulk": {"bulk": "Store a message for each row of a list."},
     "commands.campaigns": {"campaign": "Watch, pause, resume, cancel and report campaigns."},
+    "commands.console": {"console": "Serve pages to watch, search and act."},
     "commands.consuming": {"consume": "Call a function with result events."},
     "commands.flower": {"flower": "Serve pages that show workers and tasks."},
     "commands.gateway": {"gateway": "Serve messages and their events by HTTP."},
@@ -22,6 +23,7 @@ _MODULES = {
     },
     "commands.live": {"live": "Prove that one worker runs tasks."},
     "commands.looking": {
+        "audit": "Print what people did, by console and command line.",
         "find": "Find messages by phone number.",
         "results": "Show result events, or read them as a consumer group.",
         "show": "Show one message.",

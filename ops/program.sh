@@ -50,6 +50,11 @@ case "$1" in
   forward)
     needs COURIER_FORWARD_BROKER "${COURIER_FORWARD_BROKER:-}"
     COURIER_FORWARD_CONSUMER="${COURIER_FORWARD_CONSUMER:-$(hostname)}" exec courier forward ;;
+  console)
+    needs "COURIER_CONSOLE_LOGIN or COURIER_CONSOLE_USERS" \
+      "${COURIER_CONSOLE_LOGIN:-}${COURIER_CONSOLE_LOGIN_FILE:-}${COURIER_CONSOLE_USERS:-}"
+    exec courier console --host "${COURIER_CONSOLE_HOST:-127.0.0.1}" \
+      --port "${COURIER_CONSOLE_PORT:-8090}" ;;
   *)
     echo "program.sh: no program is called $1" >&2
     exit 2 ;;

@@ -8,6 +8,7 @@ keep() { # name, value
 made_up() { od -An -N12 -tx1 /dev/urandom | tr -d ' \n'; }
 keep api_login tester
 keep api_password 111111
+keep console_password "$(made_up)"
 keep flower_password "$(made_up)"
 keep grafana_password "$(made_up)"
 keep gateway_tokens "demo:$(printf %s "$(made_up)" | sha256sum | cut -c1-64)"  # nobody's: see docs/gateway.md
@@ -18,4 +19,4 @@ chmod 700 secrets
 chmod 444 secrets/*
 ops=$(dirname "$0")
 chmod -R go+rX "$ops/redis.conf" "$ops/prometheus" "$ops/grafana"
-echo "Flower and Grafana: operator, with the passwords in secrets/flower_password and secrets/grafana_password"
+echo "Flower, Grafana, console: operator, with the passwords in secrets/flower_password, grafana_password, console_password"

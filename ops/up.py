@@ -13,6 +13,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
+from secrets import token_hex
 
 import click
 
@@ -64,12 +65,14 @@ def program(name: str, priority: int, command: list[str]) -> str:
 def prepare(folder: Path, env: Mapping[str, str]) -> tuple[dict[str, str], str]:
     """Returns variables to add to the environment, and supervisord's configuration."""
     folder.mkdir(parents=True, exist_ok=True)
-    ports = {"FLOWER_PORT": 5555, "COURIER_EXPORTER_PORT": 9540}
+    ports = {"FLOWER_PORT": 5555, "COURIER_EXPORTER_PORT": 9540, "COURIER_CONSOLE_PORT": 8090}
     added = {
         "COURIER_RUN": str(folder),
         "COURIER_BIN": str(BIN),
         **{name: env.get(name) or str(free_port(port)) for name, port in ports.items()},
     }
+    if not (is_set(env, "COURIER_CONSOLE_LOGIN") or env.get("COURIER_CONSOLE_USERS")):
+        added |= {"COURIER_CONSOLE_LOGIN": "me", "COURIER_CONSOLE_PASSWORD": token_hex(6)}
     config = f"[include]\nfiles={OPS}/supervisord.conf\n"
     if not is_set(env, "COURIER_REDIS_URL"):
         (folder / "redis").mkdir(exist_ok=True)
@@ -92,7 +95,10 @@ def instructions(added: Mapping[str, str], folder: Path, env: Mapping[str, str])
     also_set = f" (also set {given} there)" if given else ""
     redis = added.get("COURIER_REDIS_URL", "yours")
     provider = added.get("COURIER_API_URL", "yours: it really sends messages")
+    names = ("LOGIN", "PASSWORD")
+    login = " ".join(added.get(f"COURIER_CONSOLE_{name}", "yours") for name in names)
     return f"""
+   console    http://127.0.0.1:{added["COURIER_CONSOLE_PORT"]}/  (login {login})
    Redis      {redis}
    provider   {provider}
    Flower     http://127.0.0.1:{added["FLOWER_PORT"]}/tasks

@@ -39,6 +39,7 @@ key                      type    holds
 ``{ns}:push:waiting:<g>`` stream events that a group's webhook has to send (ops/push/outbox.py)
 ``{ns}:push:aside:<g>``  stream  those that its endpoint would not take, each with the ``reason``
 ``{ns}:push:lease:<g>``  string  held by the one process that sends a group's events
+``{ns}:audit``           stream  what people did (ops/console/audit.py)
 ======================== ======= ==================================================================
 
 The score of a member of ``lane:*`` and ``watch`` is microseconds since 1970 by the Redis server's
@@ -77,7 +78,7 @@ class Keys:
         self.turns = [self.queues(lane)[0] for lane in LANES]
         self.held_lines = [self.queues(lane)[1] for lane in LANES]
         self.bells = [self.bell(lane) for lane in LANES]
-        self.wakes, self.swept = self._key("wake"), self._key("swept")
+        self.wakes, self.swept, self.audit = map(self._key, ("wake", "swept", "audit"))
         self.guard, self.format = self._key("guard"), self._key("format")
         self.dead, self.pace = self._key("dead"), self._key("dead:pace")
         self.counts, self.requests = self._key("counts"), self._key("requests")

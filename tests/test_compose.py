@@ -42,12 +42,13 @@ PROGRAMS = ("send-urgent", "send-bulk", "poll", "beat", "flower", "exporter")
 WORKERS = PROGRAMS[:3]
 OF_FLOWER = {"COURIER_FLOWER_LOGIN", "COURIER_FLOWER_PASSWORD_FILE"}
 """Read by ops/flowerconfig.py."""
+OF_CONSOLE = {name.replace("FLOWER", "CONSOLE") for name in OF_FLOWER}
 
 
 def known_variables() -> set[str]:
     names = {PREFIX + each.name.upper() for each in fields(Settings)}
     files = {f"{PREFIX}{name.upper()}_FILE" for name in FROM_FILE}
-    return names | files | OF_FLOWER | {SETTING, "COURIER_WEBHOOK_SECRET_FILE"}
+    return names | files | OF_FLOWER | OF_CONSOLE | {SETTING, "COURIER_WEBHOOK_SECRET_FILE"}
 
 
 def simulators() -> dict[str, str]:
@@ -57,7 +58,7 @@ def simulators() -> dict[str, str]:
 
 
 def test_there_is_a_service_for_each_program() -> None:
-    optional = {"gateway", "webhook", "forward", "simulator"}
+    optional = {"console", "gateway", "webhook", "forward", "simulator"}
     assert {*PROGRAMS, "redis", "prometheus", "grafana", *optional} == SERVICES.keys()
     assert {name for name in SERVICES if "profiles" in SERVICES[name]} == optional
 
@@ -160,7 +161,7 @@ def test_redis_may_take_minutes_to_load() -> None:
 
 
 def test_one_service_builds_the_image_and_nobody_pulls_it() -> None:
-    assert {*OURS} == {*PROGRAMS, "gateway", "webhook", "forward", "simulator"}
+    assert {*OURS} == {*PROGRAMS, "console", "gateway", "webhook", "forward", "simulator"}
     assert [name for name in SERVICES if "build" in SERVICES[name]] == ["send-urgent"]
     build = SERVICES["send-urgent"]["build"]
     assert (ROOT / build["context"] / build["dockerfile"]).exists()
@@ -181,7 +182,7 @@ def test_the_image_says_what_it_is() -> None:
 def test_who_watches_does_not_reach_redis() -> None:
     networks = {name: {*SERVICES[name]["networks"]} for name in SERVICES}
     assert {name for name in SERVICES if "watch" in networks[name]} == {
-        *("exporter", "gateway", "webhook", "forward", "prometheus", "grafana")
+        *("console", "exporter", "gateway", "webhook", "forward", "prometheus", "grafana")
     }
     assert networks["exporter"] == {"store", "watch"}
     assert {name for name in SERVICES if "store" not in networks[name]} == {"prometheus", "grafana"}

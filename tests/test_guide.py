@@ -193,9 +193,8 @@ def test_each_command_names_its_exit_codes_and_knows_json(name: str) -> None:
     command = ALL[name]
     assert isinstance(command, Command)
     assert {0, 2, 130} <= command.exits.keys() <= {0, 1, 2, 3, 4, 130}
-    prints_nothing = name in tuple(
-        f"courier {each}" for each in ("consume", "forward", "gateway", "webhook")
-    )
+    programs = ("consume", "console", "forward", "gateway", "webhook")
+    prints_nothing = name in [f"courier {each}" for each in programs]
     assert prints_nothing or "--json" in [opt for each in command.params for opt in each.opts]
     section = page().split(f"## {name}\n")[1].split("\n## ")[0]
     for code, text in command.exits.items():

@@ -32,8 +32,8 @@ DEPLOYMENTS = {
 }
 
 
-DEPLOYED = (*PROGRAMS, "gateway")
-NO_LOGIN = ("exporter", "gateway")
+DEPLOYED = (*PROGRAMS, "console", "gateway")
+NO_LOGIN = ("console", "exporter", "gateway")
 """They ask the provider nothing, so they have no login of it."""
 
 

@@ -62,7 +62,9 @@ def exported() -> dict[str, str]:
 
 OF_GATEWAY = {"courier_gateway_requests_total", "courier_gateway_tokens_refused_total"}
 OF_PUSH = {"courier_push_failing_seconds", "courier_push_oldest_seconds", "courier_push_put_aside"}
-EXPORTED = exported() | dict.fromkeys(OF_PUSH, "gauge") | dict.fromkeys(OF_GATEWAY, "counter")
+OF_CONSOLE = {"courier_console_logins_refused_total"}
+EXPORTED = exported() | dict.fromkeys(OF_PUSH, "gauge")
+EXPORTED |= dict.fromkeys(OF_GATEWAY | OF_CONSOLE, "counter")
 
 
 def test_every_query_asks_for_what_is_exported() -> None:

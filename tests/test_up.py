@@ -16,6 +16,7 @@ REAL = {
     "COURIER_REDIS_URL": "redis://store.example/0",
     "COURIER_API_URL_FILE": "/etc/viber-courier/url",
     "FLOWER_PORT": "5999",
+    "COURIER_CONSOLE_USERS": "/etc/viber-courier/users",
 }
 
 
@@ -24,7 +25,8 @@ def test_without_settings_redis_and_provider_are_started_too(tmp_path: Path) -> 
     assert "[program:redis]" in config and "[program:simulator]" in config
     assert added["COURIER_REDIS_URL"].startswith("redis://127.0.0.1:")
     assert added["COURIER_API_URL"].startswith("http://127.0.0.1:")
-    assert added["COURIER_REDIS_URL"] in instructions(added, tmp_path, {})
+    said = instructions(added, tmp_path, {})
+    assert added["COURIER_REDIS_URL"] in said and added["COURIER_CONSOLE_PASSWORD"] in said
 
 
 def test_with_settings_the_real_ones_are_used_and_nothing_of_the_simulators(tmp_path: Path) -> None:
@@ -35,6 +37,7 @@ def test_with_settings_the_real_ones_are_used_and_nothing_of_the_simulators(tmp_
         "COURIER_BIN",
         "FLOWER_PORT",
         "COURIER_EXPORTER_PORT",
+        "COURIER_CONSOLE_PORT",
     }
     assert added["FLOWER_PORT"] == "5999"
     said = instructions(added, tmp_path, {"COURIER_REDIS_URL": "redis://:geheim@there", "PATH": ""})

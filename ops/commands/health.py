@@ -121,21 +121,14 @@ def _examine(no_provider: bool) -> Iterator[Finding]:
             yield from _store(client, settings)
         except (CourierError, RedisError, Failure) as error:
             redis_up = False
-            yield _away(error)
+            yield away(error)
         try:
             _check_broker(settings)
-            with broker_errors(), closing(Door(settings.broker_url, settings.namespace)) as door:
-                yield findings.door(door.look())
-            workers, hangs = Workers(settings), set[str]()
-            serving, end = workers.serving(ANSWER_SECONDS), time.monotonic() + TASK_SECONDS
-            if redis_up:  # it holds their answers
-                keys = Keys(settings.namespace)
-                hangs = set(serving).difference(workers.prove(client, keys, serving.keys(), end))
-            yield from findings.workers(settings.namespace, serving, hangs, workers.refused)
+            yield from worker_findings(client if redis_up else None, settings)
         except BrokerUnavailable as error:
             yield Finding(ERROR, "broker", str(error), error.do)
         except (CourierError, RedisError) as error:
-            yield _away(error)
+            yield away(error)
     if not no_provider:
         try:
             all_settings = Settings.from_env(os.environ, provider=True)
@@ -146,10 +139,33 @@ def _examine(no_provider: bool) -> Iterator[Finding]:
             yield findings.provider(Provider(all_settings).status([UNUSED_ID]))
 
 
+def worker_findings(client: Redis | None, settings: Settings) -> Iterator[Finding]:
+    """Checks tasks and workers. With a client of the store each worker must run a task.
+
+    Raises BrokerUnavailable, StoreUnavailable or redis-py's errors.
+    """
+    with broker_errors(), closing(Door(settings.broker_url, settings.namespace)) as door:
+        yield findings.door(door.look())
+    workers, hangs = Workers(settings), set[str]()
+    serving, end = workers.serving(ANSWER_SECONDS), time.monotonic() + TASK_SECONDS
+    if client:  # it holds their answers
+        keys = Keys(settings.namespace)
+        hangs = set(serving).difference(workers.prove(client, keys, serving.keys(), end))
+    yield from findings.workers(settings.namespace, serving, hangs, workers.refused)
+
+
 def _store(client: Redis, settings: Settings) -> Iterator[Finding]:
-    keys = Keys(settings.namespace)
     _check_store(client, settings)
     yield Finding(OK, "permissions", "it runs scripts, takes writes and allows all commands")
+    yield from store_findings(client, settings)
+
+
+def store_findings(client: Redis, settings: Settings) -> Iterator[Finding]:
+    """Checks what the store holds, and changes none of it.
+
+    Raises StoreUnavailable or redis-py's errors.
+    """
+    keys = Keys(settings.namespace)
     with store_errors():
         began = time.time()
         seconds, micros = client.time()
@@ -194,7 +210,7 @@ def _store(client: Redis, settings: Settings) -> Iterator[Finding]:
     yield from findings.consumers(newest[0][0] if newest else None, groups)
 
 
-def _away(error: Exception) -> Finding:
+def away(error: Exception) -> Finding:
     """Returns why Redis can't be used, or what it holds can't be read."""
     if (said := str(error)).startswith(HOLDS):
         held, _, do = said.partition(": ")

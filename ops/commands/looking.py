@@ -1,4 +1,4 @@
-"""Commands that show messages and result events: ``show``, ``find``, ``results``."""
+"""Commands that show what there is: ``show``, ``find``, ``results``, ``audit``."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from viber_courier.ops.commands.terminal import (
     json_option,
     reveal_option,
 )
+from viber_courier.ops.console.audit import entries, operator, record
 from viber_courier.schemas.instants import iso
 from viber_courier.schemas.lanes import LANES
 from viber_courier.schemas.status import Status
@@ -99,7 +100,10 @@ def _print(details: Json) -> None:
 @json_option
 def show(id: str, reveal: bool, as_json: bool) -> None:
     """Show one message: its status, what holds it, and what the provider said."""
-    details = describe(Producer.from_env(), id, reveal)
+    producer = Producer.from_env()
+    if reveal:
+        record(producer, operator(), "reveal", id)
+    details = describe(producer, id, reveal)
     if details is None:
         raise Failure("no message has this id, or its record has expired (COURIER_RETENTION)")
     emit(details) if as_json else _print(details)
@@ -126,6 +130,8 @@ def find(phone: str, most: int, reveal: bool, as_json: bool) -> None:
     for id, own in islice(scan, most):
         examined += 1
         if number in own and unpack(own)["address"] == number:
+            if reveal:
+                record(producer, operator(), "reveal", id)
             found += [details] if (details := describe(producer, id, reveal)) else []
     all_examined = next(scan, None) is None
     if as_json:
@@ -218,3 +224,19 @@ def _print_event(event: Json) -> None:
     final = "final" if data["final"] else ""
     parts = (event["time"], data["messageId"], data["status"], final, data["reason"] or "")
     click.echo("  ".join(str(terminal.plain(part)) for part in parts if part))
+
+
+@command()
+@click.option("--most", type=click.IntRange(1), default=100, help="Print at most this many.")
+@json_option
+def audit(most: int, as_json: bool) -> None:
+    """Print what people did, by console and command line, the newest first.
+
+    Each line says when, who, from where, and what. Entries are kept for 90 days, at most some
+    10,000 of them.
+    """
+    for entry in entries(Producer.from_env(), most):
+        if as_json:
+            emit(entry._asdict())
+        else:
+            click.echo("  ".join(str(terminal.plain(text)) for text in entry if text))

@@ -19,12 +19,13 @@ from viber_courier.ops.commands.terminal import (
     json_option,
     reveal_option,
 )
-from viber_courier.schemas.lanes import LANES, POLL
-from viber_courier.schemas.status import DEAD, Status
-from viber_courier.store.connection import store_errors
-from viber_courier.store.keys import Keys
+from viber_courier.ops.console.actions import Actions
+from viber_courier.ops.console.audit import operator
+from viber_courier.ops.look import PAUSABLE
+from viber_courier.schemas.lanes import LANES
+from viber_courier.schemas.status import DEAD
 
-lanes_argument = click.argument("lanes", nargs=-1, type=click.Choice([*LANES, POLL]))
+lanes_argument = click.argument("lanes", nargs=-1, type=click.Choice(PAUSABLE))
 
 
 @command()
@@ -38,12 +39,7 @@ def pause(lanes: tuple[str, ...], reason: str, duration: float | None, as_json: 
     Requests in progress finish as usual, apps can keep enqueueing, and messages that run out of
     time still expire.
     """
-    producer = Producer.from_env()
-    keys, ms = Keys(producer.settings.namespace), round(duration * 1000) if duration else None
-    with store_errors(), producer.redis.pipeline(transaction=False) as pipe:
-        for name in lanes or LANES:
-            pipe.set(keys.paused(name), reason[:200], px=ms)
-        pipe.execute()
+    _actions().pause(lanes or LANES, reason, duration)
     if as_json:
         return emit({"paused": list(lanes or LANES), "reason": reason[:200], "seconds": duration})
     until = f"for {duration:g} s" if duration else "until `courier resume`"
@@ -55,12 +51,7 @@ def pause(lanes: tuple[str, ...], reason: str, duration: float | None, as_json: 
 @json_option
 def resume(lanes: tuple[str, ...], as_json: bool) -> None:
     """Resume these lanes or poll; if you name none, everything that is paused."""
-    producer = Producer.from_env()
-    keys, names = Keys(producer.settings.namespace), lanes or (*LANES, POLL)
-    with store_errors(), producer.redis.pipeline(transaction=False) as pipe:
-        for name in names:
-            pipe.delete(keys.paused(name))
-        resumed = [name for name, was in zip(names, pipe.execute(), strict=True) if was]
+    resumed = _actions().resume(lanes or PAUSABLE)
     if as_json:
         return emit({"resumed": resumed})
     click.echo(f"Resumed: {', '.join(resumed)}" if resumed else "None of these was paused.")
@@ -71,8 +62,8 @@ def resume(lanes: tuple[str, ...], as_json: bool) -> None:
 @json_option
 def cancel(ids: tuple[str, ...], as_json: bool) -> None:
     """Cancel messages. A cancelled message was never sent and never will be."""
-    producer = Producer.from_env()
-    outcomes = {id: _cancel(producer, id) for id in ids}
+    actions = _actions()
+    outcomes = {id: actions.cancel(id) for id in ids}
     if as_json:
         emit(outcomes)
     for id, status in () if as_json else outcomes.items():
@@ -80,16 +71,8 @@ def cancel(ids: tuple[str, ...], as_json: bool) -> None:
     sys.exit(0 if set(outcomes.values()) <= {"cancelled"} else PARTLY)
 
 
-def _cancel(producer: Producer, id: str) -> str:
-    """Returns ``cancelled``, or the status that the message has instead."""
-    if producer.cancel(id):
-        return "cancelled"
-    record = producer.get(id)
-    if record is None:
-        return "unknown"
-    # The provider has a status of the same name.
-    by_provider = record.status == Status.CANCELLED
-    return "cancelled by the provider" if by_provider else str(record.status)
+def _actions() -> Actions:
+    return Actions(Producer.from_env(), operator())
 
 
 @click.group()
@@ -135,7 +118,10 @@ def list_(status: str | None, reason: str | None, most: int, as_json: bool) -> N
 @json_option
 def show_(id: str, reveal: bool, as_json: bool) -> None:
     """Show the job of a dead letter as the app enqueued it; texts only with --reveal."""
-    job = Producer.from_env().dead.job(id)
+    actions = _actions()
+    if reveal:
+        actions.record("reveal", id)
+    job = actions.producer.dead.job(id)
     if not reveal:
         hidden: dict[str, Any] = {
             name: "***" for name in ("content", "smsText", "comment") if name in job
@@ -162,14 +148,14 @@ def resend(
     """Resend dead letters as new messages; with --all at --rate messages a second."""
     as_json = more.pop("as_json")
     _chosen(ids, everything, **more)
-    letters = Producer.from_env().dead
+    actions = _actions()
     sent, refused = dict[str, str](), dict[str, str]()
     if everything:
-        resent = letters.resend_many(rate=rate, unconfirmed=unconfirmed, **more)
+        resent = actions.resend_many(rate, unconfirmed, **more)
         sent, refused = resent.ids, {id: str(error) for id, error in resent.refused.items()}
     for id in ids:
         try:
-            sent[id] = letters.resend(id, unconfirmed)
+            sent[id] = actions.resend(id, unconfirmed)
         except (DeadLetterError, InvalidMessage) as error:
             refused[id] = str(error)
     if as_json:
@@ -189,11 +175,11 @@ def resend(
 def drop(ids: tuple[str, ...], everything: bool, as_json: bool, **more: Any) -> None:
     """Remove dead letters from the list and erase their phone numbers and texts. Records stay."""
     _chosen(ids, everything, **more)
-    letters, refused = Producer.from_env().dead, dict[str, str]()
-    dropped = letters.drop_many(**more) if everything else 0
+    actions, refused = _actions(), dict[str, str]()
+    dropped = actions.drop_many(**more) if everything else 0
     for id in ids:
         try:
-            letters.drop(id)
+            actions.drop(id)
             dropped += 1
         except DeadLetterError as error:
             refused[id] = str(error)

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from aiohttp import hdrs, http_exceptions, web
+from aiohttp import hdrs, web
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
@@ -187,14 +187,6 @@ class Metrics:
         method = method if method in ("GET", "POST") else "other"
         self._requests.labels(route, method, status).inc()
         self._seconds.labels(route).observe(seconds)
-
-
-def discreet(record: logging.LogRecord) -> bool:
-    """Filters aiohttp's log, whose errors quote what a client has sent."""
-    error = record.exc_info[1] if record.exc_info else None
-    record.msg = f"request failed outside of its handler: {type(error).__name__}"
-    record.args, record.exc_info = (), None
-    return not isinstance(error, http_exceptions.HttpProcessingError)
 
 
 async def _text(text: str, _: web.Request) -> web.Response:

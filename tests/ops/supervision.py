@@ -59,12 +59,12 @@ class Supervisord:
             "COURIER_ENV_FILE": str(folder / "courier.env"),
         }
         self.set()
-        with (folder / "console.log").open("wb") as console:
+        with (folder / "terminal.log").open("wb") as terminal:
             self.process = subprocess.Popen(
                 [BIN / "supervisord", "-n", "-c", CONFIG],
                 env=self.env,
-                stdout=console,
-                stderr=console,
+                stdout=terminal,
+                stderr=terminal,
                 start_new_session=True,
             )
 

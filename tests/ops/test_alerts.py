@@ -71,6 +71,7 @@ def took(within_10_s: str, all_: str) -> Series:
 
 
 GATEWAY_UP = 'up{job="courier-gateway"}'
+CONSOLE_UP = 'up{job="courier-console"}'
 
 
 def answers(code: str, values: str) -> Series:
@@ -184,6 +185,16 @@ CASES: dict[str, tuple[str, dict[str, Series], dict[str, Series]]] = {
         "10m",
         {"one was given up": push("put_aside", "0x2 1x40")},
         {"none was": push("put_aside", "0x40")},
+    ),
+    "CourierConsoleDown": (
+        "20m",
+        {"it does not answer": {CONSOLE_UP: "1x2 0x40"}},
+        {"a restart": {CONSOLE_UP: "1x6 0x2 1x40"}, "there is none": {}},
+    ),
+    "CourierConsoleLoginsRefused": (
+        "20m",
+        {"someone tries": {"courier_console_logins_refused_total": "0+5x40"}},
+        {"someone forgot": {"courier_console_logins_refused_total": "0 0 4x40"}},
     ),
     "CourierUrgentBacklog": (
         "10m",
@@ -347,7 +358,7 @@ CASES: dict[str, tuple[str, dict[str, Series], dict[str, Series]]] = {
 
 
 def labelled(name: str) -> str:
-    if name == GATEWAY_UP:
+    if name in (GATEWAY_UP, CONSOLE_UP):
         return name
     head, _, tail = name.partition("{")
     return head + '{job="courier",instance="e:9540"' + ("," + tail if tail else "}")

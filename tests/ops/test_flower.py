@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import pytest
 import requests
 
 from tests.conftest import Start, common_job, ends, free_port, text_job, wait_for
+from tests.ops.browser import chromium
 from tests.test_redis_url import Place
 from tests.test_runtime import HOSTILE, OTHERS
 from viber_courier import Producer
@@ -213,19 +213,6 @@ def test_the_broker_may_be_behind_tls_or_a_socket(
 
 # --- what it shows --------------------------------------------------------------------------------
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
-]
-
 
 class Browser:
     """A logged-in person's Chromium: it keeps every answer that it got."""
@@ -257,21 +244,10 @@ class Browser:
 
 @pytest.fixture
 def browse(tmp_path: Path) -> Iterator[Callable[[str], Browser]]:
-    if CHROMIUM is None:
-        pytest.skip("no chromium on PATH: make test-ops installs it where it is root on Debian")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        context = playwright.chromium.launch_persistent_context(
-            str(tmp_path / "profile"),
-            executable_path=CHROMIUM,
-            args=FLAGS,
-            chromium_sandbox=False,
-            http_credentials={"username": LOGIN, "password": PASSWORD},
-            viewport={"width": 1440, "height": 1040},
-        )
+    login = {"username": LOGIN, "password": PASSWORD}
+    size = {"width": 1440, "height": 1040}
+    with chromium(tmp_path / "profile", http_credentials=login, viewport=size) as context:
         yield lambda url: Browser(context, url)
-        context.close()
 
 
 def test_its_pages_tell_what_tasks_do_and_nothing_of_persons(

@@ -152,6 +152,7 @@ def test_every_command_of_the_page_is_run_by_some_test() -> None:
         " --from-file=secrets/api_password",
         "kubectl create secret generic courier-flower --from-file=secrets/flower_password",
         "kubectl create secret generic courier-gateway --from-file=secrets/gateway_tokens",
+        "kubectl create secret generic courier-console --from-file=secrets/console_password",
         "kubectl apply -f ops/kubernetes/",
         "kubectl rollout status deployment/courier-beat",
         "kubectl rollout restart deployment -l app.kubernetes.io/name=viber-courier",
@@ -170,14 +171,14 @@ def test_its_names_are_those_of_the_files() -> None:
         name
         for path in ("ops/program.sh", "ops/supervisord.conf", "ops/flowerconfig.py")
         for name in re.findall(r"COURIER_[A-Z_]+[A-Z]", (ROOT / path).read_text())
-    } - {"COURIER_API_PASSWORD_FILE", "COURIER_NAMESPACE", "COURIER_FLOWER"}
+    } - {"COURIER_API_PASSWORD_FILE", "COURIER_NAMESPACE", "COURIER_CONSOLE_LOGIN_FILE"}
     short = {
         "_BULK": "COURIER_PROCESSES",
         "_POLL": "COURIER_PROCESSES",
         "_PORT": "COURIER_EXPORTER",
     }
-    gateway = {"COURIER_GATEWAY_PORT"} if "`COURIER_GATEWAY_HOST`, `_PORT`" in PAGE else set[str]()
-    said = set(re.findall(r"`(COURIER_[A-Z_]+)`", PAGE)) | gateway
+    ports = re.findall(r"`(COURIER_\w+)_HOST`, `_PORT`", PAGE)
+    said = set(re.findall(r"`(COURIER_[A-Z_]+)`", PAGE)) | {f"{name}_PORT" for name in ports}
     said |= {f"{before}{name}" for name, before in short.items() if f"`{name}`" in PAGE}
     assert named <= said, named - said
 
@@ -197,8 +198,10 @@ def test_composes_own_parser_takes_the_file(tmp_path: Path) -> None:
     subprocess.run(["sh", secrets], cwd=tmp_path, check=True, capture_output=True)
     # When it is read, against its schema and with everything put in its place
     command = [parser, "--profile", "simulator", "--profile", "gateway"]
-    command += ["--profile", "webhook", "--profile", "forward", "config", "--services"]
+    command += ["--profile", "webhook", "--profile", "forward", "--profile", "console"]
+    command += ["config", "--services"]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert run.returncode == 0, run.stderr
-    others = {"gateway", "webhook", "forward", "redis", "simulator", "prometheus", "grafana"}
+    others = {"console", "gateway", "webhook", "forward", "redis", "simulator", "prometheus"}
+    others.add("grafana")
     assert {*PROGRAMS, *others} == set(run.stdout.split())

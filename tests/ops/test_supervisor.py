@@ -26,6 +26,7 @@ import yaml
 from aiohttp import web
 
 from tests.conftest import Simulator, ends, free_port, text_job, wait_for
+from tests.console import USER, Person, words
 from tests.faults.installation import SHORT, Installation, Load, Reader
 from tests.ops.supervision import (
     BIN,
@@ -258,6 +259,23 @@ def groups(app: Producer) -> set[str]:
     return {each["name"] for each in found}
 
 
+def test_the_console_runs_where_it_has_a_login(system: Supervisord) -> None:
+    wait_for(lambda: system.state("console") == "RUNNING")
+    wait_for(lambda: "no console, COURIER_CONSOLE_LOGIN or" in system.log("console"))
+    port = str(free_port())
+    system.set(**USER, COURIER_CONSOLE_PORT=port)
+    system.ctl("restart", "console")
+    person = Person(f"http://127.0.0.1:{port}")
+
+    def is_there() -> bool:
+        with contextlib.suppress(requests.ConnectionError):
+            return person.get("/healthz").status_code == 200
+        return False
+
+    wait_for(is_there)
+    assert "Lanes" in words(person.log_in())
+
+
 def test_secrets_are_in_no_environment_and_no_command(system: Supervisord) -> None:
     for name in PROGRAMS:
         for pid in (system.pid(name), *children(system.pid(name))):
@@ -291,7 +309,7 @@ def test_a_stop_waits_longer_than_the_longest_request(name: str) -> None:
 def test_every_program_comes_back_after_any_exit_and_rotates_its_log() -> None:
     parser = sections()
     programs = [parser[name] for name in parser.sections() if name.startswith("program:")]
-    assert len(programs) == 7
+    assert len(programs) == 8
     for program in programs:
         assert program["autorestart"] == "true" and program.getint("startretries") > 10**5
         assert program["stderr_logfile_maxbytes"] and program.getint("stderr_logfile_backups")
@@ -332,7 +350,7 @@ def test_make_up_is_a_whole_system_until_ctrl_c() -> None:
             # And what it says to try, but for the last, which goes on for ever, works as it stands
             tries = re.search(r"In another terminal:\n(.+?)   courier top\n", text, re.S)
             assert tries is not None
-            wait_for(lambda: text_of(tries[1], "status").count("RUNNING") == 9, 30)
+            wait_for(lambda: text_of(tries[1], "status").count("RUNNING") == 10, 30)
             said = text_of(tries[1])
             assert re.search(r"(?m)^[0-9a-f-]{36}$", said), said  # the id of what was sent
             assert re.search(r"send-bulk +RUNNING", said) and "error" not in said.lower(), said

@@ -1,0 +1,1 @@
+"""``courier console``: pages for the people on duty and the people who run campaigns."""

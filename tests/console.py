@@ -1,0 +1,96 @@
+"""``courier console`` as a process, and people who use it without a browser."""
+
+from __future__ import annotations
+
+import html
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+
+PHONE, TEXT = "79255550123", "Kod-40417"
+"""What no page and no log line may hold before somebody has asked for it."""
+LOGIN, PASSWORD = "night-shift", "Zq7-console-p4ss"
+USER = {"COURIER_CONSOLE_LOGIN": LOGIN, "COURIER_CONSOLE_PASSWORD": PASSWORD}
+
+
+class Console:
+    """The program, on a free port of loopback; with a login unless ``env`` says otherwise."""
+
+    def __init__(self, folder: Path, env: dict[str, str], *options: str) -> None:
+        self._log = folder / "console.log"
+        program = [sys.executable, "-c", "from viber_courier.ops.cli import main; main()"]
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [*program, "console", "--port", "0", *options],
+                env={**os.environ, **env},
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line.startswith("console listening on "), line + self.log
+        self.url = line.split()[-1]
+        self.port = urlsplit(self.url).port or 0
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def close(self) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait(10)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+class Person:
+    """A browser without JavaScript: it keeps cookies and sends the forms that it was shown."""
+
+    def __init__(self, url: str, headers: dict[str, str] | None = None) -> None:
+        self.url, self.session = url, requests.Session()
+        self.session.headers.update(headers or {})
+
+    def get(self, path: str, **more: Any) -> requests.Response:
+        return self.session.get(self.url + path, timeout=30, **more)
+
+    def post(self, path: str, data: dict[str, str], **more: Any) -> requests.Response:
+        headers = {"Origin": self.url, **more.pop("headers", {})}
+        given = {"headers": headers, "timeout": 60, **more}
+        return self.session.post(self.url + path, data=data, **given)
+
+    def fill(self, path: str, **given: str) -> requests.Response:
+        """Open the page of a form, and send that form with these values in it."""
+        page = self.get(path)
+        assert page.status_code == 200, page.text
+        return self.post(path, {**inputs(page.text), **given})
+
+    def log_in(self, name: str = LOGIN, password: str = PASSWORD, **more: str) -> requests.Response:
+        return self.fill("/login", name=name, password=password, **more)
+
+
+def inputs(page: str) -> dict[str, str]:
+    """The values of the last form of a page, by name; of boxes those that are ticked."""
+    form = page.rsplit("<form", 1)[1]
+    found = {}
+    for tag in re.findall("<input[^>]*>", form):
+        given = {name: html.unescape(text) for name, text in re.findall(r'([a-z]+)="([^"]*)"', tag)}
+        if given.get("type") != "checkbox" or " checked" in tag:
+            found[given["name"]] = given.get("value", "")
+    return found
+
+
+def words(page: requests.Response) -> str:
+    """What a page says, without its tags."""
+    text = re.sub(r"(?s)<head>.*?</head>|<[^>]*>", " ", page.text)
+    return " ".join(html.unescape(text).split())
