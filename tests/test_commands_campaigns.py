@@ -97,3 +97,19 @@ def test_the_campaign_of_common_and_of_the_command_line_can_t_differ(
     assert courier.json(*given, "--campaign", "autumn")["storedBefore"] == 1
     assert courier.json("campaign", "show", "autumn")["waiting"] == 1
     assert "1 to 64" in courier("bulk", str(file), "--campaign", "a b", code=2).stderr
+
+
+def test_each_action_is_on_record(courier: Courier, stored: Any) -> None:
+    for words in (
+        ("pause", "nov-sale", "wrong price"),
+        ("resume", "nov-sale"),
+        ("cancel", "nov-sale"),
+    ):
+        courier("campaign", *words)
+    said = courier("audit", "--json").stdout.splitlines()
+    done = [(entry["what"], entry["on"], entry["how"]) for entry in map(json.loads, said)]
+    assert sorted(done) == [
+        ("cancel campaign", "nov-sale", ""),
+        ("pause campaign", "nov-sale", "wrong price"),
+        ("resume campaign", "nov-sale", ""),
+    ]

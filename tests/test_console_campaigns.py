@@ -18,11 +18,6 @@ from viber_courier.ops.commands.looking import event_fields
 from viber_courier.ops.console import audit
 from viber_courier.ops.redis_server import RedisServer
 
-campaigns = pytest.mark.skipif(not hasattr(Producer, "campaigns"), reason="no campaigns yet")
-suppressions = pytest.mark.skipif(
-    "suppressions" not in (Producer.__doc__ or ""), reason="no suppressions yet"
-)
-
 
 @pytest.fixture(scope="module")
 def env(redis_server: RedisServer) -> dict[str, str]:
@@ -60,7 +55,6 @@ def newest(app: Producer) -> tuple[str, ...]:
     return (entry.who, *entry[3:])
 
 
-@campaigns
 def test_a_campaign_is_watched_paused_cancelled_and_reported(person: Person, app: Any) -> None:
     assert "There are none" in words(person.get("/campaigns"))
     rows = [{"address": f"79250{n:06}"} for n in range(1200)]
@@ -106,7 +100,6 @@ def test_a_campaign_is_watched_paused_cancelled_and_reported(person: Person, app
     assert "by-request" not in nobody.text
 
 
-@campaigns
 def test_open_pages_of_campaigns_share_a_look(person: Person, app: Any) -> None:
     app.campaign("shared", common=common_job()).add([{"address": PHONE}])
 
@@ -122,7 +115,6 @@ def test_open_pages_of_campaigns_share_a_look(person: Person, app: Any) -> None:
     app.campaign("shared").cancel()
 
 
-@suppressions
 def test_numbers_are_suppressed_looked_up_and_taken_off(person: Person, app: Any) -> None:
     assert "None." in words(person.get("/suppressions"))
     done = person.fill("/do/suppress", phone=f"+{PHONE}", reason="asked <i>us", **{"for": "30d"})
@@ -142,7 +134,6 @@ def test_numbers_are_suppressed_looked_up_and_taken_off(person: Person, app: Any
     assert PHONE not in str(list(audit.entries(app, 100)))
 
 
-@suppressions
 def test_without_a_key_it_says_so(tmp_path: Any, env: dict[str, str]) -> None:
     made = Console(tmp_path, {**env, **USER, "COURIER_SUPPRESSION_KEY": ""})
     try:
@@ -152,10 +143,3 @@ def test_without_a_key_it_says_so(tmp_path: Any, env: dict[str, str]) -> None:
         assert someone.fill("/do/suppress", phone=PHONE).status_code == 409
     finally:
         made.close()
-
-
-@pytest.mark.skipif(hasattr(Producer, "campaigns"), reason="it has campaigns")
-def test_where_there_are_no_campaigns_no_page_says_so(person: Person) -> None:
-    assert "Campaigns" not in words(person.get("/"))
-    assert person.get("/campaigns").status_code == 404
-    assert person.get("/do/pause-campaign?name=a").status_code == 404

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TextIO
 
 import click
 
-from viber_courier import Campaign, Producer, Progress, ReportRow
+from viber_courier import Campaign, Producer, Progress
 from viber_courier.ops.commands import terminal
 from viber_courier.ops.commands.looking import event_fields
 from viber_courier.ops.commands.terminal import (
@@ -21,6 +20,8 @@ from viber_courier.ops.commands.terminal import (
     json_option,
     plain,
 )
+from viber_courier.ops.console.actions import Actions, of_operator
+from viber_courier.ops.console.campaigns import report_lines
 
 UNKNOWN = "no campaign has this name, or it is too long over (COURIER_RETENTION)"
 NUMBERS = ("added", "waiting", "inside", "ended")
@@ -75,7 +76,7 @@ def pause(name: str, reason: str, as_json: bool) -> None:
 
     Others see the REASON. After this command nothing leaves but what is inside a request then.
     """
-    _act(name, as_json, lambda found: found.pause(reason))
+    _act(name, as_json, lambda actions: actions.pause_campaign(name, reason))
 
 
 @command(partly=UNKNOWN + ", or it is cancelled")
@@ -83,7 +84,7 @@ def pause(name: str, reason: str, as_json: bool) -> None:
 @json_option
 def resume(name: str, as_json: bool) -> None:
     """Go on sending a paused campaign."""
-    _act(name, as_json, Campaign.resume)
+    _act(name, as_json, lambda actions: actions.resume_campaign(name))
 
 
 @command(partly=UNKNOWN)
@@ -95,7 +96,7 @@ def cancel(name: str, as_json: bool) -> None:
     Nothing can be added from then on. If the command is interrupted, workers end the rest, or
     start it again.
     """
-    _act(name, as_json, Campaign.cancel)
+    _act(name, as_json, lambda actions: actions.cancel_campaign(name))
 
 
 @command(partly=UNKNOWN)
@@ -110,20 +111,14 @@ def report(name: str, file: TextIO | None, as_json: bool) -> None:
     """
     found, progress = _stored(name)
     if file is not None:
-        _write(found.report(), file)
+        file.writelines(report_lines(found.report()))
     if file is not sys.stdout:
         _print(progress, as_json)
 
 
-def _write(rows: Iterable[ReportRow], file: TextIO) -> None:
-    writer = csv.writer(file)
-    writer.writerow(event_fields(ReportRow(row=None, id="", status=None)))
-    for row in rows:
-        writer.writerow(event_fields(row).values())
-
-
-def _act(name: str, as_json: bool, act: Callable[[Campaign], Progress]) -> None:
-    _print(act(_stored(name)[0]), as_json)
+def _act(name: str, as_json: bool, act: Callable[[Actions], Progress]) -> None:
+    _stored(name)
+    _print(act(of_operator()), as_json)
 
 
 def _print(progress: Progress, as_json: bool) -> None:

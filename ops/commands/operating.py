@@ -19,8 +19,7 @@ from viber_courier.ops.commands.terminal import (
     json_option,
     reveal_option,
 )
-from viber_courier.ops.console.actions import Actions
-from viber_courier.ops.console.audit import operator
+from viber_courier.ops.console.actions import of_operator
 from viber_courier.ops.look import PAUSABLE
 from viber_courier.schemas.lanes import LANES
 from viber_courier.schemas.status import DEAD
@@ -39,7 +38,7 @@ def pause(lanes: tuple[str, ...], reason: str, duration: float | None, as_json: 
     Requests in progress finish as usual, apps can keep enqueueing, and messages that run out of
     time still expire.
     """
-    _actions().pause(lanes or LANES, reason, duration)
+    of_operator().pause(lanes or LANES, reason, duration)
     if as_json:
         return emit({"paused": list(lanes or LANES), "reason": reason[:200], "seconds": duration})
     until = f"for {duration:g} s" if duration else "until `courier resume`"
@@ -51,7 +50,7 @@ def pause(lanes: tuple[str, ...], reason: str, duration: float | None, as_json: 
 @json_option
 def resume(lanes: tuple[str, ...], as_json: bool) -> None:
     """Resume these lanes or poll; if you name none, everything that is paused."""
-    resumed = _actions().resume(lanes or PAUSABLE)
+    resumed = of_operator().resume(lanes or PAUSABLE)
     if as_json:
         return emit({"resumed": resumed})
     click.echo(f"Resumed: {', '.join(resumed)}" if resumed else "None of these was paused.")
@@ -62,17 +61,13 @@ def resume(lanes: tuple[str, ...], as_json: bool) -> None:
 @json_option
 def cancel(ids: tuple[str, ...], as_json: bool) -> None:
     """Cancel messages. A cancelled message was never sent and never will be."""
-    actions = _actions()
+    actions = of_operator()
     outcomes = {id: actions.cancel(id) for id in ids}
     if as_json:
         emit(outcomes)
     for id, status in () if as_json else outcomes.items():
         click.echo(f"{id}  {status}" if status == "cancelled" else f"{id}  not cancelled: {status}")
     sys.exit(0 if set(outcomes.values()) <= {"cancelled"} else PARTLY)
-
-
-def _actions() -> Actions:
-    return Actions(Producer.from_env(), operator())
 
 
 @click.group()
@@ -118,7 +113,7 @@ def list_(status: str | None, reason: str | None, most: int, as_json: bool) -> N
 @json_option
 def show_(id: str, reveal: bool, as_json: bool) -> None:
     """Show the job of a dead letter as the app enqueued it; texts only with --reveal."""
-    actions = _actions()
+    actions = of_operator()
     if reveal:
         actions.record("reveal", id)
     job = actions.producer.dead.job(id)
@@ -148,7 +143,7 @@ def resend(
     """Resend dead letters as new messages; with --all at --rate messages a second."""
     as_json = more.pop("as_json")
     _chosen(ids, everything, **more)
-    actions = _actions()
+    actions = of_operator()
     sent, refused = dict[str, str](), dict[str, str]()
     if everything:
         resent = actions.resend_many(rate, unconfirmed, **more)
@@ -175,7 +170,7 @@ def resend(
 def drop(ids: tuple[str, ...], everything: bool, as_json: bool, **more: Any) -> None:
     """Remove dead letters from the list and erase their phone numbers and texts. Records stay."""
     _chosen(ids, everything, **more)
-    actions, refused = _actions(), dict[str, str]()
+    actions, refused = of_operator(), dict[str, str]()
     dropped = actions.drop_many(**more) if everything else 0
     for id in ids:
         try:

@@ -22,6 +22,7 @@ from viber_courier.ops.commands.terminal import (
     emit,
     json_option,
 )
+from viber_courier.ops.console.actions import of_operator
 
 SOME_WRONG = "some are no phone numbers (each is named)"
 
@@ -71,7 +72,7 @@ def add(phones: tuple[str, ...], country: str | None, as_json: bool, **how: Any)
     numbers, wrong = _read(phones, country)
     until = datetime.fromtimestamp(time.time() + how["duration"], UTC) if how["duration"] else None
     try:
-        new = Producer.from_env().suppressions.add_many(numbers, how["reason"], until)
+        new = of_operator().suppress(numbers, how["reason"], until)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     counts = {"added": new, "there": len(numbers) - new}
@@ -83,8 +84,7 @@ def add(phones: tuple[str, ...], country: str | None, as_json: bool, **how: Any)
 def remove(phones: tuple[str, ...], country: str | None, as_json: bool) -> None:
     """Let numbers get messages again."""
     numbers, wrong = _read(phones, country)
-    listed = Producer.from_env().suppressions
-    done = sum(listed.remove(number) for number in numbers)
+    done = of_operator().unsuppress(numbers)
     counts = {"removed": done, "others": len(numbers) - done}
     _tell(as_json, wrong, "{removed:,} no longer suppressed, {others:,} were not", **counts)
 
@@ -134,7 +134,7 @@ def export(file: Any, as_json: bool) -> None:
 def import_(file: Any, as_json: bool) -> None:
     """Add what `export` has written to FILE ("-": stdin). What holds as long already stays."""
     try:
-        new = Producer.from_env().suppressions.import_(map(_entry, file))
+        new = of_operator().import_suppressions(map(_entry, file))
     except (ValueError, TypeError) as error:
         raise Failure(f"what is before it is imported: {error}", WRONG) from None
     emit({"added": new}) if as_json else click.echo(f"{new:,} suppressed")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime
 from typing import Any
 
-from viber_courier import Producer
-from viber_courier.ops.console.audit import Actor, record
+from viber_courier import Campaign, Producer, Progress, Suppression
+from viber_courier.ops.commands.looking import mask
+from viber_courier.ops.console.audit import Actor, operator, record
 from viber_courier.producers.dead import Resent
 from viber_courier.schemas.status import Status
 from viber_courier.store.connection import store_errors
@@ -73,6 +75,47 @@ class Actions:
         """Drops all dead letters that have this status and reason; returns how many."""
         self.record("drop", _letters(**chosen))
         return self.producer.dead.drop_many(**chosen)
+
+    def pause_campaign(self, name: str, reason: str) -> Progress:
+        """Pauses a campaign. Raises CampaignCancelled."""
+        return self._campaign("pause campaign", name, reason).pause(reason)
+
+    def resume_campaign(self, name: str) -> Progress:
+        """Resumes a campaign. Raises CampaignCancelled."""
+        return self._campaign("resume campaign", name).resume()
+
+    def cancel_campaign(self, name: str) -> Progress:
+        """Cancels a campaign."""
+        return self._campaign("cancel campaign", name).cancel()
+
+    def _campaign(self, what: str, name: str, how: str = "") -> Campaign:
+        found = self.producer.campaign(name)
+        self.record(what, name, how)
+        return found
+
+    def suppress(self, phones: Collection[str], reason: str, until: datetime | None) -> int:
+        """Suppresses numbers, for good or until then; returns how many were not."""
+        self.record("suppress", _numbers(phones), reason)
+        return self.producer.suppressions.add_many(phones, reason, until)
+
+    def unsuppress(self, phones: Collection[str]) -> int:
+        """Lets numbers get messages again; returns how many were suppressed."""
+        self.record("unsuppress", _numbers(phones))
+        return sum(map(self.producer.suppressions.remove, phones))
+
+    def import_suppressions(self, entries: Iterable[Suppression]) -> int:
+        """Adds entries of another list; returns how many are new."""
+        self.record("import suppressions")
+        return self.producer.suppressions.import_(entries)
+
+
+def of_operator() -> Actions:
+    """Returns the Actions of who runs this command. Raises ConfigError."""
+    return Actions(Producer.from_env(), operator())
+
+
+def _numbers(phones: Collection[str]) -> str:
+    return mask(*phones) if len(phones) == 1 else f"{len(phones)} numbers"
 
 
 def _letters(status: str | None, reason: str | None) -> str:

@@ -1,4 +1,4 @@
-"""Campaigns and suppressions in the console, where this version's Producer has them."""
+"""Campaigns and suppressions in the console."""
 
 from __future__ import annotations
 
@@ -9,19 +9,14 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any, NamedTuple
 
-from viber_courier import ConfigError, Producer, normalize_address
+from viber_courier import ConfigError, Producer, Progress, ReportRow, normalize_address
 from viber_courier.ops.commands.looking import event_fields, mask
 from viber_courier.ops.console.actions import Actions
-from viber_courier.ops.console.forms import Act, Form, Values, WrongValue, seconds_of
+from viber_courier.ops.console.forms import Values, WrongValue, seconds_of
 from viber_courier.ops.console.forms import forms as made
 
 LISTED = 100
 """Campaigns, or suppressed numbers, that a page lists."""
-COLUMNS = (
-    *("row", "id", "status", "final", "reason", "attempts", "unsure", "submitted", "statusAt"),
-    *("ended", "resendOf"),
-)
-"""Of a report, under the names that events and `courier campaign report` use."""
 CHUNK = 500
 """Rows of a report that are read and sent together."""
 Read = Mapping[str, Any] | Iterator[str] | None
@@ -39,44 +34,20 @@ class Page(NamedTuple):
     read: Callable[[Any, Mapping[str, str]], Read]
 
 
-def pages(producer: Producer) -> list[Page]:
-    """Returns the pages that this Producer can fill."""
-    found = []
-    if hasattr(producer, "campaigns"):
-        found += [
-            Page("/campaigns", "Campaigns", "campaigns.html", _list),
-            Page("/campaigns/{name}", "", "campaign.html", _show),
-            Page("/campaigns/{name}/report.csv", "", "", _report),
-        ]
-    if hasattr(producer, "suppressions"):
-        found.append(Page("/suppressions", "Suppressions", "suppressions.html", _suppressed))
-    return found
-
-
-def forms(producer: Producer) -> dict[str, Form]:
-    """Returns the actions that this Producer knows."""
-    acts: dict[str, Act] = {}
-    if hasattr(producer, "campaigns"):
-        acts |= {"pause-campaign": _pause, "resume-campaign": _resume, "cancel-campaign": _cancel}
-    if hasattr(producer, "suppressions"):
-        acts |= {"suppress": _suppress, "unsuppress": _unsuppress, "check-number": _check}
-    return made(acts)
-
-
 # --- campaigns ------------------------------------------------------------------------------------
 
 
-def _list(producer: Any, _: Mapping[str, str]) -> Read:
+def _list(producer: Producer, _: Mapping[str, str]) -> Read:
     found = producer.campaigns()
     return {"campaigns": found[:LISTED], "more": len(found) > LISTED}
 
 
-def _show(producer: Any, given: Mapping[str, str]) -> Read:
+def _show(producer: Producer, given: Mapping[str, str]) -> Read:
     progress = _progress(producer, given["name"])
     return progress and {"it": progress, "left": _duration(progress.seconds_left)}
 
 
-def _progress(producer: Any, name: str) -> Any:
+def _progress(producer: Producer, name: str) -> Any:
     """Returns a campaign's progress; None if nothing is stored of it."""
     try:
         found = producer.campaign(name).progress()
@@ -89,14 +60,14 @@ def _duration(seconds: float | None) -> str:
     return "" if seconds is None else str(timedelta(seconds=round(seconds)))
 
 
-def _report(producer: Any, given: Mapping[str, str]) -> Read:
+def _report(producer: Producer, given: Mapping[str, str]) -> Read:
     known = _progress(producer, given["name"])
     return known and report_lines(producer.campaign(given["name"]).report())
 
 
-def report_lines(rows: Iterator[Any]) -> Iterator[str]:
-    """Yields a report as CSV, some lines at once."""
-    lines: list[list[Any]] = [[*COLUMNS]]
+def report_lines(rows: Iterator[ReportRow]) -> Iterator[str]:
+    """Yields a report as CSV, some lines at once, under the names that events use."""
+    lines: list[list[Any]] = [[*event_fields(ReportRow(row=None, id="", status=None))]]
     while lines:
         text = io.StringIO()
         csv.writer(text).writerows(lines)
@@ -105,36 +76,28 @@ def report_lines(rows: Iterator[Any]) -> Iterator[str]:
 
 
 def _pause(actions: Actions, given: Values) -> str:
-    reason = given["reason"] or "by hand"
-    done = recorded(actions, "pause campaign", given["name"], reason).pause(reason)
+    done = actions.pause_campaign(given["name"], given["reason"] or "by hand")
     return f"Paused.{_inside(done)}"
 
 
 def _resume(actions: Actions, given: Values) -> str:
-    recorded(actions, "resume campaign", given["name"]).resume()
+    actions.resume_campaign(given["name"])
     return "Resumed."
 
 
 def _cancel(actions: Actions, given: Values) -> str:
-    done = recorded(actions, "cancel campaign", given["name"]).cancel()
+    done = actions.cancel_campaign(given["name"])
     return f"Cancelled: what waited has ended.{_inside(done)}"
 
 
-def recorded(actions: Actions, what: str, name: str, how: str = "") -> Any:
-    """Returns a campaign, after an entry of what is done to it."""
-    producer: Any = actions.producer
-    actions.record(what, name, how)
-    return producer.campaign(name)
-
-
-def _inside(done: Any) -> str:
+def _inside(done: Progress) -> str:
     return f" {done.inside:,} are inside a request and may still leave." if done.inside else ""
 
 
 # --- suppressions ---------------------------------------------------------------------------------
 
 
-def _suppressed(producer: Any, _: Mapping[str, str]) -> Read:
+def _suppressed(producer: Producer, _: Mapping[str, str]) -> Read:
     try:
         found = list(islice(producer.suppressions.list(), LISTED + 1))
     except ConfigError as error:
@@ -143,31 +106,38 @@ def _suppressed(producer: Any, _: Mapping[str, str]) -> Read:
 
 
 def _suppress(actions: Actions, given: Values) -> str:
-    producer: Any = actions.producer
     seconds, reason = seconds_of(given["for"]), given["reason"] or "by hand"
     until = datetime.now(UTC) + timedelta(seconds=seconds) if seconds else None
     phone = normalize_address(given["phone"])
-    actions.record("suppress", mask(phone), reason)
     try:
-        new = producer.suppressions.add(phone, reason, until)
+        new = actions.suppress([phone], reason, until)
     except ValueError as error:
         raise WrongValue(str(error)) from None
     return f"{mask(phone)} is suppressed." if new else f"{mask(phone)} was suppressed already."
 
 
 def _unsuppress(actions: Actions, given: Values) -> str:
-    producer: Any = actions.producer
     phone = normalize_address(given["phone"])
-    actions.record("unsuppress", mask(phone))
-    was = producer.suppressions.remove(phone)
+    was = actions.unsuppress([phone])
     return f"{mask(phone)} {'is no longer' if was else 'was not'} suppressed."
 
 
 def _check(actions: Actions, given: Values) -> str:
-    producer: Any = actions.producer
     phone = normalize_address(given["phone"])
-    found = producer.suppressions.get(phone)
+    found = actions.producer.suppressions.get(phone)
     if found is None:
         return f"{mask(phone)} is not suppressed."
     until = f"until {found.until[:10]}" if found.until else "for good"
     return f"{mask(phone)} is suppressed since {found.since[:10]}, {until}: {found.reason}."
+
+
+PAGES = (
+    Page("/campaigns", "Campaigns", "campaigns.html", _list),
+    Page("/campaigns/{name}", "", "campaign.html", _show),
+    Page("/campaigns/{name}/report.csv", "", "", _report),
+    Page("/suppressions", "Suppressions", "suppressions.html", _suppressed),
+)
+FORMS = made(
+    {"pause-campaign": _pause, "resume-campaign": _resume, "cancel-campaign": _cancel}
+    | {"suppress": _suppress, "unsuppress": _unsuppress, "check-number": _check}
+)

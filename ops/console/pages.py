@@ -77,16 +77,14 @@ class Pages:
             lstrip_blocks=True,
         )
         self._templates.filters["stamp"] = _stamp
-        self._more = campaigns.pages(producer)
-        self._forms = FORMS | campaigns.forms(producer)
+        self._forms = FORMS | campaigns.FORMS
         nav = list(NAV.items())
-        nav[2:2] = [(page.path, page.label) for page in self._more if page.label]
+        nav[2:2] = [(page.path, page.label) for page in campaigns.PAGES if page.label]
         self._templates.globals |= {
             "nav": nav,
             "namespace": producer.settings.namespace,
             "funnel": FUNNEL,
             "sum_of": lambda counts, names: sum(counts[name] for name in names),
-            "has_campaigns": any(page.path == "/campaigns" for page in self._more),
             "pretty": lambda value: json.dumps(value, ensure_ascii=False, indent=2),
             "dead": DEAD,
             "iso": iso,
@@ -104,7 +102,7 @@ class Pages:
         ):
             app.router.add_get(path, handler, allow_head=False)
         app.router.add_post("/do/{form}", self._act)
-        for page in self._more:
+        for page in campaigns.PAGES:
             app.router.add_get(page.path, self._drawer(page), allow_head=False)
 
     def render(

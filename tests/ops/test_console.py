@@ -223,7 +223,6 @@ def test_it_works_without_scripts_and_with_a_keyboard(browse: Browse, app: Produ
     assert page.locator("noscript meta[http-equiv=refresh]").count() == 1
 
 
-@pytest.mark.skipif(not hasattr(Producer, "campaigns"), reason="no campaigns yet")
 def test_a_campaign_is_paused_and_stops_and_the_rest_is_cancelled(
     browse: Browse, start_worker: Start, app: Any, simulator: Simulator
 ) -> None:
