@@ -208,7 +208,7 @@ def test_the_four_packages_stay_small() -> None:
     assert lists <= LISTS
     assert apps <= APPS
     assert commands <= COMMANDS
-    assert sum(map(code_lines, (ROOT / "ops" / "bench").glob("*.py"))) <= 1025
+    assert sum(map(code_lines, (ROOT / "ops" / "bench").glob("*.py"))) <= 1061
     assert not {name_of(path): size for path, size in sizes.items() if size > 300}
 
 
