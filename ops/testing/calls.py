@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from viber_courier.producers.calls import Calls
+from viber_courier.producers.campaigns import AsyncCampaign
 from viber_courier.producers.results import _Feed
 from viber_courier.producers.rows import OnInvalid
 from viber_courier.schemas.errors import EnqueueError, QueueFull
@@ -173,9 +174,9 @@ def _enqueue(book: Book, original: Any) -> Any:
     return enqueue
 
 
-def _enqueue_many(book: Book, original: Any) -> Any:
-    async def enqueue_many(
-        calls: Calls, rows: Any, common: Any = None, on_invalid: OnInvalid | None = None
+def _store_rows(book: Book, original: Any) -> Any:
+    async def store_rows(
+        calls: Calls, rows: Any, common: Any, on_invalid: OnInvalid | None, *more: Any, **named: Any
     ) -> list[str]:
         fault = book.faults[0] if book.faults else None
         ids: list[str] = []
@@ -183,7 +184,8 @@ def _enqueue_many(book: Book, original: Any) -> Any:
         most = fault.after if fault and not fault.stored else None
         try:
             with book.enqueuing():
-                ids = await original(calls, asked.read(most), common, asked.refuse)
+                given = asked.read(most), common, asked.refuse
+                ids = await original(calls, *given, *more, **named)
         except (EnqueueError, StoreUnavailable) as error:
             ids = list(error.accepted)
             if asked.error:
@@ -199,7 +201,7 @@ def _enqueue_many(book: Book, original: Any) -> Any:
             raise fault.error
         return ids
 
-    return enqueue_many
+    return store_rows
 
 
 def _other(book: Book, original: Any) -> Any:
@@ -221,8 +223,9 @@ def _words(book: Book, original: Any) -> Any:
 
 CALLS: Sequence[tuple[type, str, Callable[[Book, Any], Any]]] = (
     (Calls, "enqueue", _enqueue),
-    (Calls, "enqueue_many", _enqueue_many),
+    (Calls, "_store_rows", _store_rows),
     *((Calls, name, _other) for name in ("get", "cancel", "ping")),
+    *((AsyncCampaign, name, _other) for name in ("progress", "pause", "resume", "cancel")),
     (_Feed, "_fill", _other),
     (Script, "words", _words),
 )
