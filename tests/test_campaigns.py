@@ -12,6 +12,7 @@ import redis
 from tests.conftest import Clock, common_job, events_of, iso_in, text_job
 from tests.workshop import DAY, Workshop
 from viber_courier import CampaignCancelled, Conflict, InvalidMessage, Producer, QueueFull, Status
+from viber_courier.ops.look import take_look
 from viber_courier.producers.campaigns import Campaign, Progress, read_progress
 from viber_courier.schemas.settings import Settings
 from viber_courier.store.leases import Lease, RateLimited
@@ -204,6 +205,19 @@ def test_what_is_paused_still_expires(
     assert len(held.messages) == 100
     unsure = {"expired": 130, "unconfirmed": 100, "added": 230, "ended": 230}
     assert counted(campaign.progress()) == unsure
+
+
+def test_sums_of_lanes_count_lines(producer: Producer, shop: Workshop, client: redis.Redis) -> None:
+    for name, count in (("a", 130), ("b", 20)):
+        start(producer, name, count)
+    producer.enqueue(text_job(priority="low"))
+    shop.ids()
+    shop.begin(shop.claim())
+    found = take_look(client, shop.settings.namespace).lanes["low"]
+    assert (found.size, found.due, found.leased, found.inside) == (151, 50, 1, 100)
+    producer.campaign("b").pause()
+    found = take_look(client, shop.settings.namespace).lanes["low"]
+    assert (found.size, found.due, found.paused, found.scheduled) == (151, 30, 20, 0)
 
 
 def test_cancel_ends_what_waits_and_only_that(
