@@ -41,7 +41,7 @@ PURE = [
     "ops/lists/columns",
     "ops/lists/recipients",
 ]
-CORE, OPS, COMMANDS, LISTS, APPS = 7613, 1580, 1680, 1100, 1300
+CORE, OPS, COMMANDS, LISTS, APPS = 7619, 1580, 1680, 1100, 1300
 """Lines of code: all but ``ops``, ``ops``, its commands, its lists, what apps of one kind need
 (docs/decisions/0021, 0027, 0036)."""
 
