@@ -12,11 +12,13 @@ import redis
 from tests.conftest import Clock, common_job, events_of, iso_in, text_job
 from tests.workshop import DAY, Workshop
 from viber_courier import CampaignCancelled, Conflict, InvalidMessage, Producer, QueueFull, Status
+from viber_courier.ops.gateway.problems import problem
 from viber_courier.ops.look import take_look
 from viber_courier.producers.campaigns import Campaign, Progress, read_progress
 from viber_courier.schemas.settings import Settings
 from viber_courier.store.leases import Lease, RateLimited
 from viber_courier.store.scripts import Script, shared
+from viber_courier.worker.intake import enqueue_task_jobs
 from viber_courier.worker.outcome import Accepted, NotSent, Refused, Retryable
 
 
@@ -254,6 +256,20 @@ def test_a_cancelled_campaign_refuses_rows_one_by_one(producer: Producer) -> Non
     )
     assert len(ids) == 2
     assert faults == [(n, "campaign 'a' was cancelled") for n in (0, 2)]
+
+
+def test_a_task_for_a_cancelled_campaign_becomes_an_event(
+    client: redis.Redis, settings: Settings
+) -> None:
+    app = Producer(settings, client=client)
+    campaign, _ = start(app, "a", 1)
+    campaign.cancel()
+    assert enqueue_task_jobs(app, "1", [text_job(id="late", campaign="a")]) == (0, 1)
+    (event,) = events_of(client, settings, "late")
+    found = [event["data"][name] for name in ("status", "reason", "errors")]
+    assert found == ["rejected", "by-request", {"campaign": ["campaign 'a' was cancelled"]}]
+    assert campaign.progress().added == 1
+    assert problem(CampaignCancelled("a")).status == 409  # what the gateway answers
 
 
 @pytest.mark.parametrize("closed", ["", "gate"])
