@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,8 +22,10 @@ from viber_courier.store.replicas import kept
 from viber_courier.store.replies import Link, iterate, reply, run
 from viber_courier.store.scripts import shared
 
-CHUNK = 200
+CHUNK = 100
 """Messages that one script call ends: other calls wait for it a millisecond or two."""
+SHARE = 0.5
+"""How long to leave Redis to others after each such call, as a share of what it took."""
 CHUNK_ROWS = 500
 """Messages that one script call reads for a report."""
 MINUTE = 60 * SECOND
@@ -143,6 +146,7 @@ class AsyncCampaign:
             raise ValueError("rate must be a number of messages per second, above 0")
         self.name, self._add, self._rate, self._endings = name, add, rate, ends
         self._client, given = link.client, shared(settings) | {"name": name}
+        self._sleep = link.sleep
         self._rows = f"{Keys(settings.namespace).campaigns}{name}:rows"
         self._act = link.script(link.client, "campaign", given, kept(link.client, settings))
         names = ("campaign", "waiting", "rows")
@@ -175,8 +179,11 @@ class AsyncCampaign:
         if marked.state != "cancelled":  # nobody knows it
             return marked
         fruitless = 0
+        began = time.monotonic()
         while fruitless < 3 and (done := await self._end_some()):
             fruitless = 0 if "done" in done else fruitless + 1  # others end them, too
+            await reply(self._sleep(SHARE * (time.monotonic() - began)))
+            began = time.monotonic()
         return await self.progress()
 
     async def report(self) -> AsyncGenerator[ReportRow, None]:

@@ -12,10 +12,13 @@ import redis
 from tests.conftest import Clock, common_job, events_of, iso_in, text_job
 from tests.workshop import DAY, Workshop
 from viber_courier import CampaignCancelled, Conflict, InvalidMessage, Producer, QueueFull, Status
+from viber_courier.ops.gateway.problems import problem
+from viber_courier.ops.look import take_look
 from viber_courier.producers.campaigns import Campaign, Progress, read_progress
 from viber_courier.schemas.settings import Settings
 from viber_courier.store.leases import Lease, RateLimited
 from viber_courier.store.scripts import Script, shared
+from viber_courier.worker.intake import enqueue_task_jobs
 from viber_courier.worker.outcome import Accepted, NotSent, Refused, Retryable
 
 
@@ -206,6 +209,19 @@ def test_what_is_paused_still_expires(
     assert counted(campaign.progress()) == unsure
 
 
+def test_sums_of_lanes_count_lines(producer: Producer, shop: Workshop, client: redis.Redis) -> None:
+    for name, count in (("a", 130), ("b", 20)):
+        start(producer, name, count)
+    producer.enqueue(text_job(priority="low"))
+    shop.ids()
+    shop.begin(shop.claim())
+    found = take_look(client, shop.settings.namespace).lanes["low"]
+    assert (found.size, found.due, found.leased, found.inside) == (151, 50, 1, 100)
+    producer.campaign("b").pause()
+    found = take_look(client, shop.settings.namespace).lanes["low"]
+    assert (found.size, found.due, found.paused, found.scheduled) == (151, 30, 20, 0)
+
+
 def test_cancel_ends_what_waits_and_only_that(
     producer: Producer, shop: Workshop, client: redis.Redis, settings: Settings
 ) -> None:
@@ -240,6 +256,20 @@ def test_a_cancelled_campaign_refuses_rows_one_by_one(producer: Producer) -> Non
     )
     assert len(ids) == 2
     assert faults == [(n, "campaign 'a' was cancelled") for n in (0, 2)]
+
+
+def test_a_task_for_a_cancelled_campaign_becomes_an_event(
+    client: redis.Redis, settings: Settings
+) -> None:
+    app = Producer(settings, client=client)
+    campaign, _ = start(app, "a", 1)
+    campaign.cancel()
+    assert enqueue_task_jobs(app, "1", [text_job(id="late", campaign="a")]) == (0, 1)
+    (event,) = events_of(client, settings, "late")
+    found = [event["data"][name] for name in ("status", "reason", "errors")]
+    assert found == ["rejected", "by-request", {"campaign": ["campaign 'a' was cancelled"]}]
+    assert campaign.progress().added == 1
+    assert problem(CampaignCancelled("a")).status == 409  # what the gateway answers
 
 
 @pytest.mark.parametrize("closed", ["", "gate"])

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import uuid
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,39 @@ def _sent(accepted: dict[str, Any]) -> Any:
 
 def _sorted(pairs: Any) -> list[str]:
     return sorted(json.dumps(pair, sort_keys=True) for pair in pairs)
+
+
+def test_a_campaign_is_paused_amid_another_one_then_goes_on(
+    app: Producer, start_worker: Start, simulator: Simulator
+) -> None:
+    common: Any = common_job(priority="low")
+    one, two = (app.campaign(name, common, rate=rate) for name, rate in (("a", 300), ("b", None)))
+    first = {f"79250{n:04}99" for n in range(600)}
+    start_worker()
+    one.add([{"address": address} for address in first])
+    two.add([{"address": f"79260{n:04}10"} for n in range(600)])
+    wait_for(lambda: one.progress().waiting < 500)
+    # When it is paused, then nothing leaves but what was inside a request
+    paused = one.pause("wrong price")
+    wait_for(lambda: one.progress().inside == 0)
+    left = one.progress().waiting
+    assert paused.waiting - paused.inside <= left <= paused.waiting and left > 0
+    wait_for(lambda: two.progress().waiting == 0)
+    assert one.progress().waiting == left
+    taken = [each["message"]["address"] for each in simulator.accepted()]
+    assert len(first.intersection(taken)) == 600 - left
+    # When it goes on and the rest is cancelled, then all have ended and are counted as they ended
+    one.resume()
+    wait_for(lambda: one.progress().waiting < left)
+    one.cancel()
+    seen = ends(app, 1200)
+    check_events(seen)
+    ended = [events[-1] for events in seen.values()]
+    for campaign in (one, two):
+        ours = Counter(e["status"] for e in ended if e["campaign"] == campaign.name)
+        progress = campaign.progress()
+        assert progress.statuses == ours and progress.ended == progress.added == 600
+    assert two.progress().state == "ended"
 
 
 def test_error_system_is_retried_for_the_request_and_for_the_message(

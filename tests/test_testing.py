@@ -68,6 +68,21 @@ def story(producer: Any, id: str) -> list[tuple[Any, ...]]:
 # What the app asked for.
 
 
+def test_a_campaign_s_messages_are_in_the_outbox_and_live_as_others(
+    kit: Courier, early: Any
+) -> None:
+    common = {k: v for k, v in text_job(priority="low").items() if k != "address"}
+    campaign = early.campaign("sale", common)
+    ids = campaign.add([{"address": "79250000001"}, {"address": "79250000002"}])
+    assert [(each.id, each.job["campaign"]) for each in kit.outbox] == [(i, "sale") for i in ids]
+    kit.deliver(ids[0])
+    assert campaign.progress().statuses == {"delivered": 1, "queued": 1}
+    kit.fail_next(StoreUnavailable("away"))
+    with pytest.raises(StoreUnavailable):
+        campaign.cancel()
+    assert campaign.cancel().statuses == {"delivered": 1, "cancelled": 1}
+
+
 def test_the_outbox_holds_what_was_accepted_as_it_was_asked(kit: Courier, early: Any) -> None:
     # When an app enqueues jobs, and rows over what they share
     job = text_job(id="code-1", metadata={"order": 7})

@@ -36,6 +36,7 @@ WHOLE: dict[str, Measure] = {
     "realtime": measures.realtime,
     "backlog": measures.backlog,
     "memory": measures.memory,
+    "campaigns": measures.campaigns,
     "stages": measures.stages,
     "statuses": measures.statuses,
     "curves": measures.curves,

@@ -35,6 +35,29 @@ def enqueue_many(count: int, shape: Shape) -> Work:
     return partial(_producer().enqueue_many, shape.rows(count), shape.common)
 
 
+def campaigns(count: int, shape: Shape, names: int = 100) -> Work:
+    """The same into a hundred campaigns."""
+    producer, rows = _producer(), shape.rows(count // names)
+
+    def work() -> None:
+        for number in range(names):
+            producer.campaign(f"c{number}", shape.common).add(rows)
+
+    return work
+
+
+def campaign(count: int, shape: Shape) -> Work:
+    """The same into one campaign."""
+    return campaigns(count, shape, 1)
+
+
+def cancel(count: int, shape: Shape) -> Work:
+    """Cancels a campaign."""
+    made = _producer().campaign("c0", shape.common)
+    made.add(shape.rows(count))
+    return partial(made.cancel)
+
+
 def by_hand(count: int, shape: Shape) -> Work:
     """Celery tasks of 100 messages."""
     from viber_courier.ops.bench.peers import by_hand
@@ -139,7 +162,8 @@ def paced(emit: Emit, jobs: list[Message], rate: float) -> dict[str, Any]:
 
 
 WHOLE: dict[str, Callable[[int, Shape], Work]] = {
-    load.__name__: load for load in (enqueue_many, by_hand, session, ceiling, results)
+    load.__name__: load
+    for load in (enqueue_many, campaign, campaigns, cancel, by_hand, session, ceiling, results)
 }
 
 

@@ -291,6 +291,36 @@ def memory(lab: Lab, scale: Scale) -> Found:
     return Found([Row(figure, unit, long, 500, "<=")], [(figure, unit, short)])
 
 
+def campaigns(lab: Lab, scale: Scale) -> Found:
+    """What campaigns cost: storing, memory, a drain of a hundred beside one, and cancelling."""
+    runs, count = defaultdict[str, list[float]](list), scale.count(100_000)
+    for _ in range(scale.runs):
+        for load in ("enqueue_many", "campaign", "cancel"):
+            with lab.bench() as bench:
+                empty = bench.redis.info("memory")["used_memory"]
+                runs[load].append(count / bench.load(load, count)["seconds"])
+                used = bench.redis.info("memory")["used_memory"]
+                runs[f"{load}, memory"].append((used - empty) / count)
+        for load in ("campaign", "campaigns"):
+            system = replace(OURS, load=load)
+            runs[f"{load}, drain"].append(_drain(lab, scale, system, system.fast, 0).rate)
+
+    def values(name: str, what: str) -> Values:
+        return Values(name, runs[what])
+
+    without, drain = values("without", "enqueue_many"), values("one", "campaign, drain")
+    many, memory = values("a hundred", "campaigns, drain"), values("one", "campaign, memory")
+    cancelled = values("one", "cancel")
+    return Found(
+        [
+            Row("store into a campaign", RATE, values("one", "campaign"), 0.9, ">=", without),
+            Row("drain a hundred campaigns", RATE, many, 0.9, ">=", drain),
+            Row("Redis memory per message of a named campaign", "bytes", memory, 480, "<="),
+            Row("cancel a campaign", RATE, cancelled, 1_000_000 / 60, ">="),
+        ]
+    )
+
+
 def stages(lab: Lab, scale: Scale) -> Found:
     """What a message and its events take in Redis stage by stage, and what they add to the AOF."""
     count, found, written = scale.count(50_000), list[Values](), list[Values]()

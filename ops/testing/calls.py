@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from viber_courier.producers.calls import Calls
+from viber_courier.producers.campaigns import AsyncCampaign
 from viber_courier.producers.results import _Feed
 from viber_courier.producers.rows import OnInvalid, OnSuppressed, fresh_id
 from viber_courier.schemas.errors import EnqueueError, InvalidMessage, QueueFull
@@ -189,15 +190,15 @@ def _enqueue(book: Book, original: Any) -> Any:
     return enqueue
 
 
-def _enqueue_many(book: Book, original: Any) -> Any:
-    async def enqueue_many(
+def _store_rows(book: Book, original: Any) -> Any:
+    async def store_rows(
         calls: Calls,
         rows: Any,
-        common: Any = None,
-        on_invalid: OnInvalid | None = None,
-        on_suppressed: OnSuppressed | None = None,
-        *,
-        template: bool = False,
+        common: Any,
+        on_invalid: OnInvalid | None,
+        on_suppressed: OnSuppressed | None,
+        template: bool,
+        *more: Any,
     ) -> list[str]:
         fault = book.faults[0] if book.faults else None
         ids: list[str] = []
@@ -205,8 +206,8 @@ def _enqueue_many(book: Book, original: Any) -> Any:
         most = fault.after if fault and not fault.stored else None
         try:
             with book.enqueuing():
-                given = asked.read(most), common, asked.refuse, on_suppressed
-                ids = await original(calls, *given, template=template)
+                given = asked.read(most), common, asked.refuse, on_suppressed, template
+                ids = await original(calls, *given, *more)
         except (EnqueueError, StoreUnavailable) as error:
             ids = list(error.accepted)
             if asked.error:
@@ -224,7 +225,7 @@ def _enqueue_many(book: Book, original: Any) -> Any:
             raise fault.error
         return ids
 
-    return enqueue_many
+    return store_rows
 
 
 def _other(book: Book, original: Any) -> Any:
@@ -246,8 +247,9 @@ def _words(book: Book, original: Any) -> Any:
 
 CALLS: Sequence[tuple[type, str, Callable[[Book, Any], Any]]] = (
     (Calls, "enqueue", _enqueue),
-    (Calls, "enqueue_many", _enqueue_many),
+    (Calls, "_store_rows", _store_rows),
     *((Calls, name, _other) for name in ("get", "cancel", "ping")),
+    *((AsyncCampaign, name, _other) for name in ("progress", "pause", "resume", "cancel")),
     (_Feed, "_fill", _other),
     (Script, "words", _words),
 )

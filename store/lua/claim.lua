@@ -98,7 +98,8 @@ end
 -- they are known already. That of a line also has name, the campaign's; queue, turns or held; member,
 -- the line's there; rate and tokens, if it has a bucket of its own; is_cancelled.
 
--- Returns the members of a window of key that must end, if there are any; hash[field] is where it begins.
+-- Returns the members of a window of key that must end, if there are any, and whether the window held all
+-- that is due; hash[field] is where it begins.
 local function ending(key, hash, field)
   local window, found, looked = 10 * size, {}, 0
   local from = tonumber(redis.call('HGET', hash, field) or 0)
@@ -114,7 +115,7 @@ local function ending(key, hash, field)
   end
   local all = #members < 2 * window and 2 * looked == #members
   redis.call('HSET', hash, field, all and 0 or from + looked - #found / 2)
-  return #found > 0 and found
+  return #found > 0 and found, all
 end
 
 -- Returns the members of a cancelled campaign's line that no worker holds, due or not.
@@ -191,9 +192,10 @@ end
 local function next_held(group, serves)
   local line = lines_of(group, held_lines[group])[1]
   if not line or not serves then return line end
-  line.members = ending(line.key, campaigns .. line.name, 'looked:' .. line.place)
+  local all
+  line.members, all = ending(line.key, campaigns .. line.name, 'looked:' .. line.place)
   if line.members then return line end
-  requeue(line, at + 1000000)
+  requeue(line, at + (all and 10000000 or 1000000))
 end
 
 -- What a lane has without a campaign is served at every second claim, if both is due.
