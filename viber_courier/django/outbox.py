@@ -22,7 +22,7 @@ from viber_courier.django.models import REFUSED, SENT, WAITING, OutboxMessage, i
 from viber_courier.producers.rows import fresh_id
 from viber_courier.schemas.errors import Conflict, QueueFull
 from viber_courier.schemas.fields import TTL_DEFAULT
-from viber_courier.schemas.message import named, parse_job
+from viber_courier.schemas.message import named, parse_job, require_in_time
 from viber_courier.store.connection import StoreUnavailable
 
 if TYPE_CHECKING:
@@ -44,7 +44,10 @@ def write(job: types.Job, using: str | None) -> str:
     now, db = time.time(), using or router.db_for_write(OutboxMessage)
     given: Any = named(job, producer().settings.source)
     parsed = parse_job(given, now)
-    id = parsed.id or fresh_id()
+    id, rows = parsed.id or fresh_id(), OutboxMessage.objects.using(db)
+    known = rows.exclude(status=REFUSED).filter(id=id, digest=parsed.digest)
+    if parsed.wait < 0 and not known.exists():
+        require_in_time(parsed)
     end = max(now, (parsed.send_at or 0) / 1e6) + (parsed.ttl or TTL_DEFAULT)
     values = {
         "job": json.dumps({**given, "id": id}, default=dict),  # any Mapping is a job
@@ -55,7 +58,6 @@ def write(job: types.Job, using: str | None) -> str:
         "expires_at": in_django(datetime.fromtimestamp(end, UTC)),
         "ended_at": None,
     }
-    rows = OutboxMessage.objects.using(db)
     written = OutboxMessage(id=id, **values)
     rows.bulk_create([written], ignore_conflicts=True)
     row = rows.get(id=id)
@@ -127,7 +129,7 @@ def send(rows: Sequence[OutboxMessage], db: str) -> StoreUnavailable | QueueFull
     objects.filter(id__in=sent, digest__in=digests).update(status=SENT, job="", ended_at=now)
     for id, reason in refused.items():
         logger.error("message refused", extra={"message_id": id, "error": reason})
-        found = objects.filter(id=id, status=WAITING)
+        found = objects.filter(id=id, status=WAITING, digest__in=digests)
         found.update(status=REFUSED, reason=reason, ended_at=now)
     return wait
 
