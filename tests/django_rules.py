@@ -192,6 +192,20 @@ class OutboxTest(CourierMixin, TransactionTestCase):
         outbox("--once")
         self.assertEqual(self.sent(), ["c", "a", "b"])
 
+    def test_one_request_alone_finds_out_whether_redis_is_back(self) -> None:
+        tries: list[str] = []
+
+        def slow(rows: list[OutboxMessage], _: str) -> None:
+            tries.append(rows[0].id)
+            enqueue_on_commit(job("b"))  # another request, while this one waits for Redis
+
+        name = "viber_courier.django.outbox"
+        with mock.patch(f"{name}.send", slow), mock.patch(f"{name}._pause_until", 0.1):
+            enqueue_on_commit(job("a"))
+        self.assertEqual(tries, ["a"])
+        enqueue_on_commit(job("b"))
+        self.assertEqual(self.sent(), ["b"])
+
     def test_a_row_that_another_is_sending_is_left_to_it(self) -> None:
         if not connections["default"].features.has_select_for_update_skip_locked:
             self.skipTest("needs a database with SKIP LOCKED")
@@ -324,9 +338,14 @@ class SettingsTest(CourierMixin, TestCase):
         self.assertEqual(run_checks(databases=["default"], include_deployment_checks=False), [])
 
     def test_a_database_without_transactions_is_an_error_of_check(self) -> None:
-        with mock.patch.object(connections["default"].features, "supports_transactions", False):
-            (error,) = run_checks(databases=["default"])
-        self.assertEqual(error.id, "viber_courier.E002")
+        default = connections["default"]
+        for lacking in (
+            mock.patch.object(default.features, "supports_transactions", False),
+            mock.patch.dict(default.settings_dict, AUTOCOMMIT=False),  # nothing would be marked
+        ):
+            with lacking:
+                (error,) = run_checks(databases=["default"])
+            self.assertEqual(error.id, "viber_courier.E002")
 
     def test_without_time_zones(self) -> None:
         with override_settings(USE_TZ=False), self.captureOnCommitCallbacks(execute=True):

@@ -80,7 +80,10 @@ def _send_at_once(row: OutboxMessage, db: str) -> None:
     global _pause_until
     if (began := time.monotonic()) < _pause_until:
         return
-    if error := send([row], db):
+    if _pause_until:  # it failed last time: one request finds out, and the others go on
+        _pause_until = began + MOST_PAUSE
+    error, _pause_until = send([row], db), 0.0
+    if error:
         if error.__cause__:  # Redis was asked in vain; QueueFull is an answer
             failed = time.monotonic()
             _pause_until = failed + min(10 * (failed - began), MOST_PAUSE)
