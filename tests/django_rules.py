@@ -72,6 +72,10 @@ class OutboxTest(CourierMixin, TransactionTestCase):
             with self.assertRaises(RuntimeError), transaction.atomic():
                 enqueue_on_commit(job("c"))
                 raise RuntimeError
+        with transaction.atomic():
+            point = transaction.savepoint()
+            enqueue_on_commit(job("d"))
+            transaction.savepoint_rollback(point)
         outbox("--once")
         self.assertEqual(self.sent(), ["b"])
         self.assertEqual([*OutboxMessage.objects.values_list("id", flat=True)], ["b"])

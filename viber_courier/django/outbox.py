@@ -58,21 +58,19 @@ def write(job: types.Job, using: str | None) -> str:
         "expires_at": in_django(datetime.fromtimestamp(end, UTC)),
         "ended_at": None,
     }
-    written = OutboxMessage(id=id, **values)
-    rows.bulk_create([written], ignore_conflicts=True)
+    rows.bulk_create([OutboxMessage(id=id, **values)], ignore_conflicts=True)
     row = rows.get(id=id)
     if row.status == REFUSED:
         rows.filter(id=id).update(**values)
-        row = written
     elif row.digest != parsed.digest:
         raise Conflict(id)
-    if row.status == WAITING:
-        transaction.on_commit(lambda: _send_at_once(row, db), using=db, robust=True)
+    if row.status != SENT:
+        transaction.on_commit(lambda: _send_at_once(id, db), using=db, robust=True)
     return id
 
 
-def _send_at_once(row: OutboxMessage, db: str) -> None:
-    """Sends a row, unless Redis has just failed: then courier_outbox does.
+def _send_at_once(id: str, db: str) -> None:
+    """Sends a row that waits, unless Redis has just failed: then courier_outbox does.
 
     Requests leave it alone for ten times as long as the failed try took, so that an outage costs
     them little of their time.
@@ -80,14 +78,17 @@ def _send_at_once(row: OutboxMessage, db: str) -> None:
     global _pause_until
     if (began := time.monotonic()) < _pause_until:
         return
+    # Django calls this also where a savepoint was rolled back by its number, and with it the row.
+    if not (rows := [*OutboxMessage.objects.using(db).filter(id=id, status=WAITING)]):
+        return
     if _pause_until:  # it failed last time: one request finds out, and the others go on
         _pause_until = began + MOST_PAUSE
-    error, _pause_until = send([row], db), 0.0
+    error, _pause_until = send(rows, db), 0.0
     if error:
         if error.__cause__:  # Redis was asked in vain; QueueFull is an answer
             failed = time.monotonic()
             _pause_until = failed + min(10 * (failed - began), MOST_PAUSE)
-        logger.warning("left in the outbox", extra={"message_id": row.id, "error": str(error)})
+        logger.warning("left in the outbox", extra={"message_id": id, "error": str(error)})
 
 
 def send_waiting(db: str) -> tuple[int, Exception | None]:
