@@ -29,7 +29,7 @@ from viber_courier.django import courier_settings, enqueue_on_commit, message_ch
 from viber_courier.django.deliveries import apply
 from viber_courier.django.models import Delivery, OutboxMessage
 from viber_courier.django.outbox import send_waiting
-from viber_courier.testing import CourierMixin
+from viber_courier.testing import Courier, CourierMixin
 
 
 def job(id: str, **more: Any) -> Any:
@@ -227,6 +227,16 @@ class OutboxTest(CourierMixin, TransactionTestCase):
             thread.start()
             thread.join(10)
         self.assertEqual(found, [(0, None)])
+
+
+class TogetherTest(TransactionTestCase):
+    """Tests with a courier beside tests without."""
+
+    def test_a_redis_that_was_away_for_one_test_is_there_for_the_next(self) -> None:
+        pause = mock.patch("viber_courier.django.outbox._pause_until", float("inf"))
+        with pause, Courier() as courier:
+            enqueue_on_commit(job("a"))
+        self.assertEqual(len(courier.outbox), 1)
 
 
 class DeliveryTest(CourierMixin, TestCase):
