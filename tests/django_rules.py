@@ -9,7 +9,7 @@ import json
 import os
 import threading
 import time
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from io import StringIO
 from typing import Any
 from unittest import mock
@@ -18,7 +18,7 @@ from django.conf import settings
 from django.contrib.auth.models import User
 from django.core.checks import run_checks
 from django.core.exceptions import ImproperlyConfigured
-from django.core.management import CommandError, call_command
+from django.core.management import CommandError, call_command, load_command_class
 from django.db import connections, transaction
 from django.test import TestCase, TransactionTestCase, override_settings
 from django.utils import timezone
@@ -29,7 +29,7 @@ from viber_courier.django import courier_settings, enqueue_on_commit, message_ch
 from viber_courier.django.deliveries import apply
 from viber_courier.django.models import Delivery, OutboxMessage
 from viber_courier.django.outbox import send_waiting
-from viber_courier.testing import CourierMixin
+from viber_courier.testing import Courier, CourierMixin
 
 
 def job(id: str, **more: Any) -> Any:
@@ -72,6 +72,10 @@ class OutboxTest(CourierMixin, TransactionTestCase):
             with self.assertRaises(RuntimeError), transaction.atomic():
                 enqueue_on_commit(job("c"))
                 raise RuntimeError
+        with transaction.atomic():
+            point = transaction.savepoint()
+            enqueue_on_commit(job("d"))
+            transaction.savepoint_rollback(point)
         outbox("--once")
         self.assertEqual(self.sent(), ["b"])
         self.assertEqual([*OutboxMessage.objects.values_list("id", flat=True)], ["b"])
@@ -81,6 +85,21 @@ class OutboxTest(CourierMixin, TransactionTestCase):
             with self.assertRaises(InvalidMessage):
                 enqueue_on_commit(wrong)
         self.assertFalse(OutboxMessage.objects.exists())
+
+    def test_hours_that_come_too_late_are_refused_in_the_request(self) -> None:
+        now = datetime.now(UTC)
+        start, end = (f"{now + timedelta(hours=n):%H:%M}" for n in (6, 7))
+        late = job("a", ttlSec=600, sendWindow={"from": start, "to": end, "zone": "UTC"})
+        with self.assertRaisesMessage(InvalidMessage, "sendWindow: doesn't open before"):
+            enqueue_on_commit(late)
+        self.assertFalse(OutboxMessage.objects.exists())
+        # Unless it is a call repeated, of a message that was written in time
+        self.courier.fail_next(StoreUnavailable)
+        with mock.patch("viber_courier.django.outbox.require_in_time"):
+            enqueue_on_commit(late)
+        self.courier.fail_next(StoreUnavailable)
+        self.assertEqual(enqueue_on_commit(late), "a")
+        self.assertEqual(row("a").status, "waiting")
 
     def test_an_id_is_one_message(self) -> None:
         first = enqueue_on_commit({**job("a"), "id": None} | {"id": "a"})
@@ -177,6 +196,20 @@ class OutboxTest(CourierMixin, TransactionTestCase):
         outbox("--once")
         self.assertEqual(self.sent(), ["c", "a", "b"])
 
+    def test_one_request_alone_finds_out_whether_redis_is_back(self) -> None:
+        tries: list[str] = []
+
+        def slow(rows: list[OutboxMessage], _: str) -> None:
+            tries.append(rows[0].id)
+            enqueue_on_commit(job("b"))  # another request, while this one waits for Redis
+
+        name = "viber_courier.django.outbox"
+        with mock.patch(f"{name}.send", slow), mock.patch(f"{name}._pause_until", 0.1):
+            enqueue_on_commit(job("a"))
+        self.assertEqual(tries, ["a"])
+        enqueue_on_commit(job("b"))
+        self.assertEqual(self.sent(), ["b"])
+
     def test_a_row_that_another_is_sending_is_left_to_it(self) -> None:
         if not connections["default"].features.has_select_for_update_skip_locked:
             self.skipTest("needs a database with SKIP LOCKED")
@@ -194,6 +227,16 @@ class OutboxTest(CourierMixin, TransactionTestCase):
             thread.start()
             thread.join(10)
         self.assertEqual(found, [(0, None)])
+
+
+class TogetherTest(TransactionTestCase):
+    """Tests with a courier beside tests without."""
+
+    def test_a_redis_that_was_away_for_one_test_is_there_for_the_next(self) -> None:
+        pause = mock.patch("viber_courier.django.outbox._pause_until", float("inf"))
+        with pause, Courier() as courier:
+            enqueue_on_commit(job("a"))
+        self.assertEqual(len(courier.outbox), 1)
 
 
 class DeliveryTest(CourierMixin, TestCase):
@@ -229,6 +272,13 @@ class DeliveryTest(CourierMixin, TestCase):
         apply([read], "default")
         self.assertEqual(self.seen, [("a", 1, "submitted"), ("a", 3, "read")])
         self.assertEqual(Delivery.objects.get().status, "read")
+
+    def test_an_id_that_is_used_again_after_its_record_is_gone_has_its_events(self) -> None:
+        first, read = (Event.make("a", s, sequence=n) for n, s in ((1, "sent"), (2, "read")))
+        apply([first, read], "default")
+        Delivery.objects.update(changed_at=timezone.now() - timedelta(days=7))
+        apply([first, read, first], "default")
+        self.assertEqual(self.seen, [("a", 1, "sent"), ("a", 2, "read")] * 2)
 
     def test_a_receiver_that_raises_rolls_back(self) -> None:
         events = [Event.make("a", "submitted"), Event.make("b", "submitted")]
@@ -302,9 +352,14 @@ class SettingsTest(CourierMixin, TestCase):
         self.assertEqual(run_checks(databases=["default"], include_deployment_checks=False), [])
 
     def test_a_database_without_transactions_is_an_error_of_check(self) -> None:
-        with mock.patch.object(connections["default"].features, "supports_transactions", False):
-            (error,) = run_checks(databases=["default"])
-        self.assertEqual(error.id, "viber_courier.E002")
+        default = connections["default"]
+        for lacking in (
+            mock.patch.object(default.features, "supports_transactions", False),
+            mock.patch.dict(default.settings_dict, AUTOCOMMIT=False),  # nothing would be marked
+        ):
+            with lacking:
+                (error,) = run_checks(databases=["default"])
+            self.assertEqual(error.id, "viber_courier.E002")
 
     def test_without_time_zones(self) -> None:
         with override_settings(USE_TZ=False), self.captureOnCommitCallbacks(execute=True):
@@ -312,3 +367,29 @@ class SettingsTest(CourierMixin, TestCase):
             apply([Event.make("a", "read", status_at="2026-11-23T10:00:00Z")], "default")
             self.assertIsNone(Delivery.objects.get().changed_at.tzinfo)
         self.assertTrue(settings.USE_TZ)
+
+    def test_a_time_zone_that_a_request_activates_shortens_no_message(self) -> None:
+        self.courier.fail_next(StoreUnavailable)
+        with override_settings(USE_TZ=False):
+            with timezone.override("Pacific/Honolulu"), self.captureOnCommitCallbacks(execute=True):
+                enqueue_on_commit(job("a", ttlSec=3600))
+            outbox("--once")
+        self.assertEqual(row("a").status, "sent")
+
+
+class Elsewhere:
+    """A router to a database of the messages' own."""
+
+    def db_for_write(self, *_: Any, **__: Any) -> str:
+        return "elsewhere"
+
+
+class RouterTest(TestCase):
+    """Where the commands look."""
+
+    def test_commands_look_where_the_router_says(self) -> None:
+        with override_settings(DATABASE_ROUTERS=[Elsewhere()]):
+            for name in ("outbox", "consume"):
+                command = load_command_class("viber_courier.django", f"courier_{name}")
+                parser = command.create_parser("manage.py", name)
+                self.assertEqual(parser.get_default("database"), "elsewhere")

@@ -23,10 +23,11 @@ def check_settings(**_: Any) -> list[CheckMessage]:
 
 
 def check_databases(databases: Sequence[str] | None = None, **_: Any) -> list[CheckMessage]:
-    """Returns an error for each of these databases that has the outbox, and no transactions."""
+    """Returns an error for each of these databases that has the outbox, and can't have it."""
     has_outbox = [n for n in databases or () if router.allow_migrate_model(n, OutboxMessage)]
     return [
-        Error(f"The outbox needs transactions; database {name!r} has none.", id=f"{CODE}2")
+        Error(f"Database {name!r} must have transactions and AUTOCOMMIT.", id=f"{CODE}2")
         for name in has_outbox
         if not connections[name].features.supports_transactions
+        or not connections[name].settings_dict["AUTOCOMMIT"]
     ]

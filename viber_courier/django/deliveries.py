@@ -28,7 +28,7 @@ def apply(events: Sequence[Event], db: str) -> None:
         found = rows.select_for_update().order_by("id").in_bulk(ids)
         for event in events:
             delivery = found[event.subject]
-            if event.sequence > delivery.sequence:
+            if delivery.is_older_than(event):
                 delivery.apply(event)
                 delivery.save(using=db)
                 message_changed.send(Delivery, event=event, delivery=delivery)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import models
-from django.utils import timezone
+from django.utils.timezone import get_default_timezone, make_naive
 
 from viber_courier.producers.events import Event
 
 WAITING, SENT, REFUSED = "waiting", "sent", "refused"
 """The statuses of a message in the outbox."""
+ANOTHER_AFTER = timedelta(hours=1)
+"""An earlier event of the same message is never later than this, however Redis's clock steps."""
 
 
 class OutboxMessage(models.Model):
@@ -67,6 +69,14 @@ class Delivery(models.Model):
     def __str__(self) -> str:
         return str(self.id)
 
+    def is_older_than(self, event: Event) -> bool:
+        """Returns whether an event is news: the next of its message, or of another with its id.
+
+        An id is free once its record is gone, and then its events count from 1 again.
+        """
+        since = in_django(datetime.fromisoformat(event.time)) - self.changed_at
+        return bool(event.sequence > self.sequence or since > ANOTHER_AFTER)
+
     def apply(self, event: Event) -> None:
         """Sets the fields to what a newer event says."""
         data, at = event.data, event.data["statusAt"]
@@ -79,4 +89,4 @@ class Delivery(models.Model):
 
 def in_django(instant: datetime) -> datetime:
     """Returns an instant as the project's databases take it (``USE_TZ``)."""
-    return instant if settings.USE_TZ else timezone.make_naive(instant)
+    return instant if settings.USE_TZ else make_naive(instant, get_default_timezone())

@@ -22,7 +22,7 @@ from viber_courier.django.models import REFUSED, SENT, WAITING, OutboxMessage, i
 from viber_courier.producers.rows import fresh_id
 from viber_courier.schemas.errors import Conflict, QueueFull
 from viber_courier.schemas.fields import TTL_DEFAULT
-from viber_courier.schemas.message import named, parse_job
+from viber_courier.schemas.message import named, parse_job, require_in_time
 from viber_courier.store.connection import StoreUnavailable
 
 if TYPE_CHECKING:
@@ -44,7 +44,10 @@ def write(job: types.Job, using: str | None) -> str:
     now, db = time.time(), using or router.db_for_write(OutboxMessage)
     given: Any = named(job, producer().settings.source)
     parsed = parse_job(given, now)
-    id = parsed.id or fresh_id()
+    id, rows = parsed.id or fresh_id(), OutboxMessage.objects.using(db)
+    known = rows.exclude(status=REFUSED).filter(id=id, digest=parsed.digest)
+    if parsed.wait < 0 and not known.exists():
+        require_in_time(parsed)
     end = max(now, (parsed.send_at or 0) / 1e6) + (parsed.ttl or TTL_DEFAULT)
     values = {
         "job": json.dumps({**given, "id": id}, default=dict),  # any Mapping is a job
@@ -55,22 +58,19 @@ def write(job: types.Job, using: str | None) -> str:
         "expires_at": in_django(datetime.fromtimestamp(end, UTC)),
         "ended_at": None,
     }
-    rows = OutboxMessage.objects.using(db)
-    written = OutboxMessage(id=id, **values)
-    rows.bulk_create([written], ignore_conflicts=True)
+    rows.bulk_create([OutboxMessage(id=id, **values)], ignore_conflicts=True)
     row = rows.get(id=id)
     if row.status == REFUSED:
         rows.filter(id=id).update(**values)
-        row = written
     elif row.digest != parsed.digest:
         raise Conflict(id)
-    if row.status == WAITING:
-        transaction.on_commit(lambda: _send_at_once(row, db), using=db, robust=True)
+    if row.status != SENT:
+        transaction.on_commit(lambda: _send_at_once(id, db), using=db, robust=True)
     return id
 
 
-def _send_at_once(row: OutboxMessage, db: str) -> None:
-    """Sends a row, unless Redis has just failed: then courier_outbox does.
+def _send_at_once(id: str, db: str) -> None:
+    """Sends a row that waits, unless Redis has just failed: then courier_outbox does.
 
     Requests leave it alone for ten times as long as the failed try took, so that an outage costs
     them little of their time.
@@ -78,11 +78,17 @@ def _send_at_once(row: OutboxMessage, db: str) -> None:
     global _pause_until
     if (began := time.monotonic()) < _pause_until:
         return
-    if error := send([row], db):
+    # Django calls this also where a savepoint was rolled back by its number, and with it the row.
+    if not (rows := [*OutboxMessage.objects.using(db).filter(id=id, status=WAITING)]):
+        return
+    if _pause_until:  # it failed last time: one request finds out, and the others go on
+        _pause_until = began + MOST_PAUSE
+    error, _pause_until = send(rows, db), 0.0
+    if error:
         if error.__cause__:  # Redis was asked in vain; QueueFull is an answer
             failed = time.monotonic()
             _pause_until = failed + min(10 * (failed - began), MOST_PAUSE)
-        logger.warning("left in the outbox", extra={"message_id": row.id, "error": str(error)})
+        logger.warning("left in the outbox", extra={"message_id": id, "error": str(error)})
 
 
 def send_waiting(db: str) -> tuple[int, Exception | None]:
@@ -127,7 +133,7 @@ def send(rows: Sequence[OutboxMessage], db: str) -> StoreUnavailable | QueueFull
     objects.filter(id__in=sent, digest__in=digests).update(status=SENT, job="", ended_at=now)
     for id, reason in refused.items():
         logger.error("message refused", extra={"message_id": id, "error": reason})
-        found = objects.filter(id=id, status=WAITING)
+        found = objects.filter(id=id, status=WAITING, digest__in=digests)
         found.update(status=REFUSED, reason=reason, ended_at=now)
     return wait
 

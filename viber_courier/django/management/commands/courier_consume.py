@@ -6,11 +6,12 @@ from functools import partial
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import DEFAULT_DB_ALIAS
+from django.db import router
 
 from viber_courier import CourierError, consume
 from viber_courier.django.conf import producer
 from viber_courier.django.deliveries import apply
+from viber_courier.django.models import Delivery
 
 
 class Command(BaseCommand):
@@ -26,7 +27,7 @@ class Command(BaseCommand):
         add("--batch", type=int, default=500, help="Most events in one transaction.")
         add("--start", choices=["oldest", "new"], default="oldest", help="Where a group begins.")
         add("--consumer", default="", help="A name that a restart keeps. [default: a new one]")
-        add("--database", default=DEFAULT_DB_ALIAS)
+        add("--database", default=router.db_for_write(Delivery))
         add("--once", action="store_true", help="Apply what there is, and end.")
 
     def handle(self, *, group: str, database: str, once: bool, **options: Any) -> None:

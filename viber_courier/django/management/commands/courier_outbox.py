@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import DEFAULT_DB_ALIAS, Error
+from django.db import Error, router
 from django.utils import timezone
 
 from viber_courier.django.conf import drop_dead_connections
@@ -29,7 +29,7 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Adds the options."""
-        parser.add_argument("--database", default=DEFAULT_DB_ALIAS)
+        parser.add_argument("--database", default=router.db_for_write(OutboxMessage))
         parser.add_argument("--once", action="store_true", help="Send what waits, and end.")
         parser.add_argument("--status", action="store_true", help=STATUS)
 
