@@ -9,6 +9,7 @@ import time
 import uuid
 from base64 import b64decode
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ REREAD_SECONDS = 1.0
 """Seconds between reads of the file of secrets."""
 GENERAL = (429, 503)
 """Answers that are not about the events."""
-_SECRET = re.compile(r"whsec_([A-Za-z0-9+/]{32,86}={0,2})")
+_SECRET = re.compile(r"whsec_((?:[A-Za-z0-9+/]{4}){8,21}(?:[A-Za-z0-9+/]{2,3})?={0,2})")
 _IDS = uuid.UUID("5f1b6f43-3d5c-5a0e-9c0e-2f1f4c1e6b7a")
 
 IP = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -131,7 +132,8 @@ class Endpoint:
         given: Any = {"data": body.encode(), "headers": headers, "allow_redirects": False}
         try:
             async with self._session.post(self._url, **given) as response:
-                await response.content.read(READ_BYTES)
+                with suppress(aiohttp.ClientError, TimeoutError):  # its status says enough
+                    await response.content.read(READ_BYTES)
                 return judge(response.status, response.headers.get("Retry-After"))
         except (aiohttp.ClientError, TimeoutError) as error:
             return failure(error)
