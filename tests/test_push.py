@@ -406,9 +406,7 @@ def test_one_of_two_senders_sends_and_the_other_takes_over(
             await until(lambda: holder._lease.is_held and not heir._lease.is_held)
             # When the one that sends renews its lease no longer, as a process that hangs
             holder._lease.renew = asyncio.Event().wait  # type: ignore[assignment]
-            await asyncio.sleep(
-                0.6
-            )  # the last of its reads, a second each, would outlast the lease
+            await asyncio.sleep(0.6)  # its reads take a second: one would outlast the lease
             many(producer, 20, 3, start=20)
             await until(lambda: heir._lease.is_held)
             await asyncio.sleep(0.2)  # it has read what was pending
