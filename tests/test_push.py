@@ -582,7 +582,8 @@ def test_tls_is_verified(producer: Producer, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "host", ["localhost", "127.0.0.1", "[::ffff:127.0.0.1]", "rebound.example"]
+    "host",
+    ["localhost", "127.0.0.1", "[::ffff:127.0.0.1]", "rebound.example", "127.1", "2130706433"],
 )
 def test_addresses_inside_are_refused_when_the_connection_is_made(
     producer: Producer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str
@@ -754,6 +755,7 @@ def test_what_an_answer_means(status: int, wait: str | None, meant: Failure | No
         ([], "--group, --url and --secret-file are needed"),
         (["--url", "ftp://shop"], "must be http(s)://host/..., without a login"),
         (["--url", "https://me:secret@shop"], "must be http(s)://host/..., without a login"),
+        (["--url", "https://shop..example"], "must be http(s)://host/..., without a login"),
         (["--url", "https://shop:port"], "must be http(s)://host/..., without a login"),
         (["--allow", "10.0.0.0/33"], "10.0.0.0/33"),
         (["--source", "a b"], "must be 1 to 32 of A-Za-z0-9_.-"),

@@ -156,11 +156,11 @@ def judge(status: int, wait: str | None) -> Failure | None:
 
 def failure(error: Exception) -> Failure:
     """Returns what an exception of aiohttp means."""
+    refused = getattr(error, "os_error", error)
+    if isinstance(refused, RefusedError | aiohttp.InvalidURL):  # as of an address like 127.1
+        return Failure("address-refused", True)
     if isinstance(error, aiohttp.ClientConnectorError):
-        is_refused = isinstance(error.os_error, RefusedError)
-        is_untrusted = isinstance(error, aiohttp.ClientSSLError)
-        reasons = ((is_refused, "address-refused"), (is_untrusted, "tls"), (True, "connection"))
-        return Failure(next(reason for found, reason in reasons if found), True)
+        return Failure("tls" if isinstance(error, aiohttp.ClientSSLError) else "connection", True)
     if isinstance(error, aiohttp.ConnectionTimeoutError | aiohttp.ClientConnectionResetError):
         return Failure("connection", True)
     return Failure("timeout" if isinstance(error, TimeoutError) else "broken")
