@@ -148,6 +148,22 @@ def test_a_full_broker_is_waited_for(producer: Producer, broker: RedisServer) ->
     assert [message.payload[0][0]["id"] for message in tasks(broker.url)] == ["a:1", "b:1"]
 
 
+def test_a_broker_that_refuses_the_login_is_said(
+    producer: Producer, broker: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    cancelled(producer, "a")
+    with closing(redis.Redis.from_url(broker.url)) as admin:
+        admin.config_set("requirepass", "hidden")
+
+    async def run() -> None:
+        async with forwarding(producer, broker.url) as metrics:
+            await until(lambda: metric(metrics, "courier_push_failures_total", reason="broker"))
+
+    asyncio.run(run())
+    (record, *_) = [each for each in caplog.records if each.msg == "broker away"]
+    assert "password" in vars(record)["error"] and "hidden" not in vars(record)["error"]
+
+
 def test_term_while_the_broker_is_away_leaves_the_events_to_the_next(
     producer: Producer, broker: RedisServer, courier: Courier
 ) -> None:

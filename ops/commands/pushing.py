@@ -52,7 +52,8 @@ def require_url(ctx: Any, param: Any, text: str | None) -> str | None:
     """Returns a URL of http or https without a login."""
     with suppress(ValueError):
         url = URL(text or "https://none")
-        if url.scheme in ("http", "https") and url.host and url.user is None:
+        # A UnicodeError is a ValueError.
+        if url.scheme in ("http", "https") and (url.host or "").encode("idna") and not url.user:
             return text
     raise click.BadParameter("must be http(s)://host/..., without a login")
 

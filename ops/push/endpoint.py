@@ -9,6 +9,7 @@ import time
 import uuid
 from base64 import b64decode
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ REREAD_SECONDS = 1.0
 """Seconds between reads of the file of secrets."""
 GENERAL = (429, 503)
 """Answers that are not about the events."""
-_SECRET = re.compile(r"whsec_([A-Za-z0-9+/]{32,86}={0,2})")
+_SECRET = re.compile(r"whsec_((?:[A-Za-z0-9+/]{4}){8,21}(?:[A-Za-z0-9+/]{2,3})?={0,2})")
 _IDS = uuid.UUID("5f1b6f43-3d5c-5a0e-9c0e-2f1f4c1e6b7a")
 
 IP = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -131,7 +132,8 @@ class Endpoint:
         given: Any = {"data": body.encode(), "headers": headers, "allow_redirects": False}
         try:
             async with self._session.post(self._url, **given) as response:
-                await response.content.read(READ_BYTES)
+                with suppress(aiohttp.ClientError, TimeoutError):  # its status says enough
+                    await response.content.read(READ_BYTES)
                 return judge(response.status, response.headers.get("Retry-After"))
         except (aiohttp.ClientError, TimeoutError) as error:
             return failure(error)
@@ -154,11 +156,11 @@ def judge(status: int, wait: str | None) -> Failure | None:
 
 def failure(error: Exception) -> Failure:
     """Returns what an exception of aiohttp means."""
+    refused = getattr(error, "os_error", error)
+    if isinstance(refused, RefusedError | aiohttp.InvalidURL):  # as of an address like 127.1
+        return Failure("address-refused", True)
     if isinstance(error, aiohttp.ClientConnectorError):
-        is_refused = isinstance(error.os_error, RefusedError)
-        is_untrusted = isinstance(error, aiohttp.ClientSSLError)
-        reasons = ((is_refused, "address-refused"), (is_untrusted, "tls"), (True, "connection"))
-        return Failure(next(reason for found, reason in reasons if found), True)
+        return Failure("tls" if isinstance(error, aiohttp.ClientSSLError) else "connection", True)
     if isinstance(error, aiohttp.ConnectionTimeoutError | aiohttp.ClientConnectionResetError):
         return Failure("connection", True)
     return Failure("timeout" if isinstance(error, TimeoutError) else "broken")

@@ -54,7 +54,8 @@ class Line:
         self._ready, self._due = dict[str, None](), list[tuple[float, str]]()
         self._failures = dict[str, int]()
         self._held, self.at_work = 0, 0
-        self._in_a_row, self._failed_at, self._closed_until = 0, float("-inf"), 0.0
+        self._in_a_row, self._closed_until = 0, 0.0
+        self._failed_at = self._closed_at = float("-inf")
 
     @property
     def room(self) -> int:
@@ -95,10 +96,11 @@ class Line:
             return min(TICK, self._closed_until - now)
         return min([TICK, *(max(0.0, due - now) for due, _ in self._due[:1])])
 
-    def succeeded(self, events: Sequence[Waiting]) -> None:
-        """Removes a request's events, which were taken."""
+    def succeeded(self, events: Sequence[Waiting], begun: float) -> None:
+        """Removes the events, which were taken, of a request that began at ``begun``."""
         self.at_work -= 1
-        self._in_a_row, self._closed_until = 0, 0.0
+        if begun >= self._closed_at:  # otherwise it was at work beside the one that closed the gate
+            self._in_a_row = 0
         self._remove(events)
 
     def failures(self, event: Waiting) -> int:
@@ -119,7 +121,7 @@ class Line:
         if begun >= self._failed_at:  # otherwise it was at work beside one that failed
             self._in_a_row, self._failed_at = self._in_a_row + 1, now
         if failure.is_general or self._in_a_row >= IN_A_ROW:
-            wait = self._backoff(self._in_a_row, GATE_CAP)
+            wait, self._closed_at = self._backoff(self._in_a_row, GATE_CAP), now
             self._closed_until = max(self._closed_until, now + max(wait, asked))
         if is_given_up:
             self._remove(events)

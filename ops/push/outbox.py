@@ -15,8 +15,9 @@ from viber_courier.ops.push.line import Waiting
 from viber_courier.store.keys import Keys
 from viber_courier.store.replies import reply
 
-LEASE = 5.0
-"""How long a sender that was killed keeps its group from others, in seconds."""
+LEASE, HELD = 5.0, 3.0
+"""How long a sender that was killed keeps its group from others, in seconds; how long it counts on
+that itself: a read that waits for new events, up to a second, has ended before others may begin."""
 PAGE = 1000
 """Entries of one read."""
 
@@ -31,8 +32,11 @@ class Outbox:
         self.lease = Lease(client, keys.push("lease", group))
 
     async def add(self, texts: Iterable[tuple[str, str, str]]) -> None:
-        """Appends events, as (message, id, JSON), in this order."""
-        async with self._client.pipeline(transaction=False) as pipe:
+        """Appends events, as (message, id, JSON), in this order: all of them or none.
+
+        Otherwise a Redis that is full could refuse one and take a later one of its message.
+        """
+        async with self._client.pipeline(transaction=True) as pipe:
             for message, id, text in texts:
                 pipe.xadd(self._waiting, {"message": message, "id": id, "event": text})
             await pipe.execute()
@@ -96,7 +100,7 @@ class Lease:
         """Returns whether it is this process's now."""
         began = time.monotonic()
         if got := bool(await self._lock.acquire(blocking=False)):
-            self._until = began + LEASE
+            self._until = began + HELD
         return got
 
     async def renew(self) -> None:
@@ -104,17 +108,13 @@ class Lease:
         began = time.monotonic()
         try:
             await self._lock.reacquire()
-            self._until = began + LEASE
+            self._until = began + HELD
         except LockError:
-            self.give_up()
-
-    def give_up(self) -> None:
-        """Ends what it lets this process do."""
-        self._until = 0.0
+            self._until = 0.0
 
     async def release(self) -> None:
         """Lets another process have it at once."""
-        self.give_up()
+        self._until = 0.0
         if self._lock.local.token:
             try:
                 await self._lock.release()

@@ -49,7 +49,9 @@ class Metrics:
         self._failing_since = self._failing_since or time.monotonic()
 
     def show(self, **values: float) -> None:
-        """Sets gauges; those that are not named become 0."""
+        """Sets gauges; those that are not named become 0. Who isn't active doesn't fail, either."""
+        if not values:
+            self._failing_since = 0.0
         for name, gauge in self._gauges.items():
             gauge.set(values.get(name, 0))
 

@@ -79,8 +79,11 @@ class Webhook:
                     is_held, pause = False, LEASE
                 if is_held:
                     await self._send_all()
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._stop.wait(), pause)
+                await self._pause(pause)
+
+    async def _pause(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stop.wait(), seconds)
 
     def is_set(self) -> bool:
         """Returns whether this process's turn has ended. It is what ``aconsume`` is stopped by."""
@@ -119,37 +122,40 @@ class Webhook:
     async def _copy(self, events: list[AsyncEvent]) -> None:
         """Handles events of the stream of results: they are acknowledged when it returns."""
         namespace = self._producer.settings.namespace
-        try:
-            if self._lease.is_held:
-                texts = [(event.subject, event.id, as_json(event, namespace)) for event in events]
+        texts = [(event.subject, event.id, as_json(event, namespace)) for event in events]
+        while not self.is_set():
+            try:
                 await self._outbox.add(texts)
+            except redis.RedisError as error:  # what is sent meanwhile makes room in a full Redis
+                logger.warning("events not copied", extra={"error": reason(error)})
+                await self._pause(TICK)
+            else:
                 self._has_more = True
                 self._wake.set()
                 return
-        except redis.RedisError as error:
-            logger.warning("events not copied", extra={"error": reason(error)})
-            self._lease.give_up()
         raise asyncio.CancelledError  # ends the reading; they come again in the next turn
 
     async def _dispatch(self, tasks: asyncio.TaskGroup) -> None:
-        options, after, ticked, self._has_more = self._options, "0", time.monotonic(), True
+        options, after, ticked, is_away = self._options, "0", float("-inf"), False
         line = Line(max(1, options.batch), options.concurrency, _jitter)
         while not self.is_set():
             self._wake.clear()
             if time.monotonic() >= ticked + TICK:  # another process may have added some
-                ticked, self._has_more = time.monotonic(), True
+                ticked, self._has_more, is_away = time.monotonic(), True, False
             try:
-                await self._remove()
-                if self._has_more and line.room:
+                if not is_away:
+                    await self._remove()
+                if not is_away and self._has_more and line.room:
                     self._has_more = False
                     found = await self._outbox.read(after, line.room)
                     line.add(found)
                     after, self._has_more = (found[-1].entry, True) if found else (after, False)
             except redis.RedisError as error:
+                is_away = True  # until the next tick
                 logger.warning("waiting events not read", extra={"error": reason(error)})
             while not self.is_set() and (events := line.take(time.monotonic())):
                 tasks.create_task(self._post(line, events))
-            if not self._has_more or not line.room:
+            if is_away or not self._has_more or not line.room:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), line.wait(time.monotonic()))
 
@@ -157,7 +163,7 @@ class Webhook:
         begun = time.monotonic()
         failure = await self._endpoint.post(events, bool(self._options.batch))
         if failure is None:
-            line.succeeded(events)
+            line.succeeded(events, begun)
             self._taken += [event.entry for event in events]
             self._metrics.succeeded(len(events))
         else:
