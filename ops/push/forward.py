@@ -16,6 +16,7 @@ from viber_courier import AsyncEvent, AsyncProducer, aconsume
 from viber_courier.ops.push.serving import Metrics, document
 from viber_courier.schemas.redis_url import AddressError
 from viber_courier.store.connection import broker
+from viber_courier.store.refusals import reason
 from viber_courier.worker.runtime.app import App
 
 SERIALIZERS = ("json", "yaml", "msgpack")
@@ -62,7 +63,8 @@ class Forward:
                 try:
                     await asyncio.to_thread(self._publish, rest)
                 except _AWAY as error:
-                    logger.warning("broker away", extra={"error": type(error).__name__})
+                    why = reason(error.__cause__ or error)
+                    logger.warning("broker away", extra={"error": why})
                     metrics.failed("broker")
                     failures = 1 if len(rest) < before else failures + 1
                     with suppress(TimeoutError):

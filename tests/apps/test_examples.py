@@ -22,7 +22,7 @@ from tests.postgres import postgres
 
 EXAMPLES = ROOT / "docs" / "examples"
 BLOCK = re.compile(r"(?:<!-- ([^>]+) -->\n)?```(\w+)\n(.*?)```", re.S)
-ANOTHER = "another terminal"
+ANOTHER, NOT_RUN = "another terminal", "not run"
 SMALL = {f"COURIER_PROCESSES_{name}": "2" for name in ("URGENT", "BULK", "POLL")}
 NODE = not (shutil.which("node") and shutil.which("npm"))
 
@@ -33,7 +33,8 @@ class Terminals:
     """Somebody who follows a page: keeps its files, types its commands, sees what it shows.
 
     A block after ``<!-- NAME -->`` is a file, one after ``<!-- another terminal -->`` goes on until
-    the page is over, and each line of a ``text`` block is seen in some terminal, in this order.
+    the page is over, one after ``<!-- not run -->`` is for others, and each line of a ``text``
+    block is seen in some terminal, in this order.
     """
 
     def __init__(self, folder: Path, env: dict[str, str]) -> None:
@@ -42,6 +43,8 @@ class Terminals:
 
     def follow(self, page: str) -> None:
         for mark, language, code in BLOCK.findall(page):
+            if mark == NOT_RUN:
+                continue
             if language == "text":
                 self.see(code.splitlines())
             elif mark and mark != ANOTHER:
