@@ -44,9 +44,10 @@ test-faults: $(FAULTS_READY)
 test-ops: $(OPS_READY)
 	$(BIN)/pytest -n 2 --dist worksteal --timeout 300 tests/ops
 
-# What apps are built on, from the wheel: tests/apps. By file: all examples are tried on one system.
+# What apps are built on, from the wheel: tests/apps. By file: all examples are tried on one system. Three at once: half of
+# the time they wait, for programs that start, are killed, and come back.
 test-apps: $(APPS_READY)
-	$(BIN)/pytest -n 2 --dist loadfile --timeout 300 tests/apps
+	$(BIN)/pytest -n 3 --dist loadfile --timeout 300 --durations 15 tests/apps
 
 # docker-compose.yml on a real engine, which is started for it and ended: tests/containers.
 test-containers: $(READY)

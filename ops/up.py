@@ -1,7 +1,8 @@
 """``courier up``: runs the whole system on this machine under supervisord, until Ctrl-C.
 
 Uses ``COURIER_REDIS_URL`` and ``COURIER_API_URL`` (or their ``..._FILE``) where they are set.
-Otherwise it starts a Redis and a simulated provider of its own.
+Otherwise it starts a Redis and a simulated provider of its own. The gateway gets a token, which is
+in the settings that a shell reads.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from secrets import token_hex
 
 import click
 
+from viber_courier.ops.gateway.tokens import add_token
 from viber_courier.ops.redis_server import NoServerError, RedisServer
 from viber_courier.schemas.settings import PREFIX, Settings
 
@@ -62,15 +64,28 @@ def program(name: str, priority: int, command: list[str]) -> str:
     )
 
 
+def token(folder: Path) -> dict[str, str]:
+    """Returns the gateway's file of tokens and a token in it. It stays while the folder does."""
+    hashes, kept = folder / "gateway_tokens", folder / "gateway_token"
+    if not (hashes.exists() and kept.exists()):
+        hashes.unlink(missing_ok=True)
+        kept.touch(0o600)
+        kept.write_text(add_token("try", hashes))
+    return {"COURIER_GATEWAY_TOKENS": str(hashes), "TOKEN": kept.read_text()}
+
+
 def prepare(folder: Path, env: Mapping[str, str]) -> tuple[dict[str, str], str]:
     """Returns variables to add to the environment, and supervisord's configuration."""
     folder.mkdir(parents=True, exist_ok=True)
     ports = {"FLOWER_PORT": 5555, "COURIER_EXPORTER_PORT": 9540, "COURIER_CONSOLE_PORT": 8090}
+    ports["COURIER_GATEWAY_PORT"] = 8080
     added = {
         "COURIER_RUN": str(folder),
         "COURIER_BIN": str(BIN),
         **{name: env.get(name) or str(free_port(port)) for name, port in ports.items()},
     }
+    added["GATEWAY"] = f"http://127.0.0.1:{added['COURIER_GATEWAY_PORT']}"
+    added |= {} if env.get("COURIER_GATEWAY_TOKENS") else token(folder)
     if not (is_set(env, "COURIER_CONSOLE_LOGIN") or env.get("COURIER_CONSOLE_USERS")):
         added |= {"COURIER_CONSOLE_LOGIN": "me", "COURIER_CONSOLE_PASSWORD": token_hex(6)}
     config = f"[include]\nfiles={OPS}/supervisord.conf\n"
@@ -95,6 +110,7 @@ def instructions(added: Mapping[str, str], folder: Path, env: Mapping[str, str])
     also_set = f" (also set {given} there)" if given else ""
     redis = added.get("COURIER_REDIS_URL", "yours")
     provider = added.get("COURIER_API_URL", "yours: it really sends messages")
+    tokens = "$GATEWAY, its token is $TOKEN" if "TOKEN" in added else "with your tokens"
     names = ("LOGIN", "PASSWORD")
     login = " ".join(added.get(f"COURIER_CONSOLE_{name}", "yours") for name in names)
     return f"""
@@ -102,6 +118,7 @@ def instructions(added: Mapping[str, str], folder: Path, env: Mapping[str, str])
    Redis      {redis}
    provider   {provider}
    Flower     http://127.0.0.1:{added["FLOWER_PORT"]}/tasks
+   gateway    {added["GATEWAY"]} ({tokens})
    exporter   http://127.0.0.1:{added["COURIER_EXPORTER_PORT"]}/metrics
    logs       {folder}/*.log
 
@@ -122,9 +139,10 @@ Ctrl-C here ends everything. Messages of supervisord follow:
 def up(folder: str) -> None:
     """Run the whole system on this machine until Ctrl-C, to try it.
 
-    Starts Redis, a simulated provider (`courier simulator --help`), workers, Flower and exporter
-    under supervisord, each on a free port of loopback, and prints what to do next. Where
-    COURIER_REDIS_URL or COURIER_API_URL is set, it uses that server instead. Needs the extra run.
+    Starts Redis, a simulated provider (`courier simulator --help`), workers, the gateway, Flower
+    and the exporter under supervisord, each on a free port of loopback, and prints what to do next.
+    Where COURIER_REDIS_URL or COURIER_API_URL is set, it uses that server instead. Needs the extra
+    run.
     """
     if not (BIN / "supervisord").exists():
         raise click.ClickException("supervisord is missing: pip install 'viber-courier[run]'")
@@ -135,6 +153,7 @@ def up(folder: str) -> None:
         raise click.ClickException(str(error)) from None
     file = place / "courier.env"
     lines = [f"export {name}={shlex.quote(value)}\n" for name, value in added.items()]
+    file.touch(0o600)  # it holds the token
     file.write_text("".join(lines) + SHELL)
     (place / "supervisord.conf").write_text(config)
     click.echo(instructions(added, place, os.environ))

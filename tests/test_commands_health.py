@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from celery.utils.nodenames import worker_direct
 from tests.conftest import Courier, Simulator, Start, free_port, text_job, wait_for
 from viber_courier import Producer
 from viber_courier.ops.commands import findings, health
+from viber_courier.ops.redis_server import RedisServer
 from viber_courier.store.keys import Keys
 from viber_courier.worker.outcome import Blocked, NotSent, RequestRefused, Retryable, Statuses
 
@@ -253,6 +256,20 @@ def test_workers_that_are_started_meanwhile_are_waited_for(
     assert (waiting.returncode, said[0]) == (0, "ready\n"), said
 
 
+@pytest.mark.parametrize("late", ["COURIER_REDIS_URL", "COURIER_BROKER_URL"])
+def test_redis_and_a_broker_that_are_started_meanwhile_are_waited_for(
+    late: str, system: Courier, tmp_path: Path
+) -> None:
+    server = RedisServer(tmp_path, free_port())
+    env = {"COURIER_BROKER_URL": system.env["COURIER_REDIS_URL"], late: server.url}
+    start = threading.Timer(1, server.start)
+    start.start()
+    said = system("ready", "--timeout", "8s", code=1, **env)
+    assert "no worker runs tasks for" in said.stderr
+    start.join()
+    server.stop()
+
+
 def test_what_cannot_be_reached_is_named_without_its_password(
     system: Courier, app: Producer
 ) -> None:
@@ -267,8 +284,9 @@ def test_what_cannot_be_reached_is_named_without_its_password(
             "COURIER_REDIS_URL": nowhere,
             "COURIER_BROKER_URL": system.env["COURIER_REDIS_URL"],
         }
-        assert "hidden" not in system(command, code=3, **store).output
-        broker = system(command, code=3, COURIER_BROKER_URL=nowhere)
+        brief = (command, "--timeout", "1s")
+        assert "hidden" not in system(*brief, code=3, **store).output
+        broker = system(*brief, code=3, COURIER_BROKER_URL=nowhere)
         assert "COURIER_BROKER_URL" in broker.stderr and "hidden" not in broker.output
     # And what else is wrong is found all the same, but for the provider where nobody wants that
     gate = {"until": 1_800_000_000_000_000, "reason": "refused"}

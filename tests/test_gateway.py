@@ -25,7 +25,7 @@ from viber_courier.ops.gateway import bodies, events
 from viber_courier.ops.gateway.bodies import MAX_BODY, MAX_LINE
 from viber_courier.ops.gateway.openapi import document
 from viber_courier.ops.gateway.server import Gateway as Server
-from viber_courier.ops.gateway.tokens import new_token
+from viber_courier.ops.gateway.tokens import Tokens, new_token
 from viber_courier.ops.redis_server import RedisServer
 from viber_courier.store.keys import Keys
 
@@ -391,7 +391,8 @@ def test_missed_events_are_told_to_a_poll(gateway: Gateway, app: Producer) -> No
 def test_health_metrics_and_document_need_no_token(gateway: Gateway) -> None:
     assert gateway.call("GET", "/healthz", None).json() == {"status": "ok"}
     assert gateway.call("GET", "/openapi.json", None).json() == document()
-    gateway.call("GET", "/nobody/knows/this", None)
+    for path in ("/nobody/knows/this", "/v1/messages/some"):
+        gateway.call("GET", path, None)
     text = gateway.call("GET", "/metrics", None).text
     assert 'route="/v1/messages/{id}"' in text and 'route="other"' in text and "nobody" not in text
 
@@ -468,6 +469,25 @@ def test_a_new_token(courier: Courier) -> None:
         row.split()[-1] for row in courier("gateway", "--new-token", "shop").output.splitlines()
     )
     assert len(token) == 43 and line.startswith("shop:") and token not in line
+
+
+@pytest.mark.parametrize("before", [None, "", "crm:{}", "crm:{}\n"])
+def test_a_new_token_is_added_to_the_file_and_alone_is_printed(
+    courier: Courier, tmp_path: Path, before: str | None
+) -> None:
+    file = tmp_path / "tokens"
+    if before is not None:
+        file.write_text(before.format("0" * 64))
+    add = ("gateway", "--tokens", str(file), "--new-token", "shop")
+    token = courier(*add).stdout.rstrip("\n")
+    assert Tokens(file).name_of(token) == "shop"
+    assert len(file.read_text().splitlines()) == (2 if before else 1)
+    # And no line that would spoil the file
+    assert "has a token for shop" in courier(*add, code=2).stderr
+    file.write_text("shop")
+    assert "must hold a line" in courier(*add, code=2).stderr
+    folder = courier("gateway", "--tokens", str(tmp_path), "--new-token", "shop", code=2)
+    assert "IsADirectoryError" in folder.stderr
 
 
 def test_docs_list_its_metrics(gateway: Gateway) -> None:

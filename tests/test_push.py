@@ -806,7 +806,8 @@ def test_it_serves_health_and_metrics_and_ends_by_term(
         async with receiver.serve() as url:
             process = courier.start(
                 *("webhook", "--group", "crm", "--url", url, "--port", str(port)),
-                *("--secret-file", str(tmp_path / "secrets"), "--allow", "127.0.0.1,::1"),
+                *("--secret-file", str(tmp_path / "secrets")),
+                *("--allow", "127.0.0.1", "--allow", "::1"),
             )
             many(producer, 3)
             await until(lambda: len(receiver.taken) == 3)

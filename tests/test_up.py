@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from viber_courier.ops.cli import main
+from viber_courier.ops.gateway.tokens import Tokens
 from viber_courier.ops.up import SHELL, instructions, prepare
 
 REAL = {
@@ -38,12 +39,32 @@ def test_with_settings_the_real_ones_are_used_and_nothing_of_the_simulators(tmp_
         "FLOWER_PORT",
         "COURIER_EXPORTER_PORT",
         "COURIER_CONSOLE_PORT",
+        "COURIER_GATEWAY_PORT",
+        "COURIER_GATEWAY_TOKENS",
+        "GATEWAY",
+        "TOKEN",
     }
     assert added["FLOWER_PORT"] == "5999"
     said = instructions(added, tmp_path, {"COURIER_REDIS_URL": "redis://:geheim@there", "PATH": ""})
     assert "really sends" in said
     # And which variables the other terminal needs, but no value
     assert "(also set COURIER_REDIS_URL there)" in said and "geheim" not in said
+
+
+def test_the_gateway_s_token_is_for_those_who_may_read_it_and_stays(tmp_path: Path) -> None:
+    added, _ = prepare(tmp_path, {})
+    assert Tokens(Path(added["COURIER_GATEWAY_TOKENS"])).name_of(added["TOKEN"]) == "try"
+    assert (tmp_path / "gateway_token").stat().st_mode & 0o077 == 0
+    said = instructions(added, tmp_path, {})
+    assert added["GATEWAY"] in said and added["TOKEN"] not in said
+    # And a shell that has read it goes on after a restart; a lost half makes a new whole
+    assert prepare(tmp_path, {})[0]["TOKEN"] == added["TOKEN"]
+    (tmp_path / "gateway_token").unlink()
+    again, _ = prepare(tmp_path, {})
+    assert Tokens(Path(again["COURIER_GATEWAY_TOKENS"])).name_of(again["TOKEN"]) == "try"
+    # And given tokens are used
+    added, _ = prepare(tmp_path, {"COURIER_GATEWAY_TOKENS": "/etc/tokens"})
+    assert "TOKEN" not in added and "your tokens" in instructions(added, tmp_path, {})
 
 
 def test_without_supervisord_it_says_what_to_install(

@@ -12,7 +12,7 @@ from viber_courier.ops.commands.consuming import require_source
 from viber_courier.ops.commands.serving import address_options, is_near, serve, tls
 from viber_courier.ops.commands.terminal import WRONG, Failure, command
 from viber_courier.ops.gateway.server import Gateway
-from viber_courier.ops.gateway.tokens import Tokens
+from viber_courier.ops.gateway.tokens import Tokens, add_token
 from viber_courier.ops.gateway.tokens import new_token as made_token
 
 
@@ -28,7 +28,7 @@ from viber_courier.ops.gateway.tokens import new_token as made_token
     "--new-token",
     metavar="NAME",
     callback=require_source,
-    help="Print a new token and its line, and end.",
+    help="Print a new token and end. Adds its line to --tokens, or prints that, too.",
 )
 def gateway(
     host: str,
@@ -43,6 +43,12 @@ def gateway(
     A token's name is the source of its messages: it sees no others. Without --tokens anybody who
     reaches the port may send, so it listens on loopback only.
     """
+    if new_token and tokens:
+        try:
+            click.echo(add_token(new_token, tokens))
+        except (OSError, UnicodeDecodeError) as error:
+            raise Failure(f"can't add to {tokens}: {type(error).__name__}", WRONG) from None
+        return
     if new_token:
         token, line = made_token(new_token)
         click.echo(f"token (give it to the app): {token}\nline (for the file):       {line}")

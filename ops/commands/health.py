@@ -6,9 +6,9 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import closing
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 from redis import Redis, RedisError
@@ -17,6 +17,7 @@ from viber_courier import ConfigError, CourierError
 from viber_courier.ops.commands import findings, terminal
 from viber_courier.ops.commands.findings import ERROR, OK, Finding
 from viber_courier.ops.commands.live import (
+    BrokerRefuses,
     BrokerUnavailable,
     Checks,
     broker_errors,
@@ -39,6 +40,8 @@ from viber_courier.store.replies import run
 from viber_courier.worker.bells import RING_OPTIONS, Bells
 from viber_courier.worker.provider import Provider
 from viber_courier.worker.runtime.app import App
+
+T = TypeVar("T")
 
 UNUSED_ID = 1
 """A provider id that no message has: real ones have 19 digits."""
@@ -245,7 +248,7 @@ def _lacks(client: Redis, settings: Settings) -> str:
 
 def _check_broker(settings: Settings) -> None:
     if fault := Bells(settings).fault():
-        raise BrokerUnavailable(f"the broker refuses: {fault}")
+        raise BrokerRefuses(f"the broker refuses: {fault}")
 
 
 def _print(found: list[Finding]) -> None:
@@ -264,21 +267,19 @@ def ready(timeout: float, as_json: bool) -> None:
     """Prove that the system stores and sends messages.
 
     Writes to Redis, runs a script, calls each command that a worker needs (docs/redis.md), and for
-    each lane and for polling makes a worker of its queue run a task. Workers that have only just
-    been started are waited for. Pauses and closed gates don't count against it: `courier doctor`
-    reports those.
+    each lane and for polling makes a worker of its queue run a task. Redis, the broker and workers
+    that have only just been started are waited for. Pauses and closed gates don't count against it:
+    `courier doctor` reports those.
     """
     settings = Settings.from_env(os.environ)
     end, names = time.monotonic() + timeout, (*LANES, POLL)
     with connect(settings.redis_url, settings.namespace) as client:
-        _check_store(client, settings)
-        with unavailable():
-            _check_broker(settings)
+        _once_there(lambda: _check_store(client, settings), end)
         ours = {queue(settings.namespace, name): name for name in names}
         missing, lanes = set(names), dict[str, set[str]]()
         while missing.difference(*lanes.values()) and time.monotonic() < end:
             with unavailable():
-                serving = Workers(settings).serving(min(ANSWER_SECONDS, timeout / 2))
+                serving = _once_there(lambda: _serving(settings, timeout / 2), end)
             lanes = {host: {ours[q] for q in found & {*ours}} for host, found in serving.items()}
         if without := missing.difference(*lanes.values()):
             missing = without
@@ -294,6 +295,22 @@ def ready(timeout: float, as_json: bool) -> None:
         click.echo("ready")
     if missing:
         raise Failure(f"no worker runs tasks for: {', '.join(left)}")
+
+
+def _once_there(look: Callable[[], T], end: float) -> T:
+    """Returns what a look returns, once Redis can be used. Raises its error at ``end``."""
+    while True:
+        try:
+            return look()
+        except (StoreUnavailable, BrokerUnavailable) as error:
+            if refusal(error) or isinstance(error, BrokerRefuses) or time.monotonic() > end:
+                raise
+        time.sleep(0.2)
+
+
+def _serving(settings: Settings, seconds: float) -> dict[str, set[str]]:
+    _check_broker(settings)
+    return Workers(settings).serving(min(ANSWER_SECONDS, seconds))
 
 
 def _prove(client: Redis, settings: Settings, hosts: list[str], end: float) -> Iterator[str]:

@@ -40,6 +40,10 @@ class BrokerUnavailable(CourierError):
     do = "check it and COURIER_BROKER_URL"
 
 
+class BrokerRefuses(BrokerUnavailable):
+    """The broker will answer the same again."""
+
+
 @contextmanager
 def broker_errors() -> Iterator[None]:
     """Raises BrokerUnavailable for the errors of kombu and of the network."""
@@ -47,7 +51,7 @@ def broker_errors() -> Iterator[None]:
         yield
     except (OperationalError, RedisError, OSError) as error:
         if why := refusal(error):
-            raise BrokerUnavailable(f"the broker refuses: {why}") from None
+            raise BrokerRefuses(f"the broker refuses: {why}") from None
         raise BrokerUnavailable(
             f"the broker can't be used now: {reason(error.__cause__ or error)}"
         ) from None

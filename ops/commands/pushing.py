@@ -40,10 +40,10 @@ from viber_courier.worker.log import set_up
 Function = Callable[..., Any]
 
 
-def read_networks(ctx: Any, param: Any, text: str) -> list[Network]:
-    """Returns the networks that the option names, with commas between."""
+def read_networks(ctx: Any, param: Any, texts: tuple[str, ...]) -> list[Network]:
+    """Returns the networks that the options name, each with commas between."""
     try:
-        return [ipaddress.ip_network(each) for each in text.replace(",", " ").split()]
+        return [ipaddress.ip_network(each) for each in ",".join(texts).replace(",", " ").split()]
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
 
@@ -102,7 +102,7 @@ def program(name: str, **more: Any) -> Callable[[Function], Any]:
 @click.option("--concurrency", type=click.IntRange(1, 1000), default=32, help="Requests at once.")
 @click.option("--timeout", type=Duration(), default="15s", help="Longest time for an answer.")
 @click.option("--give-up", type=Duration(), default="3d", help="When a failing event is put aside.")
-@click.option("--allow", callback=read_networks, default="", help="Networks inside to reach.")
+@click.option("--allow", callback=read_networks, multiple=True, help="Networks inside to reach.")
 @click.option(
     "--ca-file",
     type=click.Path(exists=True, dir_okay=False),

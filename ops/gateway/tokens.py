@@ -24,6 +24,17 @@ def new_token(name: str) -> tuple[str, str]:
     return token, f"{name}:{_digest(token)}"
 
 
+def add_token(name: str, path: Path) -> str:
+    """Adds a line for a new token to the file, which need not exist. Returns the token."""
+    known = path.read_text(encoding="utf-8") if path.exists() else ""
+    if known.split() and name in _read(path):
+        raise ConfigError({SETTING: f"has a token for {name}: delete its line, or take a new name"})
+    token, line = new_token(name)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(f"\n{line}\n" if known and not known.endswith("\n") else f"{line}\n")
+    return token
+
+
 class Tokens:
     """Knows whose a token is. Reads the file again when it has changed.
 

@@ -63,7 +63,8 @@ class Forward:
                 try:
                     await asyncio.to_thread(self._publish, rest)
                 except _AWAY as error:
-                    logger.warning("broker away", extra={"error": reason(error.__cause__ or error)})
+                    why = reason(error.__cause__ or error)
+                    logger.warning("broker away", extra={"error": why})
                     metrics.failed("broker")
                     failures = 1 if len(rest) < before else failures + 1
                     with suppress(TimeoutError):

@@ -22,7 +22,7 @@ from tests.postgres import postgres
 
 EXAMPLES = ROOT / "docs" / "examples"
 BLOCK = re.compile(r"(?:<!-- ([^>]+) -->\n)?```(\w+)\n(.*?)```", re.S)
-ANOTHER = "another terminal"
+ANOTHER, NOT_RUN = "another terminal", "not run"
 SMALL = {f"COURIER_PROCESSES_{name}": "2" for name in ("URGENT", "BULK", "POLL")}
 NODE = not (shutil.which("node") and shutil.which("npm"))
 
@@ -33,7 +33,8 @@ class Terminals:
     """Somebody who follows a page: keeps its files, types its commands, sees what it shows.
 
     A block after ``<!-- NAME -->`` is a file, one after ``<!-- another terminal -->`` goes on until
-    the page is over, and each line of a ``text`` block is seen in some terminal, in this order.
+    the page is over, one after ``<!-- not run -->`` is for others, and each line of a ``text``
+    block is seen in some terminal, in this order.
     """
 
     def __init__(self, folder: Path, env: dict[str, str]) -> None:
@@ -42,6 +43,8 @@ class Terminals:
 
     def follow(self, page: str) -> None:
         for mark, language, code in BLOCK.findall(page):
+            if mark == NOT_RUN:
+                continue
             if language == "text":
                 self.see(code.splitlines())
             elif mark and mark != ANOTHER:
@@ -105,17 +108,16 @@ def terminals(folder: Path, env: dict[str, str]) -> Iterator[Terminals]:
         made.close()
 
 
-def text_of(name: str, ports: dict[str, str]) -> str:
-    """A page; the ports that it names are free ones here."""
-    text = (EXAMPLES / name).read_text()
-    return re.sub(r"\b80[08]0\b", lambda port: ports.setdefault(port[0], str(free_port())), text)
+def text_of(name: str) -> str:
+    """A page; the port that it names is a free one here."""
+    return (EXAMPLES / name).read_text().replace("8000", str(free_port()))
 
 
 @pytest.fixture(scope="module")
 def system(
     tmp_path_factory: pytest.TempPathFactory, pip_env: dict[str, str]
 ) -> Iterator[dict[str, str]]:
-    """What pages are tried on, as README.md there says; the settings of an app, and GATEWAY."""
+    """What pages are tried on, as README.md there says; the settings of an app."""
     folder, tools = tmp_path_factory.mktemp("system"), tmp_path_factory.mktemp("tools")
     (tools / "python3").symlink_to(Path(sys.executable).resolve())
     foreign = ("COURIER_", "PYTHON", "VIRTUAL_ENV", "PYTEST_")
@@ -123,13 +125,12 @@ def system(
     env |= {**pip_env, "PYTHONUNBUFFERED": "1"}
     programs = [tools, *(Path(found).parent for found in [shutil.which("node")] if found)]
     env["PATH"] = ":".join(map(str, [*programs, "/usr/bin", "/bin"]))
-    ports: dict[str, str] = {}
     with terminals(folder, {**env, **SMALL}) as made:
-        made.follow(text_of("README.md", ports))
+        made.follow(text_of("README.md"))
         settings = (folder / "var" / "up" / "courier.env").read_text()
-        for name in ("COURIER_REDIS_URL", "COURIER_API_URL"):
+        for name in ("COURIER_REDIS_URL", "COURIER_API_URL", "GATEWAY", "TOKEN"):
             env[name] = re.findall(rf"export {name}=(\S+)", settings)[0]
-        yield env | {"GATEWAY": f"http://127.0.0.1:{ports['8080']}", "TOKEN": "none"}
+        yield env
 
 
 def accepted(env: dict[str, str]) -> int:
@@ -170,7 +171,7 @@ def test_a_page_runs_as_it_stands(
     name: str, messages: int, system: dict[str, str], follow: Run
 ) -> None:
     before = accepted(system)
-    follow(text_of(name, {}))
+    follow(text_of(name))
     wait_for(lambda: accepted(system) == before + messages)
 
 
@@ -180,15 +181,13 @@ def test_node_js_by_redis(system: dict[str, str], follow: Run, tmp_path: Path) -
     if npm.returncode:
         pytest.skip(f"npm can't install redis: {npm.stderr[-300:]}")
     before = accepted(system)
-    follow(text_of("nodejs-redis.md", {}))
+    follow(text_of("nodejs-redis.md"))
     wait_for(lambda: accepted(system) == before + 1)
 
 
 def without(heading: str) -> str:
     """The page about databases, but for one of them."""
-    page = re.sub(
-        rf"\n## {heading}\n.*?(?=\n## |\Z)", "", text_of("exactly-once.md", {}), flags=re.S
-    )
+    page = re.sub(rf"\n## {heading}\n.*?(?=\n## |\Z)", "", text_of("exactly-once.md"), flags=re.S)
     assert f"## {heading}" not in page and page.count("\n## ") == 1
     return page
 

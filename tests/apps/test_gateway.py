@@ -15,6 +15,7 @@ import pytest
 
 from tests.apps.conftest import ROOT
 from tests.gateway import Gateway
+from viber_courier.ops.gateway.tokens import Tokens
 from viber_courier.ops.redis_server import RedisServer
 
 SCHEMATHESIS = ROOT / ".venvs" / "schemathesis" / "bin" / "schemathesis"
@@ -39,12 +40,13 @@ def test_the_page_runs_from_its_first_block_to_its_last(gateway: Gateway, tmp_pa
     page = (ROOT / "docs" / "gateway.md").read_text()
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     env = {"GATEWAY": gateway.url, "TOKEN": gateway.tokens["shop"], "PATH": path}
-    said = []
+    said, folder = [], tmp_path / "page"
+    folder.mkdir()
     # When the shell's blocks run
     for block in re.findall(r"(?s)```sh\n(.+?)```", page):
         run = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", block],
-            cwd=tmp_path,
+            cwd=folder,
             env=env,
             capture_output=True,
             text=True,
@@ -54,7 +56,7 @@ def test_the_page_runs_from_its_first_block_to_its_last(gateway: Gateway, tmp_pa
         said.append(run.stdout)
     # Then they say what the page says
     new, sent, many, streamed, shown, polled = said
-    assert new.startswith("token (give it to the app): ")
+    assert Tokens(folder / "tokens").name_of(new.strip()) == "shop"
     assert json.loads(sent) == {"id": "login-81"}
     first, second = json.loads(many)["results"]
     assert first == {"id": "login-81"} and second["status"] == 422
