@@ -136,16 +136,18 @@ class RowStream:
         if self._fetch is None:
             return
         fetch, self._fetch = self._fetch, None
-        await self._finish(self._rows, fetch)
-        self._rows = []
-        # Valid rows have their ids by now.
-        for fault in sorted(self._faults, key=lambda fault: fault[0]):
-            if self._on_invalid:
-                self._on_invalid(*fault)
-        suppressed, self._suppressed = self._suppressed, []
-        for row in suppressed:
-            if self._on_suppressed:
-                self._on_suppressed(row.number, row.raw, row.id)
+        try:
+            await self._finish(self._rows, fetch)
+            self._rows = []
+            # Valid rows have their ids by now.
+            for fault in sorted(self._faults, key=lambda fault: fault[0]):
+                if self._on_invalid:
+                    self._on_invalid(*fault)
+        finally:  # also of rows that were stored before there was no room for more
+            suppressed, self._suppressed = self._suppressed, []
+            for row in suppressed:
+                if self._on_suppressed:
+                    self._on_suppressed(row.number, row.raw, row.id)
 
     async def _finish(self, rows: list[Row], fetch: FetchStored | None = None) -> None:
         """Stores rows, but for those that conflict; adds their ids. ``fetch``: if they are sent.

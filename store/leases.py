@@ -8,6 +8,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
@@ -63,8 +64,9 @@ class Lease(Generic[M]):
     ``more``: other messages are due that the caller may claim next; ``out_of_tokens``: the rate
     limit keeps them back. ``refused``: messages refused alone in a row before this claim. ``now``
     is the Redis server's clock, in microseconds, at ``measured_at``. ``measured_at`` and ``ends``
-    are seconds of the local monotonic clock. ``suppressed``: messages that are held as well, but
-    must not be sent: their numbers are suppressed.
+    are seconds of the local monotonic clock. ``probe``: a closed gate let this one message through.
+    ``suppressed``: messages that are held as well, but must not be sent: their numbers are
+    suppressed.
     """
 
     key: str
@@ -76,6 +78,7 @@ class Lease(Generic[M]):
     out_of_tokens: bool
     refused: int
     messages: Sequence[M]
+    probe: bool = False
     suppressed: Sequence[M] = ()
 
     def server_now(self) -> int:
@@ -294,11 +297,17 @@ class Store:
         """Leaves a lane's name, or ``poll``, on the wake list."""
         self._scripts["wake"](word=word)
 
-    def refund(self, count: int) -> None:
-        """Gives back the tokens of so many messages that a claim took and that were not sent."""
-        if limit := self._settings.rate_limit:
-            bucket, cost = self.keys.bucket("send"), SECOND / limit
-            self._scripts["refund"](time=self._now(), bucket=bucket, cost=cost, count=count)
+    def refund(self, lease: Lease[Waiting], count: int) -> None:
+        """Gives back what a claim took for so many messages that were not sent.
+
+        That is their tokens, or the turn of a probe. If Redis does not answer, time brings both.
+        """
+        limit = self._settings.rate_limit
+        if limit or lease.probe:
+            at = {"gate": self.keys.gate("send"), "bucket": self.keys.bucket("send")}
+            given = {"cost": SECOND / limit if limit else 0, "count": count, "probe": lease.probe}
+            with suppress(redis.RedisError):
+                self._scripts["refund"](time=self._now(), **at, **given)
 
     def next_wake(self, seconds: float) -> str | None:
         """Takes the next word off the wake list; None if none comes within so many seconds."""
@@ -376,4 +385,5 @@ def _lease(
 ) -> Lease[M]:
     _, token, now, more, _, _, refused = reply
     at = time.monotonic(), started + seconds
-    return Lease(key, token, int(now), *at, more in ("1", "4"), more == "4", refused, messages)
+    is_more, is_probe = (more in ("1", "4"), more == "4"), more == "3"
+    return Lease(key, token, int(now), *at, *is_more, refused, messages, is_probe)
