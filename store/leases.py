@@ -215,8 +215,8 @@ class Store:
         # The clock is measured after the reply and the end from before the call: both are safe.
         now, at = int(now), time.monotonic()
         ends = started + settings.lease if safe else at
-        lease = replace(lease, token=token, now=now, measured_at=at, ends=ends)
-        return replace(lease, messages=ours, suppressed=stopped)
+        held: Any = {"messages": ours, "suppressed": stopped}
+        return replace(lease, token=token, now=now, measured_at=at, ends=ends, **held)
 
     def settle(
         self,
@@ -233,13 +233,12 @@ class Store:
         """
         if not moves:
             return [], ""
-        settings = self._settings
+        settings, keys = self._settings, self.keys
         blocked = [move.id for move in moves if move.write.suppresses]
         if blocked and self._numbers and settings.suppress_blocked == "on":
             # Before the result is written: after a crash both are done again.
             script = self._scripts["suppress"]
             suppress_blocked(self.redis, script, settings, blocked, lease.server_now())
-        settings, keys = self._settings, self.keys
         moves, tail = grouped(moves)
         name, other = (POLL, "send") if lease.key == keys.watch else ("send", POLL)
         report = signal and signal_values(signal, settings, name, lease.now) | {

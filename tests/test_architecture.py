@@ -44,7 +44,7 @@ PURE = [
     "ops/lists/columns",
     "ops/lists/recipients",
 ]
-CORE, OPS, COMMANDS, LISTS, APPS = 7742, 1575, 1900, 1100, 2104
+CORE, OPS, COMMANDS, LISTS, APPS = 7757, 1575, 1900, 1100, 2104
 """Lines of code: all but ``ops``, ``ops``, its commands, its lists, what apps of one kind need
 (docs/decisions/0021, 0027, 0036)."""
 

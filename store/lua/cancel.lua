@@ -28,6 +28,7 @@
 --   'again'    the record has changed since the caller read it
 --   'busy'     the message is inside a request, or was when its worker died
 --   'lost'     the record says that it waits, but it is in no lane
+--   'before'   it has ended before, for the first shared value's reason: an earlier call's, or a worker's
 --   'gone'     it no longer waits
 -- Events: one for each 'done'.
 local newer = unreadable(format, formats, true)
@@ -35,8 +36,8 @@ if newer then return newer end
 local states, removed, buried = {}, {}, {}
 
 local function finish(id, n, attempts, change)
-  local found = call('HMGET', records .. id, 'status', 'set', 'n', 'attempts')
-  if found[1] ~= from then return 'gone' end
+  local found = call('HMGET', records .. id, 'status', 'set', 'n', 'attempts', 'reason')
+  if found[1] ~= from then return found[5] == change.fields[2] and 'before' or 'gone' end
   if (found[3] or '0') ~= n or (found[4] or '0') ~= attempts then return 'again' end
   local set = tonumber(found[2])
   local score = call('ZSCORE', lanes[set], id)
