@@ -97,8 +97,8 @@ class Calls:
 
     async def enqueue(self, job: types.Job) -> str:
         parsed = self._parse_job(job, self._clock())
-        if parsed.wait < 0 and not await self._is_stored(parsed):
-            require_in_time(parsed)
+        if parsed.wait < 0:
+            await self._require_in_time(parsed)
         id = parsed.id or fresh_id()
         try:
             stored = await (await self._begin_store([Row(None, job, id, parsed)]))()
@@ -191,8 +191,8 @@ class Calls:
         if name:
             parse = partial(_require_in, name, parse)
         begin, told = partial(self._begin_store, numbers=numbers), (on_invalid, on_suppressed)
-        before = self._is_stored
-        stream = RowStream(campaign, parse, before, *told, self._clock, begin, self._link)
+        late = self._require_in_time
+        stream = RowStream(campaign, parse, late, *told, self._clock, begin, self._link)
         try:
             await stream.store(rows)
         except (EnqueueError, StoreUnavailable) as error:
@@ -306,19 +306,13 @@ class Calls:
         end = partial(Ending, Status.REJECTED, Reason.SUPPRESSED, "0", 0)
         ends = {row.id: ("0", end(row.job.metadata, row.resend_of)) for row in rows}
         answers = await self._endings.end(ends)
-        ended = {id for id, answer in answers.items() if answer == "done"}
-        for id in [id for id, answer in answers.items() if answer == "gone"]:
-            record = await self.get(id)
-            if record and record.reason == Reason.SUPPRESSED:  # by an earlier call, or a worker
-                ended.add(id)
-        return ended
+        return {id for id, answer in answers.items() if answer in ("done", "before")}
 
-    async def _is_stored(self, job: Job) -> bool:
-        """Returns whether a job that would be refused as too late was stored in time."""
-        if job.id is None:
-            return False
-        state = await self._state(job.id, self._glance)
-        return state is not None and state[0].get("job") == job.digest
+    async def _require_in_time(self, job: Job) -> None:
+        """Raises what require_in_time raises, unless the job was stored in time."""
+        state = await self._state(job.id, self._glance) if job.id else None
+        if state is None or state[0].get("job") != job.digest:
+            require_in_time(job)
 
     async def _state(self, id: str, get: Any) -> tuple[dict[str, str], float] | None:
         """Returns a record's fields and its score (0: in no lane); None if there is no record."""

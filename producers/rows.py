@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from viber_courier.schemas.errors import Conflict, EnqueueError, QueueFull
-from viber_courier.schemas.message import Campaign, Job, require_in_time
+from viber_courier.schemas.message import Campaign, Job
 from viber_courier.store.replies import Link, reply
 
 CHUNK_ROWS = 500
@@ -51,15 +51,15 @@ class Row(NamedTuple):
 class RowStream:
     """Stores the rows of one call: Redis stores a chunk while the next is checked.
 
-    ``parse`` checks a row, and ``is_stored`` says of one that is too late whether it was stored in
-    time. ``begin`` begins to store rows of a campaign.
+    ``parse`` checks a row, and ``late`` refuses one that is too late unless it was stored in time.
+    ``begin`` begins to store rows of a campaign.
     """
 
     def __init__(
         self,
         campaign: Campaign | None,
         parse: Callable[[Any, float], Job],
-        is_stored: Callable[[Job], Awaitable[bool]],
+        late: Callable[[Job], Awaitable[None]],
         on_invalid: OnInvalid | None,
         on_suppressed: OnSuppressed | None,
         clock: Callable[[], float],
@@ -68,8 +68,7 @@ class RowStream:
     ) -> None:
         self._campaign, self._on_invalid, self._clock = campaign, on_invalid, clock
         self._on_suppressed = on_suppressed
-        self._parse_row, self._begin, self._sleep = parse, begin, link.sleep
-        self._is_stored = is_stored
+        self._parse_row, self._late, self._begin, self._sleep = parse, late, begin, link.sleep
         self._slice = link.slice or CHUNK_ROWS
         self._rows, self._suppressed = list[Row](), list[Row]()
         self._faults = list[Fault]()
@@ -117,8 +116,8 @@ class RowStream:
             for number, raw in chunk[start : start + self._slice]:
                 try:
                     job = self._parse_row(raw, now)
-                    if job.wait < 0 and not await self._is_stored(job):
-                        require_in_time(job)
+                    if job.wait < 0:
+                        await self._late(job)
                     id = job.id or fresh_id()
                     if digests.setdefault(id, job.digest) != job.digest:
                         raise Conflict(id)
@@ -140,16 +139,18 @@ class RowStream:
         if self._fetch is None:
             return
         fetch, self._fetch = self._fetch, None
-        await self._finish(self._rows, fetch)
-        self._rows = []
-        # Valid rows have their ids by now.
-        for fault in sorted(self._faults, key=lambda fault: fault[0]):
-            if self._on_invalid:
-                self._on_invalid(*fault)
-        suppressed, self._suppressed = self._suppressed, []
-        for row in suppressed:
-            if self._on_suppressed:
-                self._on_suppressed(row.number or 0, row.raw, row.id)
+        try:
+            await self._finish(self._rows, fetch)
+            self._rows = []
+            # Valid rows have their ids by now.
+            for fault in sorted(self._faults, key=lambda fault: fault[0]):
+                if self._on_invalid:
+                    self._on_invalid(*fault)
+        finally:  # also of rows that were stored before there was no room for more
+            suppressed, self._suppressed = self._suppressed, []
+            for row in suppressed:
+                if self._on_suppressed:
+                    self._on_suppressed(row.number or 0, row.raw, row.id)
 
     async def _finish(self, rows: list[Row], fetch: FetchStored | None = None) -> None:
         """Stores rows, but for those that conflict; adds their ids. ``fetch``: if they are sent.

@@ -202,8 +202,8 @@ def _require_reason(text: str) -> str:
 
 
 def _millis(moment: str) -> int:
-    """Returns ISO 8601 as milliseconds since 1970. Raises ValueError."""
+    """Returns ISO 8601 as milliseconds since 1970, at least one. Raises ValueError."""
     try:
-        return int(_instant(moment)) // 1000
+        return max(1, int(_instant(moment)) // 1000)  # 0 is for good
     except ValidationError as wrong:
         raise ValueError(str(wrong.messages[0])) from None

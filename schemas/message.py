@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import timedelta
 from functools import lru_cache, partial
 from hashlib import blake2b
+from operator import itemgetter
 from reprlib import Repr
 from typing import Any, NamedTuple
 
@@ -69,7 +70,7 @@ def parse_job(job: object, now: float) -> Job:
     loaded = _load(job, now)
     parts = _parts(loaded)
     parts["resendSms"] = _flag(parts.get("resendSms"), "smsText" in parts)
-    return _job({**_ABSENT, **parts}, dumps(_wire(loaded)), now)
+    return _job({**_ABSENT, **parts}, [p[2] for p in parts.values()], dumps(_wire(loaded)), now)
 
 
 def require_in_time(job: Job) -> Job:
@@ -224,9 +225,12 @@ _MEASURES = {
 _CONTENT = {
     kind: _measure("content", _unchanged, partial(_content_json, kind)) for kind in fields.CONTENT
 }
-_OF_JOB = ("id", "priority", "resendSms", "sendAt", "ttlSec", "onUnsure", "source", "campaign")
-_OPTIONAL = (*_OF_JOB, "metadata", "ignoreSuppression", "sendWindow")
-_ABSENT = dict.fromkeys(_OPTIONAL, (None, "", b""))
+_OF_JOB = (
+    *("metadata", "id", "priority", "resendSms", "sendAt", "ttlSec", "onUnsure", "source"),
+    *("campaign", "ignoreSuppression", "sendWindow"),
+)
+_of_job = itemgetter(*_OF_JOB)
+_ABSENT = dict.fromkeys(_OF_JOB, (None, "", b""))
 _DIGEST = blake2b(digest_size=15)
 
 
@@ -255,6 +259,8 @@ class _Checks:
         self.wire = [name for name in found if name not in fields.OPTIONS]
         self.template = _template(self.wire)
         self.parts = {**_ABSENT, **common, "resendSms": flag}
+        fixed = self.parts.keys() - dict(self.measures)
+        self.hashes = [*filter(None, [self.parts[name][2] for name in fixed])]
 
 
 _checks_of = lru_cache(1024, typed=True)(partial(_Checks, {}))
@@ -273,7 +279,8 @@ def _check(checks_of: Callable[..., _Checks], given: object, now: float) -> Job 
     if "sendAt" in parts and parts["sendAt"][0] > _latest(now):
         return None
     own = checks.template % tuple([parts[name][1] for name in checks.wire])
-    return _job({**checks.parts, **parts}, own, now)
+    hashes = checks.hashes + [part[2] for part in parts.values()]
+    return _job({**checks.parts, **parts}, hashes, own, now)
 
 
 def _flag(given: _Part | None, default: bool) -> _Part:
@@ -324,13 +331,11 @@ def _wire(loaded: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in loaded.items() if name not in fields.OPTIONS}
 
 
-def _job(parts: Mapping[str, _Part], own: str, now: float) -> Job:
-    id, *options = [parts[name][0] for name in _OF_JOB]
-    metadata = parts["metadata"][1] if parts["metadata"][0] else ""
-    digest = _digest([part[2] for part in parts.values()])
-    ignores = parts["ignoreSuppression"][0]
-    job = Job._make((id, own, *options, metadata, digest, ignores, "", 0))
-    window = parts["sendWindow"][0]
+def _job(parts: Mapping[str, _Part], hashes: list[bytes], own: str, now: float) -> Job:
+    metadata, *others = _of_job(parts)
+    id, *options, ignores, window = [part[0] for part in others]
+    texts = metadata[1] if metadata[0] else "", _digest(hashes)
+    job = Job._make((id, own, *options, *texts, ignores, "", 0))
     return _in_window(job, window, parts["address"][0], now) if window else job
 
 

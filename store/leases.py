@@ -8,6 +8,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
@@ -63,9 +64,10 @@ class Lease(Generic[M]):
     ``more``: other messages are due that the caller may claim next; ``out_of_tokens``: the rate
     limit keeps them back. ``refused``: messages refused alone in a row before this claim. ``now``
     is the Redis server's clock, in microseconds, at ``measured_at``. ``measured_at`` and ``ends``
-    are seconds of the local monotonic clock. ``line``: the line of ``lane`` that it is from
-    (store/keys.py); "": it is from none. ``suppressed``: messages that are held as well, but must
-    not be sent: their numbers are suppressed.
+    are seconds of the local monotonic clock. ``probe``: a closed gate let this one message through.
+    ``line``: the line of ``lane`` that it is from (store/keys.py); "": it is from none.
+    ``suppressed``: messages that are held as well, but must not be sent: their numbers are
+    suppressed.
     """
 
     key: str
@@ -77,6 +79,7 @@ class Lease(Generic[M]):
     out_of_tokens: bool
     refused: int
     messages: Sequence[M]
+    probe: bool = False
     suppressed: Sequence[M] = ()
     lane: str = POLL
     line: str = ""
@@ -206,8 +209,8 @@ class Store:
         # The clock is measured after the reply and the end from before the call: both are safe.
         now, at = int(now), time.monotonic()
         ends = started + settings.lease if safe else at
-        lease = replace(lease, token=token, now=now, measured_at=at, ends=ends)
-        return replace(lease, messages=ours, suppressed=stopped)
+        held: Any = {"messages": ours, "suppressed": stopped}
+        return replace(lease, token=token, now=now, measured_at=at, ends=ends, **held)
 
     def settle(
         self,
@@ -224,13 +227,12 @@ class Store:
         """
         if not moves:
             return [], ""
-        settings = self._settings
+        settings, keys = self._settings, self.keys
         blocked = [move.id for move in moves if move.write.suppresses]
         if blocked and self._numbers and settings.suppress_blocked == "on":
             # Before the result is written: after a crash both are done again.
             script = self._scripts["suppress"]
             suppress_blocked(self.redis, script, settings, blocked, lease.server_now())
-        settings, keys = self._settings, self.keys
         moves, tail = grouped(moves)
         name, other = (POLL, "send") if lease.key == keys.watch else ("send", POLL)
         report = signal and signal_values(signal, settings, name, lease.now) | {
@@ -289,11 +291,17 @@ class Store:
         """Leaves a lane's name, or ``poll``, on the wake list."""
         self._scripts["wake"](word=word)
 
-    def refund(self, count: int) -> None:
-        """Gives back the tokens of so many messages that a claim took and that were not sent."""
-        if limit := self._settings.rate_limit:
-            bucket, cost = self.keys.bucket("send"), SECOND / limit
-            self._scripts["refund"](time=self._now(), bucket=bucket, cost=cost, count=count)
+    def refund(self, lease: Lease[Waiting], count: int) -> None:
+        """Gives back what a claim took for so many messages that were not sent.
+
+        That is their tokens, or the turn of a probe. If Redis does not answer, time brings both.
+        """
+        limit = self._settings.rate_limit
+        if limit or lease.probe:
+            at = {"gate": self.keys.gate("send"), "bucket": self.keys.bucket("send")}
+            given = {"cost": SECOND / limit if limit else 0, "count": count, "probe": lease.probe}
+            with suppress(redis.RedisError):
+                self._scripts["refund"](time=self._now(), **at, **given)
 
     def next_wake(self, seconds: float) -> str | None:
         """Takes the next word off the wake list; None if none comes within so many seconds."""
@@ -377,4 +385,5 @@ def _lease(
 ) -> Lease[M]:
     _, token, now, more, _, _, refused, *_ = reply
     at = time.monotonic(), started + seconds
-    return Lease(key, token, int(now), *at, more in ("1", "4"), more == "4", refused, messages)
+    is_more, is_probe = (more in ("1", "4"), more == "4"), more == "3"
+    return Lease(key, token, int(now), *at, *is_more, refused, messages, is_probe)

@@ -35,30 +35,35 @@ def test_messages_that_end_in_one_step_each_have_their_own_event_and_answer(
     desk.begin(desk.claim())
     low, named = (app.enqueue(text_job(priority="low", metadata=m)) for m in ({}, {"order": 7}))
     again = app.enqueue(text_job())
-    gone = app.enqueue(text_job())
+    gone, over = app.enqueue(text_job()), app.enqueue(text_job())
     stray = app.enqueue(text_job())
-    ids = [unsure, inside, low, named, again, gone, stray]
+    ids = [unsure, inside, low, named, again, gone, over, stray]
     given = {id: seen(desk, id, Status.CANCELLED, Reason.BY_REQUEST) for id in ids}
     given[again] = "5", given[again][1]
-    assert app.cancel(gone)
+    assert app.cancel(gone) and app.cancel(over)
+    client.hset(desk.store.keys.records + over, "reason", Reason.SUPPRESSED)
     client.zrem(f"{{{settings.namespace}}}:lane:high:0", stray)
     answers = run(app._calls._endings.end(given))
     assert answers == {
         **dict.fromkeys((unsure, low, named), "done"),
-        **{inside: "busy", again: "again", gone: "gone", stray: "lost"},
+        **{inside: "busy", again: "again", gone: "before", over: "gone", stray: "lost"},
     }
-    told = {e["subject"]: e["data"] for e in events_of(client, settings) if e["subject"] != gone}
+    told = {
+        e["subject"]: e["data"]
+        for e in events_of(client, settings)
+        if e["subject"] not in (gone, over)
+    }
     assert told.keys() == {unsure, low, named}
     assert [told[id]["status"] for id in (unsure, low)] == ["unconfirmed", "cancelled"]
     assert (told[unsure]["attempts"], told[unsure]["unsure"]) == (1, 1)
     assert (told[low]["metadata"], told[named]["metadata"]) == ({}, {"order": 7})
     counts = client.hgetall(desk.store.keys.counts)
-    assert counts["cancelled:by-request"] == "3"
+    assert counts["cancelled:by-request"] == "4"
     assert counts["unconfirmed:by-request"] == "1"
     assert [letter.id for letter in app.dead.list()] == [unsure]
     assert desk.ids() == [again]  # the others are in no lane, or inside
-    assert run(app._calls._endings.end(given))[low] == "gone"  # a repeat changes nothing
-    assert client.hgetall(desk.store.keys.counts)["cancelled:by-request"] == "3"
+    assert run(app._calls._endings.end(given))[low] == "before"  # a repeat changes nothing
+    assert client.hgetall(desk.store.keys.counts)["cancelled:by-request"] == "4"
 
 
 def test_a_thousand_messages_end_in_one_step(

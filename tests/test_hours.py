@@ -18,7 +18,15 @@ from viber_courier import InvalidMessage, Producer
 from viber_courier.schemas.instants import SECOND
 from viber_courier.schemas.settings import Settings
 from viber_courier.store.keys import Keys
-from viber_courier.worker.outcome import Accepted, Refused, RequestRefused, Retryable, Unsure
+from viber_courier.store.leases import Lease
+from viber_courier.worker.outcome import (
+    Accepted,
+    NotSent,
+    Refused,
+    RequestRefused,
+    Retryable,
+    Unsure,
+)
 
 HOUR = 3600
 TWO_DAYS = 172800
@@ -99,6 +107,81 @@ def test_what_waits_for_its_hours_takes_nothing_of_the_rate(
     assert {state(shop, id) for id in ids} == {("queued", 0, 0)}
     assert {state(shop, id)[0] for id in plain} == {"submitted"}
     assert sum(shop.provider.sizes) == 10
+
+
+def close_gate(shop: Workshop) -> None:
+    """Closes the gate, as requests do that fail in a row."""
+    shop.provider.outcome, others = NotSent("NewConnectionError"), "79990000000"
+    shop.producer.enqueue(text_job(id="poor", priority="low", address=others))
+    while "until" not in shop.gate():
+        shop.serve()
+        shop.clock.advance(0.001)
+    assert shop.producer.cancel("poor")
+    shop.provider.outcome = Accepted(1)
+
+
+def test_what_is_outside_its_hours_holds_no_gate_shut(
+    client: redis.Redis, settings: Settings, clock: Clock, hours: Hours
+) -> None:
+    # Given a gate that closed before the hours of thirty messages ended, with others behind them
+    shop = Workshop(client, replace(settings, rate_limit=10.0, rate_burst=10.0), clock)
+    window = {"sendWindow": hours(-1, 1), "ttlSec": TWO_DAYS}
+    clock.freeze()
+    close_gate(shop)
+    ids = [shop.producer.enqueue(text_job(priority="low", **window)) for _ in range(30)]
+    plain = [shop.producer.enqueue(text_job(priority="low")) for _ in range(20)]
+    clock.advance(2 * HOUR)
+    # When it is ajar, then none of the thirty takes the turn of a probe
+    sizes = shop.serve()
+    for _ in range(30):  # one task opens it, on a fast machine
+        sizes += shop.serve() if sum(sizes) < 11 else []
+    assert "until" not in shop.gate() and sizes[0] == 1
+    assert {state(shop, id) for id in ids} == {("queued", 0, 0)}
+    # And they have not given tokens back that they had not taken
+    assert sum(sizes) == 11
+    assert sum(state(shop, id)[0] == "submitted" for id in plain) == 11
+
+
+def test_no_request_begins_too_late_because_the_hours_of_some_have_ended(
+    shop: Workshop, hours: Hours, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given hours that end when a request begins, and a Redis that is slow to note that
+    late = shop.producer.enqueue(text_job(sendWindow=hours(-1, 1), ttlSec=TWO_DAYS))
+    plain = shop.producer.enqueue(text_job())
+    begin, settle = shop.store.begin, shop.store.settle
+    ends = [0.0]
+
+    def slow(lease: Any, *given: Any) -> Any:
+        ends[0] = 90.0
+        return settle(lease, *given)
+
+    def at_the_end(*given: Any, **more: Any) -> Any:
+        shop.clock.advance(2 * HOUR)
+        monkeypatch.setattr(shop.store, "settle", slow)
+        monkeypatch.setattr(Lease, "seconds_left", lambda lease: 100.0 - ends[0])
+        return begin(*given, **more)
+
+    monkeypatch.setattr(shop.store, "begin", at_the_end)
+    # Then the others of the request wait, too: its answer would come after the lease
+    assert shop.serve() == []
+    assert state(shop, late) == state(shop, plain) == ("queued", 0, 0)
+
+
+def test_a_redis_that_takes_no_tokens_back_keeps_no_other_message(
+    client: redis.Redis, settings: Settings, clock: Clock, hours: Hours
+) -> None:
+    shop = Workshop(client, replace(settings, rate_limit=10.0, rate_burst=10.0), clock)
+    late = shop.producer.enqueue(text_job(sendWindow=hours(-1, 1), ttlSec=TWO_DAYS))
+    plain = shop.producer.enqueue(text_job())
+    clock.freeze()
+    clock.advance(2 * HOUR)
+
+    def hung(**_: Any) -> None:
+        raise redis.TimeoutError("Timeout reading from socket")
+
+    shop.store._scripts["refund"] = hung  # type: ignore[assignment]
+    assert shop.serve() == [1]
+    assert (state(shop, late), state(shop, plain)[0]) == (("queued", 0, 0), "submitted")
 
 
 def test_what_can_no_longer_leave_in_time_expires_at_once(shop: Workshop, hours: Hours) -> None:
@@ -208,6 +291,19 @@ def test_a_dead_letter_keeps_its_hours(shop: Workshop, hours: Hours) -> None:
     assert shop.serve() == []
     shop.clock.advance(21 * HOUR)
     assert shop.serve() == [2]
+
+
+def test_letters_sent_again_outside_their_hours_keep_their_rate(
+    shop: Workshop, hours: Hours
+) -> None:
+    window, more = hours(-1, 1), {"ttlSec": TWO_DAYS}
+    for _ in range(4):
+        shop.producer.enqueue(text_job(sendWindow=window, **more))
+    shop.answer(Refused("error-address-unknown"))
+    shop.clock.advance(2 * HOUR)
+    ids = shop.producer.dead.resend_many(rate=1 / 60).ids.values()
+    waits = sorted(round(60 * due_in(shop, id)) for id in ids)
+    assert 20.9 * 60 < waits[0] <= 21 * 60 + 1 and waits == [waits[0] + n for n in range(4)]
 
 
 def test_a_letter_of_a_mobile_number_s_zone_can_be_sent_again(

@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -32,6 +32,7 @@ from viber_courier import (
     ConfigError,
     InvalidMessage,
     Producer,
+    QueueFull,
     StoreUnavailable,
     Suppression,
 )
@@ -39,7 +40,14 @@ from viber_courier.schemas.instants import iso
 from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.suppression import NumberHash
 from viber_courier.store.connection import connect
-from viber_courier.worker.outcome import Accepted, RequestRefused, Retryable, Statuses, Unsure
+from viber_courier.worker.outcome import (
+    Accepted,
+    NotSent,
+    RequestRefused,
+    Retryable,
+    Statuses,
+    Unsure,
+)
 
 KEY = "a key of sixteen or more characters"
 PHONE, OTHER = "79250000001", "79250000002"
@@ -107,9 +115,10 @@ def test_redis_holds_hashes_only(producer: Producer, client: redis.Redis) -> Non
 def test_a_number_is_suppressed_until_an_instant(producer: Producer) -> None:
     listed, now = producer.suppressions, datetime.now(UTC)
     listed.add(PHONE, "for a day", now + timedelta(days=1))
-    listed.add(OTHER, "was", now - timedelta(seconds=1))
     assert listed.get(PHONE).until == iso(now.timestamp() + 86400)
-    assert listed.get(OTHER) is None
+    for over in (now - timedelta(seconds=1), datetime(1970, 1, 1, tzinfo=UTC)):
+        listed.add(OTHER, "was", over)
+        assert listed.get(OTHER) is None
     assert [each.reason for each in listed.list()] == ["for a day"]
     assert listed.add(OTHER, "again") is True  # it was over
     with pytest.raises(ValueError, match="zone"):
@@ -273,6 +282,29 @@ def test_rows_that_are_suppressed_are_told_and_the_others_leave(
         assert not {id for *_, id in told}.intersection(claimed)
 
 
+def test_rows_stored_before_the_queue_was_full_are_told(
+    client: redis.Redis, settings: Settings, face: str
+) -> None:
+    # Given room for five more, and rows to suppressed numbers before and after them
+    tight = replace(settings, max_queued=5)
+    with ExitStack() as stack:
+        made: Any = Producer(tight, client=client)
+        if face == "asyncio":
+            loop = stack.enter_context(closing(Loop()))
+            made = stack.enter_context(closing(awaited(loop, tight, client)))
+        made.suppressions.add_many([PHONE, OTHER], "x")
+        rows = [{"id": f"m{n}", "address": f"7925111{n:04}"} for n in range(12)]
+        rows[1]["address"] = rows[11]["address"] = PHONE
+        told: list[str] = []
+        with pytest.raises(QueueFull) as full:
+            made.enqueue_many(
+                rows, common_job(priority="low"), on_suppressed=lambda n, row, id: told.append(id)
+            )
+    # Then the app knows of each row that is accepted what became of it
+    assert "m1" in full.value.accepted and "m11" not in full.value.accepted
+    assert told == ["m1"]
+
+
 def test_a_row_overrides_what_its_common_part_ignores(producer: Producer) -> None:
     producer.suppressions.add(PHONE, "x")
     told: list[int] = []
@@ -329,6 +361,40 @@ def test_a_worker_ends_what_an_app_left_and_counts_no_attempt(
     desk.sender.serve("low")
     assert ends(client, settings)[scheduled] == SUPPRESSED
     assert desk.provider.sizes == [1]
+
+
+def test_what_is_suppressed_takes_nothing_of_the_rate(
+    producer: Producer, client: redis.Redis, settings: Settings, clock: Clock
+) -> None:
+    desk = Workshop(client, replace(settings, rate_limit=10.0, rate_burst=10.0), clock)
+    stopped = [f"7926000{n:04}" for n in range(30)]
+    for phone in (*stopped, *[OTHER] * 10):
+        producer.enqueue(low(phone))
+    producer.suppressions.add_many(stopped, "x")
+    clock.freeze()
+    clock.advance(60)
+    desk.sender.serve("low")
+    assert desk.provider.sizes == [10]
+
+
+def test_what_is_suppressed_holds_no_gate_shut(producer: Producer, desk: Workshop) -> None:
+    # Given a gate that is ajar, and what waits is to suppressed numbers, but for one
+    producer.enqueue(low(OTHER))
+    desk.clock.freeze()
+    desk.provider.outcome = NotSent("NewConnectionError")
+    while "until" not in desk.gate():
+        desk.sender.serve("low")
+        desk.clock.advance(0.001)
+    ids = [producer.enqueue(low(onUnsure="resend")) for _ in range(30)]
+    producer.suppressions.add(PHONE, "x")
+    desk.clock.advance(400)
+    desk.provider.outcome, desk.provider.sizes = Accepted(1), []
+    # Then tasks come to that one, without waiting for a request's deadline
+    for _ in range(30):  # one or two
+        desk.sender.serve("low") if "until" in desk.gate() else None
+    assert desk.provider.sizes == [1] and "until" not in desk.gate()
+    records = [producer.get(id) for id in ids]
+    assert {(r.status, r.reason, r.attempts) for r in records if r} == {(*SUPPRESSED, 0)}
 
 
 def test_retries_halves_and_unsure_resends_obey(
@@ -493,12 +559,23 @@ def test_one_call_of_redis_stores_and_looks_up(redis_server: Any, settings: Sett
     with connect(redis_server.url) as client:
         app = Producer(settings, client=client)
         app.suppressions.add(PHONE, "x")
-        app.enqueue(low(OTHER))  # loads the scripts
+        for number in (OTHER, PHONE):  # loads the scripts
+            app.enqueue(low(number))
         before = calls(client)
         app.enqueue_many(
             [{"address": f"7926{n:07}"} for n in range(500)], common_job(priority="low")
         )
         assert calls(client) - before == 1
+        # And one more call ends those that are suppressed, also when it is repeated
+        rows: Any = [{"id": f"m{n}", "address": PHONE} for n in range(50)]
+        told: list[int] = []
+        for _ in range(2):
+            before = calls(client)
+            app.enqueue_many(
+                rows, common_job(priority="low"), on_suppressed=lambda n, *_: told.append(n)
+            )
+            assert calls(client) - before == 2
+        assert told == [*range(50)] * 2
 
 
 def calls(client: redis.Redis) -> int:

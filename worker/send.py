@@ -55,7 +55,7 @@ class Sender:
             tally.claimed += len(lease.messages)
             tally.gate = ""
             self._handle(lease, started + seconds, tally)
-            return tally.gate == "opened"
+            return tally.gate in ("opened", "ajar")
 
         claim, wake = partial(self.store.claim, lane), partial(self.store.wake, lane)
         work_off(claim, serve_lease, wake, seconds)
@@ -81,11 +81,12 @@ class Sender:
         held = self.store.begin(lease, batch)
         if held.suppressed:
             self._settle(held, self.decider.suppressed(held.suppressed), tally)
+            self._give_back(held, len(held.suppressed), tally)
+        held = self._triage(held, tally, begun=True)
         if held.messages and held.seconds_left() <= self.settings.deadline:
             unsent = [add_attempts(message, -1) for message in held.messages]
             self._put_back(held, unsent, tally)  # Redis was slow: too little time left
             return []
-        held = self._triage(held, tally, begun=True)
         if not held.messages:
             return []
         common, rest = assemble(held.messages, held.server_now())
@@ -146,9 +147,16 @@ class Sender:
             return lease
         self._settle(lease, moves, tally)
         # Outside their sending hours; of those that lapsed a claim may have taken no tokens.
-        if (held := sum(move.write.step.place == "stay" for move in moves) - lapsed) > 0:
-            self.store.refund(held)
+        held = sum(move.write.step.place == "stay" for move in moves) - lapsed
+        self._give_back(lease, held, tally)
         return replace(lease, messages=ready)
+
+    def _give_back(self, lease: Lease[Waiting], count: int, tally: Tally) -> None:
+        """Gives back what the claim of so many messages took; a probe's turn, if no token."""
+        if lease.probe or count > 0:
+            self.store.refund(lease, count)
+        if lease.probe:
+            tally.gate = "ajar"  # another message may be the probe, at once
 
     def _halve(self, held: Lease[Waiting], tally: Tally) -> list[Batch]:
         """Takes a refused batch out of its request; returns its halves, to be begun anew."""

@@ -33,8 +33,8 @@ def work_off(
 ) -> None:
     """Claims and serves one lease after the other, for about so many ``seconds``.
 
-    ``serve`` returns whether to claim again even if nothing else was due. If the rate limit has
-    kept messages back when the time is used up, calls ``wake`` for them. Logs what Redis refuses.
+    ``serve`` returns whether to claim again even if nothing else was due. If it has when the time
+    is used up, or the rate limit has kept messages back, calls ``wake``. Logs what Redis refuses.
     """
     with reported():
         end, answered = time.monotonic() + seconds, True
@@ -44,7 +44,7 @@ def work_off(
                 answered, is_left = True, True
             else:
                 again = serve(got)
-                answered, is_left = False, got.out_of_tokens
+                answered, is_left = False, again or got.out_of_tokens
                 if not (got.more or again):
                     return
             if time.monotonic() >= end:

@@ -31,6 +31,7 @@
 --   'again'    the record has changed since the caller read it
 --   'busy'     the message is inside a request, or was when its worker died
 --   'lost'     the record says that it waits, but it is in no lane
+--   'before'   it has ended before, for the first shared value's reason: an earlier call's, or a worker's
 --   'gone'     it no longer waits
 -- Events: one for each 'done'.
 local newer = unreadable(format, formats, true)
@@ -38,8 +39,8 @@ if newer then return newer end
 local states, removed, buried, tallies, at = {}, {}, {}, {}, now(time)
 
 local function finish(id, n, attempts, change)
-  local found = call('HMGET', records .. id, 'status', 'set', 'n', 'attempts', 'campaign')
-  if found[1] ~= from then return 'gone' end
+  local found = call('HMGET', records .. id, 'status', 'set', 'n', 'attempts', 'campaign', 'reason')
+  if found[1] ~= from then return found[6] == change.fields[2] and 'before' or 'gone' end
   if (found[3] or '0') ~= n or (found[4] or '0') ~= attempts then return 'again' end
   local set = lanes[tonumber(found[2])] .. (found[5] and ':' .. found[5] or '')
   local score = call('ZSCORE', set, id)

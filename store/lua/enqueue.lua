@@ -108,7 +108,7 @@ for k, i in ipairs(fresh) do
   places[word], place_of[k] = place, place
   if next_due then
     next_due = math.max(at, next_due + gap)
-    due = math.max(next_due, due or 0)  -- sending hours may begin later
+    due = next_due + math.max((due or 0) - at, 0)  -- as far apart when sending hours begin
   end
   if due and due > at then
     due = due - due % 4
