@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any
 
 from viber_courier.producers.rows import CHUNK_ROWS, Checks, heeded
@@ -143,16 +143,10 @@ class Tally:
             "countries": dict(self.countries.most_common()),
             "sms": Sms(**sms),
         }
-        return Preview(
-            rows=self.rows,
-            messages=self.messages,
-            refused=self.refused,
-            reasons=dict(self.reasons.most_common()),
-            repeated=self.repeated,
-            **{name: None if name in self._unknown else each for name, each in found.items()},
-            first=self._first,
-            notes=[*self._unknown.values()],
-        )
+        found |= dict.fromkeys(self._unknown)
+        counts = {name: getattr(self, name) for name in ("rows", "messages", "refused", "repeated")}
+        reasons, notes = dict(self.reasons.most_common()), [*self._unknown.values()]
+        return Preview(**counts, reasons=reasons, **found, first=self._first, notes=notes)
 
     def _sms_of(self, wire: Mapping[str, Any]) -> Mapping[str, int]:
         try:
@@ -218,7 +212,11 @@ def segments(text: str) -> tuple[int, bool]:
     No segment ends inside an escape sequence or a surrogate pair. Raises ImportError without
     gsm0338.
     """
-    _load_codec()
+    try:
+        import gsm0338  # noqa: F401 - registers the codec gsm03.38
+    except ModuleNotFoundError:
+        text = "SMS segments are not counted: pip install 'viber-courier[sms]'"
+        raise ImportError(text) from None
     widths, (one, many) = [_septets(char) for char in text], SEPTETS
     if is_unicode := 0 in widths:
         widths, (one, many) = [1 + (char > "\uffff") for char in text], UNITS
@@ -230,15 +228,6 @@ def segments(text: str) -> tuple[int, bool]:
             count, room = count + 1, many
         room -= width
     return count, is_unicode
-
-
-@cache
-def _load_codec() -> None:
-    try:
-        import gsm0338  # noqa: F401 - registers the codec gsm03.38
-    except ModuleNotFoundError:
-        text = "SMS segments are not counted: pip install 'viber-courier[sms]'"
-        raise ImportError(text) from None
 
 
 @lru_cache(4096)

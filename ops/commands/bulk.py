@@ -8,17 +8,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-import rich.table
-from rich.console import Console, Group
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.text import Text
 
 from viber_courier import InvalidMessage, Producer, QueueFull, StoreUnavailable
 from viber_courier.ops.commands.terminal import (
@@ -27,12 +24,17 @@ from viber_courier.ops.commands.terminal import (
     Duration,
     Failure,
     command,
-    console,
     emit,
-    grid,
     is_terminal,
     json_option,
-    plain,
+)
+from viber_courier.ops.commands.trial import (
+    REASONS,
+    country_name,
+    in_campaign,
+    price_of,
+    show,
+    try_out,
 )
 from viber_courier.ops.lists.files import NotAList
 from viber_courier.ops.lists.phone import require_country
@@ -41,17 +43,12 @@ from viber_courier.ops.lists.storing import Ids, RefusedRows, Storing
 from viber_courier.ops.lists.tables import Reading, Table
 from viber_courier.producers.campaigns import require_campaign
 from viber_courier.producers.client import CHUNK_ROWS
-from viber_courier.producers.preview import Preview, Sms, reason_of
-from viber_courier.producers.rows import Checks
+from viber_courier.producers.preview import reason_of
 from viber_courier.schemas.encoding import digest_of
-from viber_courier.schemas.errors import ConfigError
 from viber_courier.store.connection import is_transient
-from viber_courier.store.replies import run
 
 RETRY_SECONDS = 0.5
 """Pause between tries while the queue is full or Redis can't be used."""
-REASONS = 10
-"""Most reasons that are listed."""
 T = TypeVar("T")
 PATH = click.Path(dir_okay=False, path_type=Path)
 
@@ -130,16 +127,6 @@ def _country(ctx: Any, param: Any, text: str | None) -> str | None:
     return country
 
 
-def _price(ctx: Any, param: Any, text: str | None) -> Decimal | None:
-    try:
-        price = Decimal(text) if text is not None else None
-    except InvalidOperation:
-        price = Decimal(-1)
-    if price is not None and not (price.is_finite() and 0 <= price < 10**9):
-        raise click.BadParameter("must be what one SMS segment costs, such as 4.50")
-    return price
-
-
 @command(
     partly="some rows were refused (see the file named); the others are stored",
     wrong="wrong usage, settings, file or common part: nothing was stored",
@@ -151,7 +138,7 @@ def _price(ctx: Any, param: Any, text: str | None) -> Decimal | None:
 @click.option("--campaign", help="Add to this campaign. [default: common's, if it names one]")
 @click.option("--country", callback=_country, help="Whose national numbers to read, e.g. RU.")
 @click.option("--dry-run", is_flag=True, help="Show what would be sent; store nothing.")
-@click.option("--sms-price", metavar="PRICE", callback=_price, help="Of a segment; adds it up.")
+@click.option("--sms-price", metavar="PRICE", callback=price_of, help="Of a segment; adds it up.")
 @click.option("--template", is_flag=True, help="Texts hold {column} for a row's value.")
 @click.option("--repeat", is_flag=True, help="Send also to numbers that earlier rows have.")
 @click.option("--map", "renamed", multiple=True, metavar="COLUMN=FIELD", callback=_renamed)
@@ -196,13 +183,15 @@ def bulk(
     refused_file = _refused_file(file, common_file, more.pop("refused_file"))
     campaign = _campaign(campaign, common, dry_run)
     with _before_storing():
-        table, now = Table(file, Reading(**more)), time.time()
-        checks = Checks(_in_campaign(common, campaign), template, now) if dry_run else None
-        survey = Survey(checks, now, repeat)
-        _survey(survey, table, country, dry_run)
-    notes = [*table.notes, *survey.notes(repeat, _country_name)]
+        table = Table(file, Reading(**more))
+        if dry_run:
+            survey = try_out(table, country, in_campaign(common, campaign), template, repeat)
+        else:
+            survey = Survey()
+            survey.add(table.rows(), table.columns, country)
+    notes = [*table.notes, *survey.notes(repeat, country_name)]
     if dry_run:
-        _show(survey.result(), survey, notes, sms_price, as_json)
+        show(survey.result(), survey, notes, sms_price, as_json)
         sys.exit(PARTLY if survey.refused else 0)
     producer = _producer(campaign)
     for note in notes if not as_json else ():
@@ -279,35 +268,6 @@ def _store_all(storing: Storing, table: Table, name: str, total: int) -> None:
             raise
 
 
-def _in_campaign(common: Any, campaign: str | None) -> Any:
-    is_part = campaign and (common is None or isinstance(common, Mapping))
-    return {**(common or {}), "campaign": campaign} if is_part else common
-
-
-def _survey(survey: Survey, table: Table, country: str | None, dry_run: bool) -> None:
-    """Counts all rows; in a dry run also those to suppressed numbers, where these can be known."""
-    if not dry_run:
-        return survey.add(table.rows(), table.columns, country)
-    among: Any = None
-    try:
-        among = Producer.from_env().suppressions.among
-    except ConfigError as error:
-        survey.skip_suppressed(error)
-    rows = table.rows()
-    while chunk := list(islice(rows, CHUNK_ROWS)):
-        survey.add(chunk, table.columns, country)
-        run(survey.look_up(among))
-
-
-def _country_name(code: str) -> str:
-    # Loaded only where a country is named: it takes half a second and 90 MB.
-    from phonenumbers import example_number
-    from phonenumbers.geocoder import country_name_for_number
-
-    example = example_number(code)
-    return (example and country_name_for_number(example, "en")) or code
-
-
 def _bar() -> Progress:
     return Progress(
         TextColumn("{task.description}", markup=False),
@@ -320,50 +280,6 @@ def _bar() -> Progress:
         transient=True,
         expand=True,
     )
-
-
-def _show(
-    found: Preview, survey: Survey, notes: list[str], price: Decimal | None, as_json: bool
-) -> None:
-    """Prints what a dry run found."""
-    notes, sms = [*notes, *found.notes], found.sms
-    cost = price * sms.segments if price is not None and sms else None
-    if as_json:
-        values = asdict(found) | {"landlines": survey.landlines, "notes": notes}
-        values["sms"] = sms and {**asdict(sms), "cost": None if cost is None else str(cost)}
-        return emit({"dryRun": True, **values})
-    counts = {"rows": found.rows, "refused": found.refused, "repeated": found.repeated}
-    counts |= {"messages": found.messages}
-    if found.suppressed is not None:
-        counts["of them to suppressed numbers"] = found.suppressed
-    parts: list[Any] = [Text("Dry run: nothing is stored", "bold"), _counts(counts)]
-    countries = [*(found.countries or {}).items()][:REASONS]
-    sections: dict[str, dict[str, int]] = {
-        "Countries": {_country_name(code): count for code, count in countries},
-        "Refused because": dict([*found.reasons.items()][:REASONS]),
-        "SMS, if all fall back": _sms(sms) if sms and sms.messages else {},
-    }
-    for title, section in sections.items():
-        parts += ["", Text(title, "bold"), _counts(section)] if section else []
-    if cost is not None:
-        parts.append(f"They cost {cost:,} at {price} a segment")
-    if notes:
-        parts += ["", Text("Notes", "bold"), *map(plain, notes)]
-    for n, message in enumerate(found.first, 1):
-        content = message.get("content", {})
-        fields = {**message, **{f"content.{k}": v for k, v in content.items()}}
-        lines = [(name, plain(value)) for name, value in fields.items() if name != "content"]
-        parts += ["", Text(f"Message {n} of {found.messages:,}", "bold"), grid(lines)]
-    console().print(Group(*parts))
-
-
-def _sms(sms: Sms) -> dict[str, int]:
-    return {"messages": sms.messages, "of them in Unicode": sms.unicode, "segments": sms.segments}
-
-
-def _counts(found: Mapping[str, int]) -> rich.table.Table:
-    width = max(len(f"{count:,}") for count in found.values())
-    return grid([(f"{count:,}".rjust(width), name) for name, count in found.items()])
 
 
 def _report(
