@@ -230,7 +230,7 @@ def bulk(courier: Courier, tmp_path: Path) -> Callable[..., Any]:
     )
 
 
-def test_bulk_dry_run_leaves_redis_as_it_was(courier: Courier, bulk: Any) -> None:
+def test_bulk_dry_run_leaves_redis_as_it_was(courier: Courier, bulk: Any, tmp_path: Path) -> None:
     # Given one number suppressed
     assert courier.json("suppress", "add", "79250000003", "--reason", "asked")["added"] == 1
     there = Producer.from_env(courier.env)
@@ -246,6 +246,12 @@ def test_bulk_dry_run_leaves_redis_as_it_was(courier: Courier, bulk: Any) -> Non
     there.close()
     assert "1  of them to suppressed numbers" in said and "They cost 13.50 at 4.50" in said
     assert "7925***01" in said and "79250000001" not in said
+    # And rows of another campaign are refused, as they are when they are stored
+    file = tmp_path / "others.csv"
+    file.write_text("address,campaign\n79250000001,other\n79250000002,nov\n")
+    words = ("bulk", str(file), "--common", str(tmp_path / "common.json"), "--campaign", "nov")
+    reasons = [courier.json(*words, *more, code=1)["reasons"] for more in (["--dry-run"], [])]
+    assert reasons == [{"campaign must be 'nov', or left out": 1}] * 2
     # And with --repeat each row is a message
     told = bulk(courier.json, "--repeat")
     assert (told["messages"], told["sms"]["segments"], told["sms"]["cost"]) == (4, 4, None)

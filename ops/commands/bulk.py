@@ -31,7 +31,6 @@ from viber_courier.ops.commands.terminal import (
 from viber_courier.ops.commands.trial import (
     REASONS,
     country_name,
-    in_campaign,
     price_of,
     show,
     try_out,
@@ -183,11 +182,10 @@ def bulk(
     refused_file = _refused_file(file, common_file, more.pop("refused_file"))
     campaign = _campaign(campaign, common, dry_run)
     with _before_storing():
-        table = Table(file, Reading(**more))
+        table, survey = Table(file, Reading(**more)), Survey()
         if dry_run:
-            survey = try_out(table, country, in_campaign(common, campaign), template, repeat)
+            survey = try_out(table, country, common, campaign, template, repeat)
         else:
-            survey = Survey()
             survey.add(table.rows(), table.columns, country)
     notes = [*table.notes, *survey.notes(repeat, country_name)]
     if dry_run:

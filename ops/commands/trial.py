@@ -39,17 +39,20 @@ def price_of(ctx: Any, param: Any, text: str | None) -> Decimal | None:
     return price
 
 
-def in_campaign(common: Any, campaign: str | None) -> Any:
-    """Returns a common part that names the campaign, as its handle adds it."""
-    is_part = campaign and (common is None or isinstance(common, Mapping))
-    return {**(common or {}), "campaign": campaign} if is_part else common
-
-
-def try_out(table: Table, country: str | None, common: Any, template: bool, repeat: bool) -> Survey:
+def try_out(
+    table: Table,
+    country: str | None,
+    common: Any,
+    campaign: str | None,
+    template: bool,
+    repeat: bool,
+) -> Survey:
     """Returns what storing a list would find. Raises InvalidMessage if the common part is wrong."""
     among: Any = None
     now = time.time()
-    survey = Survey(Checks(common, template, now), now, repeat)
+    if campaign and (common is None or isinstance(common, Mapping)):
+        common = {**(common or {}), "campaign": campaign}
+    survey = Survey(Checks(common, template, now, campaign or ""), now, repeat)
     try:
         among = Producer.from_env().suppressions.among
     except ConfigError as error:
