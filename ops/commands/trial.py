@@ -93,7 +93,7 @@ def show(
     sections: dict[str, dict[str, int]] = {
         "Countries": {country_name(code): count for code, count in countries},
         "Refused because": dict([*found.reasons.items()][:REASONS]),
-        "SMS, if all fall back": _sms(sms) if sms and sms.messages else {},
+        "SMS, if all fall back": _sms(sms) if sms and (sms.messages or cost is not None) else {},
     }
     for title, section in sections.items():
         parts += ["", Text(title, "bold"), _counts(section)] if section else []
