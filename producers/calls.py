@@ -14,9 +14,11 @@ from viber_courier.producers.campaigns import (
 )
 from viber_courier.producers.dead import AsyncDeadLetters, Letter
 from viber_courier.producers.endings import Ending, Endings, ending
+from viber_courier.producers.preview import Preview, preview
 from viber_courier.producers.results import Reader, Start, require_start
 from viber_courier.producers.rows import (
     NOTHING,
+    Checks,
     Clashes,
     FetchStored,
     OnInvalid,
@@ -25,6 +27,7 @@ from viber_courier.producers.rows import (
     RowStream,
     Stored,
     fresh_id,
+    heeded,
 )
 from viber_courier.producers.suppressions import AsyncSuppressions
 from viber_courier.schemas.errors import (
@@ -38,12 +41,11 @@ from viber_courier.schemas.fields import SOURCE
 from viber_courier.schemas.message import Campaign, Job, named, parse_job, require_in_time
 from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.status import Reason, Status
-from viber_courier.schemas.suppression import HEEDING, number_hash
-from viber_courier.schemas.template import Template
+from viber_courier.schemas.suppression import number_hash
 from viber_courier.store.connection import StoreUnavailable, require_name, store_errors
 from viber_courier.store.format import format_fault
 from viber_courier.store.keys import Keys
-from viber_courier.store.records import Record, address_of, new_message, record_values
+from viber_courier.store.records import Record, new_message, record_values
 from viber_courier.store.refusals import refusal
 from viber_courier.store.replicas import kept
 from viber_courier.store.replies import Link, reply
@@ -161,7 +163,13 @@ class Calls:
             told = on_invalid, on_suppressed
             return await self._store_rows(rows, shared_part, *told, template, name, numbers)
 
-        return AsyncCampaign(name, add, rate, self._link, self.settings, self._endings)
+        async def preview_of(rows: Any, limit: int) -> Preview:
+            checks = self._checks(shared_part, template, name)
+            given = self.suppressions.among, self._clock(), self._link
+            return await preview(rows, checks, limit, *given)
+
+        doors = add, preview_of
+        return AsyncCampaign(name, *doors, rate, self._link, self.settings, self._endings)
 
     async def campaigns(self) -> list[Progress]:
         """Returns how far each campaign has come, the newest first."""
@@ -182,17 +190,10 @@ class Calls:
         numbers: Sequence[int] | None = None,
     ) -> list[str]:
         """Stores rows, of this campaign only if it has a ``name``; its report has their numbers."""
-        common = named(common, self.settings.source)
-        texts = Template(common) if template else None
-        common = texts.common if texts else common
-        campaign = None if common is None else Campaign(common, self._clock())
-        check = campaign.parse_row if campaign else self._parse_job
-        parse = texts.parser(check) if texts else check
-        if name:
-            parse = partial(_require_in, name, parse)
+        checks = self._checks(common, template, name)
         begin, told = partial(self._begin_store, numbers=numbers), (on_invalid, on_suppressed)
-        late = self._require_in_time
-        stream = RowStream(campaign, parse, late, *told, self._clock, begin, self._link)
+        given = checks.campaign, checks.parse, self._require_in_time
+        stream = RowStream(*given, *told, self._clock, begin, self._link)
         try:
             await stream.store(rows)
         except (EnqueueError, StoreUnavailable) as error:
@@ -224,6 +225,10 @@ class Calls:
             if answer in ("busy", "lost"):
                 return False
         return False
+
+    def _checks(self, common: Any, template: bool, name: str) -> Checks:
+        common = named(common, self.settings.source)
+        return Checks(common, template, self._clock(), name, self._parse_job)
 
     def _parse_job(self, job: Any, now: float) -> Job:
         return parse_job(named(job, self.settings.source), now)
@@ -266,7 +271,7 @@ class Calls:
         width = max(map(len, messages))
         tail = [value for each in messages for value in (*each, *[""] * (width - len(each)))]
         digest = campaign.digest if campaign else ""
-        suppression = self._numbers
+        suppression, phones = self._numbers, (heeded(row.job) for row in rows)
         with store_errors(self._link.client):
             fetch_reply = await reply(
                 self._scripts["enqueue"].begin(
@@ -274,7 +279,7 @@ class Calls:
                     status=Status.QUEUED,
                     common_digest=digest,
                     common_json=campaign.json if campaign else "",
-                    hashes=suppression.joined(map(_heeded, rows)) if suppression else "",
+                    hashes=suppression.joined(phones) if suppression else "",
                     gap=gap,
                     width=width,
                     tail=tail,
@@ -326,19 +331,6 @@ class Calls:
 
 async def _fetch_nothing() -> Stored:
     return NOTHING
-
-
-def _heeded(row: Row) -> str | None:
-    """Returns the number that a row's message is not sent to if it is suppressed."""
-    job = row.job
-    return None if job.ignores_suppression or job.lane not in HEEDING else address_of(job.own)
-
-
-def _require_in(name: str, parse: Callable[[Any, float], Job], row: Any, now: float) -> Job:
-    job = parse(row, now)
-    if job.campaign != name:
-        raise InvalidMessage({"campaign": [f"must be {name!r}, or left out"]})
-    return job
 
 
 def _created(progress: Progress) -> str:

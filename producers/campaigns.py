@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from viber_courier.producers.endings import Endings, ending
+from viber_courier.producers.preview import SHOWN, Preview
 from viber_courier.schemas.errors import CampaignCancelled
 from viber_courier.schemas.fields import CAMPAIGN
 from viber_courier.schemas.instants import SECOND, iso
@@ -136,15 +137,23 @@ def _seconds_left(fields: Mapping[str, str], waiting: int, now: int) -> float | 
 class AsyncCampaign:
     """A campaign for asyncio, and the rules for both; Campaign describes the calls.
 
-    ``add`` stores its rows. ``rate`` None: as it is.
+    ``add`` stores its rows, ``preview`` looks at some. ``rate`` None: as it is.
     """
 
     def __init__(
-        self, name: str, add: Add, rate: float | None, link: Link, settings: Settings, ends: Endings
+        self,
+        name: str,
+        add: Add,
+        preview: Add,
+        rate: float | None,
+        link: Link,
+        settings: Settings,
+        ends: Endings,
     ) -> None:
         if rate is not None and not (isinstance(rate, int | float) and 0 < rate < math.inf):
             raise ValueError("rate must be a number of messages per second, above 0")
         self.name, self._add, self._rate, self._endings = name, add, rate, ends
+        self._preview = preview
         self._client, given = link.client, shared(settings) | {"name": name}
         self._sleep = link.sleep
         self._rows = f"{Keys(settings.namespace).campaigns}{name}:rows"
@@ -164,6 +173,10 @@ class AsyncCampaign:
             await self._change("open", self._rate)
         ids: list[str] = await self._add(rows, on_invalid, on_suppressed, numbers)
         return ids
+
+    async def preview(self, rows: Any, *, limit: int = SHOWN) -> Preview:
+        found: Preview = await self._preview(rows, limit)
+        return found
 
     async def progress(self) -> Progress:
         return (await self._call(self._read["campaign"], "read", ""))[0]
@@ -245,6 +258,14 @@ class Campaign:
         CampaignCancelled if the campaign was cancelled, and what ``enqueue_many`` raises.
         """
         return run(self._campaign.add(rows, on_invalid, on_suppressed, numbers=numbers))
+
+    def preview(self, rows: Any, *, limit: int = SHOWN) -> Preview:
+        """Returns what ``add`` would make of rows; stores nothing.
+
+        The Preview shows the first ``limit`` messages. Ids are not looked up: whether a row is
+        stored already, or a Conflict, is not said. Takes some 100 bytes of memory for each number.
+        """
+        return run(self._campaign.preview(rows, limit=limit))
 
     def progress(self) -> Progress:
         """Returns how far it has come."""

@@ -10,8 +10,12 @@ from itertools import islice
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from viber_courier.schemas.errors import Conflict, EnqueueError, QueueFull
-from viber_courier.schemas.message import Campaign, Job
+from viber_courier.schemas.encoding import loads
+from viber_courier.schemas.errors import Conflict, EnqueueError, InvalidMessage, QueueFull
+from viber_courier.schemas.message import Campaign, Job, parse_job
+from viber_courier.schemas.suppression import HEEDING
+from viber_courier.schemas.template import Template
+from viber_courier.store.records import address_of, merge
 from viber_courier.store.replies import Link, reply
 
 CHUNK_ROWS = 500
@@ -46,6 +50,48 @@ class Row(NamedTuple):
     id: str
     job: Job
     resend_of: str = ""
+
+
+class Checks:
+    """How the rows over a common part are checked, before they are stored or only looked at.
+
+    All rows must be of the campaign ``name``, if there is one. ``check`` checks a job where there
+    is no common part. Raises InvalidMessage if the common part is wrong.
+    """
+
+    def __init__(
+        self,
+        common: Any,
+        template: bool,
+        now: float,
+        name: str = "",
+        check: Callable[[Any, float], Job] = parse_job,
+    ) -> None:
+        self._texts = Template(common) if template else None
+        self._common = self._texts.common if self._texts else common
+        self.campaign = None if common is None else Campaign(self._common, now)
+        check = self.campaign.parse_row if self.campaign else check
+        self._parse, self._name = self._texts.parser(check) if self._texts else check, name
+
+    def parse(self, row: Any, now: float) -> Job:
+        """Returns a row's job. Raises InvalidMessage."""
+        job = self._parse(row, now)
+        if self._name and job.campaign != self._name:
+            raise InvalidMessage({"campaign": [f"must be {self._name!r}, or left out"]})
+        return job
+
+    def fields(self, row: Any) -> dict[str, Any]:
+        """Returns all fields of a valid row's job, as given and rendered."""
+        return merge(self._texts.render(row) if self._texts else row, self._common or {})
+
+    def wire(self, job: Job) -> dict[str, Any]:
+        """Returns all wire fields of a job."""
+        return merge(loads(job.own), self.campaign.wire if self.campaign else {})
+
+
+def heeded(job: Job) -> str | None:
+    """Returns the number that a message is not sent to if it is suppressed."""
+    return None if job.ignores_suppression or job.lane not in HEEDING else address_of(job.own)
 
 
 class RowStream:

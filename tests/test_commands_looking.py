@@ -15,10 +15,10 @@ import pytest
 
 from tests.conftest import Courier, common_job, iso_in, text_job, wait_for
 from viber_courier import Producer
-from viber_courier.ops.commands.looking import mask
 from viber_courier.ops.commands.top import rates
 from viber_courier.ops.counters import read_counters
 from viber_courier.ops.look import take_look
+from viber_courier.producers.preview import mask
 from viber_courier.store.keys import Keys
 
 

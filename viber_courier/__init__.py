@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from viber_courier.producers.consume import aconsume, consume
     from viber_courier.producers.dead import AsyncDeadLetters, DeadLetter, DeadLetters, Resent
     from viber_courier.producers.events import AsyncEvent, Event
+    from viber_courier.producers.preview import Preview, Sms
     from viber_courier.producers.suppressions import AsyncSuppressions, Suppression, Suppressions
     from viber_courier.schemas.errors import (
         CampaignCancelled,
@@ -53,6 +54,7 @@ _HOMES = {
     "producers.consume": ("aconsume", "consume"),
     "producers.dead": ("AsyncDeadLetters", "DeadLetter", "DeadLetters", "Resent"),
     "producers.events": ("AsyncEvent", "Event"),
+    "producers.preview": ("Preview", "Sms"),
     "producers.suppressions": ("AsyncSuppressions", "Suppression", "Suppressions"),
     "schemas.errors": (
         *("CampaignCancelled", "ConfigError", "Conflict", "ContentGone", "CourierError"),
@@ -93,6 +95,7 @@ __all__ = [
     "InvalidMessage",
     "Job",
     "NotDead",
+    "Preview",
     "Producer",
     "Progress",
     "QueueFull",
@@ -102,6 +105,7 @@ __all__ = [
     "Resent",
     "Row",
     "Settings",
+    "Sms",
     "Status",
     "StoreUnavailable",
     "Suppression",

@@ -8,15 +8,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from decimal import Decimal
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-import rich.table
-from rich.console import Console, Group
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.text import Text
 
 from viber_courier import InvalidMessage, Producer, QueueFull, StoreUnavailable
 from viber_courier.ops.commands.terminal import (
@@ -25,29 +24,30 @@ from viber_courier.ops.commands.terminal import (
     Duration,
     Failure,
     command,
-    console,
     emit,
-    grid,
     is_terminal,
     json_option,
-    plain,
+)
+from viber_courier.ops.commands.trial import (
+    REASONS,
+    country_name,
+    price_of,
+    show,
+    try_out,
 )
 from viber_courier.ops.lists.files import NotAList
 from viber_courier.ops.lists.phone import require_country
-from viber_courier.ops.lists.recipients import Survey, counted, reason_of
+from viber_courier.ops.lists.recipients import Survey, counted
 from viber_courier.ops.lists.storing import Ids, RefusedRows, Storing
 from viber_courier.ops.lists.tables import Reading, Table
 from viber_courier.producers.campaigns import require_campaign
 from viber_courier.producers.client import CHUNK_ROWS
+from viber_courier.producers.preview import reason_of
 from viber_courier.schemas.encoding import digest_of
-from viber_courier.schemas.message import Campaign, parse_job, require_in_time
-from viber_courier.schemas.template import Template
 from viber_courier.store.connection import is_transient
 
 RETRY_SECONDS = 0.5
 """Pause between tries while the queue is full or Redis can't be used."""
-REASONS = 10
-"""Most reasons that are listed."""
 T = TypeVar("T")
 PATH = click.Path(dir_okay=False, path_type=Path)
 
@@ -137,6 +137,7 @@ def _country(ctx: Any, param: Any, text: str | None) -> str | None:
 @click.option("--campaign", help="Add to this campaign. [default: common's, if it names one]")
 @click.option("--country", callback=_country, help="Whose national numbers to read, e.g. RU.")
 @click.option("--dry-run", is_flag=True, help="Show what would be sent; store nothing.")
+@click.option("--sms-price", metavar="PRICE", callback=price_of, help="Of a segment; adds it up.")
 @click.option("--template", is_flag=True, help="Texts hold {column} for a row's value.")
 @click.option("--repeat", is_flag=True, help="Send also to numbers that earlier rows have.")
 @click.option("--map", "renamed", multiple=True, metavar="COLUMN=FIELD", callback=_renamed)
@@ -152,6 +153,7 @@ def bulk(
     campaign: str | None,
     country: str | None,
     dry_run: bool,
+    sms_price: Decimal | None,
     repeat: bool,
     as_json: bool,
     **more: Any,
@@ -174,16 +176,20 @@ def bulk(
     there and give that file to the same command. While the queue is full or Redis can't be used,
     the command retries for up to --wait.
     """
+    if sms_price is not None and not dry_run:
+        raise click.UsageError("--sms-price needs --dry-run")
     common, wait, template = _read_common(common_file), more.pop("wait"), more["template"]
     refused_file = _refused_file(file, common_file, more.pop("refused_file"))
     campaign = _campaign(campaign, common, dry_run)
     with _before_storing():
-        table = Table(file, Reading(**more))
-        survey = Survey(_checking(common, template) if dry_run else None)
-        survey.add(table.rows(), table.columns, country)
-    notes = [*table.notes, *survey.notes(repeat, _country_name)]
+        table, survey = Table(file, Reading(**more)), Survey()
+        if dry_run:
+            survey = try_out(table, country, common, campaign, template, repeat)
+        else:
+            survey.add(table.rows(), table.columns, country)
+    notes = [*table.notes, *survey.notes(repeat, country_name)]
     if dry_run:
-        _show(survey, notes, common, template, as_json)
+        show(survey.result(), survey, notes, sms_price, as_json)
         sys.exit(PARTLY if survey.refused else 0)
     producer = _producer(campaign)
     for note in notes if not as_json else ():
@@ -260,23 +266,6 @@ def _store_all(storing: Storing, table: Table, name: str, total: int) -> None:
             raise
 
 
-def _checking(common: Any, template: bool) -> Callable[[Mapping[str, Any]], object]:
-    now, texts = time.time(), Template(common) if template else None
-    common = texts.common if texts else common
-    check = parse_job if common is None else Campaign(common, now).parse_row
-    checked: Any = texts.parser(check) if texts else check
-    return lambda job: require_in_time(checked(job, now))
-
-
-def _country_name(code: str) -> str:
-    # Loaded only where a country is named: it takes half a second and 90 MB.
-    from phonenumbers import example_number
-    from phonenumbers.geocoder import country_name_for_number
-
-    example = example_number(code)
-    return (example and country_name_for_number(example, "en")) or code
-
-
 def _bar() -> Progress:
     return Progress(
         TextColumn("{task.description}", markup=False),
@@ -289,41 +278,6 @@ def _bar() -> Progress:
         transient=True,
         expand=True,
     )
-
-
-def _show(survey: Survey, notes: list[str], common: Any, template: bool, as_json: bool) -> None:
-    """Prints what a dry run found."""
-    jobs = [each.job for each in survey.first]
-    if template:
-        texts = Template(common)
-        common, jobs = texts.common, [texts.render(job) for job in jobs]
-    common = common or {}
-    messages = [{n: v for n, v in {**common, **job}.items() if v is not None} for job in jobs]
-    counts = {"rows": survey.rows, "messages": survey.numbers, "repeated": survey.repeated}
-    if as_json:
-        more = {"refused": survey.refused, "reasons": dict(survey.reasons.most_common())}
-        more |= {"countries": dict(survey.countries.most_common()), "landlines": survey.landlines}
-        return emit({"dryRun": True, **counts, **more, "notes": notes, "first": messages})
-    countries = {_country_name(c): n for c, n in survey.countries.most_common(REASONS)}
-    reasons = dict(survey.reasons.most_common(REASONS))
-    parts: list[Any] = [Text("Dry run: nothing is stored", "bold")]
-    parts += [_counts({**counts, "refused": survey.refused})]
-    for title, found in (("Countries", countries), ("Refused because", reasons)):
-        if found:
-            parts += ["", Text(title, "bold"), _counts(found)]
-    if notes:
-        parts += ["", Text("Notes", "bold"), *map(plain, notes)]
-    for n, message in enumerate(messages, 1):
-        content = message.pop("content", {})
-        fields = {**message, **{f"content.{k}": v for k, v in content.items()}}
-        title = f"Message {n} of {survey.numbers:,}"
-        parts += ["", Text(title, "bold"), grid([(k, plain(v)) for k, v in fields.items()])]
-    console().print(Group(*parts))
-
-
-def _counts(found: Mapping[str, int]) -> rich.table.Table:
-    width = max(len(f"{count:,}") for count in found.values())
-    return grid([(f"{count:,}".rjust(width), name) for name, count in found.items()])
 
 
 def _report(

@@ -24,6 +24,7 @@ from viber_courier.ops.commands.terminal import (
     reveal_option,
 )
 from viber_courier.ops.console.audit import entries, operator, record
+from viber_courier.producers.preview import mask
 from viber_courier.schemas.instants import iso
 from viber_courier.schemas.lanes import LANES
 from viber_courier.schemas.status import Status
@@ -34,11 +35,6 @@ from viber_courier.store.records import merge, unpack
 SCAN_COUNT = 1000
 """Keys that Redis examines in one step of a scan."""
 Json = dict[str, Any]
-
-
-def mask(address: str) -> str:
-    """Returns a phone number with five digits hidden, fit for every reader."""
-    return f"{address[: max(0, min(4, len(address) - 7))]}***{address[-2:]}"
 
 
 def event_fields(record: Any) -> Json:

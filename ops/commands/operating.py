@@ -10,7 +10,7 @@ import click
 
 from viber_courier import DeadLetterError, InvalidMessage, Producer
 from viber_courier.ops.commands import terminal
-from viber_courier.ops.commands.looking import event_fields, mask
+from viber_courier.ops.commands.looking import event_fields
 from viber_courier.ops.commands.terminal import (
     PARTLY,
     Duration,
@@ -21,6 +21,7 @@ from viber_courier.ops.commands.terminal import (
 )
 from viber_courier.ops.console.actions import of_operator
 from viber_courier.ops.look import PAUSABLE
+from viber_courier.producers.preview import mask
 from viber_courier.schemas.lanes import LANES
 from viber_courier.schemas.status import DEAD
 

@@ -7,9 +7,9 @@ from datetime import datetime
 from typing import Any
 
 from viber_courier import Campaign, Producer, Progress, Suppression
-from viber_courier.ops.commands.looking import mask
 from viber_courier.ops.console.audit import Actor, operator, record
 from viber_courier.producers.dead import Resent
+from viber_courier.producers.preview import mask
 from viber_courier.schemas.status import Status
 from viber_courier.store.connection import store_errors
 from viber_courier.store.keys import Keys

@@ -10,10 +10,11 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from viber_courier import ConfigError, Producer, Progress, ReportRow, normalize_address
-from viber_courier.ops.commands.looking import event_fields, mask
+from viber_courier.ops.commands.looking import event_fields
 from viber_courier.ops.console.actions import Actions
 from viber_courier.ops.console.forms import Values, WrongValue, seconds_of
 from viber_courier.ops.console.forms import forms as made
+from viber_courier.producers.preview import mask
 
 LISTED = 100
 """Campaigns, or suppressed numbers, that a page lists."""

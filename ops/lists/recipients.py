@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from viber_courier.ops.lists.columns import Columns, Refusal, Row
 from viber_courier.ops.lists.phone import Number, read_number
+from viber_courier.producers.preview import Tally, reason_of
+from viber_courier.producers.rows import Checks
 from viber_courier.schemas.errors import InvalidMessage
+from viber_courier.schemas.message import require_in_time
 
-SHOWN = 3
-"""Messages that a dry run shows."""
 LINES = 5
 """Lines of repeated numbers that are named."""
 FEW = 0.1
@@ -39,19 +39,19 @@ def read_recipient(row: Row, columns: Columns, country: str | None) -> Recipient
     return Recipient(row, job, number)
 
 
-def reason_of(wrong: InvalidMessage) -> str:
-    """Returns every fault of a job by field, without its values."""
-    return "; ".join(f"{path} {' '.join(texts)}" for path, texts in sorted(wrong.errors.items()))
+class Survey(Tally):
+    """Counts what a list holds before any of it is stored.
 
+    With ``checks``, as of ``now``, rows are checked and counted as messages, too: each number's
+    first, or each with ``sends_all``.
+    """
 
-class Survey:
-    """Counts what a list holds before any of it is stored. ``check`` raises for an invalid job."""
-
-    def __init__(self, check: Callable[[Mapping[str, Any]], object] | None = None) -> None:
-        self._check, self._seen = check, set[int]()
-        self.rows = self.refused = self.repeated = self.landlines = self.width = 0
-        self.reasons, self.countries = Counter[str](), Counter[str]()
-        self.first: list[Recipient] = []
+    def __init__(
+        self, checks: Checks | None = None, now: float = 0, sends_all: bool = False
+    ) -> None:
+        super().__init__()
+        self._checks, self._now, self._sends_all = checks, now, sends_all
+        self.landlines = self.width = 0
         self.repeated_lines: list[int] = []
 
     def add(self, rows: Iterable[Row], columns: Columns, country: str | None) -> None:
@@ -61,32 +61,19 @@ class Survey:
             self.width = max(self.width, len(row.cells))
             try:
                 recipient = read_recipient(row, columns, country)
-                if self._check:
-                    self._check(recipient.job)
-            except (Refusal, InvalidMessage) as wrong:
-                text = reason_of(wrong) if isinstance(wrong, InvalidMessage) else str(wrong)
-                self.reasons[text] += 1
-                self.refused += 1
-            else:
                 self._count(recipient)
+            except (Refusal, InvalidMessage) as wrong:
+                self.refuse(str(wrong) if isinstance(wrong, Refusal) else reason_of(wrong))
 
     def _count(self, recipient: Recipient) -> None:
-        number = int(recipient.number.digits)
-        if number in self._seen:
-            self.repeated += 1
-            if self.repeated <= LINES:
-                self.repeated_lines.append(recipient.row.line)
-            return
-        self._seen.add(number)
-        self.countries[recipient.number.country] += 1
-        self.landlines += recipient.number.is_landline
-        if len(self.first) < SHOWN:
-            self.first.append(recipient)
-
-    @property
-    def numbers(self) -> int:
-        """How many different numbers there are."""
-        return len(self._seen)
+        number, checks = recipient.number, self._checks
+        job = checks and require_in_time(checks.parse(recipient.job, self._now))
+        if is_new := self.number(number.digits, lambda _: number.country):
+            self.landlines += number.is_landline
+        elif self.repeated <= LINES:
+            self.repeated_lines.append(recipient.row.line)
+        if checks and job and (is_new or self._sends_all):
+            self.message(checks, recipient.job, job, checks.wire(job))
 
     def few(self) -> Iterator[tuple[str, int]]:
         """Yields the countries that the list otherwise hardly has, with how many numbers."""

@@ -13,8 +13,9 @@ from uuid import NAMESPACE_OID, uuid5
 
 from viber_courier import Conflict, EnqueueError, InvalidMessage, Producer
 from viber_courier.ops.lists.columns import REASON, Refusal, Row
-from viber_courier.ops.lists.recipients import Recipient, read_recipient, reason_of
+from viber_courier.ops.lists.recipients import Recipient, read_recipient
 from viber_courier.ops.lists.tables import Table
+from viber_courier.producers.preview import reason_of
 from viber_courier.store.connection import store_errors
 from viber_courier.store.keys import Keys
 
