@@ -206,6 +206,18 @@ def test_what_is_paused_still_expires(
     assert counted(campaign.progress()) == unsure
 
 
+def test_what_is_paused_expires_beside_what_is_due_later(
+    producer: Producer, shop: Workshop
+) -> None:
+    campaign = producer.campaign("a", common=common_job(priority="low"))  # type: ignore[arg-type]
+    campaign.pause()
+    campaign.add([{**row, "sendAt": iso_in(3600)} for row in rows(1)])
+    campaign.add([{**row, "ttlSec": 60} for row in rows(1, 1)])
+    shop.clock.advance(100)
+    shop.serve()
+    assert counted(campaign.progress()) == {"queued": 1, "expired": 1, "added": 2, "ended": 1}
+
+
 def test_cancel_ends_what_waits_and_only_that(
     producer: Producer, shop: Workshop, client: redis.Redis, settings: Settings
 ) -> None:
