@@ -473,7 +473,7 @@ def test_a_name_that_can_t_be(producer: Producer, name: Any) -> None:
         producer.campaign(name)
 
 
-@pytest.mark.parametrize("rate", [0, -1, float("nan"), float("inf"), "5"])
+@pytest.mark.parametrize("rate", [0, -1, 1e-300, float("nan"), float("inf"), "5"])
 def test_a_rate_that_can_t_be(producer: Producer, rate: Any) -> None:
     with pytest.raises(ValueError, match="rate"):
         producer.campaign("a", rate=rate)
