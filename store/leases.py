@@ -65,7 +65,8 @@ class Lease(Generic[M]):
     is the Redis server's clock, in microseconds, at ``measured_at``. ``measured_at`` and ``ends``
     are seconds of the local monotonic clock. ``line``: the line of ``lane`` that it is from
     (store/keys.py); "": it is from none. ``suppressed``: messages that are held as well, but must
-    not be sent: their numbers are suppressed.
+    not be sent: their numbers are suppressed. ``is_probe``: until its request is settled, or has
+    lasted too long, no other one is made.
     """
 
     key: str
@@ -80,6 +81,7 @@ class Lease(Generic[M]):
     suppressed: Sequence[M] = ()
     lane: str = POLL
     line: str = ""
+    is_probe: bool = False
 
     def server_now(self) -> int:
         """Returns an estimate of the Redis server's clock now, in microseconds."""
@@ -295,6 +297,12 @@ class Store:
             bucket, cost = self.keys.bucket("send"), SECOND / limit
             self._scripts["refund"](time=self._now(), bucket=bucket, cost=cost, count=count)
 
+    def end_probe(self, lease: Lease[Waiting]) -> None:
+        """Lets another probe through, as this one has led to no request."""
+        settings = self._settings
+        if lease.seconds_left() > settings.lease - settings.deadline:  # or another one may be out
+            self.redis.hdel(self.keys.gate("send"), "probe")
+
     def next_wake(self, seconds: float) -> str | None:
         """Takes the next word off the wake list; None if none comes within so many seconds."""
         found: Any = self.redis.blpop([self.keys.wakes], timeout=seconds)
@@ -377,4 +385,5 @@ def _lease(
 ) -> Lease[M]:
     _, token, now, more, _, _, refused, *_ = reply
     at = time.monotonic(), started + seconds
-    return Lease(key, token, int(now), *at, more in ("1", "4"), more == "4", refused, messages)
+    lease = Lease(key, token, int(now), *at, more in ("1", "4"), more == "4", refused, messages)
+    return replace(lease, is_probe=more == "3")

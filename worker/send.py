@@ -31,6 +31,7 @@ class Tally:
     """Counts what a task did, for its summary in Flower."""
 
     claimed: int = 0
+    requests: int = 0
     gate: str = ""
     did: Counter[str] = field(default_factory=Counter)
 
@@ -53,8 +54,10 @@ class Sender:
 
         def serve_lease(lease: Lease[Waiting]) -> bool:
             tally.claimed += len(lease.messages)
-            tally.gate = ""
+            tally.gate, before = "", tally.requests
             self._handle(lease, started + seconds, tally)
+            if lease.is_probe and tally.requests == before:  # suppressed, or outside its hours
+                self.store.end_probe(lease)
             return tally.gate == "opened"
 
         claim, wake = partial(self.store.claim, lane), partial(self.store.wake, lane)
@@ -90,7 +93,7 @@ class Sender:
             return []
         common, rest = assemble(held.messages, held.server_now())
         body = send_body(common, rest, held.messages[0].resend)
-        started = time.monotonic()
+        started, tally.requests = time.monotonic(), tally.requests + 1
         outcomes = self.provider.send(body, len(rest))
         seconds = time.monotonic() - started
         figures = send_figures(outcomes, size=len(rest), seconds=seconds, bytes=len(body))
