@@ -226,13 +226,12 @@ class Store:
         """
         if not moves:
             return [], ""
-        settings = self._settings
+        settings, keys = self._settings, self.keys
         blocked = [move.id for move in moves if move.write.suppresses]
         if blocked and self._numbers and settings.suppress_blocked == "on":
             # Before the result is written: after a crash both are done again.
             script = self._scripts["suppress"]
             suppress_blocked(self.redis, script, settings, blocked, lease.server_now())
-        settings, keys = self._settings, self.keys
         moves, tail = grouped(moves)
         name, other = (POLL, "send") if lease.key == keys.watch else ("send", POLL)
         report = signal and signal_values(signal, settings, name, lease.now) | {
@@ -385,5 +384,5 @@ def _lease(
 ) -> Lease[M]:
     _, token, now, more, _, _, refused, *_ = reply
     at = time.monotonic(), started + seconds
-    lease = Lease(key, token, int(now), *at, more in ("1", "4"), more == "4", refused, messages)
-    return replace(lease, is_probe=more == "3")
+    flags = more in ("1", "4"), more == "4"
+    return Lease(key, token, int(now), *at, *flags, refused, messages, is_probe=more == "3")
