@@ -14,6 +14,7 @@ from viber_courier.producers.preview import SHOWN, Preview
 from viber_courier.schemas.errors import CampaignCancelled
 from viber_courier.schemas.fields import CAMPAIGN
 from viber_courier.schemas.instants import SECOND, iso
+from viber_courier.schemas.message import MAX_AHEAD
 from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.status import Reason, Status
 from viber_courier.store.connection import store_errors
@@ -31,6 +32,8 @@ CHUNK_ROWS = 500
 """Messages that one script call reads for a report."""
 MINUTE = 60 * SECOND
 """Time constant of the pace that claim.lua keeps."""
+LEAST = 1 / MAX_AHEAD.total_seconds()
+"""The lowest rate of a campaign: a message a year."""
 STATES = frozenset(Status)
 
 State = Literal["unknown", "running", "paused", "cancelled", "ended"]
@@ -150,8 +153,8 @@ class AsyncCampaign:
         settings: Settings,
         ends: Endings,
     ) -> None:
-        if rate is not None and not (isinstance(rate, int | float) and 0 < rate < math.inf):
-            raise ValueError("rate must be a number of messages per second, above 0")
+        if rate is not None and not (isinstance(rate, int | float) and LEAST <= rate < math.inf):
+            raise ValueError(f"rate must be a number of messages per second, at least {LEAST:.2g}")
         self.name, self._add, self._rate, self._endings = name, add, rate, ends
         self._preview = preview
         self._client, given = link.client, shared(settings) | {"name": name}

@@ -64,10 +64,10 @@ class Lease(Generic[M]):
     ``more``: other messages are due that the caller may claim next; ``out_of_tokens``: the rate
     limit keeps them back. ``refused``: messages refused alone in a row before this claim. ``now``
     is the Redis server's clock, in microseconds, at ``measured_at``. ``measured_at`` and ``ends``
-    are seconds of the local monotonic clock. ``probe``: a closed gate let this one message through.
-    ``line``: the line of ``lane`` that it is from (store/keys.py); "": it is from none.
-    ``suppressed``: messages that are held as well, but must not be sent: their numbers are
-    suppressed.
+    are seconds of the local monotonic clock. ``is_probe``: a closed gate let this one message
+    through, and no other until its request is settled, or has lasted too long. ``line``: the line
+    of ``lane`` that it is from (store/keys.py); "": it is from none. ``suppressed``: messages that
+    are held as well, but must not be sent: their numbers are suppressed.
     """
 
     key: str
@@ -79,10 +79,10 @@ class Lease(Generic[M]):
     out_of_tokens: bool
     refused: int
     messages: Sequence[M]
-    probe: bool = False
     suppressed: Sequence[M] = ()
     lane: str = POLL
     line: str = ""
+    is_probe: bool = False
 
     def server_now(self) -> int:
         """Returns an estimate of the Redis server's clock now, in microseconds."""
@@ -292,16 +292,21 @@ class Store:
         self._scripts["wake"](word=word)
 
     def refund(self, lease: Lease[Waiting], count: int) -> None:
-        """Gives back what a claim took for so many messages that were not sent.
+        """Gives back the rate's tokens of so many messages that were not sent.
 
-        That is their tokens, or the turn of a probe. If Redis does not answer, time brings both.
+        A probe took none. If Redis does not answer, time brings them back.
         """
-        limit = self._settings.rate_limit
-        if limit or lease.probe:
-            at = {"gate": self.keys.gate("send"), "bucket": self.keys.bucket("send")}
-            given = {"cost": SECOND / limit if limit else 0, "count": count, "probe": lease.probe}
+        if (limit := self._settings.rate_limit) and count > 0 and not lease.is_probe:
+            bucket, cost = self.keys.bucket("send"), SECOND / limit
             with suppress(redis.RedisError):
-                self._scripts["refund"](time=self._now(), **at, **given)
+                self._scripts["refund"](time=self._now(), bucket=bucket, cost=cost, count=count)
+
+    def end_probe(self, lease: Lease[Waiting]) -> None:
+        """Lets another probe through, as this one has led to no request."""
+        settings = self._settings
+        if lease.seconds_left() > settings.lease - settings.deadline:  # or another one may be out
+            with suppress(redis.RedisError):
+                self.redis.hdel(self.keys.gate("send"), "probe")
 
     def next_wake(self, seconds: float) -> str | None:
         """Takes the next word off the wake list; None if none comes within so many seconds."""
@@ -385,5 +390,5 @@ def _lease(
 ) -> Lease[M]:
     _, token, now, more, _, _, refused, *_ = reply
     at = time.monotonic(), started + seconds
-    is_more, is_probe = (more in ("1", "4"), more == "4"), more == "3"
-    return Lease(key, token, int(now), *at, *is_more, refused, messages, is_probe)
+    flags = more in ("1", "4"), more == "4"
+    return Lease(key, token, int(now), *at, *flags, refused, messages, is_probe=more == "3")

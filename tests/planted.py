@@ -314,6 +314,13 @@ FAULTS = (
         "campaigns.py::test_a_request_not_sent_comes_back_into_its_line",
     ),
     _fault(
+        "a paused line is looked at no sooner for what is due sooner",
+        LIB + "lines.lua",
+        "'LT', text(at + 1000000)",
+        "'NX', text(at)",
+        "campaigns.py::test_what_is_paused_expires_beside_what_is_due_later",
+    ),
+    _fault(
         "what is inside a request is never counted out again",
         LUA + "settle.lua",
         "inside = inside + 1",

@@ -222,6 +222,18 @@ def test_sums_of_lanes_count_lines(producer: Producer, shop: Workshop, client: r
     assert (found.size, found.due, found.paused, found.scheduled) == (151, 30, 20, 0)
 
 
+def test_what_is_paused_expires_beside_what_is_due_later(
+    producer: Producer, shop: Workshop
+) -> None:
+    campaign = producer.campaign("a", common=common_job(priority="low"))  # type: ignore[arg-type]
+    campaign.pause()
+    campaign.add([{**row, "sendAt": iso_in(3600)} for row in rows(1)])
+    campaign.add([{**row, "ttlSec": 60} for row in rows(1, 1)])
+    shop.clock.advance(100)
+    shop.serve()
+    assert counted(campaign.progress()) == {"queued": 1, "expired": 1, "added": 2, "ended": 1}
+
+
 def test_cancel_ends_what_waits_and_only_that(
     producer: Producer, shop: Workshop, client: redis.Redis, settings: Settings
 ) -> None:
@@ -491,7 +503,7 @@ def test_a_name_that_can_t_be(producer: Producer, name: Any) -> None:
         producer.campaign(name)
 
 
-@pytest.mark.parametrize("rate", [0, -1, float("nan"), float("inf"), "5"])
+@pytest.mark.parametrize("rate", [0, -1, 1e-300, float("nan"), float("inf"), "5"])
 def test_a_rate_that_can_t_be(producer: Producer, rate: Any) -> None:
     with pytest.raises(ValueError, match="rate"):
         producer.campaign("a", rate=rate)

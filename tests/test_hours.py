@@ -184,6 +184,21 @@ def test_a_redis_that_takes_no_tokens_back_keeps_no_other_message(
     assert (state(shop, late), state(shop, plain)[0]) == (("queued", 0, 0), "submitted")
 
 
+def test_a_probe_that_led_to_no_request_holds_up_no_code(shop: Workshop, hours: Hours) -> None:
+    # Given a closed gate, and a message that is due when its hours have ended
+    id = shop.producer.enqueue(text_job(sendWindow=hours(-1, 1), ttlSec=TWO_DAYS))
+    shop.clock.advance(2 * HOUR)
+    gate = {"until": shop.clock(), "reason": "test"}
+    shop.client.hset(shop.store.keys.gate("send"), mapping=gate)
+    # When it is the probe
+    assert shop.serve() == [] and state(shop, id) == ("queued", 0, 0)
+    # Then a code that comes now is the next one, and opens the gate
+    code = shop.producer.enqueue(text_job(priority="realtime"))
+    shop.clock.advance(1)
+    assert shop.serve() == [1] and state(shop, code)[0] == "submitted"
+    assert shop.gate() == {}
+
+
 def test_what_can_no_longer_leave_in_time_expires_at_once(shop: Workshop, hours: Hours) -> None:
     id = shop.producer.enqueue(text_job(sendWindow=hours(-1, 1), ttlSec=3 * HOUR))
     shop.clock.advance(2 * HOUR)

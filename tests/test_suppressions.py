@@ -491,6 +491,18 @@ def test_who_has_blocked_us_is_suppressed_before_it_is_told(
     assert ends_of(client, settings, id) == [SUPPRESSED]
 
 
+def test_a_suppressed_probe_holds_up_no_other(client: redis.Redis, desk: Workshop) -> None:
+    # Given a closed gate, and a message whose number is suppressed while it waits
+    desk.producer.enqueue(low())
+    desk.producer.suppressions.add(PHONE, "asked")
+    client.hset(desk.store.keys.gate("send"), mapping={"until": 1, "reason": "test"})
+    # When it is the probe, then the next one needn't wait for it
+    assert desk.serve() == []
+    desk.producer.enqueue(low(OTHER))
+    desk.clock.advance(1)
+    assert desk.serve() == [1] and desk.gate() == {}
+
+
 def ends_of(client: redis.Redis, settings: Settings, id: str) -> list[Any]:
     return [(e["data"]["status"], e["data"]["reason"]) for e in events_of(client, settings, id)]
 

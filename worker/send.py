@@ -31,6 +31,7 @@ class Tally:
     """Counts what a task did, for its summary in Flower."""
 
     claimed: int = 0
+    requests: int = 0
     gate: str = ""
     did: Counter[str] = field(default_factory=Counter)
 
@@ -53,8 +54,11 @@ class Sender:
 
         def serve_lease(lease: Lease[Waiting]) -> bool:
             tally.claimed += len(lease.messages)
-            tally.gate = ""
+            tally.gate, before = "", tally.requests
             self._handle(lease, started + seconds, tally)
+            if lease.is_probe and tally.requests == before:  # suppressed, or outside its hours
+                self.store.end_probe(lease)
+                tally.gate = "ajar"  # another message may be the probe, at once
             return tally.gate in ("opened", "ajar")
 
         claim, wake = partial(self.store.claim, lane), partial(self.store.wake, lane)
@@ -81,7 +85,7 @@ class Sender:
         held = self.store.begin(lease, batch)
         if held.suppressed:
             self._settle(held, self.decider.suppressed(held.suppressed), tally)
-            self._give_back(held, len(held.suppressed), tally)
+            self.store.refund(held, len(held.suppressed))
         held = self._triage(held, tally, begun=True)
         if held.messages and held.seconds_left() <= self.settings.deadline:
             unsent = [add_attempts(message, -1) for message in held.messages]
@@ -91,7 +95,7 @@ class Sender:
             return []
         common, rest = assemble(held.messages, held.server_now())
         body = send_body(common, rest, held.messages[0].resend)
-        started = time.monotonic()
+        started, tally.requests = time.monotonic(), tally.requests + 1
         outcomes = self.provider.send(body, len(rest))
         seconds = time.monotonic() - started
         figures = send_figures(outcomes, size=len(rest), seconds=seconds, bytes=len(body))
@@ -148,15 +152,8 @@ class Sender:
         self._settle(lease, moves, tally)
         # Outside their sending hours; of those that lapsed a claim may have taken no tokens.
         held = sum(move.write.step.place == "stay" for move in moves) - lapsed
-        self._give_back(lease, held, tally)
+        self.store.refund(lease, held)
         return replace(lease, messages=ready)
-
-    def _give_back(self, lease: Lease[Waiting], count: int, tally: Tally) -> None:
-        """Gives back what the claim of so many messages took; a probe's turn, if no token."""
-        if lease.probe or count > 0:
-            self.store.refund(lease, count)
-        if lease.probe:
-            tally.gate = "ajar"  # another message may be the probe, at once
 
     def _halve(self, held: Lease[Waiting], tally: Tally) -> list[Batch]:
         """Takes a refused batch out of its request; returns its halves, to be begun anew."""

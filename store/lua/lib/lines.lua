@@ -7,7 +7,8 @@
 -- line_up(turns, held, campaign, member, at): notes that a line has a message due at an instant.
 local function line_up(turns, held, campaign, member, at)
   local state = redis.call('HMGET', campaign, 'paused', 'stopped')
-  if state[1] then return redis.call('ZADD', held, 'NX', text(at), member) end
+  -- Paused: it is looked at for what must end, once a second at most.
+  if state[1] then return redis.call('ZADD', held, 'LT', text(at + 1000000), member) end
   -- What is left of a cancelled campaign ends now, whenever it is due.
   redis.call('ZADD', turns, 'LT', state[2] and '0' or text(at), member)
 end
