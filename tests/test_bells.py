@@ -131,6 +131,7 @@ def test_a_word_whose_bell_cannot_be_rung_is_left_for_another_listener(
     server.close()
 
 
+@pytest.mark.slow
 def test_what_is_due_waits_two_sweep_intervals_at_most_without_beat(
     redis_server: RedisServer, namespace: str
 ) -> None:

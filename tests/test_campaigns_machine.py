@@ -227,6 +227,7 @@ class Campaigns(Life):
                 assert places[1] is not None and places[1] <= latest + 10**7
 
 
+@pytest.mark.slow
 def test_counters_turns_and_stops_under_any_order_of_events(redis_server: RedisServer) -> None:
     Campaigns.url = redis_server.url
     SEEN.clear()

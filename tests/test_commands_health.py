@@ -247,6 +247,7 @@ def test_a_worker_that_is_not_there_leaves_nothing_on_its_queue(
     assert system.json("ready", "--timeout", "1s", code=1)["workers"] == []
 
 
+@pytest.mark.slow
 def test_workers_that_are_started_meanwhile_are_waited_for(
     system: Courier, start_worker: Start
 ) -> None:
@@ -256,6 +257,7 @@ def test_workers_that_are_started_meanwhile_are_waited_for(
     assert (waiting.returncode, said[0]) == (0, "ready\n"), said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("late", ["COURIER_REDIS_URL", "COURIER_BROKER_URL"])
 def test_redis_and_a_broker_that_are_started_meanwhile_are_waited_for(
     late: str, system: Courier, tmp_path: Path

@@ -262,6 +262,7 @@ def calls(app: Producer) -> int:
     return sum(each["calls"] for each in stats.values())
 
 
+@pytest.mark.slow
 def test_twenty_open_pages_cost_redis_what_one_does(person: Person, app: Producer) -> None:
     def watch(seconds: float, into: list[int]) -> None:
         with person.get("/live", stream=True) as stream:
@@ -414,6 +415,7 @@ def test_sessions_end_by_themselves_and_are_bounded() -> None:
     assert Sessions().find(cookie) is None, "of a process before this one"
 
 
+@pytest.mark.slow
 def test_trying_passwords_is_slowed_for_an_address_and_for_all(
     tmp_path: Path, env: dict[str, str]
 ) -> None:

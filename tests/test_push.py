@@ -183,6 +183,7 @@ def test_secrets_that_can_t_be_right_are_refused_unseen(tmp_path: Path, text: st
 # Order, and what fails
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [0, 7])
 def test_of_one_message_order_is_kept_whatever_fails(
     producer: Producer, tmp_path: Path, batch: int
@@ -221,6 +222,7 @@ def test_of_one_message_order_is_kept_whatever_fails(
     asyncio.run(run())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [0, 10])
 def test_what_goes_on_failing_holds_up_its_message_only_and_is_put_aside(
     producer: Producer, tmp_path: Path, courier: Courier, batch: int
@@ -384,6 +386,7 @@ def test_an_endpoint_that_is_down_delays_its_own_group_only(
     asyncio.run(run())
 
 
+@pytest.mark.slow
 def test_one_of_two_senders_sends_and_the_other_takes_over(
     producer: Producer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -418,6 +421,7 @@ def test_one_of_two_senders_sends_and_the_other_takes_over(
     asyncio.run(run())
 
 
+@pytest.mark.slow
 def test_an_outage_of_redis_is_sat_out(tmp_path: Path) -> None:
     server = RedisServer(tmp_path, free_port())
     server.start()
@@ -454,6 +458,7 @@ def test_who_lost_the_lease_is_not_failing(producer: Producer, tmp_path: Path) -
     asyncio.run(run())
 
 
+@pytest.mark.slow
 def test_a_full_redis_is_emptied_by_what_is_sent(tmp_path: Path) -> None:
     server = RedisServer(tmp_path, free_port())
     server.start()
@@ -504,6 +509,7 @@ def test_a_redis_that_becomes_full_takes_all_of_the_events_or_none(tmp_path: Pat
     server.stop()
 
 
+@pytest.mark.slow
 def test_a_redis_that_refuses_to_write_is_not_asked_in_a_row(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

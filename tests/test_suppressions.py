@@ -615,6 +615,7 @@ def test_the_page_s_example_runs_as_written(redis_server: Any, namespace: str) -
     assert run.stdout == "True complained\nrow 0 is suppressed\nrejected suppressed\n"
 
 
+@pytest.mark.slow
 def test_workers_add_who_blocks_us_and_send_nothing_more_to_them(
     system_env: dict[str, str], start_worker: Start, simulator: Simulator
 ) -> None:
