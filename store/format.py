@@ -11,7 +11,7 @@ from typing import Any
 from viber_courier.store.keys import Keys
 from viber_courier.store.replies import reply
 
-FORMAT = 4
+FORMAT = 3
 """The format that this version writes. It reads all before."""
 NEEDED = 2
 """The oldest format whose versions read what this version writes: up to there a roll goes back."""
