@@ -148,7 +148,9 @@ def test_everything_runs_with_exactly_the_documented_permissions(
     ids += [app.enqueue(text_job("79250000030", id=f"dead-{n}")) for n in range(3)]
     lapse(stored.admin, "lapsed")
     other = Celery(broker=queued.url("default", "").replace("default:@", ""))
-    other.send_task("courier.enqueue", args=[[text_job(id="task-1")]], queue="courier.enqueue")
+    other.send_task(
+        "courier.enqueue", args=[[text_job(id="task-1", campaign="c")]], queue="courier.enqueue"
+    )
     pop_unacked(queued.admin)
     queued.admin.zadd("_kombu.binding_deadlines", {"gone": 1})
     # When a worker runs
@@ -159,7 +161,8 @@ def test_everything_runs_with_exactly_the_documented_permissions(
         ends(app, 9)
         idle = time.monotonic() + SOCKET_OPTIONS["health_check_interval"] + 1
         wait_for(lambda: time.monotonic() > idle)  # a connection is checked before it is used
-        rows = [text_job(id="task-2", priority="realtime"), {"wrong": 1}]
+        # and a campaign that had ended goes on
+        rows = [text_job(id="task-2", priority="realtime", campaign="c"), {"wrong": 1}]
         other.send_task("courier.enqueue", args=[rows], queue="courier.enqueue")
         seen = ends(app, 2)
         assert sorted(events[-1]["status"] for events in seen.values()) == ["read", "rejected"]
@@ -213,6 +216,7 @@ def operate(courier: Courier, id: str) -> None:
     courier("cancel", "late")
     courier("resume")
     courier("top", "--once")
+    courier("suppress", "list", COURIER_SUPPRESSION_KEY="k" * 32)
     courier("dead", "list")
     courier("dead", "show", "dead-0", "--reveal")
     courier("dead", "resend", "dead-0")
