@@ -45,10 +45,11 @@
 -- 'ok' has stored anything. Skips ids that are stored with the same digest. Events: none.
 local newer = unreadable(format, formats, true)
 if newer then return newer end
-local at, listed, wrong = now(time)
+local at, listed = now(time)
 if hashes ~= '' then
-  listed, wrong = suppressed_places(suppressed, hashes, at)
+  local found, wrong = suppressed_places(suppressed, hashes, at)
   if wrong then return wrong end
+  listed = found
 end
 gap, width = tonumber(gap), tonumber(width)
 local fresh, conflicts, latest = {}, {}, at

@@ -72,6 +72,7 @@ def took(within_10_s: str, all_: str) -> Series:
 
 GATEWAY_UP = 'up{job="courier-gateway"}'
 CONSOLE_UP = 'up{job="courier-console"}'
+PUSH_UP = 'up{job="courier-push"}'
 
 
 def answers(code: str, values: str) -> Series:
@@ -168,8 +169,8 @@ CASES: dict[str, tuple[str, dict[str, Series], dict[str, Series]]] = {
     ),
     "CourierPushDown": (
         "10m",
-        {"it does not answer": {'up{job="courier-push"}': "1x2 0x40"}},
-        {"one scrape is missed": {'up{job="courier-push"}': "1x6 0 1x40"}, "there is none": {}},
+        {"it does not answer": {PUSH_UP: "1x2 0x40"}},
+        {"one scrape is missed": {PUSH_UP: "1x6 0 1x40"}, "there is none": {}},
     ),
     "CourierPushFailing": (
         "10m",
@@ -358,7 +359,7 @@ CASES: dict[str, tuple[str, dict[str, Series], dict[str, Series]]] = {
 
 
 def labelled(name: str) -> str:
-    if name in (GATEWAY_UP, CONSOLE_UP):
+    if name in (GATEWAY_UP, CONSOLE_UP, PUSH_UP):
         return name
     head, _, tail = name.partition("{")
     return head + '{job="courier",instance="e:9540"' + ("," + tail if tail else "}")
