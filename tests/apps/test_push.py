@@ -12,9 +12,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 
@@ -239,6 +240,12 @@ def celery(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "bin" / "python"
 
 
+def answers(port: int) -> bool:
+    with suppress(OSError), urlopen(f"http://127.0.0.1:{port}/healthz", timeout=1) as answer:
+        return bool(answer.status == 200)
+    return False
+
+
 YAML = (
     'app.conf.update(task_serializer="yaml", accept_content=["yaml"], result_serializer="yaml")\n'
 )
@@ -266,7 +273,8 @@ def test_killed_again_and_again_every_event_runs_in_the_apps_worker(
         "worker", *[celery, "-m", "celery", "-A", "shop", "worker", "-l", "INFO"], "-Qshop"
     )
     options = ["--group", "shop", "--broker", broker, "--task", "shop.on_result", "--queue", "shop"]
-    options += ["--serializer", serializer, "--consumer", "one", "--port", str(free_port())]
+    port = free_port()
+    options += ["--serializer", serializer, "--consumer", "one", "--port", str(port)]
     total = 0
     for _ in range(4):
         forward = run("forward.log", *COURIER, "forward", *options)
@@ -280,6 +288,7 @@ def test_killed_again_and_again_every_event_runs_in_the_apps_worker(
 
     wait_for(lambda: len({*lines(tmp_path / "ran")}) == total, 60)
     wait_for(lambda: left(producer, "shop") == 0)
+    wait_for(lambda: answers(port))  # else it does not handle TERM yet
     forward.terminate()
     assert forward.wait(20) == 0
     # And a task that came twice has the same id
