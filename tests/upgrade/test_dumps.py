@@ -14,7 +14,7 @@ __all__ = ["app", "dump", "landed", "provider"]
 
 
 def test_there_is_a_dump_of_each_landed_format_and_of_this_one() -> None:
-    assert (*dict.fromkeys(format for format, _ in LANDED), FORMAT) == FORMATS
+    assert (*dict.fromkeys([*(format for format, _ in LANDED), FORMAT]),) == FORMATS
 
 
 @pytest.mark.parametrize("dump", [*FORMATS[:-2], FORMATS[-1]], indirect=True)

@@ -26,6 +26,7 @@ from tests.conftest import ROOT
 LANDED = (
     (1, "f9f5803b7676661f6ff4e58771f21a3c0f34ce3b"),
     (2, "81b655fc7b3d261390938ef7eafb40f7e82c313e"),
+    (3, "6f6b3ab2dd5a41de3539936fd8ec1ce062919bf2"),
 )
 """Format and commit of each, the latest last."""
 BEFORE = LANDED[-1][1]
