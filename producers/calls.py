@@ -169,7 +169,7 @@ class Calls:
             return await preview(rows, checks, limit, *given)
 
         doors = add, preview_of
-        return AsyncCampaign(name, *doors, rate, self._link, self.settings, self._endings)
+        return AsyncCampaign(name, *doors, rate, self._link, self.settings, self._clock)
 
     async def campaigns(self) -> list[Progress]:
         """Returns how far each campaign has come, the newest first."""

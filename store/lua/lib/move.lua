@@ -5,7 +5,7 @@
 -- An event of a record with a campaign names it, and one with a source names that last of all:
 -- schemas/event.py relies on that place.
 --
--- move(record, results, change):
+-- move(record, results, change, found):
 --   change = {from, to, id, draft, at, provider, content, keep, keep_content, fields, size, tallies, now,
 --     count, waits}
 --   from, to         the status expected, and the one to write ('': leave it as it is)
@@ -20,10 +20,11 @@
 --   now              this instant, in us
 --   count            the counter of the new status ('': it is not entered)
 --   waits            1 if the message has waited and does no more, else 0
+--   found            status, final, n, row, source and campaign of the record, if the caller has read them
 -- Returns false, and writes nothing, if the status is another one or the message has ended.
 local call = redis.call
-local function move(record, results, change)
-  local found = call('HMGET', record, 'status', 'final', 'n', 'row', 'source', 'campaign')
+local function move(record, results, change, found)
+  found = found or call('HMGET', record, 'status', 'final', 'n', 'row', 'source', 'campaign')
   if found[1] ~= change.from or found[2] then return false end
   local fields, size, id, content = change.fields, change.size, change.id, change.content
   local draft, e, campaign = change.draft, change.at, found[6]
