@@ -40,14 +40,15 @@ local function new_end(e)
   return {from = from, to = ARGV[e], is_dead = ARGV[e + 1] == '1', count = ARGV[e + 2], ended = 0,
     draft = {unpack(ARGV, e + 3, e + 6)}, at = 1, last = {unpack(ARGV, e + 7, e + 11)}, provider = 'null',
     keep = keep, keep_content = keep_content, fields = {'reason', reason}, size = 2, tallies = tallies,
-    now = at, waits = 1}
+    now = text(at), waits = 1}
 end
 local unsent, unsure = new_end(ends), new_end(ends + 12)
 
 -- Returns whether a message is no longer in its line.
+local fields = {unpack(READ)}
+for _, field in ipairs({'attempts', 'unsure', 'metadata', 'resendOf'}) do fields[#fields + 1] = field end
 local function finish(id)
-  local found = call('HMGET', records .. id, 'status', 'final', 'n', 'row', 'source', 'campaign', 'attempts',
-    'unsure', 'metadata', 'resendOf')
+  local found = call('HMGET', records .. id, unpack(fields))
   if not found[1] then return true end  -- its record was deleted by hand
   local change = tonumber(found[8] or 0) > 0 and unsure or unsent
   local last, letter = change.last, found[10]
