@@ -202,10 +202,10 @@ def test_what_a_campaign_was_told_outlives_a_failover(tmp_path: Path) -> None:
             # Then the next one has all of it
             new = failover.master()
             wait_for(lambda new=new: role(new) == "master")
+            wait_for(lambda: all(map(following, failover.replicas())), 30)
             with contextlib.closing(Producer.from_env(more)) as other:
                 team.check(other)
             print(f"{fault.__name__}: {time.monotonic() - began:.1f} s")
-            wait_for(lambda: all(map(following, failover.replicas())), 30)
     finally:
         failover.stop()
 
