@@ -83,7 +83,7 @@ local losers = trim(results, missed, at_ms - tonumber(keep_events))
 if losers > 0 then redis.call('HINCRBY', counts, 'events-missed', losers) end
 redis.call('ZREMRANGEBYSCORE', dead, '-inf', text(at - tonumber(keep) * 1000))
 redis.call('ZREMRANGEBYSCORE', registry, '-inf', text(at))
-local page = redis.call('HSCAN', suppressed, cursor, 'COUNT', 500)
+local page = redis.call('HSCAN', suppressed, cursor, 'COUNT', 200)
 for i = 1, #page[2], 2 do
   local live, till = is_live(page[2][i + 1], at - 86400000000)  -- the clock may be ahead for now
   if till and not live and page[2][i] ~= 'key' then redis.call('HDEL', suppressed, page[2][i]) end
