@@ -28,7 +28,7 @@ CHUNK = 40
 """Messages that one script call ends: other calls wait for it a millisecond at most."""
 SHARE = 0.25
 """How long to leave Redis to others after each such call, as a share of what it took."""
-CHUNK_ROWS = 500
+CHUNK_ROWS = 200
 """Messages that one script call reads for a report."""
 MINUTE = 60 * SECOND
 """Time constant of the pace that claim.lua keeps."""
@@ -203,16 +203,15 @@ class AsyncCampaign:
         return await self.progress()
 
     async def report(self) -> AsyncGenerator[ReportRow, None]:
-        start, found = 0, list[Any]()
-        while start or not found:
+        start, skip, found = 0, 0, [None]
+        while found:
             with store_errors(self._client):
-                more = {"from": start, "most": CHUNK_ROWS, "fields": ROW}
-                start, found = await reply(self._read["rows"](rows=self._rows, **more))
-            for row, id, *values in found:
+                more = {"from": start, "skip": skip, "most": CHUNK_ROWS, "fields": ROW}
+                call = self._read["rows"](rows=self._rows, **more)
+                start, skip, found = await reply(call)
+            for row, id, *values in zip(*[iter(found)] * (2 + len(ROW)), strict=True):
                 known = report_values(dict(zip(ROW, values, strict=True)))
                 yield ReportRow(row=None if row == "-" else int(row), id=id, **known)
-            if not found:
-                return
 
     async def _change(self, act: str, value: str | float = "") -> Progress:
         progress, refused = await self._call(self._act, act, value)

@@ -65,7 +65,10 @@ class AsyncSuppressions:
         return await self._change((Entry(h, reason, end) for h in self._hashes(phones)), ADDED)
 
     async def remove(self, phone: str) -> bool:
-        return await self._change(map(Entry, self._hashes([phone])), REMOVED) > 0
+        return await self.remove_many([phone]) > 0
+
+    async def remove_many(self, phones: Iterable[str]) -> int:
+        return await self._change(map(Entry, self._hashes(phones)), REMOVED)
 
     async def get(self, phone: str) -> Suppression | None:
         return (await self._look([*self._hashes([phone])]))[0]
@@ -166,6 +169,10 @@ class Suppressions:
     def remove(self, phone: str) -> bool:
         """Lets a number get messages again; returns whether it was suppressed."""
         return run(self._rules.remove(phone))
+
+    def remove_many(self, phones: Iterable[str]) -> int:
+        """Lets numbers get messages again; returns how many were suppressed."""
+        return run(self._rules.remove_many(phones))
 
     def get(self, phone: str) -> Suppression | None:
         """Returns why and until when a number is suppressed; None if it isn't."""

@@ -113,6 +113,7 @@ class Store:
         names = ("claim", "begin", "settle", "sweep", "wake", "refund", "suppress")
         given = shared(settings)
         self._scripts = {name: Script(client, name, given) for name in names}
+        self._cursor = "0"  # of the sweep of suppressed numbers
         self._kept, self._numbers = dict[str, Script](), number_hash(settings.suppression_key)
         if must := kept(client, settings):
             self._kept = {name: Script(client, name, given, must) for name in ("begin", "settle")}
@@ -269,8 +270,9 @@ class Store:
         words, unfinished = list[str](), "1"
         while unfinished == "1":  # a step back left much ahead: it is brought back in parts
             began = self._even()
-            now, before, unfinished, *more = self._scripts["sweep"](
+            now, before, unfinished, self._cursor, *more = self._scripts["sweep"](
                 time=self._now(),
+                cursor=self._cursor,
                 unless_ms=millis(unless_within),
                 expected_ms=self._watch.expected(began),
                 most=BROUGHT_BACK,
@@ -292,14 +294,16 @@ class Store:
         self._scripts["wake"](word=word)
 
     def refund(self, lease: Lease[Waiting], count: int) -> None:
-        """Gives back the rate's tokens of so many messages that were not sent.
+        """Gives back the tokens of so many messages that were not sent, also to their campaign.
 
         A probe took none. If Redis does not answer, time brings them back.
         """
-        if (limit := self._settings.rate_limit) and count > 0 and not lease.is_probe:
-            bucket, cost = self.keys.bucket("send"), SECOND / limit
+        limit = self._settings.rate_limit
+        if (limit or lease.line) and count > 0 and not lease.is_probe:
+            given = {"time": self._now(), "cost": SECOND / limit if limit else 0, "count": count}
+            bucket = self.keys.bucket("send")
             with suppress(redis.RedisError):
-                self._scripts["refund"](time=self._now(), bucket=bucket, cost=cost, count=count)
+                self._scripts["refund"](bucket=bucket, **given, **self._line(lease))
 
     def end_probe(self, lease: Lease[Waiting]) -> None:
         """Lets another probe through, as this one has led to no request."""

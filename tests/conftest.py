@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import os
+import pty
 import signal
 import socket
 import subprocess
@@ -357,7 +358,7 @@ class Courier:
         """The one JSON document that it prints with --json."""
         return json.loads(self(*args, "--json", code=code, **more).stdout)
 
-    def start(self, *args: str) -> subprocess.Popen[str]:
+    def start(self, *args: str, **more: Any) -> subprocess.Popen[str]:
         """Run a command as a process of its own."""
         return subprocess.Popen(
             [sys.executable, "-c", "from viber_courier.ops.cli import main; main()", *args],
@@ -365,7 +366,20 @@ class Courier:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            **more,
         )
+
+    def type(self, answer: str, *args: str) -> tuple[int, str, str]:
+        """Run a command on a terminal and type a line; its exit code, stdout and stderr."""
+        person, terminal = pty.openpty()
+        try:
+            process = self.start(*args, stdin=terminal)
+            os.write(person, f"{answer}\n".encode())
+            stdout, stderr = process.communicate(timeout=30)
+            return process.returncode, stdout, stderr
+        finally:
+            os.close(person)
+            os.close(terminal)
 
 
 @pytest.fixture

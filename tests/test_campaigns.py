@@ -500,6 +500,32 @@ def test_a_slow_rate_is_served_by_sweeps(producer: Producer, shop: Workshop) -> 
     assert sent == pytest.approx(11, abs=1)
 
 
+def test_a_pause_before_the_request_costs_no_tokens(producer: Producer, shop: Workshop) -> None:
+    shop.clock.freeze()
+    shop.clock.advance(60)
+    campaign, _ = start(producer, "a", 100, rate=1 / 3600)
+    lease = shop.claim()
+    assert len(lease.messages) == 1 and shop.store.claim("low", answered=True) is None
+    campaign.pause()
+    assert shop.begin(lease).messages == []
+    campaign.resume()
+    assert len(shop.ids()) == 1
+    assert shop.store.claim("low", answered=True) is None
+
+
+def test_a_suppressed_message_costs_its_campaign_no_tokens(
+    client: redis.Redis, settings: Settings, clock: Clock
+) -> None:
+    clock.freeze()
+    clock.advance(60)
+    shop = Workshop(client, replace(settings, suppression_key="k" * 16), clock)
+    _, ids = start(shop.producer, "a", 5, rate=1 / 3600)
+    shop.producer.suppressions.add_many([row["address"] for row in rows(3)], "asked us")
+    shop.serve(9)
+    statuses = [shop.producer.get(id).status for id in ids]  # type: ignore[union-attr]
+    assert statuses == ["rejected"] * 3 + ["submitted", "queued"]
+
+
 def test_how_long_it_will_take(producer: Producer, shop: Workshop) -> None:
     campaign, _ = start(producer, "a", 3000)
     shop.clock.freeze()

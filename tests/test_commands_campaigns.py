@@ -77,6 +77,20 @@ def test_a_cancelled_campaign_takes_no_list(courier: Courier, stored: Any, tmp_p
     assert "campaign 'nov-sale' was cancelled" in courier(*given, code=2).stderr
 
 
+@pytest.mark.slow
+def test_a_person_is_asked_before_a_campaign_is_cancelled(courier: Courier, stored: Any) -> None:
+    words = ("campaign", "cancel", "nov-sale")
+    for answer in ("", "n", "later"):
+        code, said, asked = courier.type(answer, *words)
+        assert (code, said) == (1, "")
+        assert asked.startswith("End 3 waiting messages of campaign nov-sale for good? [y/N] ")
+        assert "not confirmed: nothing was changed" in asked
+    assert courier.json("campaign", "show", "nov-sale")["state"] == "running"
+    code, said, _ = courier.type("y", *words, "--json")
+    assert (code, json.loads(said)["state"]) == (0, "cancelled")
+    assert courier.type("", *words, "--yes")[::2] == (0, "")
+
+
 def test_a_campaign_nobody_knows(courier: Courier) -> None:
     for act in ("show", "pause", "resume", "cancel", "report"):
         assert "no campaign has this name" in courier("campaign", act, "typo", code=1).stderr

@@ -131,6 +131,17 @@ def test_dead_letters_are_sent_again(
         assert "use --all" in courier("dead", "drop", *wrong, code=2).stderr
 
 
+@pytest.mark.slow
+def test_a_person_is_asked_before_all_letters_are_dropped(
+    courier: Courier, letters: list[str]
+) -> None:
+    code, _, asked = courier.type("no", "dead", "drop", "--all", "--status", "rejected")
+    assert code == 1 and asked.startswith("Drop 2 dead letters? [y/N] ")
+    assert len(courier("dead", "list").stdout.splitlines()) == 3
+    assert courier.type("", "dead", "drop", "r1")[:2] == (0, "1 dropped\n")
+    assert courier.type("y", "dead", "drop", "--all")[:2] == (0, "2 dropped\n")
+
+
 def test_dead_letters_are_dropped(courier: Courier, letters: list[str]) -> None:
     assert courier("dead", "drop", "r1").stdout == "1 dropped\n"
     told = courier.json("dead", "drop", "r2", "nobody", code=1)

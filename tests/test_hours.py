@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import redis
 
-from tests.conftest import Clock, Start, ends, events_of, text_job
+from tests.conftest import Clock, Start, common_job, ends, events_of, text_job
 from tests.workshop import Workshop
 from viber_courier import InvalidMessage, Producer
 from viber_courier.schemas.instants import SECOND
@@ -107,6 +107,26 @@ def test_what_waits_for_its_hours_takes_nothing_of_the_rate(
     assert {state(shop, id) for id in ids} == {("queued", 0, 0)}
     assert {state(shop, id)[0] for id in plain} == {"submitted"}
     assert sum(shop.provider.sizes) == 10
+
+
+def test_what_waits_for_its_hours_takes_nothing_of_its_campaign_s_rate(
+    client: redis.Redis, settings: Settings, clock: Clock, hours: Hours
+) -> None:
+    # Given a campaign of ten messages a second, thirty of which are due when their hours have ended
+    shop = Workshop(client, settings, clock)
+    common: Any = common_job(priority="low")
+    window = {"sendWindow": hours(-1, 1), "ttlSec": TWO_DAYS}
+    rows = [{"address": f"79250000{n:03}", **(window if n < 30 else {})} for n in range(45)]
+    ids = shop.producer.campaign("a", common=common, rate=10).add(rows)
+    clock.freeze()
+    clock.advance(2 * HOUR)
+    # When a worker comes, then the others leave as if the thirty had not been there
+    shop.serve(3)
+    assert {state(shop, id) for id in ids[:30]} == {("queued", 0, 0)}
+    assert sum(shop.provider.sizes) == 10
+    # And no sooner than their rate has it
+    clock.advance(0.5)
+    assert sum(shop.serve()) == 5
 
 
 def close_gate(shop: Workshop) -> None:

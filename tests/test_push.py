@@ -277,7 +277,12 @@ def test_what_was_put_aside_can_be_dropped(
     assert dropped == {"dropped": ["m1:1"], "unknown": []}
     said = courier("webhook", "failed", "list", "--most", "1", *group)
     assert len(said.stdout.splitlines()) == 1 and "There are more" in said.stderr
-    assert courier("webhook", "failed", "drop", "--all", *group).stdout == "2 dropped\n"
+    words = ("webhook", "failed", "drop", "--all", *group)
+    assert courier.type("n", *words)[::2] == (
+        1,
+        "Drop 2 events that were put aside? [y/N] Error: not confirmed: nothing was changed\n",
+    )
+    assert courier(*words).stdout == "2 dropped\n"
     assert courier("webhook", "failed", "list", *group).stdout == ""
     for wrong in (["drop"], ["resend", "--all", "m0:1"]):
         assert "name IDS" in courier("webhook", "failed", *wrong, *group, code=2).stderr

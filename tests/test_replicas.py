@@ -9,18 +9,20 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
 
 from tests.awaited import Awaited, Loop
-from tests.conftest import free_port, text_job, wait_for
+from tests.conftest import common_job, free_port, text_job, wait_for
 from tests.test_send import Post
 from viber_courier import AsyncProducer, Producer, StoreUnavailable
 from viber_courier.ops.redis_server import RedisServer
 from viber_courier.producers.results import EventStream
 from viber_courier.schemas.settings import ON_DISK, Settings
 from viber_courier.store.connection import connect
+from viber_courier.store.keys import Keys
 from viber_courier.store.leases import Store
 from viber_courier.store.refusals import store_fault
 from viber_courier.store.replicas import kept
@@ -76,6 +78,7 @@ def settings(pair: Pair, namespace: str) -> Settings:
         redis_url=pair.master.url,
         replicas=1,
         replicas_timeout=0.1,
+        suppression_key="k" * 16,
         lease=1.5,
         connect_timeout=0.2,
         read_timeout=0.3,
@@ -141,6 +144,54 @@ def test_a_promise_waits_for_the_replica_also_where_its_repeat_writes_nothing(
         pair.signal(signal.SIGCONT)
         wait_for(lambda: kept_now(other, "b"))
         assert other.cancel("a") is True
+
+
+def test_campaigns_and_suppressions_wait_for_the_replica(
+    app: Producer, pair: Pair, still: Callable[[], None]
+) -> None:
+    # Given campaigns that a replica has
+    common: Any = common_job(priority="low")
+    names = ("add", "rated", "pause", "resume", "cancel")
+    shops = {name: app.campaign(name, common=common) for name in names}
+    for shop in shops.values():
+        shop.add([{"address": "79250000001"}])
+    shops["resume"].pause()
+    app.suppressions.add("79250000009", "asked us")
+    calls: dict[str, Callable[[], Any]] = {
+        "add": lambda: shops["add"].add([{"id": "b", "address": "79250000002"}]),
+        "rated": lambda: app.campaign("rated", common=common, rate=5).add([]),
+        "pause": shops["pause"].pause,
+        "resume": shops["resume"].resume,
+        "cancel": shops["cancel"].cancel,
+        "suppress": lambda: app.suppressions.add("79250000008", "asked us"),
+        "unsuppress": lambda: app.suppressions.remove("79250000009"),
+    }
+    # When it stands still, then no change is promised, also by a repeat that changes nothing
+    still()
+    for name, call in [*calls.items()] * 2:
+        with pytest.raises(StoreUnavailable, match="0 of 1 replicas have it"):
+            call()
+        assert name
+    # And all are once it follows
+    pair.signal(signal.SIGCONT)
+    for call in calls.values():
+        wait_for(lambda call=call: promised(call))
+    with redis.Redis(port=pair.replica.port, decode_responses=True) as replica:
+        keys = Keys(app.settings.namespace)
+        assert replica.hget(keys.campaigns + "rated", "rate") == "5"
+        held = [replica.hget(keys.campaigns + name, "paused") for name in ("pause", "resume")]
+        assert held == ["by hand", None]
+        assert replica.hget(keys.campaigns + "cancel", "cancelled:by-request") == "1"
+        assert replica.hget(keys.campaigns + "add", "added") == "2"
+        assert replica.hlen(keys.suppressed) == 2
+
+
+def promised(call: Callable[[], Any]) -> bool:
+    try:
+        call()
+        return True
+    except StoreUnavailable:
+        return False
 
 
 def test_what_redis_has_is_not_called_refused_when_its_memory_is_used_up(

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -27,7 +28,7 @@ from tests.conftest import (
     text_job,
     wait_for,
 )
-from tests.workshop import Workshop, entry
+from tests.workshop import DAY, Workshop, entry
 from viber_courier import (
     ConfigError,
     InvalidMessage,
@@ -50,6 +51,7 @@ from viber_courier.worker.outcome import (
 )
 
 KEY = "a key of sixteen or more characters"
+HOUR = 3600
 PHONE, OTHER = "79250000001", "79250000002"
 ENTRY = Suppression(hash="x" * 16, key="k", reason="r", since="2026-01-01T00:00:00Z", until=None)
 
@@ -123,6 +125,32 @@ def test_a_number_is_suppressed_until_an_instant(producer: Producer) -> None:
     assert listed.add(OTHER, "again") is True  # it was over
     with pytest.raises(ValueError, match="zone"):
         listed.add(PHONE, "x", datetime(2030, 1, 1))
+
+
+def test_sweeps_remove_what_is_over_for_a_day_a_page_each(
+    producer: Producer, client: redis.Redis, desk: Workshop
+) -> None:
+    # Given numbers suppressed for an hour, for two days and for good
+    key, now, listed = desk.store.keys.suppressed, datetime.now(UTC), producer.suppressions
+    phones = [f"7925{n:07}" for n in range(3000)]
+    listed.add_many(phones[:2500], "an hour", now + timedelta(hours=1))
+    listed.add_many(phones[2500:2600], "two days", now + timedelta(days=2))
+    listed.add_many(phones[2600:], "for good")
+    # When sweeps run for less than a day after the first have ended, then all are there
+    desk.clock.advance(DAY)
+    for _ in range(20):
+        desk.store.sweep()
+    assert client.hlen(key) == 3001
+    # When they go on, then these are gone, little by little, and no other
+    desk.clock.advance(2 * HOUR)
+    left = [3001]
+    while left[-1] > 501:
+        assert len(left) < 30
+        desk.store.sweep()
+        left.append(client.hlen(key))
+    assert max(before - after for before, after in pairwise(left)) < 1000
+    assert [*map(bool, listed.among(phones))] == [True] * 500
+    assert client.hget(key, "key") == NumberHash(KEY).fingerprint
 
 
 def test_wrong_numbers_and_reasons_are_refused_without_repeating_them(producer: Producer) -> None:

@@ -15,10 +15,12 @@ from viber_courier.ops.commands.terminal import (
     WRONG,
     Failure,
     command,
+    confirm,
     emit,
     grid,
     json_option,
     plain,
+    yes_option,
 )
 from viber_courier.ops.console.actions import Actions, of_operator
 from viber_courier.ops.console.campaigns import report_lines
@@ -87,15 +89,19 @@ def resume(name: str, as_json: bool) -> None:
     _act(name, as_json, lambda actions: actions.resume_campaign(name))
 
 
-@command(partly=UNKNOWN)
+@command(partly=UNKNOWN + ", or you did not confirm")
 @click.argument("name")
+@yes_option
 @json_option
-def cancel(name: str, as_json: bool) -> None:
+def cancel(name: str, agreed: bool, as_json: bool) -> None:
     """End all messages of a campaign that have not left yet, for good.
 
-    Nothing can be added from then on. If the command is interrupted, workers end the rest, or
-    start it again.
+    Asks for confirmation on a terminal. Nothing can be added from then on. If the command is
+    interrupted, workers end the rest, or start it again.
     """
+    progress = _stored(name)[1]
+    waiting = progress.waiting - progress.inside
+    confirm(agreed, lambda: f"End {waiting:,} waiting messages of campaign {name} for good?")
     _act(name, as_json, lambda actions: actions.cancel_campaign(name))
 
 

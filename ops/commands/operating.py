@@ -15,9 +15,11 @@ from viber_courier.ops.commands.terminal import (
     PARTLY,
     Duration,
     command,
+    confirm,
     emit,
     json_option,
     reveal_option,
+    yes_option,
 )
 from viber_courier.ops.console.actions import of_operator
 from viber_courier.ops.look import PAUSABLE
@@ -163,15 +165,21 @@ def resend(
     sys.exit(PARTLY if refused else 0)
 
 
-@command(partly="some are not dead letters (each is named)")
+@command(partly="some are not dead letters (each is named), or you did not confirm")
 @click.argument("ids", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="All that are on the list now.")
 @_filters
+@yes_option
 @json_option
-def drop(ids: tuple[str, ...], everything: bool, as_json: bool, **more: Any) -> None:
-    """Remove dead letters from the list and erase their phone numbers and texts. Records stay."""
+def drop(ids: tuple[str, ...], everything: bool, agreed: bool, as_json: bool, **more: Any) -> None:
+    """Remove dead letters from the list and erase their phone numbers and texts. Records stay.
+
+    With --all it asks for confirmation on a terminal.
+    """
     _chosen(ids, everything, **more)
     actions, refused = of_operator(), dict[str, str]()
+    letters = actions.producer.dead.list(**more)
+    confirm(agreed or not everything, lambda: f"Drop {sum(1 for _ in letters):,} dead letters?")
     dropped = actions.drop_many(**more) if everything else 0
     for id in ids:
         try:

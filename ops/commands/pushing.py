@@ -26,8 +26,10 @@ from viber_courier.ops.commands.terminal import (
     Failure,
     Group,
     command,
+    confirm,
     emit,
     json_option,
+    yes_option,
 )
 from viber_courier.ops.push.endpoint import Endpoint, Network, Secrets
 from viber_courier.ops.push.forward import SERIALIZERS, Forward, broker_of
@@ -245,9 +247,17 @@ def sweeping(name: str, text: str, done: str) -> click.Command:
     @click.argument("ids", nargs=-1)
     @click.option("--all", "everything", is_flag=True, help="All that were put aside.")
     @chosen
-    def made(ids: tuple[str, ...], everything: bool, group: str, as_json: bool) -> None:
+    def made(
+        ids: tuple[str, ...], everything: bool, group: str, as_json: bool, agreed: bool = True
+    ) -> None:
         if bool(ids) == everything:
             raise click.UsageError("name IDS of events, or use --all")
+
+        def question() -> str:
+            count = over(group, Outbox.sizes)["put_aside"]
+            return f"Drop {count:,.0f} events that were put aside?"
+
+        confirm(agreed or not everything, question)
 
         async def sweep(outbox: Outbox) -> dict[str, list[str]]:
             known = []
@@ -270,4 +280,6 @@ def sweeping(name: str, text: str, done: str) -> click.Command:
 
 failed.add_command(list_)
 failed.add_command(sweeping("resend", "Let events that were put aside be sent again.", "resent"))
-failed.add_command(sweeping("drop", "Forget events that were put aside.", "dropped"))
+failed.add_command(
+    yes_option(sweeping("drop", "Forget events; --all asks on a terminal.", "dropped"))
+)

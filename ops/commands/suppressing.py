@@ -123,9 +123,11 @@ def list_(most: int, as_json: bool) -> None:
 @json_option
 def export(file: Any, as_json: bool) -> None:
     """Write the list to FILE, as hashes, for `courier suppress import` under the same key."""
-    lines = [f"{json.dumps(asdict(each))}\n" for each in Producer.from_env().suppressions.list()]
-    file.writelines(lines)
-    emit({"exported": len(lines)}) if as_json else click.echo(f"{len(lines):,} exported")
+    exported = 0
+    for each in Producer.from_env().suppressions.list():
+        file.write(f"{json.dumps(asdict(each))}\n")
+        exported += 1
+    emit({"exported": exported}) if as_json else click.echo(f"{exported:,} exported")
 
 
 @command("import", wrong="wrong usage or settings, or the file is no export or of another key")

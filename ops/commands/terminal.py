@@ -116,6 +116,17 @@ def failure(error: CourierError | redis.RedisError) -> Failure:
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON only.")
 reveal_option = click.option("--reveal", is_flag=True, help="Also show the phone number and texts.")
 
+yes_option = click.option("--yes", "agreed", is_flag=True, help="Don't ask for confirmation.")
+
+
+def confirm(agreed: bool, question: Callable[[], str]) -> None:
+    """Asks before what can't be undone, on a terminal only. Raises Failure unless one agrees."""
+    if agreed or not is_terminal(sys.stdin):
+        return
+    click.echo(f"{question()} [y/N] ", nl=False, err=True)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise Failure("not confirmed: nothing was changed")
+
 
 def emit(value: object) -> None:
     """Prints one JSON document on one line."""

@@ -101,7 +101,7 @@ class Actions:
     def unsuppress(self, phones: Collection[str]) -> int:
         """Lets numbers get messages again; returns how many were suppressed."""
         self.record("unsuppress", _numbers(phones))
-        return sum(map(self.producer.suppressions.remove, phones))
+        return self.producer.suppressions.remove_many(phones)
 
     def import_suppressions(self, entries: Iterable[Suppression]) -> int:
         """Adds entries of another list; returns how many are new."""

@@ -1,5 +1,6 @@
 -- Renews the lease of messages, right before a request with them or after it.
 -- @include clock
+-- @include bucket
 -- @include suppressed
 -- @include lines
 -- KEYS
@@ -27,7 +28,7 @@
 -- begins with it: its number is suppressed}.
 -- A repeat with the same once key gets the same reply.
 -- No request begins with messages of a campaign that is paused or cancelled: they are due again, and
--- their lease counts as lost.
+-- their lease counts as lost. If it has a rate of its own, its bucket gets their tokens back.
 local at = now(time)
 local before = redis.call('GET', once)
 if before then
@@ -35,8 +36,8 @@ if before then
   return {given, answered, flags}
 end
 local new = math.max(at + tonumber(lease), tonumber(redis.call('GET', fence) or 0) + 4)
-local flags, leases, mine, inside = {}, {}, tonumber(held), 0
-local state = campaign ~= '' and redis.call('HMGET', campaigns .. campaign, 'paused', 'stopped')
+local flags, leases, mine, inside, paid = {}, {}, tonumber(held), 0, 0
+local state = campaign ~= '' and redis.call('HMGET', campaigns .. campaign, 'paused', 'stopped', 'rate')
 local stopped = state and kind == '2' and (state[1] or state[2])
 local listed = hashes ~= '' and not stopped and suppressed_places(suppressed, hashes, at) or {}
 local next_score, put_off, size = text(stopped and at or new + tonumber(kind)), text(new + 1), 0
@@ -50,6 +51,7 @@ for i, score in ipairs(scores) do
     flags[i] = stopped and '0' or stops and '2' or '1'
     size = size + 2
     leases[size - 1], leases[size] = stops and put_off or next_score, id
+    paid = paid + score % 4 % 2  -- a claim takes no tokens for what had lapsed inside a request
     inside = inside + (begins and 1 or 0) - (score % 4 == 2 and 1 or 0)
   else
     flags[i] = '0'
@@ -58,6 +60,7 @@ end
 if size > 0 then redis.call('ZADD', set, unpack(leases)) end
 if state and inside ~= 0 then redis.call('HINCRBY', campaigns .. campaign, 'inside', inside) end
 if stopped and size > 0 then line_up(lane_turns, lane_held, campaigns .. campaign, line, at) end
+if stopped and state[3] then spend(campaigns .. campaign .. ':bucket', at, 1000000 / state[3], -paid) end
 redis.call('SET', fence, text(new))
 local answer = {text(new), text(at), table.concat(flags)}
 redis.call('SET', once, table.concat(answer, ' '), 'PX', once_ms)

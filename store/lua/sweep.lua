@@ -1,8 +1,10 @@
--- Rings for due messages that have no bell; removes events and dead letters that are too old. Notices
--- a step of this server's clock, and brings back what a step back has left ahead.
+-- Rings for due messages that have no bell; removes events and dead letters that are too old, and suppressed
+-- numbers that have not been so for a day. Notices a step of this server's clock, and brings back what a
+-- step back has left ahead.
 -- @include clock
 -- @include bell
 -- @include clock_step
+-- @include suppressed
 -- @include trim
 -- @include format
 -- KEYS
@@ -27,6 +29,7 @@
 --   pauses[5]      keys that exist while an operator has paused a lane, or polling
 --   pace           the latest due time given to a dead letter sent again
 --   registry       the campaigns
+--   suppressed     the list of suppressed numbers
 -- ARGV
 --   formats[2]     of the caller's version (lua/lib/format.lua)
 --   time           '' for this server's clock
@@ -44,8 +47,9 @@
 --   expected_ms    the instant that it is by this clock, if it has not stepped; '' if the caller
 --                  doesn't know
 --   most           most members to bring back in this call
--- Reply {now (ms), the latest sweep before (ms, 0: none), '1' if there is more to bring back, the words
--- that were left on the wake list ...}
+--   cursor         where to go on in the list of suppressed numbers, from '0'
+-- Reply {now (ms), the latest sweep before (ms, 0: none), '1' if there is more to bring back, the next
+-- cursor, the words that were left on the wake list ...}
 local newer = unreadable(format, formats, true)
 if newer then return newer end
 local at, last = now(time), tonumber(redis.call('GET', swept) or 0)
@@ -63,20 +67,26 @@ elseif ago > step and expected_ms ~= '' and at_ms - tonumber(expected_ms) > step
   end
 end
 local unfinished = walk(clock, at, lease, places, tonumber(most))
-local left = {text(at_ms), text(last), unfinished and '1' or '0'}
+local left = {text(at_ms), text(last), unfinished and '1' or '0', cursor}
 if ago >= 0 and ago < tonumber(unless_ms) then return left end  -- below 0: the clock was set back
 local function due(set) return #redis.call('ZRANGEBYSCORE', set, '-inf', text(at), 'LIMIT', 0, 1) > 0 end
-if due(watch) and ring(watch_bell, wakes, watch_word, bell_ms) then left[4] = watch_word end
+if due(watch) and ring(watch_bell, wakes, watch_word, bell_ms) then left[5] = watch_word end
 for lane = 1, 4 do
   local is_due = due(lanes[2 * lane - 1]) or due(lanes[2 * lane]) or due(turns[lane]) or due(held_lines[lane])
   if is_due and ring(bells[lane], wakes, words[lane], bell_ms) then
     left[#left + 1] = words[lane]
   end
 end
-if #left > 3 then redis.call('HINCRBY', counts, 'bells', #left - 3) end
+if #left > 4 then redis.call('HINCRBY', counts, 'bells', #left - 4) end
 redis.call('SET', swept, text(at_ms))
 local losers = trim(results, missed, at_ms - tonumber(keep_events))
 if losers > 0 then redis.call('HINCRBY', counts, 'events-missed', losers) end
 redis.call('ZREMRANGEBYSCORE', dead, '-inf', text(at - tonumber(keep) * 1000))
 redis.call('ZREMRANGEBYSCORE', registry, '-inf', text(at))
+local page = redis.call('HSCAN', suppressed, cursor, 'COUNT', 200)
+for i = 1, #page[2], 2 do
+  local live, till = is_live(page[2][i + 1], at - 86400000000)  -- the clock may be ahead for now
+  if till and not live and page[2][i] ~= 'key' then redis.call('HDEL', suppressed, page[2][i]) end
+end
+left[4] = page[1]
 return left

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.cluster import Cluster
-from tests.conftest import Simulator, free_port, text_job, wait_for
+from tests.conftest import Simulator, common_job, free_port, text_job, wait_for
 from tests.faults.installation import Installation, Load, running
-from tests.faults.test_sentinel import Failover, admin, role
-from viber_courier import Producer, StoreUnavailable
+from tests.faults.test_sentinel import Failover, admin, following, role
+from viber_courier import Campaign, CampaignCancelled, Producer, StoreUnavailable
 from viber_courier.ops.redis_server import RedisServer
 
 BACK = 40.0
@@ -124,6 +127,85 @@ def test_a_replica_that_is_preferred_and_lags_takes_nothing_away(tmp_path: Path)
             wait_for(lambda: role(preferred) == "master")
             with admin(preferred) as client:
                 assert [id for id in kept if not client.exists(app._keys.records + id)] == []
+    finally:
+        failover.stop()
+
+
+ROWS: list[Any] = [{"address": f"7925{n:07}"} for n in range(1500)]
+SUPPRESSED = "79250009999"
+
+
+class Team:
+    """What a marketing team has asked for, call by call."""
+
+    def __init__(self, app: Producer, round: int) -> None:
+        self.app, self.name = app, f"sale{round}"
+        self.added = self.campaign("added")
+
+    def campaign(self, what: str) -> Campaign:
+        common: Any = common_job(priority="low")
+        return self.app.campaign(f"{self.name}-{what}", common=common)
+
+    def prepare(self) -> None:
+        for what in ("paused", "cancelled"):
+            self.campaign(what).add(ROWS)
+
+    def calls(self) -> list[Callable[[], Any]]:
+        return [
+            self.campaign("paused").pause,
+            self.campaign("cancelled").cancel,
+            lambda: self.added.add(ROWS),
+            lambda: self.app.suppressions.add(SUPPRESSED, self.name),
+        ]
+
+    def check(self, app: Producer) -> None:
+        """That another app finds all of it."""
+        team, self.app = self, app
+        assert team.campaign("paused").progress().state == "paused"
+        cancelled = team.campaign("cancelled").progress()
+        assert (cancelled.state, cancelled.waiting) == ("cancelled", 0)
+        assert cancelled.statuses == {"cancelled": len(ROWS)}
+        assert {row.status for row in team.campaign("cancelled").report()} == {"cancelled"}
+        with pytest.raises(CampaignCancelled):
+            team.campaign("cancelled").add(ROWS)
+        assert team.campaign("added").progress().waiting == len(ROWS)
+        entry = app.suppressions.get(SUPPRESSED)
+        assert entry and entry.reason == self.name
+
+
+def test_what_a_campaign_was_told_outlives_a_failover(tmp_path: Path) -> None:
+    # Given two replicas, one of which must have what is promised
+    failover = Failover(tmp_path, replicas=2)
+    more = {"COURIER_REDIS_URL": failover.url, "COURIER_REPLICAS": "1"}
+    more |= {"COURIER_REPLICAS_TIMEOUT": "4", "COURIER_SUPPRESSION_KEY": "k" * 16}
+    try:
+        for round, fault in enumerate((kill, plan)):
+            with contextlib.closing(Producer.from_env(more)) as app, ThreadPoolExecutor() as pool:
+                team = Team(app, round)
+                team.prepare()
+                old, replicas = failover.master(), failover.replicas()
+                # When the replicas stand still for a moment, then no call returns meanwhile
+                for each in replicas:
+                    each.process.send_signal(signal.SIGSTOP)  # type: ignore[union-attr]
+                calls = [pool.submit(call) for call in team.calls()]
+                time.sleep(0.6)  # shorter than what makes sentinels look elsewhere
+                early = [call.done() for call in calls]
+                for each in replicas:
+                    each.process.send_signal(signal.SIGCONT)  # type: ignore[union-attr]
+                for call in calls:
+                    call.result(20)
+                # And when the master goes as soon as all have returned
+                fault(failover, old)
+                began = time.monotonic()
+                wait_for(lambda old=old: failover.master() is not old, 30)
+                assert early == [False] * 4
+            # Then the next one has all of it
+            new = failover.master()
+            wait_for(lambda new=new: role(new) == "master")
+            wait_for(lambda: all(map(following, failover.replicas())), 30)
+            with contextlib.closing(Producer.from_env(more)) as other:
+                team.check(other)
+            print(f"{fault.__name__}: {time.monotonic() - began:.1f} s")
     finally:
         failover.stop()
 

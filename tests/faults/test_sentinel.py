@@ -122,6 +122,11 @@ class Failover:
             _, port = client.sentinel_get_master_addr_by_name(NAME)
         return next(server for server in self.servers if server.port == int(port))
 
+    def replicas(self) -> list[RedisServer]:
+        """All others that run."""
+        master = self.master()
+        return [each for each in self.servers if each is not master and each.process]
+
     def plan(self) -> None:
         """Change the roles of both servers without need."""
         with redis.Redis(port=self.ports[0]) as client:
@@ -144,7 +149,7 @@ def failover(tmp_path: Path) -> Iterator[Failover]:
 
 def following(server: RedisServer) -> bool:
     with admin(server) as client:
-        return bool(client.info("replication")["master_link_status"] == "up")
+        return bool(client.info("replication").get("master_link_status") == "up")
 
 
 def admin(server: RedisServer) -> redis.Redis:

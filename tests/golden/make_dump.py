@@ -18,12 +18,14 @@ The dump is JSON, no Redis dump: those belong to one version of Redis.
   when it was accepted (seconds since 1970);
 - ``keys``: by name without ``{<namespace>}:``, what is stored: type, milliseconds to live (null: no
   end) and value. The stream's value has its entries and, for each group, the last id delivered and
-  what is pending: entry, consumer, milliseconds idle, deliveries.
+  what is pending: entry, consumer, milliseconds idle, deliveries. Other streams have all fields;
+- ``campaigns`` (since format 3): by name, the Progress and the ReportRows that it gives.
 """
 
 # ruff: noqa: I001 (what these imports are, only such a checkout knows)
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import os
@@ -32,7 +34,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import replace
+from collections import Counter
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -83,6 +86,9 @@ except ImportError:  # format 1
         return kind(*parts, chance=lambda: chance)
 
 
+CAMPAIGNS = hasattr(Producer, "campaign")
+"""Since format 3: campaigns, suppressed numbers, webhooks."""
+KEY = "a key of sixteen or more characters"
 NAMESPACE = "landed"
 LATER = 7.0
 """Seconds from now at which a retry or the next poll is due: after the dump, and soon after it."""
@@ -121,12 +127,14 @@ class Landed:
             api_url=self.simulator.stdout.readline().split()[-1],
             api_login="tester",
             api_password="111111",
+            **({"suppression_key": KEY} if CAMPAIGNS else {}),
             # A lease is never shorter than one given before.
             **{"connect_timeout": 0.5, "read_timeout": 1.0, "lease": 2.0},
         )
         self.app = producer(self.settings)
         self.redis = self.app.redis
         self.jobs: dict[str, Any] = {}
+        self.rows = Counter[str]()
         self.numbers = itertools.count(1)
 
     def stop(self) -> None:
@@ -155,6 +163,27 @@ class Landed:
             self.jobs[row["id"]] = kept
         return self.app.enqueue_many(rows, common=common)
 
+    def add(
+        self, name: str, *rows: tuple[str, dict[str, Any]], rate: float | None = None, **more: Any
+    ) -> list[str]:
+        """Adds to a campaign: the ids and more of its rows. ``columns`` are for its template."""
+        common = {**COMMON, "priority": "normal", **more}
+        given = []
+        for id, fields in rows:
+            columns = fields.get("columns", {})
+            row = {"address": self.address(), **fields, "id": id} | columns
+            row.pop("columns", None)
+            given.append(row)
+            job = {**common, "campaign": name, **row}
+            if columns:
+                job["content"] = {"text": common["content"]["text"].format(**columns)}
+            self.jobs[id] = {k: v for k, v in job.items() if k != "id" and k not in columns}
+        template = any("columns" in fields for _, fields in rows)
+        made = self.app.campaign(name, common, template=template, rate=rate)
+        first = self.rows[name]
+        self.rows[name] += len(rows)
+        return made.add(given, numbers=range(first, first + len(rows)))
+
     def resend(self, letter: str, **more: Any) -> None:
         self.jobs[self.app.dead.resend(letter, **more)] = self.jobs[letter]
 
@@ -180,6 +209,7 @@ class Landed:
 
     def courier(self, *args: str) -> None:
         env = {"COURIER_REDIS_URL": self.server.url, "COURIER_NAMESPACE": NAMESPACE}
+        env["COURIER_SUPPRESSION_KEY"] = KEY
         done = CliRunner().invoke(main, args, env={**dict.fromkeys(os.environ), **env})
         assert done.exit_code == 0, done.output
 
@@ -206,6 +236,8 @@ def main_story(landed: Landed) -> None:
     ):
         landed.enqueue(f"ended-{name}", digits, **more)
     landed.resend("unsure-resent", unconfirmed=True)  # it will be read
+    if CAMPAIGNS:
+        campaign_ends(landed)
     landed.submit()
     for age in (0.5, 1.5, 2.5):
         time.sleep(max(0.0, begun + age - time.monotonic()))
@@ -220,6 +252,8 @@ def main_story(landed: Landed) -> None:
     events = list(itertools.islice(landed.app.results("crm", "web-1", block=1.0), 100))
     for event in events[:-5]:
         event.ack()
+    if CAMPAIGNS:
+        pushed(landed)
     time.sleep(1.5)  # acknowledgements may wait a second
 
     print("-- time runs out")
@@ -304,6 +338,9 @@ def watched(landed: Landed) -> None:
         time.sleep(max(0.0, begun + age + 0.5 - time.monotonic()))
         landed.poll(0.01 if age < len(groups) - 1 else LATER)
     landed.campaign("watched-row", [{}, {"comment": "a"}, SMS], priority="normal")
+    if CAMPAIGNS:
+        rows = ("watched-sale-0", {}), ("watched-sale-1", {"comment": "a"}), ("watched-sale-2", SMS)
+        landed.add("sale", *rows)
     landed.submit(LATER)  # never polled
     for n in range(2):
         landed.enqueue(f"watched-failed-poll-{n}")
@@ -327,12 +364,20 @@ def left_by_workers(landed: Landed) -> None:
     landed.enqueue("inside-high-resend")
     landed.enqueue("inside-high-park", onUnsure="park", **SMS)
     landed.campaign("inside-row", [{}, {"comment": "b"}], priority="normal", **SMS)
+    if CAMPAIGNS:
+        for name in ("sale", "stopped"):
+            landed.add(name, (f"inside-{name}-0", {}), (f"inside-{name}-1", {"comment": "b"}))
     while lease := long.claim("normal", True):
         long.begin(lease, lease.messages)
     landed.enqueue("leased", priority="normal")
-    assert landed.store(lease=LATER).claim("normal", True)
+    if CAMPAIGNS:
+        landed.add("sale", ("leased-sale", {}))
+    for _ in range(1 + CAMPAIGNS):
+        assert landed.store(lease=LATER).claim("normal", True)
 
     landed.enqueue("retry-entry", "60", priority="normal", metadata={"n": 4})
+    if CAMPAIGNS:
+        landed.add("sale", ("retry-sale", {"address": landed.address("60")}))
     landed.send("normal", retry_base=LATER)
     landed.fault(kind="drop_after", times=1)
     landed.enqueue("retry-unsure", priority="realtime", **SMS)
@@ -344,6 +389,9 @@ def left_by_workers(landed: Landed) -> None:
 
     landed.enqueue("watched-paid", priority="realtime")
     landed.send("realtime", rate_limit=1 / LATER, rate_burst=1.0, poll_delays=(LATER,))
+    if CAMPAIGNS:
+        landed.add("slow", ("watched-slow", {}), rate=1 / 8, priority="realtime")
+        landed.send("realtime", poll_delays=(LATER,))
     landed.fault(kind="status", code="error-system", times=7)
     for n in range(7):
         landed.enqueue(f"retry-request-{n}", priority="realtime", ttlSec=3600)
@@ -389,6 +437,8 @@ def waiting(landed: Landed) -> None:
     ]
     landed.campaign("row", rows, priority="low", comment="autumn", **SMS)
     landed.campaign("row-plain", [{}] * 3, priority="high", metadata={"campaign": 7})
+    if CAMPAIGNS:
+        campaigns_waiting(landed)
     # Two letters are sent again, the second not at once: one of a status, or all would be.
     done = landed.app.dead.resend_many(status="failed", reason="provider-failed", rate=0.2)
     assert len(done.ids) == 2, done
@@ -397,6 +447,84 @@ def waiting(landed: Landed) -> None:
     time.sleep(2.0)  # until the leases have lapsed
     print("rung:", landed.store().sweep())  # bells that nobody hears
     landed.enqueue("queued-last")
+
+
+def campaign_ends(landed: Landed) -> None:
+    stopped, month, ignored = (landed.address() for _ in range(3))
+    landed.app.suppressions.add_many([stopped, ignored], "asked us to stop")
+    landed.app.suppressions.add(month, "a month", datetime.now(UTC) + timedelta(days=30))
+    far = (datetime.now(UTC) + timedelta(days=3)).isoformat()
+    landed.add(
+        "sale",
+        ("ended-sale-read", {"metadata": {"row": 0}, "source": "shop"}),
+        ("ended-sale-rejected", {"address": landed.address("50")}),
+        ("ended-sale-sms", {"address": landed.address("21"), **SMS}),
+        ("ended-sale-blocked", {"address": landed.address("20")}),
+        ("ended-sale-suppressed", {"address": stopped}),
+        ("ended-sale-suppressed-month", {"address": month}),
+        ("ended-sale-ignored", {"address": ignored, "ignoreSuppression": True}),
+        ("ended-sale-cancelled", {"sendAt": far}),
+    )
+    landed.app.cancel("ended-sale-cancelled")
+    landed.add("over", ("ended-over", {}))
+
+
+def pushed(landed: Landed) -> None:
+    """A webhook's group has three events to send, and one that its endpoint would not take."""
+    from redis.asyncio import Redis
+    from viber_courier.ops.push.outbox import Outbox
+    from viber_courier.ops.push.serving import as_json
+
+    events = []
+    for event in landed.app.results("hook", "web-1", block=1.0):
+        events.append((event.subject, event.id, as_json(event, NAMESPACE)))
+        event.ack()
+
+    async def add() -> None:
+        client = Redis.from_url(landed.server.url, decode_responses=True)
+        outbox = Outbox(client, NAMESPACE, "hook")
+        await outbox.add(events[-4:])
+        await outbox.put_aside((await outbox.read("0", 1))[0], "410 Gone")
+        await client.aclose()
+
+    asyncio.run(add())
+
+
+def campaigns_waiting(landed: Landed) -> None:
+    from viber_courier.store.scripts import Script, shared
+
+    later = (datetime.now(UTC) + timedelta(days=1)).isoformat()
+    blocked = landed.address()
+    landed.add(
+        "sale",
+        ("queued-sale-0", {}),
+        ("queued-sale-1", {"metadata": {"row": 1}, "comment": "c"}),
+        ("queued-sale-sms", SMS),
+        ("queued-sale-far", {"sendAt": later}),
+        ("queued-sale-suppressed", {"address": blocked}),
+    )
+    landed.app.suppressions.add(blocked, "while it waited")
+    landed.add("sale", ("queued-sale-low", {}), priority="low")
+    landed.enqueue("queued-sale-one", campaign="sale")
+    hours = {"from": "00:00", "to": "23:59", "zone": "recipient"}
+    landed.add("hours", ("queued-hours-0", {}), ("queued-hours-1", {}), sendWindow=hours)
+    anna, boris = {"columns": {"name": "Анна"}}, {"columns": {"name": "Борис"}}
+    text = {"text": "Здравствуйте, {name}!"}
+    landed.add("hello", ("queued-hello-0", anna), ("queued-hello-1", boris), content=text)
+    landed.add("slow", ("queued-slow", {}), rate=1 / 8, priority="realtime")
+    for priority in ("normal", "low"):
+        rows = [(f"queued-paused-{priority}-{n}", {}) for n in range(3)]
+        landed.add("paused", *rows, priority=priority)
+    landed.app.campaign("paused").pause("wrong price")
+    landed.add("paused", ("queued-paused-later", {}))
+    landed.app.campaign("early").pause("look first")
+    # Cancelled half way: the app died after its first call, and two ended one by one.
+    rows = [(f"queued-stopped-{n}", {}) for n in range(5)]
+    landed.add("stopped", *rows, ("queued-stopped-far", {"sendAt": later}))
+    act = Script(landed.redis, "campaign", shared(landed.settings))
+    act(name="stopped", act="cancel", value="")
+    for n in range(2):
+        assert landed.app.cancel(f"queued-stopped-{n}")
 
 
 def dump(landed: Landed) -> dict[str, Any]:
@@ -412,7 +540,8 @@ def dump(landed: Landed) -> dict[str, Any]:
             "hash": client.hgetall,
             "list": lambda key: client.lrange(key, 0, -1),
             "zset": lambda key: {
-                id: int(score) for id, score in client.zrange(key, 0, -1, withscores=True)
+                id: int(score) if score < float("inf") else None
+                for id, score in client.zrange(key, 0, -1, withscores=True)
             },
             "stream": stream(client),
         }[kind]
@@ -423,7 +552,13 @@ def dump(landed: Landed) -> dict[str, Any]:
         for each in accepted
     }
     taken = seconds * 1_000_000 + micros
-    return {"taken": taken, "jobs": landed.jobs, "provider": provider, "keys": keys}
+    whole = {"taken": taken, "jobs": landed.jobs, "provider": provider, "keys": keys}
+    if CAMPAIGNS:
+        whole["campaigns"] = {
+            each.name: [asdict(each), [*map(asdict, landed.app.campaign(each.name).report())]]
+            for each in landed.app.campaigns()
+        }
+    return whole
 
 
 def stream(client: Any) -> Any:
@@ -434,7 +569,10 @@ def stream(client: Any) -> Any:
             names = ("message_id", "consumer", "time_since_delivered", "times_delivered")
             rows = [[each[name] for name in names] for each in pending]
             groups[group["name"]] = {"last": group["last-delivered-id"], "pending": rows}
-        entries = [[entry, fields["event"]] for entry, fields in client.xrange(key)]
+        entries = [
+            [entry, fields["event"] if [*fields] == ["event"] else fields]
+            for entry, fields in client.xrange(key)
+        ]
         return {"entries": entries, "groups": groups}
 
     return read
@@ -447,7 +585,7 @@ def lines(whole: dict[str, Any]) -> str:
         return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
     parts = [f'"taken":{whole["taken"]}']
-    for name in ("jobs", "provider", "keys"):
+    for name in [name for name in whole if name != "taken"]:
         rows = ",\n".join(f"{text(key)}:{text(value)}" for key, value in whole[name].items())
         parts.append(f'"{name}":{{\n{rows}\n}}')
     return "{" + ",\n".join(parts) + "}\n"
