@@ -161,7 +161,7 @@ class Calls:
             return await preview(self._namespace, rows, checks, limit, self.suppressions.among)
 
         doors = add, preview_of
-        return AsyncCampaign(name, *doors, rate, self._link, self.settings, self._endings)
+        return AsyncCampaign(name, *doors, rate, self._link, self.settings, self._clock)
 
     async def campaigns(self) -> list[Progress]:
         """Returns how far each campaign has come, the newest first."""

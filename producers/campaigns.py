@@ -9,24 +9,24 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequenc
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from viber_courier.producers.endings import Endings, ending
+from viber_courier.producers.endings import line_ends
 from viber_courier.producers.preview import SHOWN, Preview
 from viber_courier.schemas.errors import CampaignCancelled
 from viber_courier.schemas.fields import CAMPAIGN
 from viber_courier.schemas.instants import SECOND, iso
 from viber_courier.schemas.message import MAX_AHEAD
 from viber_courier.schemas.settings import Settings
-from viber_courier.schemas.status import Reason, Status
+from viber_courier.schemas.status import Status
 from viber_courier.store.connection import store_errors
 from viber_courier.store.keys import Keys
-from viber_courier.store.records import ENDING, ROW, report_values
+from viber_courier.store.records import ROW, report_values
 from viber_courier.store.replicas import kept
 from viber_courier.store.replies import Link, iterate, reply, run
 from viber_courier.store.scripts import shared
 
-CHUNK = 100
-"""Messages that one script call ends: other calls wait for it a millisecond or two."""
-SHARE = 0.5
+CHUNK = 40
+"""Messages that one script call ends: other calls wait for it a millisecond at most."""
+SHARE = 0.25
 """How long to leave Redis to others after each such call, as a share of what it took."""
 CHUNK_ROWS = 500
 """Messages that one script call reads for a report."""
@@ -151,17 +151,19 @@ class AsyncCampaign:
         rate: float | None,
         link: Link,
         settings: Settings,
-        ends: Endings,
+        clock: Callable[[], float],
     ) -> None:
         if rate is not None and not (isinstance(rate, int | float) and LEAST <= rate < math.inf):
             raise ValueError(f"rate must be a number of messages per second, at least {LEAST:.2g}")
-        self.name, self._add, self._rate, self._endings = name, add, rate, ends
+        self.name, self._add, self._rate, self._clock = name, add, rate, clock
         self._preview = preview
         self._client, given = link.client, shared(settings) | {"name": name}
-        self._sleep = link.sleep
+        self._sleep, self._namespace = link.sleep, settings.namespace
         self._rows = f"{Keys(settings.namespace).campaigns}{name}:rows"
-        self._act = link.script(link.client, "campaign", given, kept(link.client, settings))
-        names = ("campaign", "waiting", "rows")
+        must = kept(link.client, settings)
+        self._act = link.script(link.client, "campaign", given, must)
+        self._end_lines = link.script(link.client, "end_lines", given, must)
+        names = ("campaign", "rows")
         self._read = {name: link.script(link.client, name, given) for name in names}
 
     async def add(
@@ -194,10 +196,8 @@ class AsyncCampaign:
         marked = await self._change("cancel")
         if marked.state != "cancelled":  # nobody knows it
             return marked
-        fruitless = 0
         began = time.monotonic()
-        while fruitless < 3 and (done := await self._end_some()):
-            fruitless = 0 if "done" in done else fruitless + 1  # others end them, too
+        while await self._end_some():
             await reply(self._sleep(SHARE * (time.monotonic() - began)))
             began = time.monotonic()
         return await self.progress()
@@ -226,16 +226,11 @@ class AsyncCampaign:
         fields = dict(zip(pairs[::2], pairs[1::2], strict=True))
         return read_progress(self.name, fields, int(now)), bool(refused)
 
-    async def _end_some(self) -> set[str]:
-        """Ends messages that are inside no request; returns cancel.lua's answers."""
+    async def _end_some(self) -> int:
+        """Ends messages that are inside no request; returns how many."""
+        ends = line_ends(self._namespace, self._clock())
         with store_errors(self._client):
-            found = await reply(self._read["waiting"](most=CHUNK, fields=ENDING))
-        ends = {}
-        for id, *values in found:
-            fields = {n: v for n, v in zip(ENDING, values, strict=True) if v}
-            how = ending(fields, Status.CANCELLED, Reason.BY_REQUEST)
-            ends[id] = fields.get("n", "0"), how
-        return {*(await self._endings.end(ends)).values()} if ends else set()
+            return int(await reply(self._end_lines(most=CHUNK, **ends)))
 
 
 class Campaign:

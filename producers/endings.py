@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from viber_courier.producers.namespace import Namespace
-from viber_courier.schemas.event import Change, render, resent
+from viber_courier.schemas.event import RESENT, Change, render, render_open, resent
 from viber_courier.schemas.status import DEAD, Reason, Status
 from viber_courier.store.counters import status_field
 from viber_courier.store.records import end_fields
@@ -71,3 +71,12 @@ class Endings:
         head = (len(messages), how.status, is_dead, status_field(how.status, how.reason))
         tail = (word for message in messages for word in message)
         return [*head, *draft, how.attempts, len(fields), *fields, *tail]
+
+
+def line_ends(namespace: str, now: float) -> dict[str, Any]:
+    """Returns end_lines.lua's arguments for cancelled messages; ``now`` is the wall clock."""
+    reason, ends = Reason.BY_REQUEST, list[str | int]()
+    for status in (Status.CANCELLED, Status.UNCONFIRMED):
+        draft = render_open(Change(status=status, final=True, reason=reason), namespace, now)
+        ends += [status, int(status in DEAD), status_field(status, reason), *draft]
+    return {"from": Status.QUEUED, "reason": reason, "sent_again": RESENT, "ends": ends}

@@ -23,7 +23,7 @@ _TO_MESSAGE = '","time":"%s","datacontenttype":"application/json","data":{"messa
 _TO_PROVIDER = '","status":"%s","final":%s,"reason":%s,"providerId":'
 _TO_END = (
     ',"providerStatus":%s,"providerCode":%s,"statusAt":%s'
-    ',"attempts":%d,"unsure":%d,"sms":%s,"metadata":%s%s}}'
+    ',"attempts":%s,"unsure":%s,"sms":%s,"metadata":%s%s}}'
 )
 _ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
@@ -53,25 +53,46 @@ class Change:
     more: Mapping[str, Any] | None = None
 
 
+RESENT = (',"resendOf":"', '"')
+"""What is before and after the id in what ``resent`` adds to an event."""
+_HOLE = "\0"
+"""Where a script fills in a value: no JSON has it."""
+
+
 def render(change: Change, namespace: str, now: float) -> Draft:
     """Returns the draft of a change's event, for every message that has the same change.
 
     ``now`` is the wall clock, in seconds since 1970.
     """
-    sms = [{"id": s.id, "state": s.state} for s in change.sms]
+    more = "," + _json(change.more)[1:-1] if change.more else ""
+    metadata = _json(change.metadata) if change.metadata else "{}"
+    end = _end(change, change.attempts, change.unsure, metadata, more)
+    return (*_beginning(change, namespace, now), end)
+
+
+def render_open(change: Change, namespace: str, now: float) -> tuple[str, ...]:
+    """Returns the same for messages that differ in attempts, unsure, metadata and ``more``.
+
+    The last part is in five pieces, and these four come between them.
+    """
+    return (*_beginning(change, namespace, now), *_end(change, *[_HOLE] * 4).split(_HOLE))
+
+
+def _beginning(change: Change, namespace: str, now: float) -> tuple[str, str, str, str]:
     return (
         _TO_ID,
         _TO_SUBJECT % (_json(f"{SOURCE}/{namespace}"), change.status),
         _TO_MESSAGE % iso(now),
         _TO_PROVIDER % (change.status, "true" if change.final else "false", _json(change.reason)),
-        _TO_END
-        % (
-            *(_json(change.provider_status), _json(change.provider_code)),
-            *(_json(change.status_at), change.attempts, change.unsure),
-            *(_json(sms) if sms else "[]", _json(change.metadata) if change.metadata else "{}"),
-            "," + _json(change.more)[1:-1] if change.more else "",
-        ),
     )
+
+
+def _end(change: Change, *filled: object) -> str:
+    attempts, unsure, metadata, more = filled
+    told = (change.provider_status, change.provider_code, change.status_at)
+    sms = [{"id": s.id, "state": s.state} for s in change.sms]
+    filled = (attempts, unsure, _json(sms) if sms else "[]", metadata, more)
+    return _TO_END % (*map(_json, told), *filled)
 
 
 def provider_text(id: int | None) -> str:

@@ -135,8 +135,6 @@ def new_message(id: str, job: Job, resend_of: str, row: int | None) -> list[str 
     return [*head, *fields]
 
 
-ENDING = ("n", "attempts", "unsure", "metadata", "resendOf")
-"""Fields of a waiting message that its end needs."""
 ROW = ("status", "final", "reason", "attempts", "unsure", "submitted", "statusAt", "resendOf")
 """Fields of a campaign's message that its report reads."""
 

@@ -67,7 +67,7 @@ FAULTS = (
     _fault(
         "events of a message all have the number 1",
         LIB + "move.lua",
-        "string.format('%.0f', found[3] + 1) or '1'",
+        "text(found[3] + 1) or '1'",
         "'1' or '1'",
         "store.py::test_events_of_a_message_are_numbered_and_one_is_final",
     ),
@@ -138,7 +138,7 @@ FAULTS = (
     _fault(
         "begin leaves no mark",
         LUA + "begin.lua",
-        "stopped and at or new + (stops and 1 or tonumber(kind)))",
+        "stopped and at or new + tonumber(kind))",
         "stopped and at or new + 1)",
         "store.py::test_a_lapse_inside_a_request_is_remembered_through_further_lapses",
     ),
@@ -416,8 +416,8 @@ FAULTS = (
     _fault(
         "a suppressed message is left inside a request",
         LUA + "begin.lua",
-        "(stops and 1 or tonumber(kind))",
-        "tonumber(kind)",
+        "stops and put_off or next_score",
+        "next_score",
         "suppressions.py::test_a_crash_after_begin_leaves_nothing_inside",
     ),
     _fault(

@@ -44,7 +44,7 @@ PURE = [
     "ops/lists/columns",
     "ops/lists/recipients",
 ]
-CORE, OPS, COMMANDS, LISTS, APPS = 8544, 1605, 2164, 1100, 2148
+CORE, OPS, COMMANDS, LISTS, APPS = 8597, 1605, 2164, 1100, 2148
 CONSOLE = 1100
 """Lines of code: all but ``ops``, ``ops``, its commands, its lists, what apps of one kind need, the
 console (docs/decisions/0021, 0027, 0036, 0045)."""
@@ -216,7 +216,7 @@ def test_the_four_packages_stay_small() -> None:
     assert lists <= LISTS
     assert apps <= APPS
     assert commands <= COMMANDS
-    assert sum(map(code_lines, (ROOT / "ops" / "bench").glob("*.py"))) <= 1062
+    assert sum(map(code_lines, (ROOT / "ops" / "bench").glob("*.py"))) <= 1098
     assert not {name_of(path): size for path, size in sizes.items() if size > 300}
 
 

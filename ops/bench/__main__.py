@@ -37,6 +37,7 @@ WHOLE: dict[str, Measure] = {
     "backlog": measures.backlog,
     "memory": measures.memory,
     "campaigns": measures.campaigns,
+    "cancels": measures.cancels,
     "stages": measures.stages,
     "statuses": measures.statuses,
     "curves": measures.curves,

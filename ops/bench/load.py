@@ -51,11 +51,15 @@ def campaign(count: int, shape: Shape) -> Work:
     return campaigns(count, shape, 1)
 
 
-def cancel(count: int, shape: Shape) -> Work:
-    """Cancels a campaign."""
-    made = _producer().campaign("c0", shape.common)
-    made.add(shape.rows(count))
-    return partial(made.cancel)
+def paused_campaign(count: int, shape: Shape) -> Work:
+    """The same into one that is paused."""
+    _producer().campaign("c0").pause()
+    return campaign(count, shape)
+
+
+def cancel(_: int, __: Shape) -> Work:
+    """Cancels the campaign."""
+    return partial(_producer().campaign("c0").cancel)
 
 
 def by_hand(count: int, shape: Shape) -> Work:
@@ -163,7 +167,17 @@ def paced(emit: Emit, jobs: list[Message], rate: float) -> dict[str, Any]:
 
 WHOLE: dict[str, Callable[[int, Shape], Work]] = {
     load.__name__: load
-    for load in (enqueue_many, campaign, campaigns, cancel, by_hand, session, ceiling, results)
+    for load in (
+        enqueue_many,
+        campaign,
+        campaigns,
+        paused_campaign,
+        cancel,
+        by_hand,
+        session,
+        ceiling,
+        results,
+    )
 }
 
 

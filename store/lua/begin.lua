@@ -39,6 +39,7 @@ local flags, leases, mine, inside = {}, {}, tonumber(held), 0
 local state = campaign ~= '' and redis.call('HMGET', campaigns .. campaign, 'paused', 'stopped')
 local stopped = state and kind == '2' and (state[1] or state[2])
 local listed = hashes ~= '' and not stopped and suppressed_places(suppressed, hashes, at) or {}
+local next_score, put_off, size = text(stopped and at or new + tonumber(kind)), text(new + 1), 0
 local scores = redis.call('ZMSCORE', set, unpack(ARGV, ids))
 for i, score in ipairs(scores) do
   score = score and tonumber(score) or 0
@@ -47,16 +48,16 @@ for i, score in ipairs(scores) do
     local stops = listed[i] and redis.call('HEXISTS', records .. id, 'ignoreSuppression') == 0
     local begins = kind == '2' and not stopped and not stops
     flags[i] = stopped and '0' or stops and '2' or '1'
-    leases[#leases + 1] = text(stopped and at or new + (stops and 1 or tonumber(kind)))
-    leases[#leases + 1] = id
+    size = size + 2
+    leases[size - 1], leases[size] = stops and put_off or next_score, id
     inside = inside + (begins and 1 or 0) - (score % 4 == 2 and 1 or 0)
   else
     flags[i] = '0'
   end
 end
-if #leases > 0 then redis.call('ZADD', set, unpack(leases)) end
+if size > 0 then redis.call('ZADD', set, unpack(leases)) end
 if state and inside ~= 0 then redis.call('HINCRBY', campaigns .. campaign, 'inside', inside) end
-if stopped and #leases > 0 then line_up(lane_turns, lane_held, campaigns .. campaign, line, at) end
+if stopped and size > 0 then line_up(lane_turns, lane_held, campaigns .. campaign, line, at) end
 redis.call('SET', fence, text(new))
 local answer = {text(new), text(at), table.concat(flags)}
 redis.call('SET', once, table.concat(answer, ' '), 'PX', once_ms)

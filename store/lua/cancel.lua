@@ -58,7 +58,7 @@ while g <= #ARGV do
   local is_dead, count, attempts, shared = ARGV[g + 2], ARGV[g + 3], ARGV[g + 9], tonumber(ARGV[g + 10])
   local change = {from = from, to = ARGV[g + 1], draft = ARGV, at = g + 4, provider = 'null', keep = keep,
     keep_content = keep_content, fields = {unpack(ARGV, g + 11, g + 10 + shared)}, size = shared,
-    tallies = tallies, now = at, count = count, waits = 1}
+    tallies = tallies, now = text(at), count = count, waits = 1}
   local first, ended = g + 11 + shared, 0
   g = first + 2 * ARGV[g]
   for i = first, g - 1, 2 do

@@ -348,18 +348,33 @@ local function note_service()
   requeue(served, at + wait)
 end
 
-local claimed, shared, known, leases = {}, {}, {}, {}
+-- Returns an empty table if a member has no record, else: own content, common digest, fields ...
+-- HGETALL takes two thirds of the time of an HMGET with so many fields, of which a record has few.
+local row_size, places = #ARGV - fields + 3, {row = 1, common = 2}
+for v = 3, row_size do places[ARGV[fields + v - 3]] = v end
+local function read(record)
+  local found, values = redis.call('HGETALL', record), {}
+  for i = 1, #found, 2 do
+    local place = places[found[i]]
+    if place then values[place] = found[i + 1] end
+  end
+  return values
+end
+
+-- The places are counted, and each score is made a text once: a message has some twenty values.
+local claimed, shared, known, leases, l, c = {}, {}, {}, {}, 0, 0
+local renewed = text(new + 1)
+local scores = {[0] = renewed, renewed, text(new + 2), text(new + 3)}
 for i = 1, #members, 2 do
   local id, kind = members[i], tonumber(members[i + 1]) % 4
   local record = records .. id
   local lapsed = kind > 0 and not before and has_contents
   if lapsed and redis.call('EXISTS', record) == 1 then redis.call('HINCRBY', record, 'lapses', 1) end
-  local values = redis.call('HMGET', record, 'row', 'common', unpack(ARGV, fields))
+  local values = read(record)
   if not values[3] then
     redis.call('ZREM', served.key, id)  -- its record was deleted by hand
   else
-    leases[#leases + 1] = text(new + math.max(kind, 1))
-    leases[#leases + 1] = id
+    leases[l + 1], leases[l + 2], l = scores[kind], id, l + 2
     if has_contents then
       if not values[1] then values[1] = redis.call('GET', contents .. id) end
       local digest = values[2]
@@ -369,9 +384,9 @@ for i = 1, #members, 2 do
         shared[#shared + 1] = redis.call('GET', commons .. digest)
       end
     end
-    claimed[#claimed + 1] = id
-    claimed[#claimed + 1] = kind
-    for v = 1, #ARGV - fields + 3 do claimed[#claimed + 1] = values[v] end
+    claimed[c + 1], claimed[c + 2], c = id, kind, c + 2
+    for v = 1, row_size do claimed[c + v] = values[v] or false end
+    c = c + row_size
   end
 end
 if not before and #leases > 0 then redis.call('ZADD', served.key, unpack(leases)) end

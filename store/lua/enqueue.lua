@@ -101,6 +101,7 @@ local function new_place(word)
   return place
 end
 
+local last_till, last_text
 local next_due = gap and gap > 0 and tonumber(call('GET', pace) or 0)
 for k, i in ipairs(fresh) do
   local due, word, row = tonumber(ARGV[i + 3]), ARGV[i + 2], nil
@@ -120,7 +121,8 @@ for k, i in ipairs(fresh) do
   end
   local till = math.max(due, at) + tonumber(ARGV[i + 4])
   if till > latest then latest = till end
-  tills[k] = till
+  if till ~= last_till then last_till, last_text = till, text(till) end
+  tills[k] = last_text
   if row then
     place.rows[#place.rows + 1] = row .. ' ' .. ARGV[i]
     if due < place.due then place.due = due end
@@ -172,7 +174,7 @@ local fields = {'status', status, 'job', '', 'set', '', 'until', '', 'common', c
 local shared = common_digest ~= '' and 10 or 8
 for k, i in ipairs(fresh) do
   local id, size, own_content = ARGV[i], shared, ARGV[i + 5]
-  fields[4], fields[6], fields[8] = ARGV[i + 1], place_of[k].set, text(tills[k])
+  fields[4], fields[6], fields[8] = ARGV[i + 1], place_of[k].set, tills[k]
   if #own_content <= 64 then
     fields[size + 1], fields[size + 2] = 'row', own_content
     size = size + 2

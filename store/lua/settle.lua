@@ -77,7 +77,7 @@ local function settle(g)
   local over, to, written = place == 'end' or place == 'dead', place == 'stay' and stay or followed, 0
   local change = {from = ARGV[g + 1], to = ARGV[g + 2], draft = ARGV, at = g + 7, keep = keep,
     keep_content = keep_content, content = '', fields = {unpack(ARGV, g + 14, g + 13 + shared)},
-    size = shared + own, tallies = tallies, now = at, count = count, waits = place ~= 'stay' and waits or 0}
+    size = shared + own, tallies = tallies, now = text(at), count = count, waits = place ~= 'stay' and waits or 0}
   local fields, i = change.fields, g + 14 + shared
   for k = #written_flags + 1, #written_flags + ARGV[g] do
     local id = ids[k]
