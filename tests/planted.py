@@ -300,6 +300,27 @@ FAULTS = (
         "campaigns.py::test_a_rate_of_its_own",
     ),
     _fault(
+        "cancelling a campaign ends what is inside a request",
+        LUA + "end_lines.lua",
+        "% 4 < 2 and finish",
+        "% 4 < 4 and finish",
+        "campaigns.py::test_cancel_ends_what_waits_and_only_that",
+    ),
+    _fault(
+        "workers end a line that an app is ending",
+        LUA + "end_lines.lua",
+        "text(at + 1000000)",
+        "text(at)",
+        "campaigns.py::test_workers_leave_a_line_to_the_app_that_ends_it",
+    ),
+    _fault(
+        "what may have left is cancelled without a word of it",
+        LUA + "end_lines.lua",
+        "tonumber(found[8] or 0) > 0 and unsure or unsent",
+        "unsent",
+        "campaigns.py::test_what_it_cancels_is_told_like_any_other_cancelled_message",
+    ),
+    _fault(
         "a cancelled campaign takes more messages",
         LUA + "enqueue.lua",
         "if #cancelled > 0 then",

@@ -15,6 +15,7 @@ from viber_courier import CampaignCancelled, Conflict, InvalidMessage, Producer,
 from viber_courier.ops.gateway.problems import problem
 from viber_courier.ops.look import take_look
 from viber_courier.producers.campaigns import Campaign, Progress, read_progress
+from viber_courier.producers.endings import line_ends
 from viber_courier.schemas.settings import Settings
 from viber_courier.store.leases import Lease, RateLimited
 from viber_courier.store.scripts import Script, shared
@@ -256,6 +257,62 @@ def test_cancel_ends_what_waits_and_only_that(
         with pytest.raises(CampaignCancelled):
             act()
     assert campaign.add([]) == []
+
+
+def test_what_it_cancels_is_told_like_any_other_cancelled_message(
+    producer: Producer, shop: Workshop, client: redis.Redis, settings: Settings
+) -> None:
+    told: Any = {
+        "metadata": {"ключ": "ä", "n": 1.5e300, "none": None},
+        "source": "shop",
+        "attempts": 2,
+    }
+    events = list[dict[str, Any]]()
+    for name, unsure in (("by one", False), ("all", False), ("by one", True), ("all", True)):
+        campaign = producer.campaign(f"c{len(events)}", common=common_job(priority="low"))
+        more = {"metadata": told["metadata"], "source": told["source"]}
+        (id,) = campaign.add([{"address": f"7900000000{len(events)}", **more}])
+        for _ in range(2):
+            shop.answer(Retryable("error-system"))
+            shop.clock.advance(60)
+        if unsure:
+            client.hset(shop.store.keys.records + id, "unsure", "1")
+        ended = campaign.cancel if name == "all" else lambda: producer.cancel(id)  # noqa: B023
+        ended()
+        event = events_of(client, settings, id)[-1]["data"]
+        record = producer.get(id)
+        assert record is not None and record.final and record.status == event["status"]
+        letters = [letter.id for letter in producer.dead.list()]
+        assert (id in letters) == unsure
+        del event["messageId"], event["campaign"]
+        events.append(event)
+    assert events[0] == events[1] and events[2] == events[3]
+    assert {name: events[0][name] for name in told} == told
+    assert [each["status"] for each in events] == ["cancelled"] * 2 + ["unconfirmed"] * 2
+
+
+def test_a_letter_sent_again_and_cancelled_names_the_letter(
+    producer: Producer, shop: Workshop, client: redis.Redis, settings: Settings
+) -> None:
+    campaign, (old,) = start(producer, "a", 1)
+    shop.answer(Refused("not-viber-user"))
+    new = producer.dead.resend(old)
+    campaign.cancel()
+    assert events_of(client, settings, new)[-1]["data"]["resendOf"] == old
+
+
+def test_workers_leave_a_line_to_the_app_that_ends_it(
+    producer: Producer, shop: Workshop, client: redis.Redis, settings: Settings
+) -> None:
+    campaign, _ = start(producer, "a", 100)
+    given = shared(settings)
+    Script(client, "campaign", given)(name="a", act="cancel", value="")
+    end_lines = Script(client, "end_lines", given | {"name": "a"})
+    assert end_lines(most=30, time=shop.clock(), **line_ends("x", 0.0)) == 30
+    assert shop.store.claim("low", answered=True) is None
+    shop.clock.advance(1.1)  # the app is gone
+    assert shop.triage().messages == []
+    assert counted(campaign.progress()) == {"cancelled": 100, "added": 100, "ended": 100}
 
 
 def test_a_cancelled_campaign_refuses_rows_one_by_one(producer: Producer) -> None:
