@@ -7,13 +7,10 @@ from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
-from viber_courier.producers.campaigns import (
-    AsyncCampaign,
-    Progress,
-    require_campaign,
-)
+from viber_courier.producers.campaigns import AsyncCampaign, Progress, require_campaign
 from viber_courier.producers.dead import AsyncDeadLetters, Letter
 from viber_courier.producers.endings import Ending, Endings, ending
+from viber_courier.producers.namespace import Namespace
 from viber_courier.producers.preview import Preview, preview
 from viber_courier.producers.results import Reader, Start, require_start
 from viber_courier.producers.rows import (
@@ -42,14 +39,11 @@ from viber_courier.schemas.message import Campaign, Job, named, parse_job, requi
 from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.status import Reason, Status
 from viber_courier.schemas.suppression import number_hash
-from viber_courier.store.connection import StoreUnavailable, require_name, store_errors
+from viber_courier.store.connection import StoreUnavailable, require_name
 from viber_courier.store.format import format_fault
-from viber_courier.store.keys import Keys
 from viber_courier.store.records import Record, new_message, record_values
 from viber_courier.store.refusals import refusal
-from viber_courier.store.replicas import kept
-from viber_courier.store.replies import Link, reply
-from viber_courier.store.scripts import shared
+from viber_courier.store.replies import Link
 
 if TYPE_CHECKING:
     from viber_courier import types
@@ -81,20 +75,19 @@ class Calls:
 
     def __init__(self, link: Link, settings: Settings, clock: Callable[[], float]) -> None:
         self._link, self.settings, self._clock = link, settings, clock
-        self._keys, self._numbers = Keys(settings.namespace), number_hash(settings.suppression_key)
-        given, must = shared(settings), kept(link.client, settings)
-        names = ("enqueue", "get")
-        self._scripts = {name: link.script(link.client, name, given, must) for name in names}
-        self._glance = link.script(link.client, "get", given) if must else self._scripts["get"]
-        self._endings = Endings(link, settings, clock)
-        self.suppressions = AsyncSuppressions(link, settings, clock)
-        self.dead = AsyncDeadLetters(link, settings, clock, self._store_again)
+        self._namespace = namespace = Namespace(link, settings, clock)
+        self._keys, self._numbers = namespace.keys, number_hash(settings.suppression_key)
+        get = namespace.script("get")
+        self._scripts = {"enqueue": namespace.script("enqueue"), "get": get}
+        self._glance = namespace.script("get", waits=False) if namespace.kept else get
+        self._endings = Endings(namespace)
+        self.suppressions = AsyncSuppressions(namespace)
+        self.dead = AsyncDeadLetters(namespace, self._store_again)
 
     async def ping(self) -> None:
-        with store_errors(self._link.client):
-            await reply(self._link.client.ping())
-            fault = await format_fault(self._link.client, self.settings.namespace)
-        if fault:
+        client, ask = self._link.client, self._namespace.ask
+        await ask(client.ping)
+        if fault := await ask(format_fault, client, self.settings.namespace):
             raise StoreUnavailable(fault)
 
     async def enqueue(self, job: types.Job) -> str:
@@ -165,16 +158,14 @@ class Calls:
 
         async def preview_of(rows: Any, limit: int) -> Preview:
             checks = self._checks(shared_part, template, name)
-            given = self.suppressions.among, self._clock(), self._link
-            return await preview(rows, checks, limit, *given)
+            return await preview(self._namespace, rows, checks, limit, self.suppressions.among)
 
         doors = add, preview_of
         return AsyncCampaign(name, *doors, rate, self._link, self.settings, self._clock)
 
     async def campaigns(self) -> list[Progress]:
         """Returns how far each campaign has come, the newest first."""
-        with store_errors(self._link.client):
-            names = await reply(self._link.client.zrevrange(self._keys.registry, 0, -1))
+        names = await self._namespace.ask(self._link.client.zrevrange, self._keys.registry, 0, -1)
         found = [await self.campaign(name).progress() for name in names]
         stored = (each for each in found if each.created)
         return sorted(stored, key=lambda each: str(each.created), reverse=True)
@@ -192,8 +183,7 @@ class Calls:
         """Stores rows, of this campaign only if it has a ``name``; its report has their numbers."""
         checks = self._checks(common, template, name)
         begin, told = partial(self._begin_store, numbers=numbers), (on_invalid, on_suppressed)
-        given = checks.campaign, checks.parse, self._require_in_time
-        stream = RowStream(*given, *told, self._clock, begin, self._link)
+        stream = RowStream(self._namespace, checks, self._require_in_time, *told, begin)
         try:
             await stream.store(rows)
         except (EnqueueError, StoreUnavailable) as error:
@@ -239,7 +229,7 @@ class Calls:
         if source and not SOURCE.fullmatch(source):  # no event would be this reader's
             raise ValueError("source must be 1 to 32 of A-Za-z0-9_.-")
         names = require_name("group", group), require_name("consumer", consumer)
-        return Reader(self._link, self.settings, *names, start, source)
+        return Reader(self._namespace, *names, start, source)
 
     async def _store_again(self, letters: list[Letter], gap: int) -> Clashes:
         rows = [Row(None, None, new, job, old) for old, new, job in letters]
@@ -272,23 +262,20 @@ class Calls:
         tail = [value for each in messages for value in (*each, *[""] * (width - len(each)))]
         digest = campaign.digest if campaign else ""
         suppression, phones = self._numbers, (heeded(row.job) for row in rows)
-        with store_errors(self._link.client):
-            fetch_reply = await reply(
-                self._scripts["enqueue"].begin(
-                    common=self._keys.commons + digest,
-                    status=Status.QUEUED,
-                    common_digest=digest,
-                    common_json=campaign.json if campaign else "",
-                    hashes=suppression.joined(phones) if suppression else "",
-                    gap=gap,
-                    width=width,
-                    tail=tail,
-                )
-            )
+        fetch_reply = await self._namespace.ask(
+            self._scripts["enqueue"].begin,
+            common=self._keys.commons + digest,
+            status=Status.QUEUED,
+            common_digest=digest,
+            common_json=campaign.json if campaign else "",
+            hashes=suppression.joined(phones) if suppression else "",
+            gap=gap,
+            width=width,
+            tail=tail,
+        )
 
         async def fetch_stored() -> Stored:
-            with store_errors(self._link.client):
-                state, *places = fetch_reply()
+            state, *places = await self._namespace.ask(fetch_reply)
             if state == "full":
                 raise QueueFull(self.settings.max_queued)
             if not places:
@@ -322,16 +309,10 @@ class Calls:
     async def _state(self, id: str, get: Any) -> tuple[dict[str, str], float] | None:
         """Returns a record's fields and its score (0: in no lane); None if there is no record."""
         require_name("id", id)
-        with store_errors(self._link.client):
-            call = get(record=self._keys.records + id, id=id)
-            score, *pairs = await reply(call)
+        score, *pairs = await self._namespace.ask(get, record=self._keys.records + id, id=id)
         fields = dict(zip(pairs[::2], pairs[1::2], strict=True))
         return (fields, float(score or 0)) if fields else None
 
 
 async def _fetch_nothing() -> Stored:
     return NOTHING
-
-
-def _created(progress: Progress) -> str:
-    return progress.created or ""

@@ -28,11 +28,9 @@ from viber_courier.schemas.errors import EventsMissed
 from viber_courier.store.connection import StoreUnavailable, is_transient, store_errors
 from viber_courier.store.refusals import reason
 from viber_courier.store.replies import reply, run
-from viber_courier.store.scripts import shared
 
 if TYPE_CHECKING:
     from viber_courier.producers.aio import AsyncProducer
-    from viber_courier.producers.calls import Calls
     from viber_courier.producers.client import Producer
 
 logger = logging.getLogger(__name__)
@@ -140,7 +138,6 @@ class _Loop(Generic[E]):
     ``wait`` waits so many seconds, unless stopped.
     """
 
-    calls: Calls
     made: type[E]
     acks: Any
     reader: results.Reader
@@ -158,7 +155,7 @@ class _Loop(Generic[E]):
         try:
             while not self.stop.is_set():
                 try:
-                    with store_errors(self.calls._link.client):
+                    with store_errors(self.reader.namespace.client):
                         await self._read()
                 except EventsMissed as missed:
                     logger.error("events missed", extra={"group": missed.group})
@@ -230,8 +227,8 @@ class _Loop(Generic[E]):
 
     async def _tidy(self, leaver: str = "") -> None:
         """Removes the names of consumers that have left, and ``leaver``, with nothing pending."""
-        link, idle = self.calls._link, round(results.STALE_AFTER * 1000)
-        retire = link.script(link.client, "retire", shared(self.calls.settings))
+        idle = round(results.STALE_AFTER * 1000)
+        retire = self.reader.namespace.script("retire", waits=False)
         try:
             await reply(retire(group=self.reader.group, consumer=leaver, idle_ms=idle))
         except redis.RedisError as error:
@@ -266,11 +263,11 @@ def consume(
     """
     if iscoroutinefunction(handler):
         raise TypeError("an async handler needs aconsume")
-    calls, name, ended = producer._calls, consumer or _new_name(), stop or threading.Event()
-    reader, hand = calls._reader(group, name, start, source), Hand[Event](batch, attempts)
+    name, ended = consumer or _new_name(), stop or threading.Event()
+    reader, hand = producer._calls._reader(group, name, start, source), Hand[Event](batch, attempts)
     hooks = ended, ended.wait, handler, on_poison, on_missed
     with _signals(ended):
-        run(_Loop(calls, Event, reader.acks(Acks), reader, name, hand, *hooks).run())
+        run(_Loop(Event, reader.acks(Acks), reader, name, hand, *hooks).run())
 
 
 async def aconsume(
@@ -299,7 +296,7 @@ async def aconsume(
             await asyncio.wait_for(ended.wait(), seconds)
 
     hooks = ended, wait, handler, on_poison, on_missed
-    await _Loop(producer, AsyncEvent, reader.acks(AsyncAcks), reader, name, hand, *hooks).run()
+    await _Loop(AsyncEvent, reader.acks(AsyncAcks), reader, name, hand, *hooks).run()
 
 
 def _new_name() -> str:

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Seque
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from viber_courier.producers.namespace import Namespace
 from viber_courier.producers.rows import Clashes
 from viber_courier.schemas.errors import (
     CampaignCancelled,
@@ -18,10 +19,8 @@ from viber_courier.schemas.errors import (
 )
 from viber_courier.schemas.instants import iso
 from viber_courier.schemas.message import MAX_AHEAD, Job, parse_job, require_in_time
-from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.status import DEAD, Reason, Status
-from viber_courier.store.connection import require_name, store_errors
-from viber_courier.store.keys import Keys
+from viber_courier.store.connection import require_name
 from viber_courier.store.records import (
     DEAD_LETTER,
     Record,
@@ -30,9 +29,7 @@ from viber_courier.store.records import (
     record_values,
     unpack,
 )
-from viber_courier.store.replicas import kept
-from viber_courier.store.replies import Link, iterate, reply, run
-from viber_courier.store.scripts import shared
+from viber_courier.store.replies import iterate, run
 
 CHUNK_LETTERS = 500
 """Letters that one round trip reads, sends again or drops."""
@@ -79,18 +76,11 @@ class AsyncDeadLetters:
     """
 
     def __init__(
-        self,
-        link: Link,
-        settings: Settings,
-        clock: Callable[[], float],
-        store: Callable[[list[Letter], int], Awaitable[Clashes]],
+        self, namespace: Namespace, store: Callable[[list[Letter], int], Awaitable[Clashes]]
     ) -> None:
-        self._client, self._clock, self._store = link.client, clock, store
-        self._keys = Keys(settings.namespace)
-        given, must = shared(settings), kept(link.client, settings)
-        names = ("dead", "drop")
-        self._scripts = {name: link.script(link.client, name, given, must) for name in names}
-        self._glance = link.script(link.client, "dead", given)
+        self._namespace, self._store = namespace, store
+        self._scripts = {name: namespace.script(name) for name in ("dead", "drop")}
+        self._glance = namespace.script("dead", waits=False)
 
     async def list(
         self, status: str | None = None, reason: str | None = None
@@ -122,8 +112,8 @@ class AsyncDeadLetters:
         rate: float = 10.0,
         unconfirmed: bool = False,
     ) -> Resent:
-        with store_errors(self._client):
-            listed = await reply(self._client.zcard(self._keys.dead))
+        namespace = self._namespace
+        listed = await namespace.ask(namespace.client.zcard, namespace.keys.dead)
         if not (rate > 0 and max(1, listed) / rate <= MAX_AHEAD.total_seconds()):
             least = max(1, listed) / MAX_AHEAD.total_seconds()
             raise ValueError(f"rate must be at least {least:.2g}: none is sent in over a year")
@@ -153,8 +143,8 @@ class AsyncDeadLetters:
         return sum([await self._drop(chunk) async for chunk in self._chunks(status, reason)])
 
     async def _drop(self, chunk: Sequence[_Found]) -> int:
-        with store_errors(self._client):
-            dropped: int = await reply(self._scripts["drop"](ids=[found.id for found in chunk]))
+        ids = [found.id for found in chunk]
+        dropped: int = await self._namespace.ask(self._scripts["drop"], ids=ids)
         return dropped
 
     def _letter(self, found: _Found, unconfirmed: bool) -> Letter:
@@ -164,7 +154,7 @@ class AsyncDeadLetters:
             raise Unconfirmed(found.id)
         # The new id includes the score: an app may use the same id again after COURIER_RETENTION.
         new = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{found.id}@{found.score}"))
-        return found.id, new, require_in_time(parse_job(_job(found), self._clock()))
+        return found.id, new, require_in_time(parse_job(_job(found), self._namespace.clock()))
 
     async def _look(self, id: str) -> _Found:
         found = (await self._call(require_name("id", id), 0, "", "", "GET"))[2]
@@ -191,17 +181,16 @@ class AsyncDeadLetters:
         found = list[_Found]()
         # Who reads contents acts on what is found: an earlier call may have done it, and raised.
         read = self._scripts["dead"] if contents == "GET" else self._glance
-        with store_errors(self._client):
-            call = read(
-                id=id,
-                after=after,
-                most=CHUNK_LETTERS,
-                first=status,
-                second=reason,
-                ask=contents,
-                fields=DEAD_LETTER,
-            )
-            end, last, members, commons = await reply(call)
+        end, last, members, commons = await self._namespace.ask(
+            read,
+            id=id,
+            after=after,
+            most=CHUNK_LETTERS,
+            first=status,
+            second=reason,
+            ask=contents,
+            fields=DEAD_LETTER,
+        )
         shared = {None: "", **dict(zip(commons[::2], commons[1::2], strict=True))}
         for id, score, own, (common, *values) in members:
             fields = {k: v for k, v in zip(DEAD_LETTER, values, strict=True) if v is not None}

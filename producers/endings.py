@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from viber_courier.producers.namespace import Namespace
 from viber_courier.schemas.event import RESENT, Change, render, render_open, resent
-from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.status import DEAD, Reason, Status
-from viber_courier.store.connection import store_errors
 from viber_courier.store.counters import status_field
 from viber_courier.store.records import end_fields
-from viber_courier.store.replicas import kept
-from viber_courier.store.replies import Link, reply
-from viber_courier.store.scripts import shared
 
 
 class Ending(NamedTuple):
@@ -43,10 +39,8 @@ def ending(fields: Mapping[str, str], status: Status, reason: Reason) -> Ending:
 class Endings:
     """Ends messages that wait, many in one script call."""
 
-    def __init__(self, link: Link, settings: Settings, clock: Callable[[], float]) -> None:
-        self._client, self._namespace, self._clock = link.client, settings.namespace, clock
-        must = kept(link.client, settings)
-        self._script = link.script(link.client, "cancel", shared(settings), must)
+    def __init__(self, namespace: Namespace) -> None:
+        self._namespace, self._script = namespace, namespace.script("cancel")
 
     async def end(self, messages: Mapping[str, tuple[str, Ending]]) -> dict[str, str]:
         """Ends messages whose records are unchanged; returns cancel.lua's answer for each id.
@@ -58,9 +52,9 @@ class Endings:
             groups[how].append((id, n))
         tail = [word for how, group in groups.items() for word in self._group(how, group)]
         ids = [id for group in groups.values() for id, _ in group]
-        with store_errors(self._client):
-            call = self._script(**{"from": Status.QUEUED}, tail=tail)
-            return dict(zip(ids, await reply(call), strict=True))
+        given: Any = {"from": Status.QUEUED, "tail": tail}
+        answers = await self._namespace.ask(self._script, **given)
+        return dict(zip(ids, answers, strict=True))
 
     def _group(self, how: Ending, messages: list[tuple[str, str]]) -> list[str | int]:
         change = Change(
@@ -72,7 +66,7 @@ class Endings:
             metadata=json.loads(how.metadata) if how.metadata else None,
             more=resent(how.resend_of),
         )
-        draft = render(change, self._namespace, self._clock())
+        draft = render(change, self._namespace.settings.namespace, self._namespace.clock())
         fields, is_dead = end_fields(how.reason), int(how.status in DEAD)
         head = (len(messages), how.status, is_dead, status_field(how.status, how.reason))
         tail = (word for message in messages for word in message)

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from viber_courier.producers.namespace import Namespace
 from viber_courier.producers.rows import CHUNK_ROWS, Checks, heeded
 from viber_courier.schemas.errors import ConfigError, InvalidMessage
 from viber_courier.schemas.message import Job, require_in_time
 from viber_courier.store.connection import StoreUnavailable
-from viber_courier.store.replies import Link, reply
+from viber_courier.store.replies import reply
 
 SHOWN = 3
 """Messages that a preview shows."""
@@ -158,15 +159,15 @@ class Tally:
 
 
 async def preview(
+    namespace: Namespace,
     rows: Any,
     checks: Checks,
     limit: int,
     among: Callable[[Collection[str]], Any],
-    now: float,
-    link: Link,
 ) -> Preview:
     """Returns what rows, of an iterable of either kind, would become."""
-    tally, size = Tally(limit), link.slice or CHUNK_ROWS
+    tally, now, link = Tally(limit), namespace.clock(), namespace.link
+    size = link.slice or CHUNK_ROWS
     async for row in _each(rows):
         tally.rows += 1
         try:

@@ -25,14 +25,13 @@ from viber_courier.producers.events import (
     Event,
     read_event,
 )
+from viber_courier.producers.namespace import Namespace
 from viber_courier.schemas.errors import EventsMissed
 from viber_courier.schemas.instants import millis
-from viber_courier.schemas.settings import Settings
 from viber_courier.store.connection import StoreUnavailable, is_transient, store_errors
-from viber_courier.store.keys import Keys
-from viber_courier.store.replicas import TooFewReplicas, kept
-from viber_courier.store.replies import Link, reply, run
-from viber_courier.store.scripts import Parameter, Source, shared
+from viber_courier.store.replicas import TooFewReplicas
+from viber_courier.store.replies import reply, run
+from viber_courier.store.scripts import Parameter, Source
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +62,7 @@ class _Feed(Generic[E]):
             left = max(0.0, self._heard + self._block - now)
             await reply(self._acks.flush())
             try:
-                with store_errors(self._reader.link.client):
+                with store_errors(self._reader.namespace.client):
                     entries = await self._reader.read(min(left, 1.0))
             except EventsMissed:
                 logger.error("events missed", extra={"group": self._reader.group})
@@ -73,7 +72,7 @@ class _Feed(Generic[E]):
                     raise
                 logger.warning("results not readable", extra={"error": str(error)})
                 self._reader.start_over()
-                await reply(self._reader.link.sleep(0.2))
+                await reply(self._reader.namespace.link.sleep(0.2))
                 continue
             except BaseException:  # cancelled: what it was given is read again
                 self._reader.start_over()
@@ -165,15 +164,13 @@ class Reader:
     """Reads a consumer's own pending events, then others' stale ones, then new ones."""
 
     def __init__(
-        self, link: Link, settings: Settings, group: str, consumer: str, start: Start, source: str
+        self, namespace: Namespace, group: str, consumer: str, start: Start, source: str
     ) -> None:
-        keys, must = Keys(settings.namespace), kept(link.client, settings)
-        given = {"stream": keys.results}
-        self._entry = link.script(link.client, _ENTRY, given, must) if must else None
-        more = {**shared(settings), "group": group, "once_ms": millis(2 * STALE_CHECK_INTERVAL)}
-        self._lose = link.script(link.client, "lose", more)
-        self.link, self.group, self.source = link, group, source
-        self._client, self._stream, self._keys = link.client, keys.results, keys
+        self._client, self._keys = namespace.client, namespace.keys
+        self._stream, once = self._keys.results, millis(2 * STALE_CHECK_INTERVAL)
+        self._entry = namespace.script(_ENTRY, stream=self._stream) if namespace.kept else None
+        self._lose = namespace.script("lose", waits=False, group=group, once_ms=once)
+        self.namespace, self.group, self.source = namespace, group, source
         self._consumer, self._start = consumer, start
         self._lost, self._most = list[str](), READ_COUNT
         self.start_over()

@@ -10,13 +10,14 @@ from itertools import islice
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from viber_courier.producers.namespace import Namespace
 from viber_courier.schemas.encoding import loads
 from viber_courier.schemas.errors import Conflict, EnqueueError, InvalidMessage, QueueFull
 from viber_courier.schemas.message import Campaign, Job, parse_job
 from viber_courier.schemas.suppression import HEEDING
 from viber_courier.schemas.template import Template
 from viber_courier.store.records import address_of, merge
-from viber_courier.store.replies import Link, reply
+from viber_courier.store.replies import reply
 
 CHUNK_ROWS = 500
 """Rows of ``enqueue_many`` in one round trip: a chunk, stored whole unless the queue is full."""
@@ -97,25 +98,23 @@ def heeded(job: Job) -> str | None:
 class RowStream:
     """Stores the rows of one call: Redis stores a chunk while the next is checked.
 
-    ``parse`` checks a row, and ``late`` refuses one that is too late unless it was stored in time.
-    ``begin`` begins to store rows of a campaign.
+    ``late`` refuses a row that is too late, unless it was stored in time. ``begin`` begins to store
+    rows over a common part.
     """
 
     def __init__(
         self,
-        campaign: Campaign | None,
-        parse: Callable[[Any, float], Job],
+        namespace: Namespace,
+        checks: Checks,
         late: Callable[[Job], Awaitable[None]],
         on_invalid: OnInvalid | None,
         on_suppressed: OnSuppressed | None,
-        clock: Callable[[], float],
         begin: Callable[[list[Row], Campaign | None], Awaitable[FetchStored]],
-        link: Link,
     ) -> None:
-        self._campaign, self._on_invalid, self._clock = campaign, on_invalid, clock
-        self._on_suppressed = on_suppressed
-        self._parse_row, self._late, self._begin, self._sleep = parse, late, begin, link.sleep
-        self._slice = link.slice or CHUNK_ROWS
+        self._campaign, self._parse_row, self._late = checks.campaign, checks.parse, late
+        self._on_invalid, self._on_suppressed, self._begin = on_invalid, on_suppressed, begin
+        self._clock, self._sleep = namespace.clock, namespace.link.sleep
+        self._slice = namespace.link.slice or CHUNK_ROWS
         self._rows, self._suppressed = list[Row](), list[Row]()
         self._faults = list[Fault]()
         self._fetch: FetchStored | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
@@ -10,18 +10,15 @@ from typing import Any
 
 from marshmallow import ValidationError
 
+from viber_courier.producers.namespace import Namespace
 from viber_courier.schemas.errors import ConfigError, InvalidMessage
 from viber_courier.schemas.fields import JOB, rules
 from viber_courier.schemas.instants import iso
 from viber_courier.schemas.message import parse_address
-from viber_courier.schemas.settings import Settings
 from viber_courier.schemas.suppression import NumberHash, number_hash
-from viber_courier.store.connection import StoreUnavailable, store_errors
-from viber_courier.store.keys import Keys
+from viber_courier.store.connection import StoreUnavailable
 from viber_courier.store.refusals import OTHER_KEY
-from viber_courier.store.replicas import kept
-from viber_courier.store.replies import Link, iterate, reply, run
-from viber_courier.store.scripts import shared
+from viber_courier.store.replies import iterate, run
 from viber_courier.store.suppressions import ADDED, REMOVED, Entry, flat
 
 CHUNK_NUMBERS = 500
@@ -48,11 +45,9 @@ class Suppression:
 class AsyncSuppressions:
     """The list of suppressed numbers for asyncio, and its rules for both; Suppressions has more."""
 
-    def __init__(self, link: Link, settings: Settings, clock: Callable[[], float]) -> None:
-        self._client, self._clock = link.client, clock
-        self._list, self._secret = Keys(settings.namespace).suppressed, settings.suppression_key
-        must = kept(link.client, settings)
-        self._script = link.script(link.client, "suppress", shared(settings), must)
+    def __init__(self, namespace: Namespace) -> None:
+        self._namespace, self._list = namespace, namespace.keys.suppressed
+        self._script = namespace.script("suppress")
 
     async def add(self, phone: str, reason: str, until: datetime | None = None) -> bool:
         return await self.add_many([phone], reason, until) > 0
@@ -84,9 +79,8 @@ class AsyncSuppressions:
         await self._look([])
         cursor: Any = None
         while cursor != 0:
-            with store_errors(self._client):
-                page = self._client.hscan(self._list, int(cursor or 0), count=CHUNK_NUMBERS)
-                cursor, found = await reply(page)
+            at, scan = int(cursor or 0), self._namespace.client.hscan
+            cursor, found = await self._namespace.ask(scan, self._list, at, count=CHUNK_NUMBERS)
             for hash, text in found.items():
                 if hash != "key" and (entry := self._read(hash, text)):
                     yield entry
@@ -97,15 +91,14 @@ class AsyncSuppressions:
     async def _change(self, entries: Iterator[Entry], count: str, keeps: bool = False) -> int:
         changed = 0
         while chunk := tuple(islice(entries, CHUNK_NUMBERS)):
-            with store_errors(self._client):
-                call = self._script(keeps=keeps, count=count, entries=flat(chunk))
-                changed += await reply(call)
+            given = {"keeps": keeps, "count": count, "entries": flat(chunk)}
+            changed += await self._namespace.ask(self._script, **given)
         return changed
 
     async def _look(self, hashes: Sequence[str]) -> tuple[Suppression | None, ...]:
         ours = self._numbers().fingerprint
-        with store_errors(self._client):
-            key, *found = await reply(self._client.hmget(self._list, "key", *hashes))
+        look = self._namespace.client.hmget
+        key, *found = await self._namespace.ask(look, self._list, "key", *hashes)
         if key not in (None, ours):
             raise StoreUnavailable(OTHER_KEY.format(key, ours))
         return tuple(t and self._read(hash, t) for hash, t in zip(hashes, found, strict=True))
@@ -113,7 +106,7 @@ class AsyncSuppressions:
     def _read(self, hash: str, text: str) -> Suppression | None:
         """Returns an entry of the list; None if it is over."""
         end, start, reason = text.split(" ", 2)
-        if 0 < int(end) <= self._clock() * 1000:
+        if 0 < int(end) <= self._namespace.clock() * 1000:
             return None
         until, since = iso(int(end) / 1000) if int(end) else None, iso(int(start) / 1000)
         key = self._numbers().fingerprint
@@ -128,7 +121,7 @@ class AsyncSuppressions:
         return Entry(given.hash, _require_reason(given.reason), end, _millis(given.since))
 
     def _numbers(self) -> NumberHash:
-        if found := number_hash(self._secret):
+        if found := number_hash(self._namespace.settings.suppression_key):
             return found
         raise ConfigError({"COURIER_SUPPRESSION_KEY": "must be set for suppressions"})
 

@@ -156,7 +156,14 @@ def _is_plain(url: str, proxy: str) -> bool:
 def is_loopback(url: str) -> bool:
     """Returns whether a URL leads to this machine only."""
     try:
-        host = urlsplit(url).hostname or ""
+        return is_near(urlsplit(url).hostname or "")
+    except ValueError:
+        return False
+
+
+def is_near(host: str) -> bool:
+    """Returns whether a host is this machine only; "" means all addresses."""
+    try:
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:
         return False
@@ -170,10 +177,7 @@ def _dangers(text: str) -> frozenset[str]:
 
 
 def _redis_url(text: str) -> str:
-    try:
-        redis_urls.tls_context(redis_urls.parse(text).tls)
-    except redis_urls.AddressError as wrong:
-        raise _WrongError(str(wrong)) from None
+    redis_urls.tls_context(redis_urls.parse(text).tls)
     return text
 
 
@@ -278,7 +282,7 @@ class Settings:
                 text = read_value(env, name, each.name in FROM_FILE, read)
                 if text:
                     values[each.name] = each.metadata["parse"](text)
-            except _WrongError as wrong:
+            except (_WrongError, redis_urls.AddressError) as wrong:
                 faults[name] = str(wrong)
         for name in ("api_login", "api_password") if provider else ():
             if name not in values and PREFIX + name.upper() not in faults:

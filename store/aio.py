@@ -3,9 +3,7 @@
 import asyncio
 import os
 import sys
-import time
 from collections import deque
-from collections.abc import Sequence
 from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
@@ -14,16 +12,12 @@ import redis
 from redis import asyncio as aio
 from redis import exceptions as errors
 from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
 from viber_courier.schemas.redis_url import parse, tls_context
-from viber_courier.store.cluster import PATIENCE, Place, Slot, brief, find_slot
-from viber_courier.store.connection import client_options
-from viber_courier.store.pools import MASTER_CHECK_INTERVAL, SENTINEL_RETRY_DELAY, Whole
+from viber_courier.store.connection import Driver
+from viber_courier.store.pools import AtPlace, Whole
 from viber_courier.store.replicas import read_replies
-from viber_courier.store.replies import reply
 from viber_courier.store.scripts import Script, packed
-from viber_courier.store.succession import Succession
 
 MOST_CONNECTIONS = 50
 """Most connections of one client. Calls beyond them wait for one, no longer than for a reply."""
@@ -36,8 +30,8 @@ class Pool(Whole, aio.ConnectionPool):
     process, it starts afresh.
     """
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
         self._owner: Any = None
         self._start_afresh()
 
@@ -141,13 +135,7 @@ class _Secure(_Cancellable, aio.SSLConnection):
         self.ssl_context = tls
 
 
-class _Placed(_Plain):
-    """Connects to the server that ``where`` names."""
-
-    def __init__(self, *, where: "Slot | _Master", **options: Any) -> None:
-        self._where = where
-        super().__init__(**options)
-
+class _Placed(AtPlace, _Plain):
     async def connect(self) -> None:
         await self._to_place(super().connect)
 
@@ -155,25 +143,8 @@ class _Placed(_Plain):
         """Connects; redis-py calls this instead of ``connect`` from version 6 on."""
         await self._to_place(super().connect_check_health, *args, **options)
 
-    async def _to_place(self, connect: Any, *args: Any, **options: Any) -> None:
-        # Not repeated here but by the caller: the server may be another one by then.
-        patient, self.retry = self.retry, Retry(NoBackoff(), 0)
-        try:
-            self.host, self.port = await self._where.place()
-            await connect(*args, **options)
-        except (redis.ConnectionError, redis.TimeoutError):
-            self._where.lost = True
-            raise
-        finally:
-            self.retry = patient
-
     async def read_response(self, *args: Any, **options: Any) -> Any:
-        try:
-            return await super().read_response(*args, **options)
-        except redis.RedisError as error:
-            if found := self._where.heed(error, self.host):
-                raise found from None
-            raise
+        return await self._heeding(super().read_response, *args, **options)
 
 
 class _SecurePlaced(_Placed, _Secure):
@@ -182,6 +153,8 @@ class _SecurePlaced(_Placed, _Secure):
 
 class _PlacedPool(Pool):
     """Never reuses a connection to a server that is no longer the one."""
+
+    succession: Any = None
 
     async def _usable(self) -> Any:
         where: Any = self.connection_kwargs["where"]
@@ -193,8 +166,6 @@ class _PlacedPool(Pool):
                 await connection.disconnect(nowait=True)
         return None
 
-    succession: Succession
-
     async def disconnect(self, inuse_connections: bool = True) -> None:
         """Also closes those to the sentinels."""
         await super().disconnect(inuse_connections)
@@ -205,80 +176,22 @@ class _PlacedPool(Pool):
         await connection.retry.call_with_retry(connection.connect, lambda _: asyncio.sleep(0))
 
 
-class _Master:
-    """Knows where the master is: asks the sentinels each second, and where it was ``lost``."""
-
-    def __init__(self, name: str, sentinels: Sequence[aio.Redis]) -> None:
-        self._name, self.sentinels = name, sentinels
-        self._found: Place | None = None
-        self._next_look, self.lost = 0.0, True
-
-    async def place(self) -> Place:
-        """Returns the master's address."""
-        now = time.monotonic()
-        if self._found is None or self.lost or now >= self._next_look:
-            self._next_look = now + SENTINEL_RETRY_DELAY
-            try:
-                self._found, self.lost = await self._look(), False
-                self._next_look = now + MASTER_CHECK_INTERVAL
-            except (redis.ConnectionError, redis.TimeoutError):
-                wait = max(MASTER_CHECK_INTERVAL, 10 * (time.monotonic() - now))
-                self._next_look = now + min(SENTINEL_RETRY_DELAY, wait)
-                if self._found is None or self.lost:
-                    raise
-        return self._found
-
-    def heed(self, error: redis.RedisError, asked: str) -> redis.RedisError | None:
-        """Returns what to raise for an error of the server ``asked``; None: the error itself."""
-        self.lost = self.lost or isinstance(error, _ELSEWHERE)
-        if isinstance(error, errors.ReadOnlyError):
-            return redis.ConnectionError("the master is a replica now")
-        return None
-
-    async def _look(self) -> Place:
-        failure: redis.RedisError = redis.ConnectionError("no sentinel knows the master")
-        for sentinel in self.sentinels:
-            try:
-                if found := await reply(sentinel.sentinel_get_master_addr_by_name(self._name)):
-                    return found[0], int(found[1])
-            except (redis.ConnectionError, redis.TimeoutError) as error:
-                failure = error
-        raise failure
-
-
-_ELSEWHERE = (redis.ConnectionError, redis.TimeoutError, errors.ReadOnlyError)
+_ASYNCIO = Driver(
+    client=aio.Redis,
+    retry=Retry,
+    pools=(Pool, _PlacedPool),
+    plain=(_Plain, _Placed),
+    secure=(_Secure, _SecurePlaced),
+    unix=_Unix,
+)
 
 
 def connect(url: str, namespace: str = "", **chosen: Any) -> aio.Redis:
     """Returns an asyncio client with the options of the blocking one (store/connection.py)."""
     address = parse(url)
-    options = {**client_options(Retry), **chosen}
-    plain, placed = (_Secure, _SecurePlaced) if address.tls else (_Plain, _Placed)
     if context := tls_context(address.tls):
-        options["tls"] = SimpleNamespace(get=lambda: context)
-    login: dict[str, Any] = {"username": address.username, "password": address.password}
-    if address.scheme == "cluster":
-        where: Any = find_slot(address, namespace, plain, {**options, **login}, Retry)
-        options["retry"] = Retry(*PATIENCE)
-    elif address.scheme == "sentinel":
-        asking = {**brief(options, Retry), **address.sentinel_login, "connection_class": plain}
-        pools = [Pool(host=host, port=port, **asking) for host, port in address.hosts]
-        where = _Master(address.master, [aio.Redis(connection_pool=pool) for pool in pools])
-    elif address.scheme == "unix":
-        del options["socket_keepalive"]  # TCP's
-        options |= {"connection_class": _Unix, "path": address.path}
-    else:
-        ((host, port),) = address.hosts
-        options |= {"connection_class": plain, "host": host, "port": port}
-    options |= {**login, "db": address.database}
-    if address.scheme not in ("cluster", "sentinel"):
-        client = aio.Redis(connection_pool=Pool(**options))
-    else:
-        pool = _PlacedPool(connection_class=placed, where=where, **options)
-        if address.scheme == "sentinel":
-            pool.succession = Succession(where.sentinels, address.master)
-        client = aio.Redis(connection_pool=pool)
-    vars(client)["place"] = address.place
+        chosen["tls"] = SimpleNamespace(get=lambda: context)
+    client: aio.Redis = _ASYNCIO.client_of(address, namespace, chosen)
     return client
 
 

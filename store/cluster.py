@@ -1,4 +1,4 @@
-"""Redis Cluster: a client of the one node that has a namespace's hash slot.
+"""Redis Cluster: where the one node is that has a namespace's hash slot.
 
 All keys of a namespace share a slot, so its client needs one connection pool, as for one server.
 The node is looked for once, by CLUSTER SLOTS, and again when it is lost. MOVED names the new one.
@@ -17,13 +17,12 @@ import redis
 from redis import exceptions as errors
 from redis.backoff import EqualJitterBackoff, NoBackoff
 from redis.crc import key_slot
-from redis.retry import Retry
 
 from viber_courier.schemas.redis_url import Address
 from viber_courier.store.keys import Keys
-from viber_courier.store.pools import Client, WholePool
 from viber_courier.store.refusals import is_redirect
-from viber_courier.store.replies import reply, run
+from viber_courier.store.replies import reply
+from viber_courier.store.succession import Place
 
 LOOK_INTERVAL = 0.5
 """Least seconds between two requests of a client for its node, once that was known."""
@@ -31,8 +30,6 @@ LOOK_TIMEOUT = 1.0
 """Seconds that a node has to answer such a request: there are others to ask."""
 PATIENCE = EqualJitterBackoff(0.5, 0.05), 6, (redis.ConnectionError,)
 """How a call is repeated while the slot moves or its node fails over: for one to two seconds."""
-
-Place = tuple[str, int]
 
 
 class SlotUnavailable(redis.ConnectionError):
@@ -106,63 +103,6 @@ async def ask(connection: Any, place: Place, options: Mapping[str, Any], *comman
 def _host(said: str | None, asked: str) -> str:
     """Returns a node's host as another one says it; "", "?" and nil mean the same as ``asked``."""
     return asked if said in (None, "", "?") else str(said)
-
-
-class _SlotConnection(redis.Connection):
-    """Connects to the slot's node. What shows that it is elsewhere becomes a SlotUnavailable."""
-
-    def __init__(self, *, slot: Slot, **options: Any) -> None:
-        self._slot = slot
-        super().__init__(**options)  # type: ignore[no-untyped-call]
-
-    def connect(self) -> None:
-        self._to_node(super().connect)
-
-    def connect_check_health(self, *args: Any, **options: Any) -> None:
-        """Connects; redis-py calls this instead of ``connect`` from version 6 on."""
-        self._to_node(super().connect_check_health, *args, **options)
-
-    def _to_node(self, connect: Any, *args: Any, **options: Any) -> None:
-        # Not repeated here but by the caller: the node may be another one by then.
-        patient, self.retry = self.retry, Retry(NoBackoff(), 0)
-        try:
-            self.host, self.port = run(self._slot.place())
-            connect(*args, **options)
-        except (redis.ConnectionError, redis.TimeoutError):
-            self._slot.lost = True
-            raise
-        finally:
-            self.retry = patient
-
-    def read_response(self, *args: Any, **options: Any) -> Any:
-        try:
-            return super().read_response(*args, **options)
-        except redis.RedisError as error:
-            if found := self._slot.heed(error, self.host):
-                raise found from None
-            raise
-
-
-class _SecureSlotConnection(_SlotConnection, redis.SSLConnection):
-    pass
-
-
-class _SlotPool(WholePool):
-    def _connected(self) -> Any:
-        connection = self.connection_class(**self.connection_kwargs)
-        connection.retry.call_with_retry(connection.connect, lambda _: None)
-        return connection
-
-
-def cluster_client(address: Address, namespace: str, options: Mapping[str, Any]) -> redis.Redis:
-    """Returns a client of the node that has the namespace's slot, wherever that goes."""
-    given = {**options, "username": address.username, "password": address.password, **address.tls}
-    asking: Any = redis.Connection
-    ours = _SlotConnection
-    if address.tls:
-        asking, ours = redis.SSLConnection, _SecureSlotConnection
-    slot = find_slot(address, namespace, asking, given, Retry)
-    return Client(connection_pool=_SlotPool(ours, slot=slot, **given))
 
 
 def find_slot(

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from inspect import signature
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import redis
@@ -14,11 +14,12 @@ from redis.retry import Retry
 
 from viber_courier.schemas.errors import ConfigError, CourierError
 from viber_courier.schemas.redis_url import NO_BROKER, Address, parse
-from viber_courier.store.cluster import PATIENCE, cluster_client
+from viber_courier.store.cluster import PATIENCE, brief, find_slot
 from viber_courier.store.format import HOLDS
-from viber_courier.store.pools import Client, WholePool, follow
+from viber_courier.store.pools import Client, Placed, PlacedPool, SecurePlaced, WholePool
 from viber_courier.store.refusals import reason, refusal
 from viber_courier.store.replicas import TooFewReplicas
+from viber_courier.store.succession import Master, Succession
 
 SOCKET_OPTIONS: dict[str, Any] = {
     # Without these options a half-open connection hangs for ever (measured).
@@ -46,6 +47,60 @@ class StoreUnavailable(CourierError, redis.RedisError):
     in_doubt: Mapping[int, str] = MappingProxyType({})
 
 
+class Driver(NamedTuple):
+    """The classes of redis-py, and ours over them, that make one kind of client.
+
+    Pairs have a class for one server, and one for the server that a Slot or a Master names.
+    """
+
+    client: Any
+    retry: Any
+    pools: tuple[Any, Any]
+    plain: tuple[Any, Any]
+    secure: tuple[Any, Any]
+    unix: Any
+
+    def client_of(self, address: Address, namespace: str, chosen: Mapping[str, Any]) -> Any:
+        """Returns a client; ``chosen``: options of redis-py over ours."""
+        plain, placed = self.secure if address.tls else self.plain
+        options = {**client_options(self.retry), **chosen}
+        login = {"username": address.username, "password": address.password}
+        where: Any = None
+        made, succession = self.pools[0], None
+        if address.scheme == "cluster":
+            options = {**options, "retry": self.retry(*PATIENCE), **chosen}
+            where = find_slot(address, namespace, plain, {**options, **login}, self.retry)
+        elif address.scheme == "sentinel":
+            asking = {**brief(options, self.retry), **address.sentinel_login}
+            pools = [made(plain, host=h, port=p, **asking) for h, p in address.hosts]
+            sentinels = [self.client(connection_pool=pool) for pool in pools]
+            where = Master(address.master, sentinels)
+            succession = Succession(sentinels, address.master)
+        elif address.scheme == "unix":
+            del options["socket_keepalive"]  # TCP's
+            plain, options["path"] = self.unix, address.path
+        else:
+            ((options["host"], options["port"]),) = address.hosts
+        if where:
+            made, plain, options["where"] = self.pools[1], placed, where
+        pool = made(plain, db=address.database, **login, **options)
+        if succession:
+            pool.succession = succession
+        client = self.client(connection_pool=pool)
+        vars(client)["place"] = address.place
+        return client
+
+
+_BLOCKING = Driver(
+    client=Client,
+    retry=Retry,
+    pools=(WholePool, PlacedPool),
+    plain=(redis.Connection, Placed),
+    secure=(redis.SSLConnection, SecurePlaced),
+    unix=redis.UnixDomainSocketConnection,
+)
+
+
 def connect(url: str, namespace: str = "", **chosen: Any) -> redis.Redis:
     """Returns a client that threads and forks can share; a command fails within seconds.
 
@@ -53,32 +108,11 @@ def connect(url: str, namespace: str = "", **chosen: Any) -> redis.Redis:
     of redis-py in place of ours.
     """
     address = parse(url)
-    options = {**client_options(Retry), **address.tls, **chosen}
     if unknown := address.tls.keys() - signature(redis.SSLConnection).parameters.keys():
         fault = f"has {min(unknown)}, which redis-py {redis.__version__} doesn't know: upgrade it"
         raise ConfigError({"COURIER_REDIS_URL": fault})
-    client = _client(address, namespace, options, chosen)
-    vars(client)["place"] = address.place
+    client: redis.Redis = _BLOCKING.client_of(address, namespace, {**address.tls, **chosen})
     return client
-
-
-def _client(
-    address: Address, namespace: str, options: dict[str, Any], chosen: Mapping[str, Any]
-) -> redis.Redis:
-    if address.scheme == "cluster":
-        patient = {**options, "retry": Retry(*PATIENCE), **chosen}
-        return cluster_client(address, namespace, patient)
-    if address.scheme == "sentinel":
-        return follow(address, options)
-    options |= {"username": address.username, "password": address.password}
-    if address.scheme == "unix":
-        del options["socket_keepalive"]  # TCP's
-        options |= {"connection_class": redis.UnixDomainSocketConnection, "path": address.path}
-    else:
-        made = redis.SSLConnection if address.tls else redis.Connection
-        ((host, port),) = address.hosts
-        options |= {"connection_class": made, "host": host, "port": port}
-    return Client(connection_pool=WholePool(db=address.database, **options))
 
 
 def client_options(retry: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Connection pools: for one server, and for the master that Sentinel names."""
+"""Connection pools: for one server, and for the one that a Slot or a Master names."""
 
 import os
 import sys
@@ -10,19 +10,8 @@ from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
-from redis.retry import Retry
-from redis.sentinel import Sentinel, SentinelConnectionPool
 
-from viber_courier.schemas.redis_url import Address
-from viber_courier.store.succession import Succession
-
-MASTER_CHECK_INTERVAL = 1.0
-"""Seconds between two requests to the sentinels for the master's address."""
-SENTINEL_RETRY_DELAY = 10.0
-"""Most seconds until the next request after one that failed: the master may still be reachable.
-
-It is ten times what the request took. Sentinels that see no master yet say so at once.
-"""
+from viber_courier.store.replies import reply, run
 
 PROBE_AFTER = 1.0
 """Idle seconds after which a connection is checked before use: a check is a system call."""
@@ -111,27 +100,77 @@ class WholePool(Whole, redis.ConnectionPool):
                 self._idle.pop().disconnect()
 
 
-class _FollowingPool(WholePool, SentinelConnectionPool):
-    """Never reuses a connection to a server that is no longer the master.
+class AtPlace:
+    """A connection, of either driver, to the server that ``where`` (a Slot or a Master) names."""
 
-    redis-py asks the sentinels when it connects, and stays. But Sentinel demotes a living master
-    only some ten seconds after a planned failover, and what that one accepts until then is lost.
+    retry: Any
+
+    def __init__(self, *, where: Any, **options: Any) -> None:
+        self._where = where
+        super().__init__(**options)
+
+    async def _to_place(self, connect: Any, *args: Any, **options: Any) -> None:
+        # Not repeated here but by the caller: the server may be another one by then.
+        patient, self.retry = self.retry, type(self.retry)(NoBackoff(), 0)
+        try:
+            self.host, self.port = await self._where.place()
+            await reply(connect(*args, **options))
+        except (redis.ConnectionError, redis.TimeoutError):
+            self._where.lost = True
+            raise
+        finally:
+            self.retry = patient
+
+    async def _heeding(self, read: Any, *args: Any, **options: Any) -> Any:
+        try:
+            return await reply(read(*args, **options))
+        except redis.RedisError as error:
+            if found := self._where.heed(error, self.host):
+                raise found from None
+            raise
+
+
+class Placed(AtPlace, redis.Connection):
+    """Connects to the server that ``where`` names."""
+
+    def connect(self) -> None:
+        run(self._to_place(super().connect))
+
+    def connect_check_health(self, *args: Any, **options: Any) -> None:
+        """Connects; redis-py calls this instead of ``connect`` from version 6 on."""
+        run(self._to_place(super().connect_check_health, *args, **options))
+
+    def read_response(self, *args: Any, **options: Any) -> Any:
+        return run(self._heeding(super().read_response, *args, **options))
+
+
+class SecurePlaced(Placed, redis.SSLConnection):
+    """The same over TLS."""
+
+
+class PlacedPool(WholePool):
+    """Never reuses a connection to a server that is no longer the one.
+
+    Sentinel demotes a living master only some ten seconds after a planned failover, and what that
+    one accepts until then is lost.
     """
 
-    succession: Succession
-    _next_check = 0.0
+    succession: Any = None
 
-    def get_connection(self, *args: Any, **options: Any) -> Any:
-        now = time.monotonic()
-        if now >= self._next_check:
-            self._next_check = now + SENTINEL_RETRY_DELAY
-            try:
-                self.get_master_address()  # type: ignore[no-untyped-call]
-                self._next_check = now + MASTER_CHECK_INTERVAL
-            except (redis.ConnectionError, redis.TimeoutError):
-                wait = max(MASTER_CHECK_INTERVAL, 10 * (time.monotonic() - now))
-                self._next_check = now + min(SENTINEL_RETRY_DELAY, wait)
-        return super().get_connection(*args, **options)
+    def _usable(self) -> Any:
+        where = self.connection_kwargs["where"]
+        with suppress(redis.ConnectionError, redis.TimeoutError):
+            place = run(where.place())
+            while connection := super()._usable():
+                if (connection.host, connection.port) == place:
+                    return connection
+                connection.disconnect()
+        return None
+
+    def _connected(self) -> Any:
+        connection = self.connection_class(**self.connection_kwargs)
+        connection.retry.call_with_retry(connection.connect, lambda _: None)
+        return connection
 
 
 class Client(redis.Redis):
@@ -140,31 +179,3 @@ class Client(redis.Redis):
     def close(self) -> None:
         super().close()
         self.connection_pool.disconnect()
-
-
-def follow(given: Address, options: dict[str, Any]) -> redis.Redis:
-    """Returns a client of the current master; ``options`` are its connections'."""
-    asking = {name: options[name] for name in ("socket_keepalive", "health_check_interval")} | {
-        "socket_timeout": 1,
-        "socket_connect_timeout": 1,
-        "retry": Retry(NoBackoff(), 0),  # there are others to ask
-        "ssl": bool(given.tls),
-        **given.tls,
-        **given.sentinel_login,
-    }
-    sentinels: Any = Sentinel(  # type: ignore[no-untyped-call]
-        given.hosts, sentinel_kwargs=asking
-    )
-    client: redis.Redis = sentinels.master_for(
-        given.master,
-        redis_class=Client,
-        connection_pool_class=_FollowingPool,
-        db=given.database,
-        username=given.username,
-        password=given.password,
-        ssl=bool(given.tls),
-        **options,
-    )
-    pool: Any = client.connection_pool
-    pool.succession = Succession(sentinels.sentinels, given.master)
-    return client

@@ -7,6 +7,7 @@ from math import inf
 from typing import Any
 
 import redis
+from redis import exceptions as errors
 
 from viber_courier.store.replies import reply
 
@@ -15,10 +16,60 @@ FRESH = 1.0
 SILENT = 10.0
 """Most seconds until a silent sentinel is asked again: three times what the request took, 9, 27."""
 
+CHECK_INTERVAL = 1.0
+"""Seconds between two requests to the sentinels for the master's address."""
+RETRY_DELAY = 10.0
+"""Most seconds until the next request after one that failed: the master may still be reachable.
+
+It is ten times what the request took. Sentinels that see no master yet say so at once.
+"""
+
 Place = tuple[str, int]
 _State = dict[str, Any]
 _DOWN = ("s_down", "o_down", "disconnected")
 """Flags of a replica that Sentinel does not choose."""
+
+
+class Master:
+    """Knows where the master is: asks the sentinels each second, and where it was ``lost``."""
+
+    def __init__(self, name: str, sentinels: Sequence[Any]) -> None:
+        self._name, self.sentinels = name, sentinels
+        self._found: Place | None = None
+        self._next_look, self.lost = 0.0, True
+
+    async def place(self) -> Place:
+        """Returns the master's address."""
+        now = time.monotonic()
+        if self._found is None or self.lost or now >= self._next_look:
+            self._next_look = now + RETRY_DELAY
+            try:
+                self._found, self.lost = await self._look(), False
+                self._next_look = now + CHECK_INTERVAL
+            except (redis.ConnectionError, redis.TimeoutError):
+                wait = max(CHECK_INTERVAL, 10 * (time.monotonic() - now))
+                self._next_look = now + min(RETRY_DELAY, wait)
+                if self._found is None or self.lost:
+                    raise
+        return self._found
+
+    def heed(self, error: redis.RedisError, asked: str) -> redis.RedisError | None:
+        """Returns what to raise for an error of the server ``asked``; None: the error itself."""
+        elsewhere = redis.ConnectionError, redis.TimeoutError, errors.ReadOnlyError
+        self.lost = self.lost or isinstance(error, elsewhere)
+        if isinstance(error, errors.ReadOnlyError):
+            return redis.ConnectionError("the master is a replica now")
+        return None
+
+    async def _look(self) -> Place:
+        failure: redis.RedisError = redis.ConnectionError("no sentinel knows the master")
+        for sentinel in self.sentinels:
+            try:
+                if found := await reply(sentinel.sentinel_get_master_addr_by_name(self._name)):
+                    return found[0], int(found[1])
+            except (redis.ConnectionError, redis.TimeoutError) as error:
+                failure = error
+        raise failure
 
 
 @dataclass(frozen=True, slots=True)

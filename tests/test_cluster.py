@@ -20,11 +20,10 @@ from tests.cluster import Cluster, Node, slot_of
 from tests.conftest import ROOT, free_port, text_job, wait_for
 from viber_courier import AsyncProducer, ConfigError, Producer, StoreUnavailable
 from viber_courier.ops.redis_server import RedisServer
-from viber_courier.schemas.redis_url import parse
 from viber_courier.schemas.settings import Settings
 from viber_courier.store import cluster as ours
-from viber_courier.store.cluster import SlotUnavailable, cluster_client
-from viber_courier.store.connection import SOCKET_OPTIONS, broker, connect
+from viber_courier.store.cluster import SlotUnavailable
+from viber_courier.store.connection import broker, connect
 from viber_courier.store.keys import Keys
 from viber_courier.store.leases import Store
 from viber_courier.store.replies import run
@@ -60,8 +59,7 @@ def app(cluster: Cluster, namespace: str, face: str) -> Iterator[Producer]:
 
 def impatient(url: str, namespace: str, **more: Any) -> redis.Redis:
     """A client that repeats nothing."""
-    options = {**SOCKET_OPTIONS, "decode_responses": True, "protocol": 2, **more}
-    return cluster_client(parse(url), namespace, {**options, "retry": Retry(NoBackoff(), 0)})
+    return connect(url, namespace, retry=Retry(NoBackoff(), 0), **more)
 
 
 def a_namespace_of(node: Node, cluster: Cluster) -> str:

@@ -17,7 +17,18 @@ import pytest
 import requests
 
 from tests.conftest import Courier, text_job, wait_for
-from tests.console import LOGIN, PASSWORD, PHONE, TEXT, USER, Console, Person, inputs, words
+from tests.console import (
+    LOGIN,
+    PASSWORD,
+    PHONE,
+    TEXT,
+    USER,
+    Console,
+    Person,
+    discreet,
+    inputs,
+    words,
+)
 from tests.test_permissions import Users
 from tests.tls import Authority
 from viber_courier import Producer
@@ -42,12 +53,8 @@ def env(redis_server: RedisServer) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def console(tmp_path_factory: pytest.TempPathFactory, env: dict[str, str]) -> Iterator[Console]:
     """One for all; whatever they do, its log says nothing of a message and no password."""
-    made = Console(tmp_path_factory.mktemp("console"), {**env, **USER})
-    yield made
-    log = made.log
-    made.close()
-    for word in (PHONE, TEXT, PASSWORD, "Traceback", "Warning", "request failed"):
-        assert word not in log
+    with discreet(tmp_path_factory.mktemp("console"), env, PASSWORD) as made:
+        yield made
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import requests
 
 import viber_courier
 from tests.conftest import common_job, wait_for
-from tests.console import LOGIN, PHONE, TEXT, USER, Console, Person, words
+from tests.console import LOGIN, PHONE, TEXT, USER, Console, Person, discreet, words
 from viber_courier import Producer
 from viber_courier.ops.commands.looking import event_fields
 from viber_courier.ops.console import audit
@@ -27,12 +27,8 @@ def env(redis_server: RedisServer) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def console(tmp_path_factory: pytest.TempPathFactory, env: dict[str, str]) -> Iterator[Console]:
-    made = Console(tmp_path_factory.mktemp("console"), {**env, **USER})
-    yield made
-    log = made.log
-    made.close()
-    for word in (PHONE, TEXT, "Traceback", "Warning", "request failed"):
-        assert word not in log
+    with discreet(tmp_path_factory.mktemp("console"), env) as made:
+        yield made
 
 
 @pytest.fixture

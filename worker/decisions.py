@@ -110,11 +110,8 @@ class Decider:
 
     def suppressed(self, messages: Sequence[Waiting]) -> list[Move]:
         """Returns moves that end messages whose numbers are suppressed."""
-        moves = list[Move]()
-        for message in messages:
-            step = give_up(message, Status.REJECTED, Reason.SUPPRESSED)
-            moves.append(Move(message.id, self._write(message, Status.QUEUED, step)))
-        return moves
+        ends = ((m, give_up(m, Status.REJECTED, Reason.SUPPRESSED)) for m in messages)
+        return [Move(m.id, self._write(m, Status.QUEUED, end)) for m, end in ends]
 
     def put_back(self, messages: Sequence[Waiting], at: int) -> list[Move]:
         """Returns moves that leave messages for the next claim."""

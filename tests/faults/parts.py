@@ -14,6 +14,8 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from viber_courier.ops.redis_server import find_server
+
 CELERY = (sys.executable, "-m", "celery", "-A", "viber_courier.worker")
 WORKER = (*CELERY, "worker", "-c", "2", "--without-gossip", "--without-mingle", "-l", "INFO")
 BEAT = (*CELERY, "beat", "-l", "INFO")
@@ -187,6 +189,22 @@ class Proxy:
                     sink.sendall(data)
         if sink not in self._lost:
             _shut(sink)
+
+
+def start_sentinel(
+    folder: Path, port: int, master: int, name: str, login: str, password: str, down_after: int
+) -> subprocess.Popen[bytes]:
+    """A sentinel on ``port`` that watches ``master``; two of them decide."""
+    config = folder / f"sentinel-{port}.conf"
+    config.write_text(
+        f"port {port}\nbind 127.0.0.1\n"
+        f"sentinel monitor {name} 127.0.0.1 {master} 2\n"
+        f"sentinel auth-user {name} {login}\nsentinel auth-pass {name} {password}\n"
+        f"sentinel down-after-milliseconds {name} {down_after}\n"
+        f"sentinel failover-timeout {name} 4000\n"
+    )
+    with (folder / f"sentinel-{port}.log").open("ab") as log:
+        return subprocess.Popen([find_server(), str(config), "--sentinel"], stdout=log, stderr=log)
 
 
 def _shut(sock: socket.socket) -> None:

@@ -17,8 +17,9 @@ import redis
 
 from tests.conftest import Simulator, free_port, text_job, wait_for
 from tests.faults.installation import running
+from tests.faults.parts import start_sentinel
 from viber_courier import AsyncProducer, StoreUnavailable
-from viber_courier.ops.redis_server import RedisServer, find_server
+from viber_courier.ops.redis_server import RedisServer
 from viber_courier.schemas.settings import Settings
 
 BACK = 20.0
@@ -55,18 +56,8 @@ class Failover:
         wait_for(self.complete, 60, "the sentinels have not found each other and the replica")
 
     def _start(self, port: int) -> subprocess.Popen[bytes]:
-        config = self._folder / f"sentinel-{port}.conf"
-        config.write_text(
-            f"port {port}\nbind 127.0.0.1\n"
-            f"sentinel monitor {NAME} 127.0.0.1 {self.servers[0].port} 2\n"
-            f"sentinel auth-user {NAME} peer\nsentinel auth-pass {NAME} secret\n"
-            f"sentinel down-after-milliseconds {NAME} {self._down_after}\n"
-            f"sentinel failover-timeout {NAME} 4000\n"
-        )
-        with (self._folder / f"sentinel-{port}.log").open("ab") as log:
-            return subprocess.Popen(
-                [find_server(), str(config), "--sentinel"], stdout=log, stderr=log
-            )
+        given = port, self.servers[0].port, NAME, "peer", "secret", self._down_after
+        return start_sentinel(self._folder, *given)
 
     def complete(self) -> bool:
         """Whether all sentinels agree, and all other servers follow the master and are known so."""

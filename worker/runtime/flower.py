@@ -5,11 +5,11 @@ Flower's own variables, its options and a ``--conf`` override them.
 
 import logging
 import sys
-from ipaddress import ip_address
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+from viber_courier.schemas.settings import is_near
 from viber_courier.worker.log import set_up
 
 DEFAULTS = {
@@ -52,11 +52,3 @@ def summary(task: Any) -> Any:
     """Returns a task as Flower shows it, without quotes around its result."""
     task.result = task.result and task.result.strip("'")
     return task
-
-
-def is_near(address: str) -> bool:
-    """Returns whether an address is reachable from this machine only; "" means all addresses."""
-    try:
-        return address == "localhost" or ip_address(address).is_loopback
-    except ValueError:
-        return False

@@ -15,7 +15,7 @@ import redis
 
 from tests.conftest import free_port, wait_for
 from tests.faults.faked import Faked
-from tests.faults.parts import Proxy
+from tests.faults.parts import Proxy, start_sentinel
 from viber_courier.ops.redis_server import RedisServer, find_server
 
 NAME, PASSWORD = "courier", "s"
@@ -110,18 +110,8 @@ class Sentinels:
         return made
 
     def _sentinel(self, port: int) -> subprocess.Popen[bytes]:
-        config = self._folder / f"sentinel-{port}.conf"
-        config.write_text(
-            f"port {port}\nbind 127.0.0.1\n"
-            f"sentinel monitor {NAME} 127.0.0.1 {self.servers[0].port} 2\n"
-            f"sentinel auth-user {NAME} sentinel\nsentinel auth-pass {NAME} {PASSWORD}\n"
-            f"sentinel down-after-milliseconds {NAME} {DOWN_AFTER}\n"
-            f"sentinel failover-timeout {NAME} 4000\n"
-        )
-        with (self._folder / f"sentinel-{port}.log").open("ab") as log:
-            return subprocess.Popen(
-                [find_server(), str(config), "--sentinel"], stdout=log, stderr=log
-            )
+        given = port, self.servers[0].port, NAME, "sentinel", PASSWORD, DOWN_AFTER
+        return start_sentinel(self._folder, *given)
 
     def master(self) -> int:
         """The port that most sentinels name."""
