@@ -100,7 +100,7 @@ def demo(tmp_path: Path) -> Iterator[Demo]:
 
 @pytest.mark.slow
 def test_the_whole_demo(demo: Demo) -> None:
-    code = demo.process.wait(60)
+    code = demo.process.wait(110)
 
     text = demo.text
     assert code == 0, text
