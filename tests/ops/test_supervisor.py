@@ -348,7 +348,7 @@ def test_make_up_is_a_whole_system_until_ctrl_c() -> None:
                 # When an app sends, then the simulated person reads
                 wait_for(lambda: _answers(app), 20)
                 id = app.enqueue(text_job("79250000001"))
-                assert ends(app, 1)[id][-1]["status"] == "read"
+                assert ends(app, 1, 150)[id][-1]["status"] == "read"
             text = "".join(lines)
             # And what it says to try, but for the last, which goes on for ever, works as it stands
             tries = re.search(r"In another terminal:\n(.+?)   courier top\n", text, re.S)
