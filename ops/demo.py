@@ -1,4 +1,4 @@
-"""``courier demo``: runs the whole system on this machine for 20 seconds and checks the results.
+"""``courier demo``: runs the whole system on this machine for half a minute and checks the results.
 
 Redis, a Celery worker and the simulated provider are real processes. ``ops.demo_app`` holds the
 demo's app and the checks.
@@ -13,8 +13,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
+from decimal import Decimal
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,8 +29,9 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress
 from rich.table import Table
 
-from viber_courier import Producer
-from viber_courier.ops.demo_app import CHECKS, App, Evidence, bytes_in_full, funnel
+from viber_courier import Preview, Producer, ReportRow
+from viber_courier import Progress as CampaignProgress
+from viber_courier.ops.demo_app import CAMPAIGN, CHECKS, RATE, App, Evidence, bytes_in_full, funnel
 from viber_courier.ops.look import take_look
 from viber_courier.ops.redis_server import NoServerError, RedisServer
 from viber_courier.schemas.status import Status
@@ -45,7 +47,12 @@ SETTINGS = {  # in production these waits are minutes to days
     "COURIER_RETRY_BASE": "0.5",
     "COURIER_MAX_ATTEMPTS": "4",
     "COURIER_SWEEP_INTERVAL": "0.3",
+    "COURIER_SUPPRESSION_KEY": "the key of a demo",
 }
+PRICE = Decimal("4.50")
+"""Of one segment of an SMS."""
+PAUSE = 1.5
+"""Seconds for which the campaign stands still."""
 TIME_LIMIT = 60.0
 """Seconds from the worker's start in which every message must end."""
 
@@ -95,21 +102,53 @@ class Narrator:
             self._printed = time.monotonic()
             self.say(", ".join(f"{count} {status}" for status, count in statuses.items()))
 
+    def preview(self, found: Preview) -> None:
+        """Shows what a dry run has found."""
+        self.phase(
+            f"2  A campaign: courier bulk list.csv --campaign {CAMPAIGN} --dry-run",
+            f"{found.rows} rows would be {found.messages} messages, {found.suppressed} of them to a"
+            f" suppressed number. {found.refused} rows are wrong: {'; '.join(found.reasons)}.",
+        )
+        if sms := found.sms:
+            self.say(
+                f"{sms.messages} may fall back to SMS: {sms.segments} segments, which cost"
+                f" {sms.segments * PRICE:,} at most, at {PRICE} each. Nothing is stored yet."
+            )
+
+    def progress(self, what: str, found: CampaignProgress) -> None:
+        """Shows how far the campaign is."""
+        self.say(
+            f"{what}: {found.added} added, {found.waiting} wait, {found.inside} of these inside a"
+            f" request, {found.ended} ended."
+        )
+
+    def report(self, rows: Iterable[ReportRow]) -> None:
+        """Shows the first row of the campaign's report that ended in each status."""
+        first = {row.status: row for row in reversed([*rows])}
+        table = Table("row", "status", "reason", "attempts", "ended", box=box.SIMPLE_HEAD)
+        for row in sorted(first.values(), key=lambda row: row.row or 0):
+            values = row.row, row.status, row.reason or "", row.attempts, str(row.ended)[11:19]
+            table.add_row(*map(str, values))
+        self.phase(
+            f"8  The campaign's report: courier campaign report {CAMPAIGN} --csv FILE",
+            "It has a line for each row. The first of each status:",
+        )
+        self.console.print(table)
+
     def wire(self, evidence: Evidence) -> None:
         """Shows batches, bytes and sample events."""
         batches, total = evidence.requests["batches"], evidence.requests["messages"]
         sent, full = sum(evidence.requests["log"]), bytes_in_full(evidence)
         self.phase(
-            "3  What went over the wire, and the events that the app reads",
+            "5  What went over the wire, and the events that the app reads",
             "A request carries what its messages share once, in its commonData."
-            f" {len(batches)} requests carried {', '.join(map(str, batches))} messages.",
+            f" {len(batches)} requests carried {min(batches)} to {max(batches)} messages.",
             f"They took {sent:,} bytes. The {total} accepted messages, each in full, would take"
             f" {full:,}: commonData saved {1 - sent / full:.0%} at least.",
-            f"There are {len(evidence.events)} events so far. Three of them:",
+            f"There are {len(evidence.events)} events so far. One of them:",
         )
         last = {event["data"]["status"]: event for event in evidence.events}
-        for status in ("sms_delivered", "read", "rejected"):
-            self.console.print_json(data=last.get(status), indent=None)
+        self.console.print_json(data=last.get("sms_delivered"), indent=None)
 
     def verdict(self, found: Mapping[str, Sequence[str]], log: str) -> int:
         """Prints what the checks found. Returns the exit code."""
@@ -140,19 +179,17 @@ class Run:
         self._env = {**os.environ, **SETTINGS, "COURIER_REDIS_URL": server.url}
         producer = stack.enter_context(closing(Producer.from_env(self._env)))
         self._app, self._events = App(producer), list[dict[str, Any]]()
+        self._held = list[int]()
         self._started: dict[str, subprocess.Popen[bytes]] = {}
 
     def enqueue(self) -> None:
         """Does what the app does, before a worker runs."""
-        self._narrator.phase(
-            "1  An app enqueues",
-            "It enqueues single messages, personal texts from a file, and a campaign."
-            " The campaign's text is stored once.",
-        )
+        self._narrator.phase("1  An app enqueues single messages, and personal texts from a file")
         self._app.enqueue()
         self._narrator.say(f"{len(self._app.asked)} messages are stored.")
-        refused = self._app.refused
-        self._narrator.say(f"{len(refused)} wrong rows of the file were refused: {refused[0]}.")
+        self._narrator.preview(self._app.preview())
+        self._app.start_campaign()
+        self._narrator.progress("Now it is stored", self._app.campaign.progress())
 
     def submit(self) -> tuple[Evidence, str]:
         """Lets provider and worker run until all have ended. Returns evidence and worker's log."""
@@ -163,26 +200,46 @@ class Run:
         self._env["COURIER_API_URL"] = line[0].strip()
         time.sleep(1.2)  # the code with 15 s to live becomes too old meanwhile
         self._narrator.phase(
-            "2  A worker starts: celery -A viber_courier.worker worker -B",
-            "It sends urgent lanes first, up to 100 messages a request. Each change is an event.",
+            "3  A worker starts: celery -A viber_courier.worker worker -B",
+            "It sends urgent lanes first, up to 100 messages a request, and the campaign at its own"
+            f" rate of {RATE} a second. Each change is an event.",
         )
         self._start("celery", "-A", "viber_courier.worker", "worker", "-B", "-c", "2", "-l", "INFO")
         with self._narrator.bars:
+            self._pause_campaign()
             self._follow(quiet=1.5)
             self._narrator.wire(self._gather())
             self._narrator.phase(
-                "4  A few messages are left",
+                "6  A few messages are left",
                 "The provider reports nothing more. Tracking ends with their 15 s of validity.",
             )
             self._follow(quiet=TIME_LIMIT)
-            self._narrator.phase("5  How far the messages got, and how they ended")
+            self._narrator.phase("7  How far the messages got, and how they ended")
+        self._narrator.report(self._app.campaign.report())
         end(self._started["celery"])
         return self._gather(), self._log("celery")
 
-    def _follow(self, quiet: float) -> None:
+    def _pause_campaign(self) -> None:
+        """Pauses the campaign amid its messages, and lets it go on."""
+        campaign, tell = self._app.campaign, self._narrator.progress
+        self._follow(until=lambda: campaign.progress().waiting < len(self._app.asked) // 2)
+        campaign.pause("wrong price")
+        self._narrator.phase(f"4  It is stopped: courier campaign pause {CAMPAIGN} 'wrong price'")
+        self._follow(until=lambda: campaign.progress().inside == 0)
+        tell("Nothing more of it leaves", campaign.progress())
+        self._held.append(campaign.progress().waiting)
+        later = time.monotonic() + PAUSE
+        self._follow(until=lambda: time.monotonic() > later)
+        self._held.append(campaign.progress().waiting)
+        tell(f"{PAUSE} s later", campaign.progress())
+        self._narrator.say(f"It goes on: courier campaign resume {CAMPAIGN}")
+        campaign.resume()
+
+    def _follow(self, quiet: float = TIME_LIMIT, until: Callable[[], bool] = bool) -> None:
         """Reads events as an app would, until every message has ended.
 
-        Ends earlier if all have an event and none has come for ``quiet`` seconds.
+        Ends earlier if ``until`` is true, or if all have an event and none has come for ``quiet``
+        seconds.
         """
         total, latest_event = len(self._app.asked), time.monotonic()
         deadline = latest_event + TIME_LIMIT
@@ -195,7 +252,7 @@ class Run:
             latest = {event["subject"]: event["data"]["status"] for event in self._events}
             waiting = {Status.QUEUED: total - len(latest)} if len(latest) < total else {}
             self._narrator.update(funnel(total, self._events), waiting | Counter(latest.values()))
-            if sum(event["data"]["final"] for event in self._events) == total:
+            if until() or sum(event["data"]["final"] for event in self._events) == total:
                 return
             if events or len({event["subject"] for event in self._events}) < total:
                 latest_event = now
@@ -236,6 +293,7 @@ class Run:
             requests=self._ask("/admin/requests"),
             records={id: r.status for id in app.asked if (r := app.producer.get(id)) and r.final},
             counted=take_look(app.producer.redis, "courier").counters.statuses,
+            held=self._held,
         )
 
     def _ask(self, path: str) -> Any:
@@ -257,8 +315,8 @@ def end(process: subprocess.Popen[bytes]) -> None:
 def demo() -> None:
     """See the whole system at work, with a simulated provider.
 
-    Takes 20 seconds. Everything runs on this machine, on free ports and in a temporary folder, and
-    is gone afterwards. The exit code is 0 if every message ended as it should.
+    Takes half a minute. Everything runs on this machine, on free ports and in a temporary folder,
+    and is gone afterwards. The exit code is 0 if every message ended as it should.
     """
     for name in filter(re.compile("(?i)COURIER_|CELERY_|.*_PROXY").match, list(os.environ)):
         del os.environ[name]  # the demo must not touch a real installation
@@ -266,7 +324,7 @@ def demo() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # SIGHUP: the terminal was closed
         signal.signal(number, lambda number, _: signals.append(number))
     narrator = Narrator(Console(highlight=False))
-    narrator.phase("viber-courier: the whole system in 20 seconds, on this machine only")
+    narrator.phase("viber-courier: the whole system in half a minute, on this machine only")
     try:
         with ExitStack() as stack:
             run = Run(stack, narrator, signals)

@@ -3,14 +3,15 @@
 import csv
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from importlib.resources import files
 from itertools import product
 from typing import Any
 
-from viber_courier import EnqueueError, Producer
+from viber_courier import EnqueueError, Preview, Producer
 from viber_courier.schemas.lanes import LANES
 
 Json = Mapping[str, Any]
@@ -30,6 +31,9 @@ OURS = ("id", "sendAt", "ttlSec", "onUnsure", "metadata", "resendSms")
 SHORT = {"validityPeriodSec": 15}
 SHORT_SMS = {"smsValidityPeriodSec": 15, "smsSrcAddress": "Shop"}
 """The shortest validity periods that the API allows, so that tracking ends within the demo."""
+CAMPAIGN, RATE = "nov-sale", 120
+"""Its name, and how many of its messages leave in a second: few enough to watch."""
+SALE = "Ноябрьская распродажа: всё тёплое на треть дешевле, до воскресенья. Ждём вас!"
 
 
 @dataclass(frozen=True)
@@ -70,38 +74,47 @@ class App:
         self.producer = producer
         self.asked: dict[str, Asked] = {}
         self.refused: list[EnqueueError] = []
+        self._people = read_recipients()
+        self._sale = _common("low", content={"text": SALE})
+        self.campaign = producer.campaign(CAMPAIGN, self._sale, rate=RATE)
+        people = [person for person in self._people[19:] if not person["order"]]
+        self._rows = [_row(person, "Распродажа до воскресенья: -33%") for person in people]
 
     def enqueue(self) -> None:
-        """Enqueues single messages, some with options, and a file: personal texts, a campaign."""
-        people = read_recipients()
-        for job, end in [*_singles(people[:16]), *_options(people[16:19])]:
+        """Enqueues single messages, some with options, and personal texts from a file."""
+        for job, end in [*_singles(self._people[:16]), *_options(self._people[16:19])]:
             id = self.producer.enqueue(job)
             self.asked[id] = Asked(job, end)
             if end == "cancelled":
                 self.producer.cancel(id)
-        orders, campaign = [], []
-        for person in people[19:]:
+        orders, common = [], _common("normal")
+        for person in self._people[19:]:
             if person["order"]:
                 text = f"{person['name']}, заказ {person['order']} ждёт вас: {person['city']}."
                 orders.append(_row(person, "Заказ готов") | {"content": {"text": text}})
-            else:
-                campaign.append(_row(person, "Распродажа до воскресенья: -33%"))
-        shared = {"subject": "Shop", "contentType": "text", **SHORT}
-        self._many(orders, {**shared, "priority": "normal"})
-        text = "Ноябрьская распродажа: всё тёплое на треть дешевле, до воскресенья. Ждём вас!"
-        shared |= {"content": {"text": text}, "metadata": {"campaign": "nov"}}
-        self._many(campaign, {**shared, "priority": "low"})
+        self._many(orders, common, partial(self.producer.enqueue_many, common=common))
 
-    def _many(self, rows: list[Any], common: Any) -> None:
+    def preview(self) -> Preview:
+        """Suppresses a number of the campaign's list, and returns what the list would become."""
+        self.producer.suppressions.add(self._rows[0]["address"], "by phone")
+        return self.campaign.preview(self._rows)
+
+    def start_campaign(self) -> None:
+        """Adds the list to the campaign."""
+        self._many(self._rows, self._sale, self.campaign.add, suppressed=self._rows[:1])
+
+    def _many(
+        self, rows: list[Any], common: Any, add: Callable[..., list[str]], suppressed: Any = ()
+    ) -> None:
         accepted = dict(enumerate(rows))
 
         def refuse(number: int, _: Any, error: EnqueueError) -> None:
             del accepted[number]
             self.refused.append(error)
 
-        ids = self.producer.enqueue_many(rows, common, on_invalid=refuse)
-        for id, row in zip(ids, accepted.values(), strict=True):
-            self.asked[id] = Asked({**common, **row})
+        for id, row in zip(add(rows, on_invalid=refuse), accepted.values(), strict=True):
+            end = "rejected" if row in suppressed else ""
+            self.asked[id] = Asked({**common, **row}, end)
 
 
 def _singles(people: list[dict[str, str]]) -> Iterator[tuple[Any, str]]:
@@ -123,6 +136,10 @@ def _options(people: list[dict[str, str]]) -> Iterator[tuple[Any, str]]:
     yield from [({**twice, "priority": "high", "id": "order-1001"}, "")] * 2
 
 
+def _common(priority: str, **more: Any) -> Any:
+    return {"subject": "Shop", "contentType": "text", "priority": priority, **SHORT, **more}
+
+
 def _row(person: dict[str, str], sms: str) -> dict[str, Any]:
     options = {"smsText": sms, **SHORT_SMS} if person["sms"] == "yes" else {}
     return {"address": person["address"], **options}
@@ -138,6 +155,7 @@ class Evidence:
     requests: Json  # the simulator's /admin/requests
     records: Mapping[str, str]  # status by Producer.get
     counted: Mapping[str, float]  # messages that entered each status, by the counters
+    held: Sequence[int]  # the campaign's waiting messages when it stood still, and at its resume
 
     @property
     def finals(self) -> list[Json]:
@@ -219,7 +237,16 @@ def counters(evidence: Evidence) -> Iterator[str]:
             yield f"{status}: {number:g} by the counters, {by_events[status]} by the events"
 
 
-CHECKS = {f"{c.__doc__}": c for c in (final_events, numbers, deliveries, sums, lookups, counters)}
+def standstill(evidence: Evidence) -> Iterator[str]:
+    """Nothing of the campaign left while it was paused."""
+    if len({*evidence.held}) != 1 or not all(evidence.held):
+        yield f"waiting when it stood still, and later: {evidence.held}"
+
+
+CHECKS = {
+    f"{c.__doc__}": c
+    for c in (final_events, numbers, deliveries, sums, lookups, counters, standstill)
+}
 
 
 def funnel(asked: int, events: Sequence[Json]) -> dict[str, int]:

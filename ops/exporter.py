@@ -61,7 +61,7 @@ class CourierCollector(Collector):
     def _families(self) -> Iterable[Metric]:
         namespace = self._settings.namespace
         with closing(connect(self._settings.redis_url, namespace, **IMPATIENT)) as client:
-            look = take_look(client, namespace)
+            look = take_look(client, namespace, self._settings.retention)
         settings = self._settings
         return families(look, settings.results_retention, settings.replicas, self._door())
 

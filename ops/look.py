@@ -1,7 +1,7 @@
 """Takes one look at a namespace: backlogs, pauses and gates, counters, readers of events.
 
-One round trip reads counts, ranks and first members only, so a look costs the same however many
-messages wait.
+One round trip reads counts, ranks, first members and campaigns' counters only, so a look costs the
+same however many messages wait.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import redis
 
 from viber_courier.ops.counters import Counters, read_counters
+from viber_courier.producers.campaigns import Progress, read_progress
 from viber_courier.schemas.instants import SECOND
 from viber_courier.schemas.lanes import LANES, POLL
 from viber_courier.store.counters import GATES
@@ -26,6 +27,8 @@ PAUSABLE = (*LANES, POLL)
 INSTANTS, LINES, GROUPS = 100, 1000, 50
 """At most so many instants of a set are searched for leases, and so many lines of each kind and
 groups are looked at."""
+CAMPAIGNS, LATELY = 50, 86400.0
+"""At most so many campaigns are read: the newest that go on, or have ended in so many seconds."""
 _HERE: Any = files("viber_courier.ops")
 _LOOK = source("look", _HERE)
 
@@ -81,12 +84,24 @@ class Group(NamedTuple):
     unacked_seconds: float
 
 
+class CampaignLook(NamedTuple):
+    """A campaign.
+
+    ``overdue``: how long its oldest message has been due, in seconds, by each lane in which one is;
+    empty while it is paused.
+    """
+
+    progress: Progress
+    overdue: Mapping[str, float]
+
+
 @dataclass(frozen=True, slots=True)
 class Look:
     """What Redis held at ``now``, in seconds since 1970 by its own clock.
 
     ``paused``: reasons by what is paused. ``swept``: seconds since the latest sweep, None if there
-    was none. ``info``: the reply to INFO; empty if Redis refuses it.
+    was none. ``info``: the reply to INFO; empty if Redis refuses it. ``campaigns``: the newest, if
+    they were asked for; ``left_out``: how many others were not read.
     """
 
     now: float
@@ -100,6 +115,8 @@ class Look:
     groups: Sequence[Group]
     counters: Counters
     info: Mapping[str, Any]
+    campaigns: Sequence[CampaignLook] = ()
+    left_out: int = 0
 
 
 def silence(look: Look) -> tuple[int, float]:
@@ -111,14 +128,20 @@ def silence(look: Look) -> tuple[int, float]:
     return gate.silent, max(0.0, look.now - gate.silent_since)
 
 
-def take_look(client: redis.Redis, namespace: str) -> Look:
-    """Reads everything in one round trip."""
+def take_look(client: redis.Redis, namespace: str, retention: float | None = None) -> Look:
+    """Reads everything in one round trip.
+
+    ``retention``: for how many seconds ended campaigns are kept; None: no campaign is read.
+    """
     keys = Keys(namespace)
     lanes = zip(keys.lanes, (lane for lane in LANES for _ in "01"), strict=True)
     sets = [key for s, lane in lanes for key in (s, keys.fence("send"), *keys.queues(lane))]
     sets += (keys.watch, keys.fence(POLL), *keys.queues(POLL))
     given = {**vars(keys), "sets": sets, "time": None}
-    words, count = Script(client, _LOOK, given).words(instants=INSTANTS, lines=LINES, most=GROUPS)
+    limits = {"instants": INSTANTS, "lines": LINES, "most": GROUPS}
+    limits["shown"] = 0 if retention is None else CAMPAIGNS
+    limits["ahead"] = round(max(0.0, (retention or 0.0) - LATELY) * SECOND)
+    words, count = Script(client, _LOOK, given).words(**limits)
     pipe: Any = client.pipeline(transaction=False)
     pipe.eval(_LOOK.text, count, *words)
     pipe.hgetall(keys.counts).hgetall(keys.requests)
@@ -130,7 +153,16 @@ def take_look(client: redis.Redis, namespace: str) -> Look:
     for reply in (*replies, info):
         if isinstance(reply, redis.RedisError) and not (reply is info and refusal(reply)):
             raise reply
-    (now, swept, sets, groups), counts, requests, paused, send, poll, dead, events = replies
+    (
+        (now, swept, sets, groups, campaigns, left_out),
+        counts,
+        requests,
+        paused,
+        send,
+        poll,
+        dead,
+        events,
+    ) = replies
     now = int(now) / SECOND
     backlogs = [_backlog(now, *each) for each in sets]
     return Look(
@@ -145,7 +177,18 @@ def take_look(client: redis.Redis, namespace: str) -> Look:
         groups=[_group(now, *each) for each in groups],
         counters=read_counters(counts, requests),
         info=info if isinstance(info, Mapping) else {},
+        campaigns=[_campaign(now, *each) for each in campaigns],
+        left_out=left_out,
     )
+
+
+def _campaign(now: float, name: str, flat: list[str], lines: Any, _: int) -> CampaignLook:
+    overdue = dict[str, float]()
+    for number, oldest in lines:
+        lane = LANES[(number - 1) // 2]
+        overdue[lane] = max(overdue.get(lane, 0.0), now - float(oldest) / SECOND)
+    fields = dict(zip(flat[::2], flat[1::2], strict=True))
+    return CampaignLook(read_progress(name, fields, round(now * SECOND)), overdue)
 
 
 def _backlog(now: float, size: int, due: int, oldest: str, *held: int) -> Backlog:

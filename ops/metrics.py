@@ -1,7 +1,7 @@
 """Turns a look at Redis into the metrics that docs/metrics.md lists.
 
 No label holds an id, a phone number or a text: labels are words of ours, known codes of the
-provider and names of groups.
+provider and names of groups and campaigns.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 
 from prometheus_client.core import Metric
 
+from viber_courier.ops.counters import by_status
 from viber_courier.ops.look import PAUSABLE, Look, silence
 from viber_courier.schemas.lanes import POLL
 from viber_courier.schemas.status import Reason, Status
@@ -51,6 +52,19 @@ METRICS = {
     "courier_suppressed": (C, "Messages that ended unsent: their numbers are suppressed."),
     "courier_suppressions": (C, "Changes of the list of suppressed numbers."),
     "courier_oddities": (C, "Things that should never happen."),
+    "courier_campaign_messages": (G, "Messages in a status now; queued: also inside a request."),
+    "courier_campaign_inside_messages": (G, "Messages inside a request."),
+    "courier_campaign_oldest_due_seconds": (G, "How long the oldest has been due."),
+    "courier_campaign_paused": (G, "1: paused."),
+    "courier_campaign_cancelled": (G, "1: cancelled."),
+    "courier_campaign_rate_limit": (G, "Its own limit in messages per second."),
+    "courier_campaign_statuses": (C, "Messages that entered a status; queued: added."),
+    "courier_campaign_ended_messages": (G, "Messages that have ended."),
+    "courier_campaign_suppressed_messages": (
+        G,
+        "Messages that ended unsent: their numbers are suppressed.",
+    ),
+    "courier_campaigns_left_out": (G, "Campaigns that are not exported."),
     "courier_request_messages": (H, "Messages in a request."),
     "courier_request_seconds": (H, "Time from a request to its answer."),
     "courier_request_bytes": (H, "Bytes of a request's body."),
@@ -72,6 +86,10 @@ METRICS = {
 }
 """Type and help text by name, without the suffixes of counters and histograms."""
 
+_SUPPRESSED = status_field(Status.REJECTED, Reason.SUPPRESSED)
+_NUMBER = re.compile(r"[._-]*(?:\d[._-]*){9,}")
+"""What names of campaigns may be, and phone numbers are; a date is shorter."""
+
 Sample = tuple[str, dict[str, str], float]
 
 
@@ -85,7 +103,7 @@ def families(
     """
     if look is None:
         return _metrics([("courier_up", {}, 0)], ["courier_up"])
-    parts = (_lanes, _others, _pauses, _counters, _histograms, _results)
+    parts = (_lanes, _others, _pauses, _counters, _histograms, _results, _campaigns)
     given: list[Sample] = [("courier_results_retention_seconds", {}, retention)]
     given.append(("courier_replicas_wanted", {}, max(0, replicas)))
     others = (sample for part in parts for sample in part(look))
@@ -171,8 +189,7 @@ def _counters(look: Look) -> Iterator[Sample]:
     yield "courier_bells_total", {}, counters.bells
     yield "courier_claims_total", {"found": "leased"}, counters.claims
     yield "courier_claims_total", {"found": "nothing"}, counters.empty_claims
-    stopped = status_field(Status.REJECTED, Reason.SUPPRESSED)
-    yield "courier_suppressed_total", {}, counters.fields.get(stopped, 0)
+    yield "courier_suppressed_total", {}, counters.fields.get(_SUPPRESSED, 0)
     for how in (ADDED, REMOVED, BY_WORKERS):
         label = {"how": how.partition(":")[2]}
         yield "courier_suppressions_total", label, counters.fields.get(how, 0)
@@ -211,3 +228,23 @@ def _results(look: Look) -> Iterator[Sample]:
                 worst[name, label] = max(worst.get((name, label), 0.0), float(value))
     for (name, label), value in worst.items():
         yield f"courier_results_{name}", {"group": label}, value
+
+
+def _campaigns(look: Look) -> Iterator[Sample]:
+    shown = [each for each in look.campaigns if not _NUMBER.fullmatch(each.progress.name)]
+    yield "courier_campaigns_left_out", {}, look.left_out + len(look.campaigns) - len(shown)
+    for progress, overdue in shown:
+        label, name = {"campaign": progress.name}, "courier_campaign"
+        yield f"{name}_inside_messages", label, progress.inside
+        yield f"{name}_paused", label, progress.state == "paused"
+        yield f"{name}_cancelled", label, progress.state == "cancelled"
+        yield f"{name}_ended_messages", label, progress.ended
+        yield f"{name}_suppressed_messages", label, progress.entered.get(_SUPPRESSED, 0)
+        if progress.rate is not None:
+            yield f"{name}_rate_limit", label, progress.rate
+        for lane, seconds in overdue.items():
+            yield f"{name}_oldest_due_seconds", {**label, "lane": lane}, seconds
+        for status, number in progress.statuses.items():
+            yield f"{name}_messages", {**label, "status": status}, number
+        for entered, n in (by_status(progress.entered) | {Status.QUEUED: progress.added}).items():
+            yield f"{name}_statuses_total", {**label, "status": entered}, n

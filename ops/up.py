@@ -111,10 +111,9 @@ def instructions(added: Mapping[str, str], folder: Path, env: Mapping[str, str])
     redis = added.get("COURIER_REDIS_URL", "yours")
     provider = added.get("COURIER_API_URL", "yours: it really sends messages")
     tokens = "$GATEWAY, its token is $TOKEN" if "TOKEN" in added else "with your tokens"
-    names = ("LOGIN", "PASSWORD")
-    login = " ".join(added.get(f"COURIER_CONSOLE_{name}", "yours") for name in names)
+    login, password = (added.get(f"COURIER_CONSOLE_{name}") for name in ("LOGIN", "PASSWORD"))
+    enter = f"login {login}, password {password}" if login else "with your login"
     return f"""
-   console    http://127.0.0.1:{added["COURIER_CONSOLE_PORT"]}/  (login {login})
    Redis      {redis}
    provider   {provider}
    Flower     http://127.0.0.1:{added["FLOWER_PORT"]}/tasks
@@ -130,7 +129,10 @@ In another terminal{also_set}:
    kill -9 $(supervisorctl pid send-bulk)    # it comes back
    courier top
 
-Ctrl-C here ends everything. Messages of supervisord follow:
+Ctrl-C here ends everything. What ends by itself is told here, and comes back.
+
+In some seconds, in a browser:
+   console    http://127.0.0.1:{added["COURIER_CONSOLE_PORT"]}/ ({enter})
 """
 
 
@@ -139,8 +141,9 @@ Ctrl-C here ends everything. Messages of supervisord follow:
 def up(folder: str) -> None:
     """Run the whole system on this machine until Ctrl-C, to try it.
 
-    Starts Redis, a simulated provider (`courier simulator --help`), workers, the gateway, Flower
-    and the exporter under supervisord, each on a free port of loopback, and prints what to do next.
+    Starts Redis, a simulated provider (`courier simulator --help`), workers, the gateway, the
+    console, Flower and the exporter under supervisord, each on a free port of loopback, and prints
+    what to do next.
     Where COURIER_REDIS_URL or COURIER_API_URL is set, it uses that server instead. Needs the extra
     run.
     """
@@ -158,5 +161,6 @@ def up(folder: str) -> None:
     (place / "supervisord.conf").write_text(config)
     click.echo(instructions(added, place, os.environ))
     env = {**os.environ, **added, "COURIER_ENV_FILE": str(file)}
-    command = [str(BIN / "supervisord"), "-n", "-c", str(place / "supervisord.conf")]
+    # It would tell of each start, and what was said above would be gone from the screen
+    command = [str(BIN / "supervisord"), "-n", "-e", "warn", "-c", str(place / "supervisord.conf")]
     os.execve(command[0], command, env)  # noqa: S606

@@ -32,6 +32,7 @@ from viber_courier.ops.demo_app import (
 )
 from viber_courier.ops.simulator_rules import ENDINGS
 from viber_courier.producers.testing import memory_producer
+from viber_courier.schemas.settings import Settings
 
 HOSTILE = {  # an installation of the caller's own, which the demo must not touch
     "COURIER_REDIS_URL": "redis://you-forgot-the-demo.invalid/0",
@@ -99,7 +100,7 @@ def demo(tmp_path: Path) -> Iterator[Demo]:
 
 @pytest.mark.slow
 def test_the_whole_demo(demo: Demo) -> None:
-    code = demo.process.wait(60)
+    code = demo.process.wait(110)
 
     text = demo.text
     assert code == 0, text
@@ -113,7 +114,13 @@ def test_the_whole_demo(demo: Demo) -> None:
     for status in {*ENDS.values(), "sms_delivered", "expired"}:
         assert re.search(rf"\d\s+{status}\b", text), status
     events = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
-    assert len(events) == 3
+    assert len(events) == 1
+    for story in (
+        *("503 rows would be 501 messages, 1 of them to a suppressed number", "segments, which"),
+        *("0 of these inside a", "It goes on", "wrong price", "courier campaign report"),
+    ):
+        assert story in " ".join(text.split()), story
+    assert re.search(r"\d+ +rejected +suppressed", text)
     assert all(event["specversion"] == "1.0" for event in events)
     assert all(len(line) <= 80 for line in text.splitlines() if not line.startswith("{"))
     demo.assert_nothing_is_left()
@@ -187,8 +194,11 @@ def test_recipients_are_nobodys_numbers_and_distinct() -> None:
 
 
 def test_the_app_asks_for_every_priority_and_kind() -> None:
-    app = App(memory_producer())
+    app = App(memory_producer(Settings(suppression_key="the key of a test")))
     app.enqueue()
+    assert app.preview().messages == 501
+    app.start_campaign()
+    assert app.campaign.progress().added == 501
     jobs = [asked.job for asked in app.asked.values()]
     assert len(jobs) == len(read_recipients()) - 2
     assert len(app.refused) == 2
@@ -196,7 +206,7 @@ def test_the_app_asks_for_every_priority_and_kind() -> None:
     for lane in ("realtime", "high", "normal", "low"):
         pictures = {("text", False), ("button", False), ("button", True), ("image", True)}
         assert {(kind, picture) for p, kind, picture in kinds if p == lane} == pictures
-    assert {app.asked[id].end for id in app.asked} == {"", "expired", "cancelled"}
+    assert {app.asked[id].end for id in app.asked} == {"", "expired", "cancelled", "rejected"}
 
 
 # Its checks
@@ -234,6 +244,7 @@ def ledger() -> Evidence:
         requests={"batches": [2, 1], "log": [300, 100], "messages": 2, "refused": 1},
         records={"a": "read", "b": "sms_delivered", "c": "rejected"},
         counted={"queued": 3, "submitted": 2, "read": 1, "rejected": 1, "failed": 0},
+        held=[200, 200],
     )
 
 
@@ -283,6 +294,8 @@ PLANTED = {
     "an attempt": (lambda e: replace(e, requests={**e.requests, "batches": [2, 2]}), "sums"),
     "a record": (lambda e: replace(e, records={**e.records, "a": "sent"}), "lookups"),
     "a counter": (lambda e: replace(e, counted={**e.counted, "failed": 1}), "counters"),
+    "sent while paused": (lambda e: replace(e, held=[200, 199]), "standstill"),
+    "never paused": (lambda e: replace(e, held=[]), "standstill"),
     "no record": (lambda e: replace(e, records={}), "lookups"),
 }
 

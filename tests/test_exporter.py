@@ -270,6 +270,74 @@ def test_each_group_shows_what_it_has_not_read_and_not_acknowledged(
     assert PHONE not in seen.text
 
 
+def test_campaigns_show_how_far_they_are(
+    producer: Producer, client: redis.Redis, settings: Settings, keys: Keys
+) -> None:
+    # Given a campaign that has waited for 90 s, with three messages inside a request
+    common = common_job(priority="low")
+    rows = [{"address": f"7926{n:07}"} for n in range(10)]
+    producer.campaign("sale", common, rate=20).add(rows)
+    back_in_time(client, keys.lanes[6] + ":sale", 90)
+    back_in_time(client, keys.turns[3], 90)
+    store = Store(client, settings)
+    lease = store.claim("low", answered=True)
+    assert isinstance(lease, Lease)
+    store.begin(lease, lease.messages[:3])
+    # And one that is paused, one that is cancelled, and one in two lanes, for later and for now
+    producer.campaign("held", common).add(rows[:4])
+    producer.campaign("held").pause("wrong price")
+    producer.campaign("gone", common).add(rows[:5])
+    producer.campaign("gone").cancel()
+    producer.campaign("both", {**common, "sendAt": iso_in(3600)}).add(rows[:1])
+    producer.campaign("both", {**common, "priority": "normal"}).add(rows[1:2])
+    # When Prometheus asks
+    seen = scrape(settings)
+    # Then it learns of each what an alert or a panel needs
+    names = ("both", "gone", "held", "sale")
+    assert seen.all("courier_campaign_messages") == {
+        **{("both", "queued"): 2, ("gone", "cancelled"): 5},
+        **{("held", "queued"): 4, ("sale", "queued"): 10},
+    }
+    inside = seen.all("courier_campaign_inside_messages")
+    assert inside == {(name,): 3 if name == "sale" else 0 for name in names}
+    assert seen.all("courier_campaign_paused") == {(name,): name == "held" for name in names}
+    assert seen.all("courier_campaign_cancelled") == {(name,): name == "gone" for name in names}
+    assert seen.all("courier_campaign_rate_limit") == {("sale",): 20}
+    assert seen.one("courier_campaign_statuses_total", "sale", "queued") == 10
+    assert seen.one("courier_campaign_statuses_total", "gone", "cancelled") == 5
+    assert seen.one("courier_campaign_statuses_total", "sale", "read") == 0
+    assert seen.one("courier_campaign_ended_messages", "gone") == 5
+    assert seen.one("courier_campaign_suppressed_messages", "held") == 0
+    assert seen.one("courier_campaigns_left_out") == 0
+    # And how long what is due has been, which nothing of a paused campaign is
+    due = seen.all("courier_campaign_oldest_due_seconds")
+    assert due.keys() <= {("sale", "low"), ("both", "normal")}
+    assert 0 <= due["both", "normal"] < 60
+    assert "wrong price" not in seen.text
+
+
+def test_old_campaigns_and_those_that_may_be_phone_numbers_are_left_out(
+    producer: Producer, client: redis.Redis, settings: Settings, keys: Keys
+) -> None:
+    # Given more campaigns than are exported, the first of which are the oldest
+    common = common_job(priority="low")
+    for n in range(60):
+        producer.campaign(f"c-{n}", common).pause()
+        client.hset(f"{keys.campaigns}c-{n}", "created", 1_000_000_000_000_000 + n)
+    for name in (PHONE, "2026-11-27"):
+        producer.campaign(name, common).add([{"address": PHONE}])
+    # And one that ended two days ago, one of which nothing is left
+    ended = client.zscore(keys.registry, "c-59")
+    assert isinstance(ended, float)
+    client.zadd(keys.registry, {"c-59": ended - 2 * 86_400_000_000, "lost": "+inf"})
+    # When Prometheus asks, then it gets the newest, and the number of the others
+    seen = scrape(settings)
+    shown = {name for (name,) in seen.all("courier_campaign_paused")}
+    assert shown == {"2026-11-27", *(f"c-{n}" for n in range(11, 59))}
+    assert seen.one("courier_campaigns_left_out") == 13
+    assert PHONE not in seen.text
+
+
 def commands(client: redis.Redis) -> dict[str, int]:
     stats: dict[str, Any] = client.info("commandstats")
     counted = {name: stat["calls"] for name, stat in stats.items()}
@@ -296,6 +364,18 @@ def test_a_scrape_asks_as_much_of_redis_whatever_waits(tmp_path: Path) -> None:
         assert costs[0] == costs[1]
         assert not {name for name in costs[0] if re.search("scan|keys|zrange$", name)}
         assert sum(costs[0].values()) < 100
+        # And fifty campaigns cost one command each, and what looking at their lines does
+        for count in (1, 100):
+            for name in range(50):
+                rows = [{"address": f"7926{n:07}"} for n in range(count)]
+                producer.campaign(f"c-{name}", common_job(priority="low")).add(rows)
+            client.config_resetstat()
+            scrape(settings)
+            costs.append(commands(client))
+        assert costs[2] == costs[3]
+        more = {name: n - costs[0].get(name, 0) for name, n in costs[2].items()}
+        assert more["cmdstat_hgetall"] == 50
+        assert sum(more.values()) <= 6 * 50, more
         client.close()
     finally:
         server.stop()
@@ -402,12 +482,13 @@ def test_a_port_that_is_taken_and_a_wrong_setting_are_said_in_a_line() -> None:
 
 
 def test_docs_list_exactly_what_is_exported(
-    client: redis.Redis, settings: Settings, keys: Keys
+    producer: Producer, client: redis.Redis, settings: Settings, keys: Keys
 ) -> None:
     # Given one of everything
     client.hset(keys.counts, "rejected:other", 1)
     client.hset(keys.gate("send"), mapping={"until": 1, "reason": "http-404"})
     client.xgroup_create(keys.results, "crm", id="0", mkstream=True)
+    producer.campaign("sale", common_job(), rate=20).add([{"address": PHONE}])
     # When Prometheus asks
     exported = {
         name + "_total" * (family.type == "counter"): family

@@ -65,6 +65,24 @@ def waiting(due: str, sent: str, by_hand: str = "0x40", by_gate: str = "0x40") -
     return lane("due_messages", due) | requests | hand(by_hand) | gate(by_gate)
 
 
+def campaign(name: str, values: str, more: str = "") -> Series:
+    return {f'courier_campaign_{name}{{campaign="sale"{more}}}': values}
+
+
+def line(values: str) -> Series:
+    return campaign("messages", values, ',status="queued"')
+
+
+def standing(sent: str = "70x60", requests: str = "0+5x60") -> Series:
+    """A campaign with a message due in low, of which so many were sent, beside requests."""
+    return (
+        campaign("oldest_due_seconds", "0+60x60", ',lane="low"')
+        | campaign("statuses_total", "0+9x60", ',status="queued"')
+        | campaign("statuses_total", sent, ',status="submitted"')
+        | {'courier_request_seconds_count{what="send"}': requests}
+    )
+
+
 def took(within_10_s: str, all_: str) -> Series:
     name = 'courier_request_seconds_bucket{what="send",le="%s"}'
     return {name % "10": within_10_s, name % "30": all_, name % "+Inf": all_}
@@ -246,6 +264,32 @@ CASES: dict[str, tuple[str, dict[str, Series], dict[str, Series]]] = {
         "90m",
         {"it was forgotten": hand("1x100")},
         {"for half an hour": hand("0x60 1x40")},
+    ),
+    "CourierCampaignPaused": (
+        "300m",
+        {"forgotten": campaign("paused", "0x9 1x300") | line("40x310")},
+        {
+            "since lunch": campaign("paused", "0x100 1x210") | line("9x310"),
+            "nothing waits": campaign("paused", "1x310") | line("0x310"),
+            "it runs": campaign("paused", "0x310") | line("40x310"),
+        },
+    ),
+    "CourierCampaignStalled": (
+        "40m",
+        {
+            "nothing of it is sent": standing() | hand("0x60") | gate("0x60"),
+            "another lane is paused": standing() | hand("1x60", "normal") | gate("0x60"),
+        },
+        {
+            "it moves": standing(sent="0+1x60"),
+            "its lane is paused by hand": standing() | hand("1x60"),
+            "the gate is closed": standing() | gate("1x60"),
+            "nobody sends, which is another alert": standing(requests="70x60"),
+            "its rate is a message an hour": standing() | campaign("rate_limit", "0.0003x60"),
+            "its hours begin later": {
+                name: values for name, values in standing().items() if "due" not in name
+            },
+        },
     ),
     "CourierPausedByGate": (
         "10m",

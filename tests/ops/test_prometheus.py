@@ -64,7 +64,8 @@ class Prometheus:
     def ask(self, expr: str) -> list[Any]:
         """Samples of a query as the dashboard's variables stand at first."""
         expr = expr.replace("$__rate_interval", "20s").replace("$__range", "5m")
-        found: list[Any] = self.get("query", query=expr.replace("$instance", ".*"))["result"]
+        expr = expr.replace("$instance", ".*").replace("$campaign", ".*")
+        found: list[Any] = self.get("query", query=expr)["result"]
         return found
 
     def scraped(self) -> bool:
@@ -112,6 +113,10 @@ def test_the_dashboard_finds_what_flows(
     wait_for(lambda: prometheus.ask(queued), 30)
     rejected = 'courier_statuses_total{status="rejected"} == 40'
     wait_for(lambda: prometheus.ask(rejected), 30)
+    # And of a campaign that is slow it knows how long it has been due
+    rows = [{"address": f"7926{n:05}01"} for n in range(30)]
+    app.campaign("sale", common_job(), rate=0.5).add(rows)
+    wait_for(lambda: prometheus.ask("courier_campaign_oldest_due_seconds > 3"), 30)
     # And every panel has its data
     for (title, legend), expr in QUERIES.items():
         found = prometheus.ask(expr)

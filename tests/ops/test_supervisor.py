@@ -348,7 +348,7 @@ def test_make_up_is_a_whole_system_until_ctrl_c() -> None:
                 # When an app sends, then the simulated person reads
                 wait_for(lambda: _answers(app), 20)
                 id = app.enqueue(text_job("79250000001"))
-                assert ends(app, 1)[id][-1]["status"] == "read"
+                assert ends(app, 1, 150)[id][-1]["status"] == "read"
             text = "".join(lines)
             # And what it says to try, but for the last, which goes on for ever, works as it stands
             tries = re.search(r"In another terminal:\n(.+?)   courier top\n", text, re.S)
@@ -357,7 +357,17 @@ def test_make_up_is_a_whole_system_until_ctrl_c() -> None:
             said = text_of(tries[1])
             assert re.search(r"(?m)^[0-9a-f-]{36}$", said), said  # the id of what was sent
             assert re.search(r"send-bulk +RUNNING", said) and "error" not in said.lower(), said
-            wait_for(lambda: len("".join(lines).split("spawned: 'send-bulk'")) == 3, 20)
+            wait_for(lambda: "exited: send-bulk (terminated by SIGKILL" in "".join(lines), 20)
+            wait_for(lambda: text_of(tries[1], "status").count("RUNNING") == 12, 30)
+            # And the last that it said is where the console is, and how to get in
+            entry = re.search(r"console    (\S+)/ \(login (\S+), password (\S+)\)\n\n", text)
+            assert entry is not None
+            assert not re.sub("(?m)^.* CRIT .*$", "", text[entry.end() :]).strip()
+            person = Person(entry[1])
+            person.log_in(entry[2], "wrong")
+            assert "/login" in person.get("/").url
+            assert person.log_in(entry[2], entry[3]).url == f"{entry[1]}/"
+            assert "realtime" in words(person.get("/"))
             assert f"Flower     http://127.0.0.1:{given['FLOWER_PORT']}/tasks" in text
             assert f"exporter   http://127.0.0.1:{given['COURIER_EXPORTER_PORT']}/" in text
             assert f"provider   {given['COURIER_API_URL']}" in text
