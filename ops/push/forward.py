@@ -104,10 +104,9 @@ class Forward:
         """Returns why the broker has not taken a task, in words that help."""
         if isinstance(error, MessageNacked):
             return f"queue {self._queue} is full"
-        if isinstance(error, AMQPError) and error.reply_code == NO_ROUTE:
+        if getattr(error, "reply_code", 0) == NO_ROUTE:
             return f"no queue {self._queue}: the app's worker makes it"
-        text = error.reply_text if isinstance(error, AMQPError) else ""
-        return text or reason(error)
+        return getattr(error, "reply_text", "") or reason(error)
 
 
 def broker_of(url: str) -> dict[str, Any]:

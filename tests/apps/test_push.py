@@ -309,7 +309,7 @@ def test_killed_again_and_again_every_event_runs_in_the_apps_worker(
         forward.wait(10)
     forward = run("forward.log", *COURIER, "forward", *options)
 
-    wait_for(lambda: len({*lines(tmp_path / "ran")}) == total, 60)
+    wait_for(lambda: len({*lines(tmp_path / "ran")}) == total, 180)
     wait_for(lambda: left(producer, "shop") == 0)
     wait_for(lambda: answers(port))  # else it does not handle TERM yet
     forward.terminate()

@@ -110,7 +110,7 @@ class Host:
                 target.write_bytes((ROOT / name).read_bytes())
         services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
         # A check each half minute would be most of the time; a busy machine starts late.
-        often = {"interval": "3s", "start_period": "3m"}
+        often = {"interval": "10s", "start_period": "5m", "timeout": "2m"}
         override = yaml.safe_load(OVERRIDE)
         for name in services.keys() - {"grafana", "redis"}:
             override["services"][name] = {"healthcheck": often}

@@ -431,6 +431,7 @@ def test_make_up_is_a_whole_system_until_ctrl_c() -> None:
                 wait_for(lambda: _answers(app), 20)
                 id = app.enqueue(text_job("79250000001"))
                 assert ends(app, 1)[id][-1]["status"] == "read"
+                assert app.suppressions.add("79250000009", "complained")  # there is a key
             text = "".join(lines)
             # And what it says to try, but for the last, which goes on for ever, works as it stands
             tries = re.search(r"In another terminal:\n(.+?)   courier top\n", text, re.S)
