@@ -279,8 +279,8 @@ def test_a_campaign_from_a_list_is_paused_and_resumed_in_the_console(host: Host)
         assert app.campaign("nov-sale").progress().waiting == 200
         # And when it is resumed, all of it comes to its end, and the report says so
         assert "Paused" not in words(person.fill("/do/resume-campaign?name=nov-sale"))
-        wait_for(lambda: app.campaign("nov-sale").progress().waiting == 0, 60)
-    wait_for(lambda: re.search(r"read +200", host.type(report)), 60)
+        wait_for(lambda: app.campaign("nov-sale").progress().waiting == 0, 120)
+    wait_for(lambda: re.search(r"read +200", host.type(report)), 120)
     assert person.get("/campaigns/nov-sale/report.csv").text.count(",read,") == 200
     assert "pause campaign" in host.type("docker compose exec send-urgent courier audit")
 
