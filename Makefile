@@ -123,6 +123,9 @@ $(APPS_READY): $(READY)
 	  && .venvs/schemathesis/bin/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) schemathesis \
 	  || echo "schemathesis could not be installed: its test is skipped"
 	$(POSTGRESQL)
+	@test -d /usr/lib/rabbitmq || test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null \
+	  || { apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends rabbitmq-server >/dev/null; } \
+	  || echo "RabbitMQ could not be installed: its tests are skipped"
 	@touch $(APPS_READY)
 
 # Debian's chromium, prometheus, docker-compose and luacheck, npm's axe-core: where they can't be had, the tests that need

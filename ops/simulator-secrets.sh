@@ -11,7 +11,9 @@ keep api_password 111111
 keep console_password "$(made_up)"
 keep flower_password "$(made_up)"
 keep grafana_password "$(made_up)"
-keep gateway_tokens "demo:$(printf %s "$(made_up)" | sha256sum | cut -c1-64)"  # nobody's: see docs/gateway.md
+keep gateway_token "$(made_up)"  # the app's; the gateway has its hash
+keep gateway_tokens "demo:$(sha256sum < secrets/gateway_token | cut -c1-64)"
+keep suppression_key "$(made_up)"
 keep webhook_secret "whsec_$(od -An -N24 -vtx1 /dev/urandom | tr -d ' \n')"  # hex is base64, too
 # Containers read them under users of their own, so all may; the folder is this user's. The same
 # goes for the mounted files of a checkout under umask 077.

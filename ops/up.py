@@ -93,6 +93,12 @@ def prepare(folder: Path, env: Mapping[str, str]) -> tuple[dict[str, str], str]:
         (folder / "redis").mkdir(exist_ok=True)
         server = RedisServer(folder / "redis", free_port(6379))
         added["COURIER_REDIS_URL"] = server.url
+        if not is_set(env, "COURIER_SUPPRESSION_KEY"):
+            # Kept beside the Redis whose list it hashes; another Redis may have another key.
+            added["COURIER_SUPPRESSION_KEY_FILE"] = str(key := folder / "suppression_key")
+            if not key.exists():
+                key.touch(0o600)
+                key.write_text(token_hex(16))
         config += program("redis", 1, server.command)
     if not is_set(env, "COURIER_API_URL"):
         port = str(free_port(8044))

@@ -43,6 +43,8 @@ WORKERS = PROGRAMS[:3]
 OF_FLOWER = {"COURIER_FLOWER_LOGIN", "COURIER_FLOWER_PASSWORD_FILE"}
 """Read by ops/flowerconfig.py."""
 OF_CONSOLE = {name.replace("FLOWER", "CONSOLE") for name in OF_FLOWER}
+NEEDS_KEY = {*WORKERS, "console", "gateway"}
+"""Services that look suppressed numbers up, or add them."""
 
 
 def known_variables() -> set[str]:
@@ -75,12 +77,14 @@ def test_every_variable_is_a_setting(name: str) -> None:
 
 def test_settings_come_from_a_file_and_secrets_from_files_of_their_own() -> None:
     folders = {f"/run/secrets/{name}" for name in COMPOSE["secrets"]}
-    for name in PROGRAMS:
+    for name in {*OURS} - {"simulator"}:
         service = SERVICES[name]
         assert service["env_file"] == ["courier.env"]
         given = {f"/run/secrets/{secret}" for secret in service["secrets"]}
-        asked = {value for key, value in service["environment"].items() if key.endswith("_FILE")}
+        environment = service["environment"]
+        asked = {v for key, v in environment.items() if key.endswith(("_FILE", "_TOKENS"))}
         assert asked == given <= folders, name
+        assert ("COURIER_SUPPRESSION_KEY_FILE" in environment) == (name in NEEDS_KEY), name
     assert SERVICES["exporter"]["secrets"] == []
     for secret in COMPOSE["secrets"].values():
         assert secret["file"].startswith("./secrets/")
@@ -93,7 +97,7 @@ def test_settings_come_from_a_file_and_secrets_from_files_of_their_own() -> None
 @pytest.mark.parametrize("name", [name for name in PROGRAMS if name != "exporter"])
 def test_settings_for_the_simulator_are_valid(name: str) -> None:
     environment = simulators() | SERVICES[name]["environment"]
-    settings = Settings.from_env(environment, provider=True, read=lambda path: "secret")
+    settings = Settings.from_env(environment, provider=True, read=lambda path: "any-file-s-secret")
     assert settings.redis_url == "redis://redis:6379/0"
     assert settings.api_url == "http://simulator:8044"
 
@@ -111,8 +115,11 @@ def test_the_simulators_secrets_are_made_once(tmp_path: Path) -> None:
     first = {path.name: path.read_text() for path in (tmp_path / "secrets").iterdir()}
     subprocess.run(script, cwd=tmp_path, check=True, capture_output=True)
     second = {path.name: path.read_text() for path in (tmp_path / "secrets").iterdir()}
-    assert first == second and first.keys() == COMPOSE["secrets"].keys()
-    assert Tokens(tmp_path / "secrets" / "gateway_tokens").fault == ""
+    token = first["gateway_token"]  # an app's, which no container needs
+    assert first == second and first.keys() - {"gateway_token"} == COMPOSE["secrets"].keys()
+    assert Tokens(tmp_path / "secrets" / "gateway_tokens").name_of(token) == "demo"
+    key = {"COURIER_SUPPRESSION_KEY_FILE": str(tmp_path / "secrets/suppression_key")}
+    assert Settings.from_env(key).suppression_key
     assert Secrets(tmp_path / "secrets" / "webhook_secret")
     assert first["api_login"] == "tester" and len(first["flower_password"]) == 24
     assert first["flower_password"] != first["grafana_password"]

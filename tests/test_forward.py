@@ -57,7 +57,7 @@ async def forwarding(
 def tasks(url: str, accept: str = "json") -> list[kombu.Message]:
     """What waits on the queue, taken off it as a worker does."""
     with kombu.Connection(url) as connection:
-        queue = kombu.Queue("shop", kombu.Exchange("shop"), routing_key="shop")
+        queue = kombu.Queue("shop", kombu.Exchange("shop"), "shop", no_declare="amqp" in url)
         with closing(connection.SimpleQueue(queue, serializer=accept)) as simple:
             simple.consumer.accept = {f"application/{accept}", f"application/x-{accept}"}
             found = []

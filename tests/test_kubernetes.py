@@ -8,7 +8,6 @@ import pytest
 import yaml
 
 from tests.test_compose import (
-    COMPOSE,
     IMAGE,
     PROGRAMS,
     ROOT,
@@ -68,18 +67,23 @@ def test_settings_are_known_and_secrets_are_files(name: str) -> None:
     (settings,) = (each["data"] for each in OBJECTS if each["kind"] == "ConfigMap")
     given = settings | variables(name)
     assert {key for key in given if key.startswith("COURIER_")} <= known_variables()
-    assert Settings.from_env(given, provider=name not in NO_LOGIN, read=lambda path: "secret")
+    assert Settings.from_env(
+        given, provider=name not in NO_LOGIN, read=lambda path: "any-file-s-secret"
+    )
     mounts = {each["mountPath"]: each["name"] for each in container(name)["volumeMounts"]}
     volumes = {each["name"]: each for each in pod(name)["volumes"]}
     files = {v for key, v in variables(name).items() if key.endswith(("_FILE", "_TOKENS"))}
     assert bool(files) == (name != "exporter")
+    assert {file.rpartition("/")[2] for file in files} == {*SERVICES[name]["secrets"]}
     for file in files:
         folder, _, secret = file.rpartition("/")
-        made = volumes[mounts[folder]]["secret"]
+        volume = volumes[mounts[folder]]
+        made = volume.get("projected") or volume["secret"]
         assert made["defaultMode"] == 0o440
-        assert secret in COMPOSE["secrets"]
-        assert f"create secret generic {made['secretName']}" in PAGE
-        assert f"--from-file={secret}=" in PAGE or f"--from-file=secrets/{secret}" in PAGE
+        given = [each["secret"]["name"] for each in made.get("sources", ())] or [made["secretName"]]
+        # And the page makes each in one of the Secrets that are there
+        (line,) = (each for each in PAGE.splitlines() if f"--from-file=secrets/{secret}" in each)
+        assert line.split("create secret generic ")[1].split()[0] in given
     assert not [each for each in OBJECTS if each["kind"] == "Secret"]
 
 

@@ -27,6 +27,8 @@ ONE_TRY = {"max_retries": 1, "interval_start": 0, "interval_step": 0}
 """Transport options: a broker that is away fails at once, and is waited for here."""
 ANSWER_SECONDS = 10.0
 """Longest wait for an AMQP broker to answer; Redis has its own (SOCKET_OPTIONS)."""
+NO_ROUTE = 312
+"""AMQP's reply code for a message that finds no queue."""
 _IDS = uuid.UUID("0d0b6f5e-5a44-5d0c-8a3f-6c1e6f1f2b90")
 
 _AWAY = (OperationalError, OSError, AMQPError, MessageNacked, RedisError)
@@ -63,7 +65,7 @@ class Forward:
                 try:
                     await asyncio.to_thread(self._publish, rest)
                 except _AWAY as error:
-                    why = reason(error.__cause__ or error)
+                    why = self._reason(error.__cause__ or error)
                     logger.warning("broker away", extra={"error": why})
                     metrics.failed("broker")
                     failures = 1 if len(rest) < before else failures + 1
@@ -91,8 +93,20 @@ class Forward:
                     serializer=self._serializer,
                     producer=producer,
                     retry=False,
+                    # The queue is the app's: its worker made it, of whatever type. AMQP drops
+                    # what finds no queue, unless it is mandatory.
+                    declare=[],
+                    mandatory=True,
                 )
                 events.popleft()
+
+    def _reason(self, error: BaseException) -> str:
+        """Returns why the broker has not taken a task, in words that help."""
+        if isinstance(error, MessageNacked):
+            return f"queue {self._queue} is full"
+        if getattr(error, "reply_code", 0) == NO_ROUTE:
+            return f"no queue {self._queue}: the app's worker makes it"
+        return getattr(error, "reply_text", "") or reason(error)
 
 
 def broker_of(url: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import re
@@ -17,11 +18,15 @@ from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
+import kombu
 import pytest
 
 from tests.apps.conftest import ROOT
 from tests.conftest import free_port, wait_for
-from tests.push import SECRET, in_order, many
+from tests.push import SECRET, in_order, many, metric, until
+from tests.rabbit import Rabbit
+from tests.rabbit import rabbit as rabbitmq
+from tests.test_forward import forwarding, tasks
 from viber_courier import Producer
 from viber_courier.ops.redis_server import RedisServer
 from viber_courier.store.keys import Keys
@@ -251,17 +256,35 @@ YAML = (
 )
 
 
-@pytest.mark.parametrize("serializer", ["json", "yaml"])
+@pytest.fixture(scope="module")
+def rabbit() -> Iterator[Rabbit]:
+    with rabbitmq() as made:
+        yield made
+
+
+@pytest.fixture(params=["redis", "rabbitmq"])
+def broker(request: pytest.FixtureRequest, redis_server: RedisServer) -> str:
+    """The URL of the app's broker."""
+    if request.param == "redis":
+        return redis_server.url.rpartition("/")[0] + "/3"
+    made: Rabbit = request.getfixturevalue("rabbit")
+    return made.url
+
+
+@pytest.mark.parametrize(
+    ("broker", "serializer"),
+    [("redis", "json"), ("redis", "yaml"), ("rabbitmq", "json")],
+    indirect=["broker"],
+)
 def test_killed_again_and_again_every_event_runs_in_the_apps_worker(
     run: Run,
     celery: Path,
     producer: Producer,
     tmp_path: Path,
-    env: dict[str, str],
-    redis_server: RedisServer,
+    broker: str,
     serializer: str,
 ) -> None:
-    broker, chance = redis_server.url.rpartition("/")[0] + "/3", random.Random(2)
+    chance = random.Random(2)
     code = BLOCKS["shop.py"].replace("redis://shop-redis:6379/0", broker)
     code = code.replace('["final"])', '["final"], file=open("ran", "a"))')
     (tmp_path / "shop.py").write_text(code + (YAML if serializer == "yaml" else ""))
@@ -286,7 +309,7 @@ def test_killed_again_and_again_every_event_runs_in_the_apps_worker(
         forward.wait(10)
     forward = run("forward.log", *COURIER, "forward", *options)
 
-    wait_for(lambda: len({*lines(tmp_path / "ran")}) == total, 60)
+    wait_for(lambda: len({*lines(tmp_path / "ran")}) == total, 180)
     wait_for(lambda: left(producer, "shop") == 0)
     wait_for(lambda: answers(port))  # else it does not handle TERM yet
     forward.terminate()
@@ -296,3 +319,76 @@ def test_killed_again_and_again_every_event_runs_in_the_apps_worker(
     assert len({*found}) == total
     worker.terminate()
     worker.wait(30)
+
+
+def test_a_rabbit_that_is_killed_keeps_what_it_has_confirmed(
+    producer: Producer, rabbit: Rabbit
+) -> None:
+    declare(rabbit, "shop", {"x-queue-type": "quorum"})  # what Celery's detect_quorum_queues is for
+    many(producer, 500)
+
+    async def run() -> None:
+        async with forwarding(producer, rabbit.url, batch=50) as metrics:
+            await until(lambda: metric(metrics, "courier_push_events_total") >= 100, 60)
+            await asyncio.to_thread(rabbit.kill)
+            many(producer, 500, start=500)
+            await until(lambda: metric(metrics, "courier_push_failing_seconds") > 0)
+            await asyncio.to_thread(rabbit.start)
+            await until(lambda: metric(metrics, "courier_push_events_total") == 1000, 120)
+
+    asyncio.run(run())
+    found = [message.payload[0][0]["id"] for message in tasks(rabbit.url)]
+    assert len(found) >= 1000 and {*found} == {f"m{n}:1" for n in range(1000)}
+
+
+@pytest.mark.parametrize("arguments", [{"x-queue-type": "quorum"}, {"x-max-priority": 10}])
+def test_a_rabbits_queue_may_be_of_any_type(
+    producer: Producer, rabbit: Rabbit, arguments: dict[str, Any]
+) -> None:
+    declare(rabbit, "shop", arguments)
+    many(producer, 2)
+
+    async def run() -> None:
+        async with forwarding(producer, rabbit.url) as metrics:
+            await until(lambda: metric(metrics, "courier_push_events_total") == 2)
+
+    asyncio.run(run())
+    assert len(tasks(rabbit.url)) == 2
+
+
+def test_events_wait_for_a_rabbits_queue_that_is_missing_or_full(
+    producer: Producer, rabbit: Rabbit, caplog: pytest.LogCaptureFixture
+) -> None:
+    declare(rabbit, "shop", None)
+    many(producer, 2)
+
+    def said(text: str) -> bool:
+        return any(vars(each).get("error") == text for each in caplog.records)
+
+    async def run() -> None:
+        async with forwarding(producer, rabbit.url) as metrics:
+            # Given no worker of the app so far
+            await until(lambda: said("no queue shop: the app's worker makes it"))
+            assert left(producer, "crm") == 2
+            # When there is one whose queue takes a single task
+            declare(rabbit, "shop", {"x-max-length": 1, "x-overflow": "reject-publish"})
+            await until(lambda: said("queue shop is full"))
+            assert (left(producer, "crm"), taken()) == (2, ["m0:1"])
+            # Then the rest comes when there is room
+            await until(lambda: left(producer, "crm") == 0)
+            assert metric(metrics, "courier_push_events_total") == 2
+
+    def taken() -> list[str]:
+        return [message.payload[0][0]["id"] for message in tasks(rabbit.url)]
+
+    asyncio.run(run())
+    assert taken() == ["m1:1"]
+
+
+def declare(rabbit: Rabbit, name: str, arguments: dict[str, Any] | None) -> None:
+    """Makes a queue as the app's worker does, in place of any that was there; None: makes none."""
+    with kombu.Connection(rabbit.url) as connection:
+        connection.default_channel.queue_delete(name)
+        if arguments is not None:
+            queue = kombu.Queue(name, kombu.Exchange(name), name, queue_arguments=arguments)
+            queue.bind(connection.default_channel).declare()

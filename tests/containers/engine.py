@@ -79,6 +79,9 @@ def requirements() -> list[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     extras = project["project"]["optional-dependencies"]
     wanted = [*project["project"]["dependencies"], *extras["worker"], *extras["ops"], "flower"]
+    for each in wanted:  # an extra may name others of ours, whose own come last
+        if found := re.fullmatch(r"viber-courier\[(.+)\]", each):
+            wanted += [one for name in found[1].split(",") for one in extras[name]]
     wanted += [*project["build-system"]["requires"], "wheel"]
     wanted += ["async-timeout"]  # redis-py's, before Python 3.11.3; Debian's is 3.11.2
     return [each for each in wanted if not each.startswith("viber-courier")]

@@ -6,6 +6,7 @@ started (engine.py), with the reason.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -18,20 +19,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 import requests
 import yaml
 
 from tests.conftest import Simulator, ends, text_job, wait_for
+from tests.console import Person, words
 from tests.containers.engine import ROOT, Engine, NoEngineError, engine
 from tests.faults.installation import Installation, Load, Reader
 from viber_courier import Event, Producer
 
 PAGE = (ROOT / "docs/operations.md").read_text("utf-8")
-START, LOOK, ROLL, SCALE, STOP = re.findall(
+START, LOOK, POST, CAMPAIGN, TOKEN, ROLL, SCALE, STOP = re.findall(
     r"(?s)\*\(run in containers\)\*\n\n```sh\n(.+?)```", PAGE
 )
 WORKERS = ("send-urgent", "send-bulk", "poll")
-PROGRAMS = (*WORKERS, "beat", "flower", "exporter")
+PROGRAMS = (*WORKERS, "beat", "flower", "exporter", "console", "gateway")
+PUSHING = ("webhook", "forward")
 ENV = {"COURIER_REDIS_URL": "redis://127.0.0.1:6379/0"}
 WAITS = {
     "COURIER_CONNECT_TIMEOUT": "1",
@@ -42,6 +46,16 @@ WAITS = {
     "COURIER_RETRY_CAP": "1",
 }
 """Settings that bring the end of an outage within reach of a test."""
+PUSHED = {
+    "COURIER_WEBHOOK_URL": "http://gateway:8080/nowhere",  # whatever answers in the network
+    "COURIER_WEBHOOK_ALLOW": "172.16.0.0/12,192.168.0.0/16",
+    "COURIER_WEBHOOK_GROUP": "hook",
+    "COURIER_FORWARD_BROKER": "redis://redis:6379/1",
+    "COURIER_FORWARD_GROUP": "crm",
+    "COURIER_FORWARD_TASK": "crm.on_result",
+    "COURIER_FORWARD_QUEUE": "crm",
+}
+"""An app's Celery in another database of our Redis, and an endpoint that refuses everything."""
 OVERRIDE = """
 services:
   grafana: {profiles: [left-out]}
@@ -95,7 +109,8 @@ class Host:
             else:
                 target.write_bytes((ROOT / name).read_bytes())
         services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
-        often = {"interval": "3s"}  # a real check each half minute would be most of the test's time
+        # A check each half minute would be most of the time; a busy machine starts late.
+        often = {"interval": "10s", "start_period": "5m", "timeout": "2m"}
         override = yaml.safe_load(OVERRIDE)
         for name in services.keys() - {"grafana", "redis"}:
             override["services"][name] = {"healthcheck": often}
@@ -198,8 +213,9 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
 
 def test_the_documented_start_works_in_a_checkout_under_umask_077(host: Host) -> None:
     # Given the page's first block, and settings whose waits are short
+    more = as_lines(WAITS | PUSHED)
     block = START.replace(
-        "docker compose up", f"printf '%s' '{as_lines(WAITS)}' >> courier.env\ndocker compose up"
+        "docker compose up", f"printf '%s' '{more}' >> courier.env\ndocker compose up"
     )
     # When it is typed
     host.type(block, 600)
@@ -227,6 +243,73 @@ def test_a_campaign_ends(host: Host) -> None:
     assert {events[-1]["status"] for events in seen.values()} == {"read"}
     accepted = [each["message"]["address"] for each in Published().accepted()]
     assert sorted(accepted) == sorted([*(job["address"] for job in jobs), "79250000001"])
+
+
+def test_the_gateway_takes_a_message_and_knows_its_apps(host: Host) -> None:
+    id = json.loads(host.type(POST))["id"]
+    with closing(Producer.from_env(ENV)) as app:
+        wait_for(lambda: app.get(id).status == "read", 60)
+    url = "http://127.0.0.1:8080/v1/messages"
+    assert requests.post(url, json=text_job(), timeout=10).status_code == 401
+    # And the page's way to another app's token
+    token, line = re.findall(r"(?m): +(\S+)\r?$", host.type(TOKEN))
+    (host.folder / "secrets/gateway_tokens").chmod(0o644)
+    with (host.folder / "secrets/gateway_tokens").open("a") as file:
+        file.write(f"\n{line}\n")
+    headers = {"Authorization": f"Bearer {token}"}
+    wait_for(lambda: requests.get(f"{url}/{id}", headers=headers, timeout=10).status_code == 404)
+
+
+def test_a_campaign_from_a_list_is_paused_and_resumed_in_the_console(host: Host) -> None:
+    person = Person("http://127.0.0.1:8090")
+    password = (host.folder / "secrets/console_password").read_text()
+    assert person.log_in("operator", "not " + password).status_code == 403
+    assert "Lanes" in words(person.log_in("operator", password))
+    # Given a campaign of the page, added while its lane is paused
+    *add, show, report = CAMPAIGN.strip().splitlines()
+    host.type("docker compose exec send-urgent courier pause low --reason test")
+    assert "200" in host.type("\n".join(add))
+    # When somebody pauses it in the console, then nothing of it leaves
+    assert "Paused" in words(person.fill("/do/pause-campaign?name=nov-sale", reason="wrong price"))
+    host.type("docker compose exec send-urgent courier resume low")
+    with closing(Producer.from_env(ENV)) as app:
+        other = app.enqueue(text_job("79269999999", priority="low"))
+        wait_for(lambda: app.get(other).final)
+        assert "wrong price" in host.type(show)
+        assert app.campaign("nov-sale").progress().waiting == 200
+        # And when it is resumed, all of it comes to its end, and the report says so
+        assert "Paused" not in words(person.fill("/do/resume-campaign?name=nov-sale"))
+        wait_for(lambda: app.campaign("nov-sale").progress().waiting == 0, 120)
+    wait_for(lambda: re.search(r"read +200", host.type(report)), 120)
+    assert person.get("/campaigns/nov-sale/report.csv").text.count(",read,") == 200
+    assert "pause campaign" in host.type("docker compose exec send-urgent courier audit")
+
+
+def test_all_programs_have_the_same_key_of_suppressed_numbers(host: Host) -> None:
+    # Given a number that somebody suppresses in the console
+    person = Person("http://127.0.0.1:8090")
+    person.log_in("operator", (host.folder / "secrets/console_password").read_text())
+    person.fill("/do/suppress", phone="79267777777", reason="complained")
+    # Then a message that the gateway takes ends so, and so does one of an app that has no key
+    said = host.type(POST.replace("79250000001", "79267777777").replace('"high"', '"low"'))
+    id = json.loads(said)["id"]
+    with closing(Producer.from_env(ENV)) as app:
+        mine = app.enqueue(text_job("79267777777", priority="low"))
+        for each in (id, mine):
+            wait_for(lambda each=each: app.get(each).final)
+            assert (app.get(each).status, app.get(each).reason) == ("rejected", "suppressed")
+
+
+def test_results_are_pushed(host: Host) -> None:
+    host.type(f"docker compose up -d --wait {' '.join(PUSHING)}")
+    with closing(Producer.from_env(ENV)) as app, closing(redis.Redis(db=1)) as broker:
+        id = app.enqueue(text_job())
+        wait_for(lambda: any(id.encode() in each for each in broker.lrange("crm", 0, -1)), 30)
+    wait_for(lambda: "events not taken" in host.type("docker compose logs webhook"), 30)
+    for name in PUSHING:
+        host.kill(name)
+        host.wait_until_well(name)
+    host.type(f"docker compose rm -sf {' '.join(PUSHING)}")
 
 
 def test_each_program_comes_back_after_kill_9_under_load(host: Host) -> None:

@@ -97,9 +97,9 @@ class Supervisord:
     def ready(self, *names: str) -> None:
         """Wait until all of them run, workers take tasks and Flower answers."""
         for name in names or PROGRAMS:
-            wait_for(lambda name=name: self.state(name) == "RUNNING", 40, self.log(name)[-2000:])
+            wait_for(lambda name=name: self.state(name) == "RUNNING", 120, self.log(name)[-2000:])
             if name in WORKERS:
-                wait_for(lambda name=name: " ready." in self.log(name), 40)
+                wait_for(lambda name=name: " ready." in self.log(name), 120)
 
     def stop(self) -> None:
         """As Ctrl-C does."""

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Simulator, ends, free_port, text_job, wait_for
+from tests.console import Person, words
 from tests.faults.installation import SHORT
 from tests.ops.supervision import BIN, PROGRAMS, ROOT
 from viber_courier import Producer
@@ -90,7 +91,7 @@ def host(redis_server: RedisServer) -> Iterator[Host]:
 def test_each_step_works(host: Host, simulator: Simulator, namespace: str) -> None:
     install, run, status, restart, logs, flower = BLOCKS
     # Install
-    host.type(install, "tester\n111111\nZq7-flower-p4ss\n")
+    host.type(install, "tester\n111111\nZq7-flower-p4ss\nZq7-console-p4ss\n")
     secrets = host.folder / "etc/secrets"
     assert (secrets / "api_login").read_text() == "tester"
     assert all(path.stat().st_mode & 0o077 == 0 for path in secrets.iterdir())
@@ -103,6 +104,7 @@ def test_each_step_works(host: Host, simulator: Simulator, namespace: str) -> No
         "COURIER_PROCESSES_POLL": "1",
         "FLOWER_PORT": str(host.port),
         "COURIER_EXPORTER_PORT": str(free_port()),
+        "COURIER_CONSOLE_PORT": str(free_port()),
     }
     with (host.folder / "etc/env").open("a") as file:
         file.writelines(f"{name}={value}\n" for name, value in more.items())
@@ -120,9 +122,15 @@ def test_each_step_works(host: Host, simulator: Simulator, namespace: str) -> No
         assert "send-bulk" in said and "poll: started" in said and '"text"' in said
         assert '"text": "request sent"' in host.type(logs)
         assert host.type(flower).strip() == "OK"
+        person = Person(f"http://127.0.0.1:{more['COURIER_CONSOLE_PORT']}")
+        assert "Lanes" in words(person.log_in("operator", "Zq7-console-p4ss"))
+        # Suppress: whoever sends and whoever looks have the same key
+        person.fill("/do/suppress", phone="79250000003", reason="complained")
+        suppressed = app.enqueue(text_job("79250000003", priority="low"))
+        assert ends(app, 1)[suppressed][-1]["reason"] == "suppressed"
         # Restart everything
         said = host.type(restart)
-        assert said.count(": started") == 6, said
+        assert said.count(": started") == 10, said
         wait_for(host.running, 40)
         id = app.enqueue(text_job("79250000002"))
         assert ends(app, 1)[id][-1]["status"] == "read"
@@ -153,6 +161,7 @@ def test_every_command_of_the_page_is_run_by_some_test() -> None:
         "kubectl create secret generic courier-flower --from-file=secrets/flower_password",
         "kubectl create secret generic courier-gateway --from-file=secrets/gateway_tokens",
         "kubectl create secret generic courier-console --from-file=secrets/console_password",
+        "kubectl create secret generic courier-suppression --from-file=secrets/suppression_key",
         "kubectl apply -f ops/kubernetes/",
         "kubectl rollout status deployment/courier-beat",
         "kubectl rollout restart deployment -l app.kubernetes.io/name=viber-courier",

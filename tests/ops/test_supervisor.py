@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 import requests
 import yaml
 from aiohttp import web
@@ -259,7 +261,7 @@ def groups(app: Producer) -> set[str]:
     return {each["name"] for each in found}
 
 
-def test_the_console_runs_where_it_has_a_login(system: Supervisord) -> None:
+def test_the_console_runs_where_it_has_a_login_and_comes_back(system: Supervisord) -> None:
     wait_for(lambda: system.state("console") == "RUNNING")
     wait_for(lambda: "no console, COURIER_CONSOLE_LOGIN or" in system.log("console"))
     port = str(free_port())
@@ -273,7 +275,87 @@ def test_the_console_runs_where_it_has_a_login(system: Supervisord) -> None:
         return False
 
     wait_for(is_there)
-    assert "Lanes" in words(person.log_in())
+    for number in (signal.SIGKILL, signal.SIGTERM):
+        assert "Lanes" in words(person.log_in())
+        pid = system.pid("console")
+        os.kill(pid, number)
+        wait_for(lambda pid=pid: system.pid("console") not in (0, pid))
+        wait_for(is_there)  # and knows nobody who was logged in
+
+
+def test_a_forward_runs_where_it_has_a_broker_and_comes_back(
+    system: Supervisord, env: dict[str, str], redis_server: RedisServer
+) -> None:
+    broker = redis_server.url.rpartition("/")[0] + "/5"
+    given = {"BROKER": broker, "GROUP": "crm", "TASK": "crm.on", "QUEUE": env["COURIER_NAMESPACE"]}
+    port = free_port()
+    given |= {"START": "new", "PORT": str(port)}
+    system.set(**{f"COURIER_FORWARD_{name}": text for name, text in given.items()})
+    system.ctl("restart", "forward")
+    with closing(Producer.from_env(env)) as app, closing(redis.Redis.from_url(broker)) as queue:
+        for n, number in enumerate((signal.SIGKILL, signal.SIGTERM), 1):
+            wait_for(lambda: listening(port), 30)
+            cancelled(app, f"event-{n}")
+            wait_for(lambda n=n: queue.llen(given["QUEUE"]) == n, 30)
+            pid = system.pid("forward")
+            os.kill(pid, number)
+            wait_for(lambda pid=pid: system.pid("forward") not in (0, pid), 40)
+
+
+def test_what_has_a_port_is_reached_from_this_machine_only_until_another_host_is_asked_for(
+    system: Supervisord, env: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "tokens").write_text(new_token("shop")[1])
+    (tmp_path / "secret").write_text(SECRET)
+    doors = {name: free_port() for name in ("GATEWAY", "CONSOLE", "WEBHOOK", "FORWARD")}
+    given = {
+        **USER,
+        "COURIER_GATEWAY_TOKENS": str(tmp_path / "tokens"),
+        "COURIER_WEBHOOK_URL": "https://shop.invalid/hook",
+        "COURIER_WEBHOOK_GROUP": "hook",
+        "COURIER_WEBHOOK_SECRET_FILE": str(tmp_path / "secret"),
+        "COURIER_FORWARD_BROKER": env["COURIER_REDIS_URL"],
+        "COURIER_FORWARD_GROUP": "crm",
+        "COURIER_FORWARD_TASK": "crm.on_result",
+        **{f"COURIER_{name}_PORT": str(port) for name, port in doors.items()},
+    }
+    system.set(**given)
+    system.ctl("restart", *map(str.lower, doors))
+    ports = [*doors.values(), *(int(system.settings[name]) for name in PORTS)]
+    for port in ports:
+        wait_for(lambda port=port: listening(port) == {"127.0.0.1"}, 30, str(port))
+    system.set(**given, COURIER_GATEWAY_HOST="0.0.0.0", COURIER_CONSOLE_HOST="0.0.0.0")
+    system.ctl("restart", "gateway", "console")
+    for name in ("GATEWAY", "CONSOLE"):
+        wait_for(lambda name=name: listening(doors[name]) == {"0.0.0.0"}, 30, name)
+    # Without a login, or tokens, neither is a door for everybody
+    open_to_all = {"COURIER_CONSOLE_USERS": "", "COURIER_CONSOLE_LOGIN": ""}
+    run = subprocess.run(
+        [BIN / "courier", "console", "--host", "0.0.0.0", "--port", "0"],
+        env={**system.env, **env, **open_to_all},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert run.returncode == 2 and "beyond loopback" in run.stderr
+
+
+PORTS = ("FLOWER_PORT", "COURIER_EXPORTER_PORT")
+
+
+def listening(port: int) -> set[str]:
+    """The addresses on which this machine listens at a port."""
+    found = set()
+    for name, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
+        for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]:
+            address, _, at = line.split()[1].partition(":")
+            if int(at, 16) == port and line.split()[3] == "0A":
+                given = b"".join(
+                    int(address[n : n + 8], 16).to_bytes(4, sys.byteorder)
+                    for n in range(0, len(address), 8)
+                )
+                found.add(socket.inet_ntop(family, given))
+    return found
 
 
 def test_secrets_are_in_no_environment_and_no_command(system: Supervisord) -> None:
@@ -349,6 +431,7 @@ def test_make_up_is_a_whole_system_until_ctrl_c() -> None:
                 wait_for(lambda: _answers(app), 20)
                 id = app.enqueue(text_job("79250000001"))
                 assert ends(app, 1, 150)[id][-1]["status"] == "read"
+                assert app.suppressions.add("79250000009", "complained")  # there is a key
             text = "".join(lines)
             # And what it says to try, but for the last, which goes on for ever, works as it stands
             tries = re.search(r"In another terminal:\n(.+?)   courier top\n", text, re.S)
