@@ -56,6 +56,54 @@ def test_a_list_becomes_a_campaign_whose_report_names_its_lines(
     assert courier("campaign", "report", "nov-sale", "--csv", "-").stdout.count("\n") == 4
 
 
+def test_a_report_of_lists_says_what_became_of_each_person(
+    courier: Courier, shop: Workshop, tmp_path: Path
+) -> None:
+    """Lines of two lists have the same numbers, so the report's row alone would name two people."""
+    first, mended = tmp_path / "list.csv", tmp_path / "mended.csv"
+    common, report = tmp_path / "common.json", tmp_path / "report.csv"
+    common.write_text(json.dumps(common_job(priority="low", content={"text": "{Имя}"})))
+    head = "Имя;Телефон;Город\n"
+    rows = ("Анна;8 925 000-00-01;Омск", "Борис;8 925 000;Уфа", ";89250000003;", "А;79250000001;")
+    first.write_text(head + "\n".join(rows), "cp1251")
+    mended.write_text(head + "Борис;8 925 000-00-02;Уфа\nВера;8 925 000-00-03;\n", "cp1251")
+    how = ("--map", "Телефон=address", "--country", "ru")
+    given = (*how, "--template", "--common", str(common), "--campaign", "nov-sale")
+    courier("bulk", str(first), *given, code=1)
+    shop.answer(Refused("error-address-unknown"))
+    courier("bulk", str(mended), *given)
+
+    def ends(file: Path) -> list[dict[str, str]]:
+        courier("campaign", "report", "nov-sale", "--list", str(file), "--csv", str(report), *how)
+        with report.open(newline="", encoding="cp1251") as written:
+            return [*csv.DictReader(written, delimiter=";")]
+
+    found = ends(first)
+    assert [row["Имя"] for row in found] == ["Анна", "Борис", "", "А"]
+    assert [row["status"] for row in found] == ["rejected", "refused", "queued", "repeated"]
+    assert found[0]["reason"] == "error-address-unknown" and found[0]["ended"]
+    assert found[0]["Город"] == "Омск"
+    assert [row["status"] for row in ends(mended)] == ["queued", "queued"]
+    assert report.stat().st_mode & 0o077 == 0
+    old = ("campaign", "report", "nov-sale", "--list", str(first))
+    assert "--list needs --csv" in courier(*old, code=2).stderr
+    assert "another file" in courier(*old, "--csv", str(first), *how, code=2).stderr
+
+
+def test_a_report_of_a_list_follows_a_letter_that_was_sent_again(
+    courier: Courier, shop: Workshop, stored: Any, tmp_path: Path
+) -> None:
+    shop.answer(Refused("error-address-unknown"))
+    assert len(courier.json("dead", "resend", "--all")) == 3
+    shop.answer(Refused("error-subject-unknown"))
+    report = tmp_path / "report.csv"
+    words = ("--list", str(tmp_path / "list.csv"), "--csv", str(report))
+    courier("campaign", "report", "nov-sale", *words)
+    with report.open(newline="") as file:
+        reasons = [row["reason"] for row in csv.DictReader(file)]
+    assert reasons[0] == reasons[2] == reasons[3] == "error-subject-unknown"
+
+
 def test_paused_resumed_and_cancelled(courier: Courier, shop: Workshop, stored: Any) -> None:
     said = courier("campaign", "pause", "nov-sale", "wrong price").stdout
     assert "paused" in said and "wrong price" in said

@@ -126,6 +126,19 @@ def _country(ctx: Any, param: Any, text: str | None) -> str | None:
     return country
 
 
+def reading(function: Callable[..., None]) -> Callable[..., None]:
+    """Adds the options that say how a list is read."""
+    for option in (
+        click.option("--encoding", help="[default: found out]"),
+        click.option("--delimiter", callback=_delimiter, help="[default: found out]"),
+        click.option("--sheet", metavar="NAME", help="Of a workbook. [default: the first]"),
+        click.option("--map", "renamed", multiple=True, metavar="COLUMN=FIELD", callback=_renamed),
+        click.option("--country", callback=_country, help="Whose national numbers to read: RU ..."),
+    ):
+        function = option(function)
+    return function
+
+
 @command(
     partly="some rows were refused (see the file named); the others are stored",
     wrong="wrong usage, settings, file or common part: nothing was stored",
@@ -135,15 +148,11 @@ def _country(ctx: Any, param: Any, text: str | None) -> str | None:
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--common", "common_file", type=PATH, help="JSON: the fields that all rows share.")
 @click.option("--campaign", help="Add to this campaign. [default: common's, if it names one]")
-@click.option("--country", callback=_country, help="Whose national numbers to read, e.g. RU.")
 @click.option("--dry-run", is_flag=True, help="Show what would be sent; store nothing.")
 @click.option("--sms-price", metavar="PRICE", callback=price_of, help="Of a segment; adds it up.")
 @click.option("--template", is_flag=True, help="Texts hold {column} for a row's value.")
 @click.option("--repeat", is_flag=True, help="Send also to numbers that earlier rows have.")
-@click.option("--map", "renamed", multiple=True, metavar="COLUMN=FIELD", callback=_renamed)
-@click.option("--sheet", metavar="NAME", help="Of a workbook. [default: the first]")
-@click.option("--delimiter", callback=_delimiter, help="[default: found out]")
-@click.option("--encoding", help="[default: found out]")
+@reading
 @click.option("--refused", "refused_file", type=PATH, help="[default: FILE.refused.csv]")
 @click.option("--wait", type=Duration(), default="10m", help="Longest time to keep retrying.")
 @json_option
