@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,9 @@ def _stored(name: str) -> tuple[Campaign, Progress]:
         raise Failure(str(error), WRONG) from None
     progress = found.progress()
     if progress.state == "unknown":
-        raise Failure(UNKNOWN)
+        like = get_close_matches(name, [each.name for each in Producer.from_env().campaigns()])
+        asks = f": did you mean {' or '.join(map(repr, like))}?" if like else ""
+        raise Failure(f"{UNKNOWN}{asks} `courier campaign list` shows all that there are")
     return found, progress
 
 
