@@ -67,7 +67,7 @@ def mask(address: str) -> str:
 def reason_of(wrong: InvalidMessage) -> str:
     """Returns every fault of a job by field, without its values."""
     faults = sorted(wrong.errors.items())
-    return "; ".join(f"{path} {' '.join(texts)}".lstrip() for path, texts in faults)
+    return "; ".join(f"{path} {' and '.join(texts)}".lstrip() for path, texts in faults)
 
 
 class Tally:

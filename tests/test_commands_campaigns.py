@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import openpyxl
 import pytest
 
 from tests.conftest import Clock, Courier, common_job
@@ -56,6 +58,53 @@ def test_a_list_becomes_a_campaign_whose_report_names_its_lines(
     assert courier("campaign", "report", "nov-sale", "--csv", "-").stdout.count("\n") == 4
 
 
+def test_a_report_of_lists_says_what_became_of_each_person(
+    courier: Courier, shop: Workshop, tmp_path: Path
+) -> None:
+    """Lines of two lists have the same numbers, so the report's row alone would name two people."""
+    first, mended = tmp_path / "list.csv", tmp_path / "mended.csv"
+    common, report = tmp_path / "common.json", tmp_path / "report.csv"
+    common.write_text(json.dumps(common_job(priority="low", content={"text": "{Имя}"})))
+    head = "Имя;Телефон;Город\n"
+    rows = ("Анна;8 925 000-00-01;Омск", "Борис;8 925 000;Уфа", ";89250000003;", "А;79250000001;")
+    first.write_text(head + "\n".join(rows), "cp1251")
+    mended.write_text(head + "Борис;8 925 000-00-02;Уфа\nВера;8 925 000-00-03;\n", "cp1251")
+    how = ("--map", "Телефон=address", "--country", "ru")
+    given = (*how, "--template", "--common", str(common), "--campaign", "nov-sale")
+    courier("bulk", str(first), *given, code=1)
+    shop.answer(Refused("error-address-unknown"))
+    courier("bulk", str(mended), *given)
+
+    def ends(file: Path) -> list[dict[str, str]]:
+        courier("campaign", "report", "nov-sale", "--list", str(file), "--csv", str(report), *how)
+        with report.open(newline="", encoding="cp1251") as written:
+            return [*csv.DictReader(written, delimiter=";")]
+
+    found = ends(first)
+    assert [row["Имя"] for row in found] == ["Анна", "Борис", "", "А"]
+    assert [row["status"] for row in found] == ["rejected", "refused", "queued", "repeated"]
+    assert found[0]["reason"] == "error-address-unknown" and found[0]["ended"]
+    assert found[0]["Город"] == "Омск"
+    assert [row["status"] for row in ends(mended)] == ["queued", "queued"]
+    assert report.stat().st_mode & 0o077 == 0
+    old = ("campaign", "report", "nov-sale", "--list", str(first))
+    assert "--list needs --csv" in courier(*old, code=2).stderr
+    assert "another file" in courier(*old, "--csv", str(first), *how, code=2).stderr
+
+
+def test_a_report_of_a_list_follows_a_letter_that_was_sent_again(
+    courier: Courier, shop: Workshop, stored: Any, tmp_path: Path
+) -> None:
+    shop.answer(Refused("error-address-unknown"))
+    assert len(courier.json("dead", "resend", "--all")["resent"]) == 3
+    report = tmp_path / "report.csv"
+    words = ("--list", str(tmp_path / "list.csv"), "--csv", str(report))
+    courier("campaign", "report", "nov-sale", *words)
+    with report.open(newline="") as file:
+        statuses = [row["status"] for row in csv.DictReader(file)]
+    assert statuses == ["queued", "refused", "queued", "queued"]
+
+
 def test_paused_resumed_and_cancelled(courier: Courier, shop: Workshop, stored: Any) -> None:
     said = courier("campaign", "pause", "nov-sale", "wrong price").stdout
     assert "paused" in said and "wrong price" in said
@@ -91,9 +140,53 @@ def test_a_person_is_asked_before_a_campaign_is_cancelled(courier: Courier, stor
     assert courier.type("", *words, "--yes")[::2] == (0, "")
 
 
+def test_a_name_with_a_typo_and_one_that_another_has_are_told(
+    courier: Courier, stored: Any, tmp_path: Path
+) -> None:
+    assert "did you mean 'nov-sale'?" in courier("campaign", "show", "nov-sael", code=1).stderr
+    file, common = str(tmp_path / "list.csv"), str(tmp_path / "common.json")
+    bulk = ("bulk", file, "--common", common)
+    for more in (["--dry-run"], []):
+        notes = courier.json(*bulk, "--campaign", "nov-sale", *more, code=1)["notes"]
+        assert any("'nov-sale' has 3 messages since" in each for each in notes)
+        assert any("(running): this list is added to it" in each for each in notes)
+        notes = courier.json(*bulk, *more, code=1)["notes"]
+        assert any(each.startswith("no --campaign: nobody can watch") for each in notes)
+    notes = courier.json(*bulk, "--campaign", "nov-sael", "--dry-run", code=1)["notes"]
+    assert "campaign 'nov-sael' is new, and there is 'nov-sale': is the name right?" in notes
+    notes = courier.json(*bulk, "--campaign", "spring", "--dry-run", code=1)["notes"]
+    assert not any("campaign" in each for each in notes)
+    courier("campaign", "cancel", "nov-sale")
+    said = courier(*bulk, "--campaign", "nov-sale", "--dry-run", code=1).stdout
+    assert "takes no more: use another --campaign NAME" in " ".join(said.split())
+    assert "must be a phone number" in said and "(line 3)" in said
+
+
+def test_a_sheet_s_percents_and_dates_are_told(courier: Courier, tmp_path: Path) -> None:
+    """Excel shows 15 % and 30.11.2026; the text gets what the cell holds."""
+    book, common = openpyxl.Workbook(), tmp_path / "common.json"
+    assert book.active is not None
+    book.active.append(["address", "Скидка", "Срок", "Родился", "Бонус"])
+    day = datetime(2026, 11, 30)
+    book.active.append(["79250000001", 0.15, day, day, 5])
+    book.active["B2"].number_format = "0%"
+    book.save(tmp_path / "list.xlsx")
+    text = {"text": "{Скидка} до {Срок}, {Бонус}"}
+    common.write_text(json.dumps(common_job(priority="low", content=text, smsText="{Скидка}")))
+    words = ("bulk", str(tmp_path / "list.xlsx"), "--common", str(common), "--template")
+    tried = courier.json(*words, "--campaign", "a", "--dry-run", "--sms-price", "4.5")
+    assert tried["first"][0]["content"]["text"] == "0.15 до 2026-11-30, 5"
+    assert any(
+        each.startswith("column 'Скидка' and 'Срок': texts get 0.15") for each in tried["notes"]
+    )
+    said = courier(*words, "--campaign", "a", "--dry-run", "--sms-price", "4.5").stdout
+    assert "They cost 4.50 at 4.5 a segment" in said
+
+
 def test_a_campaign_nobody_knows(courier: Courier) -> None:
     for act in ("show", "pause", "resume", "cancel", "report"):
-        assert "no campaign has this name" in courier("campaign", act, "typo", code=1).stderr
+        said = courier("campaign", act, "typo", code=1).stderr
+        assert "no campaign has this name" in said and "`courier campaign list`" in said
         assert "1 to 64 of A-Za-z0-9_.-" in courier("campaign", act, "a b", code=2).stderr
     assert courier.json("campaign", "list") == []
 

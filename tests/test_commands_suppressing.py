@@ -66,6 +66,28 @@ def test_stdin_has_a_number_on_each_line_and_wrong_ones_are_named(
     assert "reason" in courier("suppress", "add", "79250000001", "--reason", "", code=2).stderr
 
 
+def test_a_list_of_people_who_blocked_us_is_a_file_like_any_other_list(
+    courier: Courier, producer: Producer, tmp_path: Path
+) -> None:
+    path = tmp_path / "blocked.csv"
+    rows = "".join("nobody;\n" for _ in range(12))
+    path.write_text(f"Телефон;Причина\n8 (925) 000-00-01;жалоба\n{rows}", "cp1251")
+    how = ("--list", str(path), "--map", "Телефон=address", "--country", "RU")
+    said = courier("suppress", "add", *how, code=1)
+    assert said.stdout == "1 suppressed, 0 already were\n"
+    lines = said.stderr.splitlines()
+    assert lines[0].startswith("line 3 ") and lines[10:] == ["... and 2 more"]
+    assert "79250000001" in producer.suppressions
+    assert courier("suppress", "check", *how, code=1).stdout.startswith("line 2  since")
+    assert "1 no longer" in courier("suppress", "remove", *how, code=1).stdout
+    assert "give PHONES" in courier("suppress", "add", code=2).stderr
+    assert "give PHONES" in courier("suppress", "add", "79250000001", *how, code=2).stderr
+    assert (
+        "`courier suppress add`"
+        in courier("suppress", "import", str(path), code=2, input="").stderr
+    )
+
+
 def test_a_list_is_exported_and_imported_under_the_same_key(
     courier: Courier, producer: Producer, tmp_path: Path
 ) -> None:

@@ -27,7 +27,10 @@ from viber_courier.ops.lists.tables import Reading, Table
 
 CASES = Path(__file__).parent / "cases"
 ANY = Reading({})
-ERROR = "comment holds a spreadsheet's error, as #N/A, and no value"
+ERROR = (
+    "comment holds an error, as #N/A, or a formula that was never calculated: mend it, and save it"
+    " in Excel"
+)
 Write = Callable[..., Path]
 
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from decimal import Decimal
+from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,7 +18,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from viber_courier import InvalidMessage, Producer, QueueFull, StoreUnavailable
+from viber_courier import ConfigError, InvalidMessage, Producer, QueueFull, StoreUnavailable
 from viber_courier.ops.commands.terminal import (
     PARTLY,
     WRONG,
@@ -126,6 +127,19 @@ def _country(ctx: Any, param: Any, text: str | None) -> str | None:
     return country
 
 
+def reading(function: Callable[..., None]) -> Callable[..., None]:
+    """Adds the options that say how a list is read."""
+    for option in (
+        click.option("--encoding", help="[default: found out]"),
+        click.option("--delimiter", callback=_delimiter, help="[default: found out]"),
+        click.option("--sheet", metavar="NAME", help="Of a workbook. [default: the first]"),
+        click.option("--map", "renamed", multiple=True, metavar="COLUMN=FIELD", callback=_renamed),
+        click.option("--country", callback=_country, help="Whose national numbers to read: RU ..."),
+    ):
+        function = option(function)
+    return function
+
+
 @command(
     partly="some rows were refused (see the file named); the others are stored",
     wrong="wrong usage, settings, file or common part: nothing was stored",
@@ -135,15 +149,11 @@ def _country(ctx: Any, param: Any, text: str | None) -> str | None:
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--common", "common_file", type=PATH, help="JSON: the fields that all rows share.")
 @click.option("--campaign", help="Add to this campaign. [default: common's, if it names one]")
-@click.option("--country", callback=_country, help="Whose national numbers to read, e.g. RU.")
 @click.option("--dry-run", is_flag=True, help="Show what would be sent; store nothing.")
 @click.option("--sms-price", metavar="PRICE", callback=price_of, help="Of a segment; adds it up.")
 @click.option("--template", is_flag=True, help="Texts hold {column} for a row's value.")
 @click.option("--repeat", is_flag=True, help="Send also to numbers that earlier rows have.")
-@click.option("--map", "renamed", multiple=True, metavar="COLUMN=FIELD", callback=_renamed)
-@click.option("--sheet", metavar="NAME", help="Of a workbook. [default: the first]")
-@click.option("--delimiter", callback=_delimiter, help="[default: found out]")
-@click.option("--encoding", help="[default: found out]")
+@reading
 @click.option("--refused", "refused_file", type=PATH, help="[default: FILE.refused.csv]")
 @click.option("--wait", type=Duration(), default="10m", help="Longest time to keep retrying.")
 @json_option
@@ -173,8 +183,7 @@ def bulk(
     To send the same again, name another campaign. courier campaign shows, pauses and cancels it.
 
     Refused rows go to a file in the list's own form, with the reason as the last column. Mend them
-    there and give that file to the same command. While the queue is full or Redis can't be used,
-    the command retries for up to --wait.
+    there and give that file to the same command. While Redis is away or full it retries (--wait).
     """
     if sms_price is not None and not dry_run:
         raise click.UsageError("--sms-price needs --dry-run")
@@ -187,11 +196,12 @@ def bulk(
             survey = try_out(table, country, common, campaign, template, repeat)
         else:
             survey.add(table.rows(), table.columns, country)
-    notes = [*table.notes, *survey.notes(repeat, country_name)]
+    notes = [*table.notes, *survey.notes(repeat, country_name), *table.value_notes(common)]
+    notes += _campaign_notes(campaign, table, dry_run)
     if dry_run:
         show(survey.result(), survey, notes, sms_price, as_json)
         sys.exit(PARTLY if survey.refused else 0)
-    producer = _producer(campaign)
+    producer = Producer.from_env()
     for note in notes if not as_json else ():
         click.echo(f"Note: {note}", err=True)
     with ExitStack() as stack:
@@ -227,11 +237,32 @@ def _campaign(given: str | None, common: Any, dry_run: bool) -> str | None:
         raise click.UsageError(str(error)) from None
 
 
-def _producer(campaign: str | None) -> Producer:
-    producer = Producer.from_env()
-    if campaign and producer.campaign(campaign).progress().state == "cancelled":
-        raise _wrong(f"campaign {campaign!r} was cancelled")
-    return producer
+def _campaign_notes(name: str | None, table: Table, dry_run: bool) -> Iterator[str]:
+    """Yields what there is under a campaign's name, or almost under it: it may be another's."""
+    if name is None and "campaign" in table.columns.names:
+        return
+    if name is None:
+        yield "no --campaign: nobody can watch, pause or cancel these messages together"
+        return
+    try:
+        producer = Producer.from_env()
+        found = producer.campaign(name).progress()
+        names = [] if found.added else [each.name for each in producer.campaigns()]
+    except (ConfigError, StoreUnavailable) as error:
+        if not dry_run:
+            raise
+        yield f"whether campaign {name!r} exists is not looked up: {error}"
+        return
+    if found.state == "cancelled":
+        text = f"campaign {name!r} was cancelled, and takes no more: use another --campaign NAME"
+        if not dry_run:
+            raise _wrong(text)
+        yield text
+    elif found.added:
+        had = f"campaign {name!r} has {counted(found.added, 'message')} since {found.created}"
+        yield f"{had} ({found.state}): this list is added to it"
+    elif others := [*map(repr, {*get_close_matches(name, names)} - {name})]:
+        yield f"campaign {name!r} is new, and there is {' and '.join(others)}: is the name right?"
 
 
 def _refused_file(file: Path, common_file: Path | None, given: Path | None) -> Path:

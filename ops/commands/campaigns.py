@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from typing import TextIO
+from contextlib import ExitStack
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
 
 import click
 
 from viber_courier import Campaign, Producer, Progress
 from viber_courier.ops.commands import terminal
+from viber_courier.ops.commands.bulk import PATH, reading
 from viber_courier.ops.commands.looking import event_fields
 from viber_courier.ops.commands.terminal import (
     WRONG,
@@ -24,6 +27,10 @@ from viber_courier.ops.commands.terminal import (
 )
 from viber_courier.ops.console.actions import Actions, of_operator
 from viber_courier.ops.console.campaigns import report_lines
+from viber_courier.ops.lists.files import NotAList
+from viber_courier.ops.lists.outcomes import COLUMNS, ends_of, outcomes
+from viber_courier.ops.lists.storing import Ids, ListFile
+from viber_courier.ops.lists.tables import Reading, Table
 
 UNKNOWN = "no campaign has this name, or it is too long over (COURIER_RETENTION)"
 NUMBERS = ("added", "waiting", "inside", "ended")
@@ -44,7 +51,9 @@ def _stored(name: str) -> tuple[Campaign, Progress]:
         raise Failure(str(error), WRONG) from None
     progress = found.progress()
     if progress.state == "unknown":
-        raise Failure(UNKNOWN)
+        like = get_close_matches(name, [each.name for each in Producer.from_env().campaigns()])
+        asks = f": did you mean {' or '.join(map(repr, like))}?" if like else ""
+        raise Failure(f"{UNKNOWN}{asks} `courier campaign list` shows all that there are")
     return found, progress
 
 
@@ -107,19 +116,53 @@ def cancel(name: str, agreed: bool, as_json: bool) -> None:
 
 @command(partly=UNKNOWN)
 @click.argument("name")
-@click.option("--csv", "file", type=click.File("w", "utf-8", lazy=False), metavar="FILE")
+@click.option("--csv", metavar="FILE", help='"-": stdout, without totals.')
+@click.option("--list", "listed", type=PATH, help="Write this list's rows, each with its end.")
+@reading
+@click.option("--repeat", is_flag=True, help="As courier bulk was called.")
 @json_option
-def report(name: str, file: TextIO | None, as_json: bool) -> None:
+def report(name: str, csv: str | None, listed: Path | None, as_json: bool, **how: Any) -> None:
     """Show what became of a campaign: totals, and with --csv FILE a line for each message.
 
-    A line has the row in the list, id, status, reason and times; "-" writes them to stdout, without
-    totals. It holds no phone numbers: the row finds the recipient in the list.
+    A line has the row in the list, id, status, reason and times, and no phone number. Rows of
+    several lists have the same numbers. So give the list, too, with the options that courier bulk
+    had: --list LIST --csv FILE writes the list itself, in its own form, with four columns more:
+    status, reason, submitted and ended. Who did not get it is then a filter away, and can be given
+    to courier bulk as a list for another campaign.
     """
+    if listed and csv in (None, "-"):
+        raise click.UsageError("--list needs --csv FILE")
     found, progress = _stored(name)
-    if file is not None:
-        file.writelines(report_lines(found.report()))
-    if file is not sys.stdout:
+    if listed and csv:
+        _write_list(found, listed, Path(csv), **how)
+    elif csv:
+        try:
+            with click.open_file(csv, "w", "utf-8") as file:
+                file.writelines(report_lines(found.report()))
+        except OSError as error:
+            raise Failure(f"{csv} can't be written: {error.strerror}", WRONG) from None
+    if csv != "-":
         _print(progress, as_json)
+
+
+def _write_list(
+    found: Campaign, listed: Path, path: Path, country: str | None, repeat: bool, **how: Any
+) -> None:
+    if path.exists() and path.samefile(listed):
+        raise click.UsageError("--csv must be another file than --list")
+    try:
+        table = Table(listed, Reading(**how, template=True))
+        width = max((len(row.cells) for row in table.rows()), default=0)
+        ends = ends_of(found.report())
+        with ExitStack() as stack:
+            file = ListFile(path, table, width, COLUMNS, stack)
+            for row, end in outcomes(table, country, Ids(found.name, repeat), ends, repeat):
+                file.write(row, end)
+            table.require_unchanged()
+    except NotAList as error:
+        raise Failure(str(error), WRONG) from None
+    except OSError as error:
+        raise Failure(f"{error.filename} can't be used: {error.strerror}", WRONG) from None
 
 
 def _act(name: str, as_json: bool, act: Callable[[Actions], Progress]) -> None:

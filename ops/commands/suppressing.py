@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import click
 
 from viber_courier import InvalidMessage, Producer, Suppression, normalize_address
+from viber_courier.ops.commands.bulk import PATH, reading
 from viber_courier.ops.commands.terminal import (
     PARTLY,
     WRONG,
@@ -23,7 +25,13 @@ from viber_courier.ops.commands.terminal import (
     json_option,
 )
 from viber_courier.ops.console.actions import of_operator
+from viber_courier.ops.lists.columns import Refusal
+from viber_courier.ops.lists.files import NotAList
+from viber_courier.ops.lists.recipients import read_recipient
+from viber_courier.ops.lists.tables import Reading, Table
 
+NAMED = 10
+"""Most wrong numbers that are named."""
 SOME_WRONG = "some are no phone numbers (each is named)"
 
 
@@ -38,24 +46,59 @@ def suppress() -> None:
 
 
 def _phones(function: Callable[..., None]) -> Callable[..., None]:
-    text = "Also read this country's national numbers."
-    function = click.option("--country", metavar="XX", help=text)(json_option(function))
-    return click.argument("phones", nargs=-1, required=True)(function)
+    text = "A list instead of PHONES: CSV or a workbook."
+    function = click.option("--list", "listed", type=PATH, help=text)(
+        reading(json_option(function))
+    )
+    return click.argument("phones", nargs=-1)(function)
 
 
-def _read(phones: tuple[str, ...], country: str | None) -> tuple[dict[str, int], int]:
+def _read(
+    phones: tuple[str, ...],
+    country: str | None = None,
+    listed: Path | None = None,
+    **how: Any,
+) -> tuple[dict[str, int], int]:
     """Returns the numbers with their places, and how many are none, which it names on stderr."""
+    if bool(phones) == bool(listed):
+        raise click.UsageError('give PHONES, "-" or --list FILE')
     found, wrong = dict[str, int](), 0
-    for place, text in enumerate(sys.stdin if phones == ("-",) else phones, 1):
+    given = sys.stdin if phones == ("-",) else phones
+    try:
+        for place, number, fault in (
+            _rows(listed, country, how) if listed else _numbers(given, country)
+        ):
+            if number:
+                found.setdefault(number, place)
+                continue
+            wrong += 1
+            if wrong <= NAMED:
+                click.echo(f"{'line' if listed else 'number'} {place} {fault}", err=True)
+    except (NotAList, ImportError, ValueError, OSError) as error:
+        raise Failure(str(error), WRONG) from None
+    if wrong > NAMED:
+        click.echo(f"... and {wrong - NAMED:,} more", err=True)
+    return found, wrong
+
+
+def _numbers(texts: Iterable[str], country: str | None) -> Iterator[tuple[int, str, str]]:
+    """Yields each number with its place from 1, or "" and why it is none."""
+    for place, text in enumerate(texts, 1):
         try:
             if text.strip():
-                found.setdefault(normalize_address(text, country), place)
+                yield place, normalize_address(text, country), ""
         except InvalidMessage as error:
-            wrong += 1
-            click.echo(f"number {place} {' '.join(error.errors['address'])}", err=True)
-        except (ImportError, ValueError) as error:
-            raise Failure(str(error), WRONG) from None
-    return found, wrong
+            yield place, "", " ".join(error.errors["address"])
+
+
+def _rows(path: Path, country: str | None, how: Any) -> Iterator[tuple[int, str, str]]:
+    """Yields each row's number with its line, or "" and why it has none."""
+    table = Table(path, Reading(**how, template=True))
+    for row in table.rows():
+        try:
+            yield row.line, read_recipient(row, table.columns, country).number.digits, ""
+        except Refusal as wrong:
+            yield row.line, "", str(wrong)
 
 
 def _tell(as_json: bool, wrong: int, text: str, **counts: int) -> None:
@@ -67,12 +110,15 @@ def _tell(as_json: bool, wrong: int, text: str, **counts: int) -> None:
 @_phones
 @click.option("--reason", default="by hand", help="Why: it is listed beside the hash.")
 @click.option("--for", "duration", type=Duration(), help="30d: only for so long.")
-def add(phones: tuple[str, ...], country: str | None, as_json: bool, **how: Any) -> None:
-    """Suppress numbers, for good or with --for. A number that is suppressed gets the new reason."""
-    numbers, wrong = _read(phones, country)
-    until = datetime.fromtimestamp(time.time() + how["duration"], UTC) if how["duration"] else None
+def add(as_json: bool, reason: str, duration: float | None, **given: Any) -> None:
+    """Suppress numbers, for good or with --for. A number that is suppressed gets the new reason.
+
+    A list has a column of phone numbers: --list blocked.xlsx --map Phone=address.
+    """
+    numbers, wrong = _read(**given)
+    until = datetime.fromtimestamp(time.time() + duration, UTC) if duration else None
     try:
-        new = of_operator().suppress(numbers, how["reason"], until)
+        new = of_operator().suppress(numbers, reason, until)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     counts = {"added": new, "there": len(numbers) - new}
@@ -81,9 +127,9 @@ def add(phones: tuple[str, ...], country: str | None, as_json: bool, **how: Any)
 
 @command(partly=SOME_WRONG)
 @_phones
-def remove(phones: tuple[str, ...], country: str | None, as_json: bool) -> None:
+def remove(as_json: bool, **given: Any) -> None:
     """Let numbers get messages again."""
-    numbers, wrong = _read(phones, country)
+    numbers, wrong = _read(**given)
     done = of_operator().unsuppress(numbers)
     counts = {"removed": done, "others": len(numbers) - done}
     _tell(as_json, wrong, "{removed:,} no longer suppressed, {others:,} were not", **counts)
@@ -91,16 +137,16 @@ def remove(phones: tuple[str, ...], country: str | None, as_json: bool) -> None:
 
 @command(done="none is suppressed", partly="some are suppressed, or no phone numbers")
 @_phones
-def check(phones: tuple[str, ...], country: str | None, as_json: bool) -> None:
-    """Say which numbers are suppressed, by their place among PHONES."""
-    numbers, wrong = _read(phones, country)
+def check(as_json: bool, **given: Any) -> None:
+    """Say which numbers are suppressed, by their place among PHONES, or by their line."""
+    numbers, wrong = _read(**given)
     listed = Producer.from_env().suppressions
     entries = [(numbers[each], listed.get(each)) for each in listed.among(numbers)]
     found = [(place, entry) for place, entry in entries if entry]
     if as_json:
         emit([{"number": place, **_shown(entry)} for place, entry in found])
     for place, entry in () if as_json else found:
-        click.echo(f"number {place}  {_line(entry)}")
+        click.echo(f"{'line' if given['listed'] else 'number'} {place}  {_line(entry)}")
     if not (found or as_json):
         click.echo("None of these is suppressed.")
     sys.exit(PARTLY if found or wrong else 0)
@@ -138,7 +184,8 @@ def import_(file: Any, as_json: bool) -> None:
     try:
         new = of_operator().import_suppressions(map(_entry, file))
     except (ValueError, TypeError) as error:
-        raise Failure(f"what is before it is imported: {error}", WRONG) from None
+        advice = "Phone numbers are for `courier suppress add`"
+        raise Failure(f"what is before it is imported: {error}. {advice}", WRONG) from None
     emit({"added": new}) if as_json else click.echo(f"{new:,} suppressed")
 
 

@@ -92,13 +92,17 @@ def show(
     countries = [*(found.countries or {}).items()][:REASONS]
     sections: dict[str, dict[str, int]] = {
         "Countries": {country_name(code): count for code, count in countries},
-        "Refused because": dict([*found.reasons.items()][:REASONS]),
+        "Refused because": {
+            f"{reason} ({'first in ' if count > 1 else ''}line {survey.lines[reason]})": count
+            for reason, count in [*found.reasons.items()][:REASONS]
+        },
         "SMS, if all fall back": _sms(sms) if sms and (sms.messages or cost is not None) else {},
     }
     for title, section in sections.items():
         parts += ["", Text(title, "bold"), _counts(section)] if section else []
     if cost is not None:
-        parts.append(f"They cost {cost:,} at {price} a segment")
+        everywhere = f", the same in {len(countries)} countries" if len(countries) > 1 else ""
+        parts.append(f"They cost {cost:,.2f} at {price} a segment{everywhere}")
     if notes:
         parts += ["", Text("Notes", "bold"), *map(plain, notes)]
     for n, message in enumerate(found.first, 1):

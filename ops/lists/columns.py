@@ -101,7 +101,8 @@ class Columns:
                 column = repr(name) if is_word else f"number {place}"
                 raise NotAList(
                     f"column {column} is not a field of a job: the first line must name the fields;"
-                    " --map COLUMN=FIELD renames a column, --map COLUMN=- ignores it"
+                    " --map COLUMN=FIELD renames a column, --map COLUMN=- ignores it,"
+                    " --template takes it for texts, as {column}"
                 )
         if twice := [n for n, times in Counter(names).items() if times > 1 and n not in ("", "-")]:
             raise NotAList(f"there are two columns {twice[0]!r}")
@@ -135,7 +136,8 @@ class Columns:
             if cell == MERGED:
                 raise Refusal(f"{name} is merged with the row above, and has no value of its own")
             if cell[0] == "#" and ERROR.fullmatch(cell.strip(BLANKS)):
-                raise Refusal(f"{name} holds a spreadsheet's error, as #N/A, and no value")
+                text = "an error, as #N/A, or a formula that was never calculated"
+                raise Refusal(f"{name} holds {text}: mend it, and save it in Excel")
             outer, dot, inner = name.partition(".") if is_field(name) else (name, "", "")
             (job.setdefault(outer, {}) if dot else job)[inner or outer] = _value(name, outer, cell)
         return job

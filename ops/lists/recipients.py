@@ -52,6 +52,7 @@ class Survey(Tally):
         super().__init__()
         self._checks, self._now, self._sends_all = checks, now, sends_all
         self.landlines = self.width = 0
+        self.lines = dict[str, int]()  # the first of each reason
         self.repeated_lines: list[int] = []
 
     def add(self, rows: Iterable[Row], columns: Columns, country: str | None) -> None:
@@ -63,7 +64,9 @@ class Survey(Tally):
                 recipient = read_recipient(row, columns, country)
                 self._count(recipient)
             except (Refusal, InvalidMessage) as wrong:
-                self.refuse(str(wrong) if isinstance(wrong, Refusal) else reason_of(wrong))
+                reason = str(wrong) if isinstance(wrong, Refusal) else reason_of(wrong)
+                self.lines.setdefault(reason, row.line)
+                self.refuse(reason)
 
     def _count(self, recipient: Recipient) -> None:
         number, checks = recipient.number, self._checks

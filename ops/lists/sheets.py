@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import zipfile
 from collections.abc import Iterator
-from datetime import date, time
+from datetime import date, time, timedelta
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,7 @@ class Sheet:
         except calamine.CalamineError:
             raise NotAList("the sheet can't be read: save the workbook again") from None
         self.others = len(shown) - 1
+        self.formatted = set[int]()  # columns with values that a sheet shows by a format
         self._bad, self._areas, self.hidden = _beside(path, shown[0])
 
     def records(self) -> Iterator[Row]:
@@ -77,6 +78,7 @@ class Sheet:
                 text = "a number is formatted as a date or a time: format the column as text"
                 raise NotAList(f"the sheet can't be read: {text}") from None
             cells = [_text(value) for value in values]
+            self.formatted.update(n for n, value in enumerate(values) if _is_formatted(value))
             for column in self._bad.get(line, ()):
                 if left <= column < left + len(cells):
                     cells[column - left] = ERROR
@@ -86,6 +88,12 @@ class Sheet:
                         for column in range(max(first, left), min(last + 1, left + len(cells))):
                             cells[column - left] = MERGED
                 yield Row(line, cells)
+
+
+def _is_formatted(value: Any) -> bool:
+    if isinstance(value, float):
+        return not value.is_integer()
+    return isinstance(value, date | time | timedelta)
 
 
 def _text(value: Any) -> str:

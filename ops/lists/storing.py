@@ -46,37 +46,54 @@ class RefusedRows:
     """
 
     def __init__(self, path: Path, table: Table, width: int, stack: ExitStack) -> None:
+        self.reasons = Counter[str]()
+        self._rows = ListFile(path, table, width, [REASON], stack)
+        stack.callback(lambda: None if self.count else path.unlink())
+
+    def add(self, row: Row, reason: str) -> None:
+        """Writes a row."""
+        self.reasons[reason] += 1
+        self._rows.write(row, [reason])
+
+    @property
+    def count(self) -> int:
+        """How many rows were refused."""
+        return self.reasons.total()
+
+
+class ListFile:
+    """A file in a list's own form, with its rows and more columns at their end.
+
+    It is readable by its owner only. ``width``: the list's widest row. A file that is there gets
+    the ending ``.old``.
+    """
+
+    def __init__(
+        self, path: Path, table: Table, width: int, more: Sequence[str], stack: ExitStack
+    ) -> None:
         self._header = [*table.columns.header]
         self._header += [""] * (width - len(self._header))
-        self.reasons = Counter[str]()
         if path.exists():
             path.replace(f"{path}.old")
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         file = stack.enter_context(os.fdopen(fd, "w", encoding=table.form.encoding, newline=""))
-        stack.callback(lambda: None if self.count else path.unlink())
         table.form.begin(file)
         form = {"delimiter": table.form.delimiter, "lineterminator": table.form.line_end}
         self._writers = [
             csv.writer(file, quoting=quoting, **form)  # type: ignore
             for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL)
         ]
-        self._write([*self._header, REASON])
+        self._write([*self._header, *more])
 
-    def add(self, row: Row, reason: str) -> None:
+    def write(self, row: Row, more: Sequence[str]) -> None:
         """Writes a row."""
-        self.reasons[reason] += 1
         fill = [""] * (len(self._header) - len(row.cells))
-        self._write([*row.cells, *fill, reason])
+        self._write([*row.cells, *fill, *more])
 
     def _write(self, cells: Sequence[str]) -> None:
         # Python before 3.13 quotes only the line breaks that it ends lines with.
         has_breaks = any("\r" in cell or "\n" in cell for cell in cells)
         self._writers[has_breaks].writerow(cells)
-
-    @property
-    def count(self) -> int:
-        """How many rows were refused."""
-        return self.reasons.total()
 
 
 class Storing:

@@ -82,6 +82,21 @@ class Table:
             if any(mine):
                 yield Row(line, mine)
 
+    def value_notes(self, common: object) -> Iterator[str]:
+        """Yields a note on columns in texts whose values a sheet may show otherwise.
+
+        Only once the rows have been read.
+        """
+        if isinstance(self._source, Sheet):
+            named = {
+                n: name for n, name in enumerate(self.columns.names) if f"{{{name}}}" in str(common)
+            }
+            if found := [repr(named[n]) for n in sorted(self._source.formatted) if n in named]:
+                text = (
+                    "texts get 0.15 for 15 %, 2026-11-30 for 30.11.2026, whatever the sheet shows"
+                )
+                yield f"column {' and '.join(found)}: {text}. Format it as text to choose"
+
     def _notes(self, place: int) -> Iterator[str]:
         if not self.has_header:
             yield "the list has no header: its one column is taken as the phone numbers"
