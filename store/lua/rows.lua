@@ -15,13 +15,17 @@
 -- fields are all false. Writes nothing.
 local newer = unreadable(format, formats)
 if newer then return newer end
-local found, taken = {}, 0
-local entries = redis.call('LRANGE', rows, from, from + 99)
-for _, entry in ipairs(entries) do
-  for row, id in string.gmatch(entry, '(%S+) (%S+)') do
-    found[#found + 1] = {row, id, unpack(redis.call('HMGET', records .. id, unpack(ARGV, fields)))}
+-- An entry holds one message or hundreds: reading many at once could read a hundred times too much.
+local found, taken, step = {}, 0, 1
+repeat
+  local entries = redis.call('LRANGE', rows, from + taken, from + taken + step - 1)
+  for _, entry in ipairs(entries) do
+    if #found >= tonumber(most) then break end
+    for row, id in string.gmatch(entry, '(%S+) (%S+)') do
+      found[#found + 1] = {row, id, unpack(redis.call('HMGET', records .. id, unpack(ARGV, fields)))}
+    end
+    taken = taken + 1
   end
-  taken = taken + 1
-  if #found >= tonumber(most) then break end
-end
+  step = 2 * step
+until #entries == 0 or #found >= tonumber(most)
 return {taken > 0 and from + taken or 0, found}
