@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import html
-import os
 import re
 import subprocess
-import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import requests
+
+from tests.served import Served
 
 PHONE, TEXT = "79255550123", "Kod-40417"
 """What no page and no log line may hold before somebody has asked for it."""
@@ -19,39 +19,17 @@ LOGIN, PASSWORD = "night-shift", "Zq7-console-p4ss"
 USER = {"COURIER_CONSOLE_LOGIN": LOGIN, "COURIER_CONSOLE_PASSWORD": PASSWORD}
 
 
-class Console:
-    """The program, on a free port of loopback; with a login unless ``env`` says otherwise."""
+class Console(Served):
+    """The program; with a login unless ``env`` says otherwise."""
 
     def __init__(self, folder: Path, env: dict[str, str], *options: str) -> None:
-        self._log = folder / "console.log"
-        program = [sys.executable, "-c", "from viber_courier.ops.cli import main; main()"]
-        with self._log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [*program, "console", "--port", "0", *options],
-                env={**os.environ, **env},
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-            )
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert line.startswith("console listening on "), line + self.log
-        self.url = line.split()[-1]
-        self.port = urlsplit(self.url).port or 0
-
-    @property
-    def log(self) -> str:
-        return self._log.read_text()
+        super().__init__("console", folder, env, options)
 
     def close(self) -> None:
         self.process.terminate()
-        try:
+        with suppress(subprocess.TimeoutExpired):
             self.process.wait(20)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait(10)
-        assert self.process.stdout is not None
-        self.process.stdout.close()
+        super().close()
 
 
 class Person:

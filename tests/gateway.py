@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import requests
 
 from tests.conftest import text_job
+from tests.served import Served
 from viber_courier.ops.gateway.tokens import new_token
 
 PHONE, TEXT = "79255550123", "Kod-40417"
@@ -27,8 +24,8 @@ def private_job(**more: Any) -> dict[str, Any]:
     return text_job(PHONE, **{"content": {"text": TEXT}, **more})
 
 
-class Gateway:
-    """The program, on a free port of loopback, with a token for each name."""
+class Gateway(Served):
+    """The program, with a token for each name."""
 
     def __init__(
         self,
@@ -40,27 +37,10 @@ class Gateway:
     ) -> None:
         made = {name: new_token(name) for name in names}
         self.tokens = {name: token for name, (token, _) in made.items()}
-        self.file, self._log = folder / "tokens", folder / "gateway.log"
+        self.file = folder / "tokens"
         self.file.write_text("\n".join(line for _, line in made.values()))
-        program = [sys.executable, "-c", "from viber_courier.ops.cli import main; main()"]
         given = ["--tokens", str(self.file)] if names else []
-        with self._log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [*prefix, *program, "gateway", "--port", "0", *given, *options],
-                env={**os.environ, **env},
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-            )
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert line.startswith("gateway listening on "), line + self.log
-        self.url = line.split()[-1]
-        self.port = urlsplit(self.url).port or 0
-
-    @property
-    def log(self) -> str:
-        return self._log.read_text()
+        super().__init__("gateway", folder, env, [*given, *options], prefix)
 
     def call(
         self, method: str, path: str, name: str | None = "shop", timeout: float = 30, **more: Any
@@ -114,10 +94,3 @@ class Gateway:
         self.process.terminate()
         assert self.process.wait(seconds) == 0, self.log
         return time.monotonic() - started
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait(10)
-        assert self.process.stdout is not None
-        self.process.stdout.close()
