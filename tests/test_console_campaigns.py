@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+import re
+import socket
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -90,10 +95,49 @@ def test_a_campaign_is_watched_paused_cancelled_and_reported(person: Person, app
     assert [line["id"] for line in lines] == ids
     assert {(line["status"], line["reason"]) for line in lines} == {("cancelled", "by-request")}
     assert "79250000" not in report.text
+    for do in ("resume", "cancel"):
+        answer = person.fill(f"/do/{do}-campaign?name=nobody")
+        assert answer.status_code == 422 and "no such campaign" in words(answer), do
     for path in ("/campaigns/nobody", "/campaigns/a%20b", "/campaigns/nobody/report.csv"):
         assert person.get(path).status_code == 404, path
     nobody = requests.get(f"{person.url}/campaigns/nov-sale/report.csv", timeout=10)
     assert "by-request" not in nobody.text
+
+
+@pytest.mark.slow
+def test_reports_that_nobody_reads_hold_up_no_page_and_not_the_end(
+    tmp_path: Any, env: dict[str, str], app: Any
+) -> None:
+    rows = [{"address": f"79250{n:06}"} for n in range(30_000)]
+    app.campaign("unread", common=common_job(priority="low")).add(rows)
+    made = Console(tmp_path, {**env, **USER})
+    with ExitStack() as stack:
+        stack.callback(made.close)
+        someone = Person(made.url)
+        someone.log_in()
+        cookies = "; ".join(f"{each.name}={each.value}" for each in someone.session.cookies)
+        head = f"Host: 127.0.0.1:{made.port}\r\nCookie: {cookies}\r\n\r\n"
+        for _ in range(20):
+            client = stack.enter_context(socket.socket())
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            client.connect(("127.0.0.1", made.port))
+            client.sendall(f"GET /campaigns/unread/report.csv HTTP/1.1\r\n{head}".encode())
+        before = resident(made)
+        for _ in range(5):
+            began = time.monotonic()
+            assert "unread" in words(someone.get("/campaigns"))
+            assert time.monotonic() - began < 5
+        assert resident(made) - before < 50
+        began = time.monotonic()
+        made.process.terminate()
+        made.process.wait(20)
+        assert time.monotonic() - began < 10, "12 s and more before"
+
+
+def resident(console: Console) -> int:
+    """Its memory, in MB."""
+    status = Path(f"/proc/{console.process.pid}/status").read_text()
+    return int(re.findall(r"VmRSS:\s+(\d+)", status)[0]) // 1024
 
 
 def test_open_pages_of_campaigns_share_a_look(person: Person, app: Any) -> None:

@@ -8,11 +8,13 @@ import resource
 import signal
 import socket
 import ssl
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 import click
-from aiohttp import http_exceptions
+from aiohttp import http_exceptions, web
 
 from viber_courier.ops.commands.terminal import WRONG, Failure
 from viber_courier.schemas.settings import is_loopback
@@ -92,12 +94,19 @@ async def _serve(
     await server.serve(listener, context, stop)
 
 
+def log_failure(logger: logging.Logger, error: Exception) -> None:
+    """Logs an unexpected error: its type and place, but not its text, which may quote a message."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{Path(place.filename).name}:{place.lineno}"
+    logger.error("request failed", extra={"error": type(error).__name__, "where": where})
+
+
 def _discreet(record: logging.LogRecord) -> bool:
     """Filters aiohttp's log, whose errors quote what a client has sent."""
     error = record.exc_info[1] if record.exc_info else None
     record.msg = f"request failed outside of its handler: {type(error).__name__}"
     record.args, record.exc_info = (), None
-    return not isinstance(error, http_exceptions.HttpProcessingError)
+    return not isinstance(error, http_exceptions.HttpProcessingError | web.RequestPayloadError)
 
 
 def _shown(host: str) -> str:

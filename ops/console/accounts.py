@@ -6,10 +6,10 @@ import hashlib
 import hmac
 import re
 import secrets
-import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 
@@ -62,7 +62,6 @@ class Accounts:
 
     def __init__(self, known: Mapping[str, tuple[str, str]]) -> None:
         self._known, self._nobody = known, (secrets.token_hex(16), "0" * 64)
-        self._turn = threading.Lock()  # one hash at a time: many would take all memory
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Accounts | None:
@@ -78,24 +77,28 @@ class Accounts:
     def is_right(self, name: str, password: str) -> bool:
         """Returns whether the password is that of the name, after the same time for any name."""
         salt, digest = self._known.get(name, self._nobody)
-        with self._turn:
-            given = _hash(password, bytes.fromhex(salt))
-        return hmac.compare_digest(given, digest)
+        return hmac.compare_digest(_hash(password, bytes.fromhex(salt)), digest)
 
 
 class Brake:
-    """Slows down who tries passwords: each address, and all together. Its memory is bounded."""
+    """Slows down who tries passwords: each address, and all unproven ones together.
+
+    An address is proven once a right password came from it: others can't lock it out by their
+    tries. Memory is bounded.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._tries = OrderedDict[str, tuple[int, float]]()
+        self._proven = OrderedDict[str, None]()
         self._all = 0.0  # the instant at which all wrong passwords so far are forgotten
 
     def wait(self, address: str) -> float:
         """Returns for how many seconds this address may not try; 0 if it may."""
-        now = self._clock()
+        now, network = self._clock(), _network(address)
         together = self._all - now - (ALL_TRIES - 1) * ALL_SECONDS
-        return max(0.0, self._tries.get(_network(address), (0, 0.0))[1] - now, together)
+        alone = self._tries.get(network, (0, 0.0))[1] - now
+        return max(0.0, alone, 0.0 if network in self._proven else together)
 
     def count(self, address: str) -> None:
         """Notes a try, as a wrong one: others of the same moment are then counted, too."""
@@ -109,7 +112,12 @@ class Brake:
 
     def forget(self, address: str) -> None:
         """Notes that the latest try was right."""
-        self._tries.pop(_network(address), None)
+        network = _network(address)
+        for known in (self._tries, self._proven):
+            known.pop(network, None)
+        self._proven[network] = None
+        if len(self._proven) > ADDRESSES:
+            self._proven.popitem(last=False)
         self._all -= ALL_SECONDS
 
 
@@ -124,13 +132,20 @@ def _read_users(path: Path) -> dict[str, tuple[str, str]]:
     return found
 
 
+def address_in(named: str) -> str:
+    """Returns the address that a proxy names, with or without a port; "" for anything else."""
+    for text in (named, named.rpartition(":")[0].strip("[]")):
+        with suppress(ValueError):
+            found = ip_address(text)
+            return str(getattr(found, "ipv4_mapped", None) or found)
+    return ""
+
+
 def _network(address: str) -> str:
     """Returns what counts as one address: of IPv6, the 64 bits that one customer has."""
-    try:
-        found = ip_address(address)
-    except ValueError:
-        return ""
-    return str(int(found) >> 64) if isinstance(found, IPv6Address) else address
+    with suppress(ValueError):
+        return str(int(IPv6Address(address)) >> 64)
+    return address
 
 
 def _hashed(password: str) -> tuple[str, str]:

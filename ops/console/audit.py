@@ -6,7 +6,8 @@ no text of a message. How an action ended, the events and records of its message
 
 from __future__ import annotations
 
-import getpass
+import os
+import pwd
 import socket
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -45,8 +46,8 @@ class Entry(NamedTuple):
 def operator() -> Actor:
     """Returns who runs this command."""
     try:
-        who = getpass.getuser()
-    except (KeyError, OSError):  # a container's user has no name
+        who = pwd.getpwuid(os.getuid()).pw_name  # getpass believes the environment
+    except KeyError:  # a container's user has no name
         who = "command line"
     return Actor(who, f"{socket.gethostname()}, command line")
 

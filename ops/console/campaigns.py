@@ -82,13 +82,20 @@ def _pause(actions: Actions, given: Values) -> str:
 
 
 def _resume(actions: Actions, given: Values) -> str:
-    actions.resume_campaign(given["name"])
+    _require_known(actions.resume_campaign(given["name"]))
     return "Resumed."
 
 
 def _cancel(actions: Actions, given: Values) -> str:
-    done = actions.cancel_campaign(given["name"])
+    done = _require_known(actions.cancel_campaign(given["name"]))
     return f"Cancelled: what waited has ended.{_inside(done)}"
+
+
+def _require_known(done: Progress) -> Progress:
+    """Returns it. Raises WrongValue if there was nothing to act on."""
+    if done.state == "unknown":
+        raise WrongValue("there is no such campaign, or it has expired (COURIER_RETENTION)")
+    return done
 
 
 def _inside(done: Progress) -> str:

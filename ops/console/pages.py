@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import secrets
 import time
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -22,7 +24,7 @@ from viber_courier.ops.console import campaigns
 from viber_courier.ops.console.actions import Actions
 from viber_courier.ops.console.audit import Actor, entries
 from viber_courier.ops.console.forms import FORMS, Form, WrongValue
-from viber_courier.ops.console.sessions import Session, Sessions
+from viber_courier.ops.console.sessions import MOST_DONE, Session, Sessions
 from viber_courier.ops.console.story import tell
 from viber_courier.ops.console.watch import EVERY, Picture, Watch
 from viber_courier.ops.counters import by_status
@@ -38,11 +40,18 @@ ENTRIES_SHOWN = 200
 """Entries of the audit stream on its page."""
 ACT_SECONDS = 20.0
 """How long a form waits for its action, which goes on after that."""
+FILES, FILE_SECONDS = 2, 60.0
+"""Files that are read from Redis at once: pages don't wait behind them. How long a browser may
+leave a part of one unread."""
 MAX_LIVE, LIVE_SECONDS, WRITE_SECONDS = 200, 600.0, 10.0
 """Live pages at once; how long a stream lasts, whose page then opens the next; and how long a
 browser may leave it unread."""
 NAV = {"/": "Home", "/messages": "Messages", "/dead": "Dead letters", "/audit": "Audit"}
 
+_UNSEEN = re.compile(
+    "[\x00-\x09\x0b-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff]"
+)
+"""Control characters, line ends but one, marks of direction, and what has no width."""
 Run = Callable[..., Awaitable[Any]]
 
 
@@ -67,12 +76,14 @@ class Pages:
         self._producer, self._run, self._actor, self._sessions = producer, run, actor, sessions
         self._watch, self._drawn = Watch(producer, run), (-1, b"")
         self._is_over, self.live_pages = False, 0
+        self._files = asyncio.Semaphore(FILES)
         self._reads = OrderedDict[tuple[str, ...], tuple[float, asyncio.Future[Any]]]()
         loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
         self._templates = jinja2.Environment(
             loader=loader,
             autoescape=True,
             undefined=jinja2.StrictUndefined,
+            finalize=_visible,
             trim_blocks=True,
             lstrip_blocks=True,
         )
@@ -110,7 +121,9 @@ class Pages:
     ) -> web.Response:
         """Returns a page. It shows what the latest action did."""
         session = request[SESSION]
-        said, session.said = session.said, []
+        said: list[str] = []
+        if "X-Refresh" not in request.headers:  # of such an answer, only figures are shown
+            said, session.said = session.said, []
         page = self._templates.get_template(template)
         text = page.render(session=session, path=request.path, said=said, **given)
         return web.Response(text=text, status=code, content_type="text/html")
@@ -234,12 +247,19 @@ class Pages:
         response.content_type, response.charset = "text/csv", "utf-8"
         await response.prepare(request)
         try:
-            while text := await self._run(next, parts, ""):
-                await response.write(text.encode())
-        except StoreUnavailable:
+            while text := await self._next(parts):
+                async with asyncio.timeout(FILE_SECONDS):
+                    await response.write(text.encode())
+        except Exception as error:
             if request.transport:
                 request.transport.abort()  # the browser says that the file is not whole
+            if not isinstance(error, StoreUnavailable | TimeoutError | ConnectionError):
+                raise
         return response
+
+    async def _next(self, parts: Iterator[str]) -> str:
+        async with self._files:
+            return str(await self._run(next, parts, ""))
 
     # --- forms ------------------------------------------------------------------------------------
 
@@ -258,11 +278,18 @@ class Pages:
         given = {name: text for name, text in sent.items() if isinstance(text, str)}
         actions = Actions(self._producer, self._actor(request))
         try:
-            values = form.values(given)
-            work = asyncio.ensure_future(self._run(form.act, actions, values))
+            values, done = form.values(given), request[SESSION].done
+            # Sent twice by a double click, it acts once, and says the same. Each look is on record.
+            once = "" if form is FORMS["reveal"] else given.get("once", "")
+            if (work := done.get(once)) is None:
+                work = asyncio.ensure_future(self._run(form.act, actions, values))
+                work.add_done_callback(lambda work: work.cancelled() or work.exception())
+                if once:
+                    done[once] = work
+                    if len(done) > MOST_DONE:
+                        done.popitem(last=False)
             said = await asyncio.wait_for(asyncio.shield(work), ACT_SECONDS)
         except TimeoutError:
-            work.add_done_callback(lambda done: done.exception())
             said = "It takes longer, and goes on by itself: load the page again."
         except StoreUnavailable:
             raise
@@ -274,7 +301,8 @@ class Pages:
         self._reads.clear()
         if form is FORMS["reveal"]:
             return await self._story(request, values["id"], reveal=True)
-        request[SESSION].said.append(said)
+        if said not in request[SESSION].said:
+            request[SESSION].said.append(said)
         quoted = {name: quote(text, safe="") for name, text in values.items()}
         raise Problem(303, "", {"Location": form.back.format(**quoted)})
 
@@ -297,9 +325,17 @@ class Pages:
             "form": form,
             "values": known,
             "fault": fault,
+            "once": secrets.token_urlsafe(12),
             "title": form.title.format(**known).rstrip(": "),
         }
         return self.render("form.html", request, status, **given, back=form.back.format(**quoted))
+
+
+def _visible(value: Any) -> Any:
+    """Returns a text with characters escaped that would hide or turn around what stands by it."""
+    if not isinstance(value, str) or not _UNSEEN.search(value):
+        return value
+    return type(value)(_UNSEEN.sub(lambda found: ascii(found[0])[1:-1], value))
 
 
 def _stamp(time: str) -> str:

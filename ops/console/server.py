@@ -7,21 +7,21 @@ import logging
 import re
 import socket
 import ssl
-import traceback
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from hmac import compare_digest
 from math import ceil
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from aiohttp import hdrs, web
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from viber_courier import Producer, Settings, StoreUnavailable
-from viber_courier.ops.console.accounts import Accounts, Brake
+from viber_courier.ops.commands.serving import log_failure
+from viber_courier.ops.console.accounts import Accounts, Brake, address_in
 from viber_courier.ops.console.audit import Actor, record
 from viber_courier.ops.console.pages import SESSION, Pages, Problem
 from viber_courier.ops.console.sessions import COOKIE, LONGEST_SECONDS, Session, Sessions
@@ -34,6 +34,8 @@ MAX_BODY = 64 * 2**10
 """Most bytes of a form."""
 BODY_SECONDS = 10.0
 """How long a form may take to come."""
+END_SECONDS = 1.5
+"""How long requests at work may take after TERM; twice that, if they don't heed it."""
 OPEN = ("/login", "/healthz", "/metrics", "/static/")
 """Where paths begin that need no login."""
 LOCAL = "local"
@@ -77,6 +79,7 @@ class Console:
             self._settings, client=connect(self._settings.redis_url, self._settings.namespace)
         )
         self._threads = ThreadPoolExecutor(THREADS, "console")
+        self._hashing = ThreadPoolExecutor(1, "hash")  # one at a time: many would take all memory
         self._pages = pages = Pages(self._producer, self._run, self._actor, self._sessions)
         self._open.set_function(lambda: pages.live_pages)
         app = web.Application(middlewares=[self._tell, self._let_in], client_max_size=MAX_BODY)
@@ -95,7 +98,7 @@ class Console:
         self, listener: socket.socket, context: ssl.SSLContext | None, stop: asyncio.Event
     ) -> None:
         """Serves until ``stop``; then ends after the requests at work."""
-        runner = web.AppRunner(self.app(), access_log=None, shutdown_timeout=5.0)
+        runner = web.AppRunner(self.app(), access_log=None, shutdown_timeout=END_SECONDS)
         await runner.setup()
         await web.SockSite(runner, listener, ssl_context=context).start()
         await stop.wait()
@@ -107,7 +110,7 @@ class Console:
 
     async def _close(self, _: web.Application) -> None:
         await self._pages.close()
-        self._threads.shutdown()
+        self._threads.shutdown(cancel_futures=True)
         self._producer.close()
 
     # --- every request ----------------------------------------------------------------------------
@@ -127,10 +130,7 @@ class Console:
         except (ConnectionError, asyncio.CancelledError):
             raise  # the client has gone
         except Exception as error:
-            # Not the error's own text, which may quote a message.
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            where = f"{Path(place.filename).name}:{place.lineno}"
-            logger.error("request failed", extra={"error": type(error).__name__, "where": where})
+            log_failure(logger, error)
             response = self._pages.problem(request, 500, "An error of ours: the log says which.")
         if not response.prepared:
             self._keep_session(request, response)
@@ -141,9 +141,10 @@ class Console:
 
     def _keep_session(self, request: web.Request, response: web.StreamResponse) -> None:
         session = request[SESSION]
-        if session.nonce and request.cookies.get(COOKIE) != self._sessions.cookie(session):
+        name = _cookie(request)
+        if session.nonce and request.cookies.get(name) != self._sessions.cookie(session):
             response.set_cookie(
-                COOKIE,
+                name,
                 self._sessions.cookie(session),
                 max_age=int(LONGEST_SECONDS),
                 httponly=True,
@@ -157,7 +158,7 @@ class Console:
             # A web site that this machine's user visits could act, by a name that leads here.
             raise Problem(403, "Without logins, only requests to a loopback name are let in.")
         by_itself = request.path == "/live" or "X-Refresh" in request.headers
-        session = self._sessions.find(request.cookies.get(COOKIE, ""), by_itself)
+        session = self._sessions.find(request.cookies.get(_cookie(request), ""), by_itself)
         if session is None or (self._accounts is None and not session.who):
             session = self._sessions.start("" if self._accounts else LOCAL)
             fresh = True
@@ -177,16 +178,19 @@ class Console:
 
     async def _check(self, request: web.Request, session: Session, fresh: bool) -> None:
         """Raises Problem unless a form of ours has sent this request."""
-        origin = urlsplit(request.headers.get("Origin", "")).netloc
-        if not origin or origin != request.host:
+        if request.headers.get("Origin", "").partition("://")[2] != request.host:
             raise Problem(403, "This form was sent by another site.")
+        if request.content_type != "application/x-www-form-urlencoded":
+            raise Problem(415, "This is no form of ours.")
         try:
             async with asyncio.timeout(BODY_SECONDS):
                 given = (await request.post()).get("token", "")
         except TimeoutError:
             raise Problem(408, "The form did not come in time.") from None
-        same = isinstance(given, str) and compare_digest(given.encode(), session.token.encode())
-        if fresh or not same:
+        except (ValueError, LookupError, web.RequestPayloadError):
+            raise Problem(400, "The form can't be read.") from None
+        token = given if isinstance(given, str) else ""
+        if fresh or not compare_digest(token.encode(errors="replace"), session.token.encode()):
             raise Problem(403, "This form is too old: go back, load the page anew, try again.")
 
     # --- logins -----------------------------------------------------------------------------------
@@ -205,8 +209,7 @@ class Console:
             said = f"Too many wrong passwords. Try again in {wait} s."
             raise Problem(429, said, {"Retry-After": str(wait)})
         self._brake.count(address)
-        right = self._accounts and await self._run(self._accounts.is_right, name, password)
-        if not right:
+        if not await self._is_right(name, password):
             self._refused.inc()
             logger.warning("login refused", extra={"address": address})
             given = {"next": after, "fault": "Wrong name or password."}
@@ -216,6 +219,12 @@ class Console:
         request[SESSION] = self._sessions.start(name)
         await self._note(request, "log in")
         return _seen(after if _NEXT.fullmatch(after) else "/")
+
+    async def _is_right(self, name: str, password: str) -> bool:
+        if self._accounts is None:
+            return False
+        loop, check = asyncio.get_running_loop(), self._accounts.is_right
+        return await loop.run_in_executor(self._hashing, check, name, password)
 
     async def _logout(self, request: web.Request) -> web.Response:
         """POST /logout: its cookie is nobody's from now on."""
@@ -234,8 +243,8 @@ class Console:
         return Actor(request[SESSION].who, self._address(request))
 
     def _address(self, request: web.Request) -> str:
-        named = request.headers.get("X-Forwarded-For", "").rpartition(",")[2].strip()
-        return (self._trusts_proxy and named) or request.remote or ""
+        named = ",".join(request.headers.getall("X-Forwarded-For", ())).rpartition(",")[2].strip()
+        return (self._trusts_proxy and address_in(named)) or request.remote or ""
 
     async def _healthz(self, _: web.Request) -> web.Response:
         return web.Response(text="ok")
@@ -243,6 +252,12 @@ class Console:
     async def _metrics(self, _: web.Request) -> web.Response:
         text = generate_latest(self._registry)
         return web.Response(body=text, headers={hdrs.CONTENT_TYPE: CONTENT_TYPE_PLAIN_0_0_4})
+
+
+def _cookie(request: web.Request) -> str:
+    """Returns the cookie's name: browsers share cookies among all ports of a host."""
+    port = request.host.rpartition(":")[2]
+    return f"{COOKIE}-{port}" if port.isdecimal() else COOKIE
 
 
 def _seen(path: str) -> web.Response:

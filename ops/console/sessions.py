@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import secrets
 import time
@@ -12,6 +13,8 @@ from dataclasses import dataclass, field
 COOKIE = "courier-console"
 IDLE_SECONDS, LONGEST_SECONDS = 3600.0, 43_200.0
 """After so long without a request, and after so long in all, a session ends."""
+MOST_DONE = 20
+"""Forms of a session whose ends are remembered."""
 MOST_SESSIONS = 1000
 """Sessions that are remembered; one more ends the one that was used least lately."""
 
@@ -20,7 +23,8 @@ MOST_SESSIONS = 1000
 class Session:
     """A visitor's. ``who`` "": nobody has logged in. ``token``: what each form must send.
 
-    ``said``: what the latest action did, until a page has shown it. Instants are monotonic.
+    ``said``: what the latest action did, until a page has shown it. ``done``: what was done by the
+    latest forms, each by the number that it was sent with. Instants are monotonic.
     """
 
     nonce: str
@@ -29,6 +33,7 @@ class Session:
     began: float = 0.0
     used: float = 0.0
     said: list[str] = field(default_factory=list)
+    done: OrderedDict[str, asyncio.Future[str]] = field(default_factory=OrderedDict)
 
 
 class Sessions:
@@ -45,7 +50,9 @@ class Sessions:
         ``by_itself``: an open page asks and not a person, so the session lasts no longer for it.
         """
         nonce, _, mark = cookie.partition(".")
-        if not hmac.compare_digest(mark.encode(), self._sign("session", nonce).encode()):
+        if not hmac.compare_digest(
+            mark.encode(errors="replace"), self._sign("session", nonce).encode()
+        ):
             return None
         session = self._live.get(nonce)
         if session is None or not self.is_live(session):

@@ -6,9 +6,7 @@ import logging
 import socket
 import ssl
 import time
-import traceback
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from aiohttp import hdrs, web
@@ -16,6 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from viber_courier import AsyncProducer, CourierError, Settings, StoreUnavailable
+from viber_courier.ops.commands.serving import log_failure
 from viber_courier.ops.gateway.bodies import Bodies
 from viber_courier.ops.gateway.events import Events
 from viber_courier.ops.gateway.guard import Guard
@@ -130,10 +129,7 @@ class Gateway:
         except (ConnectionError, asyncio.CancelledError):
             raise  # the client has gone
         except Exception as error:
-            # Not the error's own text, which may quote a message.
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            where = f"{Path(place.filename).name}:{place.lineno}"
-            logger.error("request failed", extra={"error": type(error).__name__, "where": where})
+            log_failure(logger, error)
             told = Problem(500, "an error of the gateway: its log says which")
         return told.response()
 

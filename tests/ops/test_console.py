@@ -24,14 +24,14 @@ AXE = Path(__file__).parents[2] / ".venvs/axe/node_modules/axe-core/axe.min.js"
 """`make test-ops` installs it from npm."""
 SIZES = {"wide": {"width": 1280, "height": 900}, "narrow": {"width": 390, "height": 844}}
 WIDE = SIZES["wide"]
+KEY = {"COURIER_SUPPRESSION_KEY": "a key of sixteen characters"}
 REFUSED = "79250000050"
 """The simulator refuses this address: the message becomes a dead letter."""
 
 
 @pytest.fixture
 def console(system_env: dict[str, str], tmp_path: Path) -> Iterator[Console]:
-    key = {"COURIER_SUPPRESSION_KEY": "a key of sixteen characters"}
-    made = Console(tmp_path, {**system_env, **USER, **key})
+    made = Console(tmp_path, {**system_env, **USER, **KEY})
     yield made
     made.close()
     assert "request failed" not in made.log and "Traceback" not in made.log
@@ -357,6 +357,35 @@ def test_everybody_can_read_it(browse: Browse, start_worker: Start, app: Produce
             name = f"{page}-{width}-{scheme}"
             found[name] = faults(person, path, name)
     # Then axe finds nothing, and nothing is wider than the window
+    assert {name: texts for name, texts in found.items() if texts} == {}
+
+
+def test_long_names_and_reasons_fit_in_every_window(
+    browse: Browse, app: Producer, system_env: dict[str, str]
+) -> None:
+    # Given names, reasons and metadata as long as they may be, without a space
+    name, keys = "n" * 64, Keys(app.settings.namespace)
+    more: Any = {"priority": "low", "metadata": {"m" * 64: "w" * 64}}
+    app.enqueue(text_job(REFUSED, id=name, **more))
+    ended = {"status": "rejected", "reason": "z" * 64, "final": "1", "providerCode": "z" * 64}
+    app.redis.hset(keys.records + name, mapping=ended)
+    app.redis.zrem(keys.lanes[6], name)
+    app.redis.zadd(keys.dead, {name: 1})
+    sale = app.campaign(name, common=common_job(priority="low"))
+    sale.add([{"address": REFUSED}])
+    sale.pause("p" * 200)
+    app.redis.set(keys.paused("low"), "w" * 200)
+    with contextlib.closing(Producer.from_env({**system_env, **KEY})) as keyed:
+        keyed.suppressions.add(REFUSED, "r" * 64)
+    person = browse()
+    person.log_in()
+    kind = "status=rejected&reason=" + "z" * 64
+    found = {}
+    pages = ("/", "/campaigns", f"/campaigns/{name}", f"/dead?{kind}", f"/messages?id={name}")
+    forms = ("/suppressions", "/audit", f"/do/resend-all?{kind}", f"/do/pause-campaign?name={name}")
+    for (width, size), path in product(SIZES.items(), pages + forms):
+        person.page.set_viewport_size(size)
+        found[f"{path} {width}"] = faults(person, path, "long")
     assert {name: texts for name, texts in found.items() if texts} == {}
 
 
