@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
 import random
+import signal
 import socket
 import ssl
 import time
@@ -437,6 +439,40 @@ def test_an_outage_of_redis_is_sat_out(tmp_path: Path) -> None:
             await asyncio.to_thread(server.start)
             await until(lambda: len(receiver.first) == 100, 40)
             await until(lambda: left(producer) == (0, 0, 0))
+
+    asyncio.run(run())
+    producer.close()
+    server.stop()
+
+
+@pytest.mark.slow
+def test_sending_goes_on_while_redis_does_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox_module, "HELD", 60.0)  # as long as a busy machine takes
+    server = RedisServer(tmp_path, free_port())
+    server.start()
+    producer, receiver = Producer(Settings(redis_url=server.url)), Receiver()
+    many(producer, 500)
+    pid, stopped = producer.redis.info()["process_id"], False  # type: ignore[index]
+
+    async def stand_still(receiver: Receiver, events: object) -> None:
+        nonlocal stopped
+        if not stopped and left(producer)[0] == 0:  # all were copied
+            stopped = True
+            os.kill(pid, signal.SIGSTOP)
+
+    async def run() -> None:
+        receiver._answer = stand_still
+        async with receiver.serve() as url, pushing(producer, url, tmp_path, concurrency=2):
+            await until(lambda: stopped)
+            before = len(receiver.taken)
+            try:
+                await until(lambda: len(receiver.taken) >= before + 50)
+            finally:
+                os.kill(pid, signal.SIGCONT)
+            await until(lambda: len(receiver.first) == 500 and left(producer) == (0, 0, 0))
+        assert receiver.first == receiver.taken
 
     asyncio.run(run())
     producer.close()
