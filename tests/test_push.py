@@ -525,6 +525,42 @@ def test_a_full_redis_is_emptied_by_what_is_sent(tmp_path: Path) -> None:
     server.stop()
 
 
+@pytest.mark.slow
+def test_one_that_starts_at_a_full_redis_says_so_and_sends_what_waits(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = RedisServer(tmp_path, free_port())
+    server.start()
+    producer = Producer(Settings(redis_url=server.url))
+    is_up = False
+    receiver = Receiver(failing(503, lambda ids: not is_up))
+
+    async def run() -> None:
+        nonlocal is_up
+        async with receiver.serve() as url:
+            # Given events that have filled Redis, and no sender
+            many(producer, 30)
+            async with pushing(producer, url, tmp_path):
+                await until(lambda: left(producer) == (0, 30, 0))
+            producer.redis.config_set("maxmemory", 1)
+            is_up = True
+            # When one starts, then it sends them, and no more can be copied
+            async with pushing(producer, url, tmp_path):
+                await until(lambda: len(receiver.taken) == 30)
+                await until(lambda: left(producer) == (0, 0, 0))
+            # And one of a new group waits, and says why
+            async with pushing(producer, url, tmp_path, group="new"):
+                full = "Redis has reached its maxmemory: nothing was stored"
+                await until(lambda: full in str([vars(each) for each in caplog.records]))
+                producer.redis.config_set("maxmemory", 0)
+                await until(lambda: len(receiver.taken) == 60)
+
+    asyncio.run(run())
+    assert len([each for each in caplog.records if "events not taken" not in each.message]) < 9
+    producer.close()
+    server.stop()
+
+
 def test_a_redis_that_becomes_full_takes_all_of_the_events_or_none(tmp_path: Path) -> None:
     server = RedisServer(tmp_path, free_port())
     server.start()
