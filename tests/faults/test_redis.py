@@ -193,7 +193,7 @@ def test_memory_of_the_broker_is_used_up(
         back = system.back_at_work(BACK)
         ledger = system.ledger()
         print(f"back {back:.1f} s, exits {system.exits}, {ledger.figures}")
-        assert system.load.refusals == []
+        assert system.load.refusals == [] and system.exits == []
 
 
 def test_the_broker_hangs(
