@@ -424,7 +424,7 @@ def test_one_of_two_senders_sends_and_the_other_takes_over(
 
 
 @pytest.mark.slow
-def test_an_outage_of_redis_is_sat_out(tmp_path: Path) -> None:
+def test_an_outage_of_redis_is_sat_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     server = RedisServer(tmp_path, free_port())
     server.start()
     producer = Producer(Settings(redis_url=server.url))
@@ -435,7 +435,7 @@ def test_an_outage_of_redis_is_sat_out(tmp_path: Path) -> None:
         async with receiver.serve() as url, pushing(producer, url, tmp_path, concurrency=2):
             await until(lambda: len(receiver.taken) >= 20)
             await asyncio.to_thread(server.stop)
-            await asyncio.sleep(1.5)  # the outage
+            await until(lambda: "results not readable" in caplog.text)
             await asyncio.to_thread(server.start)
             await until(lambda: len(receiver.first) == 100, 40)
             await until(lambda: left(producer) == (0, 0, 0))
