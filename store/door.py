@@ -22,13 +22,10 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from redis.exceptions import OutOfMemoryError, RedisError
-
 from viber_courier.schemas.instants import SECOND, micros, millis
 from viber_courier.schemas.lanes import DOOR, queue
 from viber_courier.schemas.redis_url import NO_BROKER, AddressError, parse
 from viber_courier.store.connection import connect
-from viber_courier.store.refusals import CHECK_MS
 from viber_courier.store.scripts import DOOR_LUA, Script, source
 
 LEASE = 15.0
@@ -43,8 +40,6 @@ PRIORITIES = ("", "\x06\x163", "\x06\x166", "\x06\x169")
 """Ends of the lists' names: kombu's for priorities from 0, from 3, from 6 and for 9."""
 OLD_TIMEOUT = 60.0
 """Seconds after which older versions' workers took an unacknowledged task for lost."""
-ROOM = 1_000_000
-"""Bytes that a broker must have left for a worker's start."""
 AT_ONCE = 100
 """Unacknowledged tasks, perhaps all of other apps, that are read in one call."""
 
@@ -102,16 +97,6 @@ class Door:
             return self._now / SECOND
         seconds, micros = self._client.time()
         return float(seconds + micros / SECOND)
-
-    def is_full(self) -> bool:
-        """Returns whether the broker has no ROOM left; False if it does not answer."""
-        key = f"{self._list}.check"
-        pipe = self._client.pipeline(transaction=False).set(key, "0" * ROOM, px=CHECK_MS)
-        try:
-            pipe.set(key, "", px=CHECK_MS).delete(key).execute()  # refused if the first used it up
-        except RedisError as error:
-            return isinstance(error, OutOfMemoryError)
-        return False
 
     def wait(self, seconds: float) -> None:
         """Returns when a task is on the list, at the latest after so many seconds.

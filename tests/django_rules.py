@@ -24,7 +24,14 @@ from django.test import TestCase, TransactionTestCase, override_settings
 from django.utils import timezone
 from shop.models import Order
 
-from viber_courier import Conflict, Event, InvalidMessage, QueueFull, StoreUnavailable
+from viber_courier import (
+    Conflict,
+    Event,
+    InvalidMessage,
+    Producer,
+    QueueFull,
+    StoreUnavailable,
+)
 from viber_courier.django import courier_settings, enqueue_on_commit, message_changed, producer
 from viber_courier.django.deliveries import apply
 from viber_courier.django.models import Delivery, OutboxMessage
@@ -79,6 +86,53 @@ class OutboxTest(CourierMixin, TransactionTestCase):
         outbox("--once")
         self.assertEqual(self.sent(), ["b"])
         self.assertEqual([*OutboxMessage.objects.values_list("id", flat=True)], ["b"])
+
+    def test_messages_of_a_transaction_go_together(self) -> None:
+        producer().enqueue(job("m7", subject="Another"))
+        calls = list[int]()
+        enqueue_many = Producer.enqueue_many
+
+        def spy(made: Producer, jobs: Any, **more: Any) -> Any:
+            calls.append(len(jobs))
+            return enqueue_many(made, jobs, **more)
+
+        ids = [f"m{n}" for n in range(450)]
+        with mock.patch.object(Producer, "enqueue_many", spy), transaction.atomic():
+            given = [enqueue_on_commit(job(id)) for id in ids[:300]]
+            with self.assertRaises(RuntimeError), transaction.atomic():
+                enqueue_on_commit(job("b"))
+                raise RuntimeError
+            point = transaction.savepoint()
+            enqueue_on_commit(job("d"))
+            transaction.savepoint_rollback(point)
+            given += [enqueue_on_commit(job(id)) for id in ids[300:]]
+            enqueue_on_commit(job("m1"))
+            self.assertEqual(calls, [])
+        # Two round trips, in the order of the calls; one that Redis refuses leaves the others
+        self.assertEqual((len(calls), sum(calls)), (2, 450))
+        self.assertEqual(given, ids)
+        self.assertEqual(self.sent(), ["m7", *(id for id in ids if id != "m7")])
+        self.assertEqual(row("m7").status, "refused")
+        self.assertEqual(OutboxMessage.objects.filter(status="sent").count(), 449)
+        # And of the next transaction the next
+        with transaction.atomic():
+            enqueue_on_commit(job("next"))
+        self.assertEqual(self.sent()[-1], "next")
+
+    def test_what_of_a_transaction_redis_can_not_take_waits(self) -> None:
+        hooks = list[Any]()
+        for error in (StoreUnavailable, QueueFull):
+            self.courier.fail_next(error)
+            logged = self.assertLogs("viber_courier.django.outbox", "WARNING")
+            with logged as logs, transaction.atomic():
+                for n in range(3):
+                    enqueue_on_commit(job(f"{error.__name__}-{n}"))
+                transaction.on_commit(lambda e=error: hooks.append(e))
+            self.assertIn("left in the outbox", logs.output[0])
+        self.assertEqual(OutboxMessage.objects.filter(status="waiting").count(), 6)
+        self.assertEqual(len(hooks), 2)
+        outbox("--once")
+        self.assertEqual(len(self.sent()), 6)
 
     def test_a_wrong_job_is_refused_in_the_request(self) -> None:
         for wrong in (job("a", ttlSec=1), "no job", job("a", colour="red")):
@@ -227,6 +281,18 @@ class OutboxTest(CourierMixin, TransactionTestCase):
             thread.start()
             thread.join(10)
         self.assertEqual(found, [(0, None)])
+
+
+class CapturedTest(CourierMixin, TestCase):
+    """A transaction that Django never commits."""
+
+    def test_a_block_sends_what_was_written_in_it(self) -> None:
+        enqueue_on_commit(job("before"))
+        with self.captureOnCommitCallbacks(execute=True):
+            enqueue_on_commit(job("a"))
+            enqueue_on_commit(job("b"))
+        enqueue_on_commit(job("after"))
+        self.assertEqual([asked.id for asked in self.courier.outbox], ["a", "b"])
 
 
 class TogetherTest(TransactionTestCase):

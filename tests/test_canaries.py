@@ -105,7 +105,7 @@ def test_kombus_pool_makes_connections_of_its_own_class() -> None:
     assert ours.get_transport_cls() is broker.Transport
 
 
-def test_kombu_puts_no_message_when_memory_is_used_up(tmp_path: Path) -> None:
+def test_kombu_puts_no_message_and_binds_no_queue_when_memory_is_used_up(tmp_path: Path) -> None:
     server = RedisServer(tmp_path, free_port())
     server.start()
     try:
@@ -113,11 +113,13 @@ def test_kombu_puts_no_message_when_memory_is_used_up(tmp_path: Path) -> None:
             with connect(server.url) as connection, redis.Redis(port=server.port) as admin:
                 connection.SimpleQueue("q").put(1)
                 admin.config_set("maxmemory", 1)
-                if connect is kombu.Connection:
-                    with pytest.raises(redis.RedisError):
-                        connection.default_channel._put("q", {"a": 1})
-                else:
-                    connection.default_channel._put("q", {"a": 1})
+                channel, bound = connection.default_channel, kombu.Queue("q", kombu.Exchange("e"))
+                for work in (lambda c=channel: c._put("q", {"a": 1}), bound(channel).declare):
+                    if connect is kombu.Connection:
+                        with pytest.raises(redis.RedisError):
+                            work()
+                    else:
+                        work()
                 admin.config_set("maxmemory", 0)
         assert admin.llen("q") == 3
     finally:

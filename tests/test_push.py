@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
 import random
+import signal
 import socket
 import ssl
 import time
@@ -427,7 +429,7 @@ def test_one_of_two_senders_sends_and_the_other_takes_over(
 
 
 @pytest.mark.slow
-def test_an_outage_of_redis_is_sat_out(tmp_path: Path) -> None:
+def test_an_outage_of_redis_is_sat_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     server = RedisServer(tmp_path, free_port())
     server.start()
     producer = Producer(Settings(redis_url=server.url))
@@ -438,10 +440,44 @@ def test_an_outage_of_redis_is_sat_out(tmp_path: Path) -> None:
         async with receiver.serve() as url, pushing(producer, url, tmp_path, concurrency=2):
             await until(lambda: len(receiver.taken) >= 20)
             await asyncio.to_thread(server.stop)
-            await asyncio.sleep(1.5)  # the outage
+            await until(lambda: "results not readable" in caplog.text)
             await asyncio.to_thread(server.start)
             await until(lambda: len(receiver.first) == 100, 40)
             await until(lambda: left(producer) == (0, 0, 0))
+
+    asyncio.run(run())
+    producer.close()
+    server.stop()
+
+
+@pytest.mark.slow
+def test_sending_goes_on_while_redis_does_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox_module, "HELD", 60.0)  # as long as a busy machine takes
+    server = RedisServer(tmp_path, free_port())
+    server.start()
+    producer, receiver = Producer(Settings(redis_url=server.url)), Receiver()
+    many(producer, 500)
+    pid, stopped = producer.redis.info()["process_id"], False  # type: ignore[index]
+
+    async def stand_still(receiver: Receiver, events: object) -> None:
+        nonlocal stopped
+        if not stopped and left(producer)[0] == 0:  # all were copied
+            stopped = True
+            os.kill(pid, signal.SIGSTOP)
+
+    async def run() -> None:
+        receiver._answer = stand_still
+        async with receiver.serve() as url, pushing(producer, url, tmp_path, concurrency=2):
+            await until(lambda: stopped)
+            before = len(receiver.taken)
+            try:
+                await until(lambda: len(receiver.taken) >= before + 50)
+            finally:
+                os.kill(pid, signal.SIGCONT)
+            await until(lambda: len(receiver.first) == 500 and left(producer) == (0, 0, 0))
+        assert receiver.first == receiver.taken
 
     asyncio.run(run())
     producer.close()
@@ -490,6 +526,42 @@ def test_a_full_redis_is_emptied_by_what_is_sent(tmp_path: Path) -> None:
             await until(lambda: left(producer) == (0, 0, 0))
 
     asyncio.run(run())
+    producer.close()
+    server.stop()
+
+
+@pytest.mark.slow
+def test_one_that_starts_at_a_full_redis_says_so_and_sends_what_waits(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = RedisServer(tmp_path, free_port())
+    server.start()
+    producer = Producer(Settings(redis_url=server.url))
+    is_up = False
+    receiver = Receiver(failing(503, lambda ids: not is_up))
+
+    async def run() -> None:
+        nonlocal is_up
+        async with receiver.serve() as url:
+            # Given events that have filled Redis, and no sender
+            many(producer, 30)
+            async with pushing(producer, url, tmp_path):
+                await until(lambda: left(producer) == (0, 30, 0))
+            producer.redis.config_set("maxmemory", 1)
+            is_up = True
+            # When one starts, then it sends them, and no more can be copied
+            async with pushing(producer, url, tmp_path):
+                await until(lambda: len(receiver.taken) == 30)
+                await until(lambda: left(producer) == (0, 0, 0))
+            # And one of a new group waits, and says why
+            async with pushing(producer, url, tmp_path, group="new"):
+                full = "Redis has reached its maxmemory: nothing was stored"
+                await until(lambda: full in str([vars(each) for each in caplog.records]))
+                producer.redis.config_set("maxmemory", 0)
+                await until(lambda: len(receiver.taken) == 60)
+
+    asyncio.run(run())
+    assert len([each for each in caplog.records if "events not taken" not in each.message]) < 9
     producer.close()
     server.stop()
 

@@ -11,6 +11,7 @@ from math import inf
 
 from kombu.exceptions import OperationalError
 from redis import RedisError
+from redis.exceptions import OutOfMemoryError
 
 from viber_courier.schemas.lanes import DOOR, INTAKE, LANES, POLL, queue
 from viber_courier.schemas.settings import Settings
@@ -127,6 +128,8 @@ class DoorKeeper:
         while not self._stop.is_set():
             try:
                 self._watch()
+            except OutOfMemoryError:  # the broker is full; runtime/broker.py has logged it
+                self._stop.wait(FAILURE_PAUSE)
             except Exception as error:  # the transport may raise anything
                 if not report(error, "COURIER_BROKER_URL"):
                     logger.warning("task door not readable", extra={"error": reason(error)})

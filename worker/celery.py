@@ -248,19 +248,6 @@ def _refuse_volatile_redis(**_: Any) -> None:
         raise SystemExit(1)
 
 
-@worker_init.connect
-def _make_room(**_: Any) -> None:
-    """Waits while the broker's memory is used up, for Celery's worker would end.
-
-    What fills it may be the tasks at the door: they are stored meanwhile.
-    """
-    with closing(_door()) as door:
-        while door.is_full():
-            logger.warning("not started yet", extra={"error": "the broker's memory is used up"})
-            system().intake.serve()
-            time.sleep(1.0)
-
-
 def _danger(client: Redis) -> str:
     """Returns how Redis may lose messages, in words; "" if it can't or COURIER_ALLOW accepts it."""
     found: str

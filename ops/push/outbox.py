@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
 
 from redis import asyncio as aio
+from redis.asyncio.lock import Lock
 from redis.exceptions import LockError
 
 from viber_courier.ops.push.line import Waiting
@@ -20,6 +21,12 @@ LEASE, HELD = 5.0, 3.0
 that itself: a read that waits for new events, up to a second, has ended before others may begin."""
 PAGE = 1000
 """Entries of one read."""
+_ACQUIRE = """
+if redis.call('GET', KEYS[1]) then return false end
+redis.call('DEL', KEYS[1])
+return redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+"""
+"""Takes a lock though memory is used up: after a script's first write, all may pass."""
 
 
 class Outbox:
@@ -84,11 +91,19 @@ class Outbox:
         await self.drop(entry)
 
 
+class _Lock(Lock):
+    """A lock that can be taken in a full Redis: what its holder sends makes room."""
+
+    async def do_acquire(self, token: str | bytes) -> bool:
+        acquire = self.redis.register_script(_ACQUIRE)
+        return bool(await acquire([self.name], [token, round(LEASE * 1000)]))
+
+
 class Lease:
     """Held by the one process that sends a group's events."""
 
     def __init__(self, client: aio.Redis, key: str) -> None:
-        self._lock: Any = client.lock(key, timeout=LEASE, thread_local=False)
+        self._lock: Any = _Lock(client, key, timeout=LEASE, thread_local=False)
         self._until = 0.0
 
     @property

@@ -21,7 +21,7 @@ import redis
 from viber_courier import AsyncEvent, AsyncProducer, StoreUnavailable, aconsume
 from viber_courier.ops.push.endpoint import Endpoint
 from viber_courier.ops.push.line import TICK, TRIES, Failure, Line, Waiting
-from viber_courier.ops.push.outbox import LEASE, Outbox, age
+from viber_courier.ops.push.outbox import LEASE, PAGE, Outbox, age
 from viber_courier.ops.push.serving import Metrics, as_json
 from viber_courier.producers.results import Start
 from viber_courier.store.connection import is_transient, store_errors
@@ -30,6 +30,8 @@ from viber_courier.store.refusals import reason
 CONSUMER = "webhook"
 """The consumer of all processes of a group: each begins with what another had read."""
 GONE = "http-410"
+REMOVE_EVERY = 0.05
+"""Seconds between removals of what was taken: a sender that is killed repeats no more than that."""
 
 logger = logging.getLogger(__name__)
 
@@ -97,11 +99,13 @@ class Webhook:
         """Sends while the lease lasts."""
         options, until, keeper = self._options, self, asyncio.create_task(self._keep())
         given: Any = {"consumer": CONSUMER, "source": options.source, "start": options.start}
+        given["batch"] = PAGE
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(
                     aconsume(self._producer, options.group, self._copy, stop=until, **given)  # type: ignore[arg-type]
                 )
+                tasks.create_task(self._remove_taken())
                 await self._dispatch(tasks)
         except ExceptionGroup as several:
             raise several.exceptions[0] from None
@@ -143,9 +147,7 @@ class Webhook:
             if time.monotonic() >= ticked + TICK:  # another process may have added some
                 ticked, self._has_more, is_away = time.monotonic(), True, False
             try:
-                if not is_away:
-                    await self._remove()
-                if not is_away and self._has_more and line.room:
+                if not is_away and self._has_more and line.room >= PAGE:
                     self._has_more = False
                     found = await self._outbox.read(after, line.room)
                     line.add(found)
@@ -153,13 +155,17 @@ class Webhook:
             except redis.RedisError as error:
                 is_away = True  # until the next tick
                 logger.warning("waiting events not read", extra={"error": reason(error)})
-            while not self.is_set() and (events := line.take(time.monotonic())):
-                tasks.create_task(self._post(line, events))
-            if is_away or not self._has_more or not line.room:
+            self._start(tasks, line)
+            if is_away or not self._has_more or line.room < PAGE:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), line.wait(time.monotonic()))
 
-    async def _post(self, line: Line, events: Sequence[Waiting]) -> None:
+    def _start(self, tasks: asyncio.TaskGroup, line: Line) -> None:
+        """Begins the requests that may be at work now."""
+        while not self.is_set() and (events := line.take(time.monotonic())):
+            tasks.create_task(self._post(tasks, line, events))
+
+    async def _post(self, tasks: asyncio.TaskGroup, line: Line, events: Sequence[Waiting]) -> None:
         begun = time.monotonic()
         failure = await self._endpoint.post(events, bool(self._options.batch))
         if failure is None:
@@ -175,6 +181,7 @@ class Webhook:
                 self._stop.set()
             is_given_up = await self._gave_up(line, events, failure)
             line.failed(events, failure, begun, time.monotonic(), is_given_up)
+        self._start(tasks, line)  # at once: the loop may wait for Redis
         self._wake.set()
 
     async def _gave_up(self, line: Line, events: Sequence[Waiting], failure: Failure) -> bool:
@@ -190,6 +197,16 @@ class Webhook:
             return False
         logger.error("event put aside", extra={"event_id": event.id, "reason": failure.reason})
         return True
+
+    async def _remove_taken(self) -> None:
+        while not self.is_set():
+            pause = REMOVE_EVERY
+            try:
+                await self._remove()
+            except redis.RedisError as error:
+                pause = TICK
+                logger.warning("taken events not removed", extra={"error": reason(error)})
+            await asyncio.sleep(pause)
 
     async def _remove(self) -> None:
         while taken := self._taken[:500]:

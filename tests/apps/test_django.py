@@ -74,7 +74,8 @@ class Place:
     @contextmanager
     def program(self, *args: str) -> Iterator[subprocess.Popen[str]]:
         """A command of manage.py that ends by TERM with 0."""
-        with self.shop.start(*args) as process:
+        said = self.shop.folder / "said"
+        with said.open("a") as out, self.shop.start(*args, stderr=out) as process:
             try:
                 yield process
                 wait_for(lambda: handles_term(process.pid), 30)  # it may just have been started
@@ -198,7 +199,8 @@ def test_an_order_paid_while_redis_is_away_is_sent_within_a_second_of_its_return
         rolled += "    transaction.set_rollback(True)"
         place.shop.run(rolled)
         assert place.outbox() == {"sent": 1, "waiting": 1}
-        time.sleep(1.5)  # it sits out Redis
+        said = place.shop.folder / "said"
+        wait_for(lambda: "the outbox waits" in said.read_text(), 30)  # it sits out Redis
         # Then the one is sent within a second of Redis's return, and the other never
         place.redis.start()
         wait_for(lambda: place.producer.get("order-2"), 1.0)
@@ -278,7 +280,7 @@ def test_killed_again_and_again_the_outbox_loses_and_doubles_nothing(place: Plac
     assert len(place.stored()) == 10
     place.redis.stop()
     payers = [place.shop.start("shell", "-c", PAY_MANY.format(count=count)) for _ in range(2)]
-    time.sleep(3)
+    wait_for(lambda: place.outbox().get("waiting", 0) > 20, 60)
     payers[0].kill()
     # When Redis comes and goes while senders are killed at any point
     ended = threading.Event()

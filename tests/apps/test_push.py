@@ -164,12 +164,16 @@ def test_a_sender_that_was_stopped_and_goes_on_beside_its_successor_keeps_the_or
     tmp_path: Path,
     start_webhook: Callable[..., subprocess.Popen[bytes]],
 ) -> None:
-    port, rounds = receive(run, node, "slow.mjs"), 40
+    port, rounds, over = receive(run, node, "slow.mjs"), 0, threading.Event()
 
     def load() -> None:
-        for n in range(rounds):
-            many(producer, 20, 5, start=20 * n)
-            time.sleep(0.4)
+        nonlocal rounds
+        while not over.wait(0.4):
+            many(producer, 20, 5, start=20 * rounds)
+            rounds += 1
+
+    def came() -> int:
+        return len(lines(tmp_path / "received"))
 
     senders = [start_webhook(port) for _ in range(2)]
     lease = Keys(producer.settings.namespace).push("lease", "crm")
@@ -177,12 +181,15 @@ def test_a_sender_that_was_stopped_and_goes_on_beside_its_successor_keeps_the_or
     thread = threading.Thread(target=load)
     thread.start()
     for sender in senders:  # one of them sends; the other takes over after 5 s
-        time.sleep(1)
+        before = came()
+        wait_for(lambda at=before: came() > at)
         sender.send_signal(signal.SIGSTOP)
-        time.sleep(7)
+        before = came()
+        wait_for(lambda at=before: came() > at + 100, 60)  # more than it had on their way
         sender.send_signal(signal.SIGCONT)
+    over.set()
     thread.join()
-    wait_for(lambda: len(lines(tmp_path / "received")) >= 100 * rounds, 60)
+    wait_for(lambda: came() >= 100 * rounds, 60)
     wait_for(lambda: left(producer, "crm") == 0)
     received = [line.split()[0] for line in lines(tmp_path / "received")]
     assert len(received) == 100 * rounds

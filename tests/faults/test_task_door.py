@@ -24,7 +24,13 @@ from viber_courier import Producer
 from viber_courier.ops.redis_server import RedisServer
 from viber_courier.store.door import LEASE, Door, Waiting
 
+FULL, ROOM = "broker full: bells only", "broker has room again"
 KILLS = int(os.environ.get("DOOR_KILLS", "20"))
+
+
+def is_sent(app: Producer, id: str) -> bool:
+    record = app.get(id)
+    return record is not None and record.status not in ("queued", "sending")
 
 
 class Clients:
@@ -160,7 +166,7 @@ def test_a_broker_that_tasks_have_filled_is_emptied(
 
 
 @pytest.mark.parametrize("filled_by", ["tasks", "others"])
-def test_a_worker_that_starts_at_a_full_broker_waits_for_room_and_makes_it(
+def test_a_worker_that_starts_at_a_full_broker_works_and_makes_room(
     filled_by: str, app: Producer, system_env: dict[str, str], tmp_path: Path
 ) -> None:
     # Given a broker whose memory is used up, and no worker
@@ -182,22 +188,54 @@ def test_a_worker_that_starts_at_a_full_broker_waits_for_room_and_makes_it(
             admin.config_set("maxmemory", 1 if filled_by == "others" else used - 50_000)
             # When one starts
             env = {**system_env, "COURIER_BROKER_URL": broker.url}
-            worker = Worker(env, tmp_path, beat=False)
-            # Then it says so, and stores what is at the door
-            why = "the broker's memory is used up"
-            wait_for(lambda: log_lines(worker.log, "not started yet", error=why), 30)
-            if filled_by == "others":
-                wait_for(lambda: stored(app, ids) == len(ids), 60, worker.log)
-                assert worker.process.poll() is None and " ready." not in worker.log
-                admin.config_set("maxmemory", 0)
-            # And starts as soon as there is room
-            wait_for(lambda: " ready." in worker.log or worker.process.poll() is not None, 60)
+            worker = Worker(env, tmp_path, beat=False).ready()
+            # Then it says so once, and stores what is at the door
             wait_for(lambda: stored(app, ids) == len(ids), 60, worker.log)
             assert worker.process.poll() is None, worker.log
+            if filled_by == "others":
+                assert len(log_lines(worker.log, FULL, process=worker.process.pid)) == 1
+                id = app.enqueue(text_job())
+                wait_for(lambda: is_sent(app, id), 30, worker.log)
             assert "Traceback" not in worker.log
     finally:
         if worker:
             worker.kill()
+        broker.stop(kill=True)
+
+
+@pytest.mark.parametrize("more", [("--without-gossip", "--without-mingle"), ("-E",)])
+def test_a_worker_that_reconnects_to_a_full_broker_goes_on(
+    more: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    app: Producer,
+    system_env: dict[str, str],
+    tmp_path: Path,
+) -> None:
+    # Given a worker at a broker of its own, and that broker's memory used up
+    broker = RedisServer(tmp_path, free_port())
+    broker.start()
+    monkeypatch.setattr(Worker, "MORE", ("-c", "2", "-l", "INFO", *more))
+    worker = Worker({**system_env, "COURIER_BROKER_URL": broker.url}, tmp_path, beat=False)
+    try:
+        with redis.Redis(port=broker.port) as admin:
+            worker.ready()
+            admin.config_set("maxmemory", 1)
+            # When its connections break off
+            for again in range(1, 4):
+                admin.client_kill_filter(_type="normal", skipme=True)
+                admin.client_kill_filter(_type="pubsub")
+                wait_for(lambda n=again: worker.log.count("Connected to ") > n, 60)
+                # Then it goes on sending
+                id = app.enqueue(text_job())
+                wait_for(lambda id=id: is_sent(app, id), 30, worker.log)
+                assert worker.process.poll() is None, worker.log
+            # And says so when it began, and when there is room again
+            assert len(log_lines(worker.log, FULL, process=worker.process.pid)) == 1
+            admin.config_set("maxmemory", 0)
+            app.enqueue(text_job())
+            wait_for(lambda: log_lines(worker.log, ROOM, process=worker.process.pid))
+    finally:
+        worker.kill()
         broker.stop(kill=True)
 
 

@@ -58,29 +58,54 @@ def write(job: types.Job, using: str | None) -> str:
         "expires_at": in_django(datetime.fromtimestamp(end, UTC)),
         "ended_at": None,
     }
-    rows.bulk_create([OutboxMessage(id=id, **values)], ignore_conflicts=True)
-    row = rows.get(id=id)
+    made = OutboxMessage(id=id, **values)
+    rows.bulk_create([made], ignore_conflicts=True)
+    row = rows.get(id=id) if parsed.id else made
     if row.status == REFUSED:
         rows.filter(id=id).update(**values)
     elif row.digest != parsed.digest:
         raise Conflict(id)
     if row.status != SENT:
-        transaction.on_commit(lambda: _send_at_once(id, db), using=db, robust=True)
+        transaction.on_commit(_Sending(id, db), using=db, robust=True)
     return id
 
 
-def _send_at_once(id: str, db: str) -> None:
-    """Sends a row that waits, unless Redis has just failed: then courier_outbox does.
+class _Sending:
+    """Sends ``id`` after the commit, and with it all others of its transaction: ``ids``."""
+
+    def __init__(self, id: str, db: str) -> None:
+        hooks = (hook for _, hook, *_ in reversed(connections[db].run_on_commit))
+        latest = next((hook for hook in hooks if isinstance(hook, _Sending)), None)
+        self._id, self._db = id, db
+        self._ids: dict[str, None] = latest._ids if latest else {}
+        self._ids[id] = None
+
+    def __call__(self) -> None:
+        """Is called once for each message: the first call sends all.
+
+        In a test's transaction, which Django never commits, it is a message's own.
+        """
+        ids = [self._id] if connections[self._db].in_atomic_block else list(self._ids)
+        for id in ids:
+            self._ids.pop(id, None)
+        for start in range(0, len(ids), BATCH):
+            if not _send_at_once(ids[start : start + BATCH], self._db):
+                break
+
+
+def _send_at_once(ids: Sequence[str], db: str) -> bool:
+    """Sends rows that wait, unless Redis has just failed: then courier_outbox does.
 
     Requests leave it alone for ten times as long as the failed try took, so that an outage costs
-    them little of their time.
+    them little of their time. Returns whether all were sent.
     """
     global _pause_until
     if (began := time.monotonic()) < _pause_until:
-        return
-    # Django calls this also where a savepoint was rolled back by its number, and with it the row.
-    if not (rows := [*OutboxMessage.objects.using(db).filter(id=id, status=WAITING)]):
-        return
+        return False
+    # A savepoint that was rolled back has taken its rows along.
+    found = OutboxMessage.objects.using(db).filter(status=WAITING).in_bulk(ids)
+    if not (rows := [found[id] for id in ids if id in found]):
+        return True
     if _pause_until:  # it failed last time: one request finds out, and the others go on
         _pause_until = began + MOST_PAUSE
     error, _pause_until = send(rows, db), 0.0
@@ -88,7 +113,10 @@ def _send_at_once(id: str, db: str) -> None:
         if error.__cause__:  # Redis was asked in vain; QueueFull is an answer
             failed = time.monotonic()
             _pause_until = failed + min(10 * (failed - began), MOST_PAUSE)
-        logger.warning("left in the outbox", extra={"message_id": id, "error": str(error)})
+        left = [row.id for row in rows if row.id not in error.accepted]
+        about = {"message_id": left[0], "messages": len(left), "error": str(error)}
+        logger.warning("left in the outbox", extra=about)
+    return not error
 
 
 def send_waiting(db: str) -> tuple[int, Exception | None]:

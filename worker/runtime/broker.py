@@ -4,6 +4,9 @@ It never hangs at a dead connection, puts messages at a full broker, and shows n
 """
 
 import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import kombu
@@ -11,14 +14,45 @@ from celery.app import amqp
 from kombu.connection import ConnectionPool, PooledConnection
 from kombu.transport import redis
 from kombu.utils.url import maybe_sanitize_url
+from redis import Redis
 from redis.exceptions import OutOfMemoryError, ResponseError
 
-_PUT_WHEN_FULL = "redis.call('SREM', KEYS[2], ''); return redis.call('LPUSH', KEYS[1], ARGV[1])"
-"""Puts a message on a list though memory is used up: after a script's first write, all may pass."""
+from viber_courier.store.refusals import reason
+
+_WHEN_FULL = "redis.call('SREM', KEYS[2], ''); return redis.call(ARGV[1], KEYS[1], ARGV[2])"
+"""Adds to a list or a set though memory is used up: after a script's first write, all may pass."""
+
+logger = logging.getLogger(__name__)
+_is_full = False
+
+
+@contextmanager
+def _unless_full() -> Iterator[None]:
+    """Ends without an error if the broker's memory is used up; logs when that begins and ends."""
+    global _is_full
+    try:
+        yield
+    except ResponseError as error:
+        if not isinstance(error, OutOfMemoryError) and "OOM " not in str(error):
+            raise
+        if not _is_full:
+            logger.warning("broker full: bells only", extra={"error": reason(error)})
+        _is_full = True
+    else:
+        if _is_full:
+            logger.info("broker has room again")
+        _is_full = False
+
+
+class _Client(Redis):
+    """Redis refuses all of a MULTI, also reads, if its memory is used up."""
+
+    def pipeline(self, transaction: bool = False, shard_hint: Any = None) -> Any:
+        return super().pipeline(False, shard_hint)
 
 
 class _OurChannel(redis.Channel):
-    """Closes connections so that no worker hangs, and puts messages though memory is used up.
+    """Closes connections so that no worker hangs, and works though the broker's memory is used up.
 
     It takes connections out of the event loop's poll before it closes them. kombu does so
     afterwards, which fails silently. If the pool has forked a child since, the child holds a copy
@@ -44,15 +78,31 @@ class _OurChannel(redis.Channel):
 
         return {**parameters, "connection_class": Leaving}
 
+    def _get_client(self) -> Any:
+        return _Client
+
     def _put(self, queue: str, message: dict[str, Any], **options: Any) -> None:
-        try:
+        with _unless_full():
             super()._put(queue, message, **options)  # type: ignore[no-untyped-call]
-        except ResponseError as error:
-            if not isinstance(error, OutOfMemoryError) and "OOM " not in str(error):
-                raise
-            with self.conn_or_acquire() as client:
-                put = client.register_script(_PUT_WHEN_FULL)
-                put([queue, f"{queue}.none"], [json.dumps(message)])
+            return
+        self._add("LPUSH", queue, json.dumps(message))
+
+    def _queue_bind(self, exchange: str, routing_key: str, pattern: str, queue: str) -> None:
+        with _unless_full():
+            super()._queue_bind(exchange, routing_key, pattern, queue)  # type: ignore[no-untyped-call]
+            return
+        member = self.sep.join([routing_key or "", pattern or "", queue or ""])
+        self._add("SADD", self.keyprefix_queue % (exchange,), member)
+        if queue not in self._expires:
+            self._add("SADD", self.keyprefix_binding_permanent % (exchange,), member)
+
+    def _refresh_bindings(self, queues: Any) -> None:
+        with _unless_full():  # kombu would log it in each round; it tries again
+            super()._refresh_bindings(queues)  # type: ignore[no-untyped-call]
+
+    def _add(self, command: str, key: str, value: str) -> None:
+        with self.conn_or_acquire() as client:
+            client.register_script(_WHEN_FULL)([key, f"{key}.none"], [command, value])
 
 
 class Transport(redis.Transport):
