@@ -18,6 +18,7 @@ from tests.faults.chaos.stores import Single
 
 SMALL = {
     **{"pauses": (0.5, 2.0), "farthest": 10.0, "retention": 4.0, "naps": (3.0, 8.0)},
+    **{"campaigns": 8, "marketing": (0.02, 0.3)},
     "endings": tuple(each for each in ENDINGS if each not in NEVER_FINAL),
 }
 

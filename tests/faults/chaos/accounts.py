@@ -166,11 +166,13 @@ LASTING = {
     "missed": 1,
     "kept": 1,
     "format": 1,
+    "campaigns": 1,
+    "suppressed": 1,
 }
 """Keys of the store that stay for ever: the first words of their names, and how many there are."""
-PASSING = {"m", "c", "common", "once", "bell", "bucket", "check"}
+PASSING = {"m", "c", "common", "once", "bell", "bucket", "check", "campaign"}
 """Those that expire."""
-EMPTY = {"lane", "watch"}
+EMPTY = {"lane", "watch", "turns", "held"}
 """Those that are gone when every message has ended."""
 SLACK_MS, NODE = 10_000, 200
 """Of trimming: a sweep's delay on a busy machine, and events of one node of a stream."""
