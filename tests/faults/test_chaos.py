@@ -72,6 +72,7 @@ def test_the_archive_keeps_what_is_trimmed_and_drops_what_redis_forgot(tmp_path:
 
 
 CALM = {"messages": 600, "seconds": 3.0, "rate": 0.0, "acts": False, "apps": 2, "patience": 60.0}
+CALM |= {"campaigns": 6, "marketing": (0.02, 0.2)}
 """Nothing breaks but what is planted."""
 SOON = (10, 20, 50, 99, 99)
 """Endings that come soon."""
@@ -85,6 +86,8 @@ SOON = (10, 20, 50, 99, 99)
         ("double-claim", "doubled silently"),
         ("altered", "content altered"),
         ("second-end", "ended twice"),
+        ("deaf-to-pauses", "left a paused campaign"),
+        ("lost-count", "campaign's total wrong"),
     ],
 )
 def test_a_planted_fault_is_found(plant: str, violation: str | None, tmp_path: Path) -> None:
