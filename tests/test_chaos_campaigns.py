@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from tests.faults.chaos import campaigns
-from tests.faults.chaos.campaigns import Kept, settle_campaigns
+from tests.faults.chaos.campaigns import Kept, entries, settle_campaigns
 from tests.faults.chaos.jobs import Order
-from tests.faults.chaos.oracle import Act, Asked, Call, Conditions, Ledgers, Verdict, judge
-from tests.test_oracle import JOB, NOON, event, taken
+from tests.faults.chaos.oracle import Act, Asked, Call, Conditions, Ledgers, Life, Verdict, judge
+from tests.test_oracle import JOB, NOON, event, taken, unsent
 
 Json = dict[str, Any]
 WORDS = {
@@ -165,6 +165,15 @@ def test_what_a_killed_redis_forgot_is_counted_apart() -> None:
     # And with `always`, or long before, it is one
     for act in (replace(FORGETFUL, forgets=False), replace(FORGETFUL, begun=NOON + 99)):
         assert case(call("pause", 0.2), at=3, acts=(act,))().violations
+
+
+def test_a_code_that_is_not_told_is_counted_as_another_one() -> None:
+    events = [unsent(1, "rejected", code) for code in ("error-auth", "error-odd")]
+    lives = [Life("m1", Asked(JOB, NOON), [], [each], None) for each in events]
+    assert entries(lives, {"rejected:error-auth": 1}) == {
+        "rejected:error-auth": 1,
+        "rejected:other": 1,
+    }
 
 
 def test_a_template_means_what_its_rows_say() -> None:

@@ -48,7 +48,7 @@ class Marketer:
         self._marketing, self._file = marketing, file
         self._chance = Random(f"{marketing.seed}:marketer")
         self._producer = Producer.from_env(marketing.env)
-        self._cancelled = set[str]()
+        self._known, self._cancelled = set[str](), set[str]()
         self.told = threading.Event()
 
     def run(self) -> None:
@@ -56,6 +56,8 @@ class Marketer:
         while not self.told.wait(self._chance.uniform(*pauses) if names else None):
             name = self._chance.choice(names)
             (act,) = self._chance.choices([*ACTS], [*ACTS.values()])
+            if act == "cancel" and name not in self._known:
+                act = "pause"  # nothing is cancelled of a campaign that nobody knows
             if act == "cancel" and name not in self._cancelled:
                 if len(self._cancelled) == self._marketing.most:
                     continue
@@ -82,6 +84,7 @@ class Marketer:
         }
         try:
             answer = told(calls[act]())
+            self._known |= {name} if act == "pause" else set()
         except CampaignCancelled:
             answer = {"refused": True}
         finally:

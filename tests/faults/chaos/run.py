@@ -86,7 +86,7 @@ class Options:
     door: float = 0.1  # the part of the messages that comes as tasks of a plain Celery client
     part: float = 0.3  # of the apps' bulks: so many go into campaigns
     campaigns: int = 24
-    marketing: tuple[float, float] = (0.1, 0.8)  # seconds between two calls about campaigns
+    marketing: tuple[float, float] = (0.05, 0.4)  # seconds between two calls about campaigns
     farthest: float = 40.0  # seconds by which Redis's clock may be off, either way
     retention: float = 30.0  # seconds for which events are kept
     naps: tuple[float, float] = (5.0, 60.0)  # seconds in which the lagging reader reads nothing
