@@ -232,7 +232,11 @@ def run(options: Options, folder: Path, say: Callable[[str], object] = print) ->
         calls = Path(marketing.ledger)
         ledgers = _collect(place, parts, calls, disturber, folder)
         verdict = judge(ledgers)
-        settle_campaigns(verdict, ledgers, {name: _kept(place, name) for name in place.campaigns})
+        kept = {name: _kept(place, name) for name in place.campaigns}
+        _write(
+            folder / "campaigns.jsonl", [{"name": n, **asdict(each)} for n, each in kept.items()]
+        )
+        settle_campaigns(verdict, ledgers, kept)
         settle_accounts(verdict, ledgers, _evidence(options, place, disturber, readings))
         exits = sum(len(worker.exits) for worker in place.workers)
     verdict.violations += disturber.violations
