@@ -590,7 +590,7 @@ def _figures(lives: list[Life], ledgers: Ledgers, excused: list[Violation]) -> J
     return {
         "asked": len(lives),
         "through the task door": sum(life.asked.task for life in lives),
-        "enqueued again": sum(life.asked.times - 1 for life in lives),
+        "enqueued again": sum(max(0, life.asked.times - 1) for life in lives),
         "accepted": sum(bool(life.accepted) for life in lives),
         "acceptances": len(ledgers.accepted),
         "accepted more than once": len(doubled),
