@@ -36,7 +36,7 @@ def test_a_small_chaos_run_breaks_no_promise(tmp_path: Path) -> None:
     figures = report.verdict.figures
     assert figures["asked"] == 1500 and figures["said to be unsure"] > 0
     campaigns = figures["campaigns"]
-    assert campaigns["messages"] > 100 and campaigns["pauses"] > 5 and campaigns["cancelled"] > 0
+    assert campaigns["messages"] > 100 and campaigns["pauses"] > 0
     assert sum(report.acts.values()) >= 3 and sum(report.faults.values()) >= 10
     shutil.rmtree(tmp_path)
 

@@ -81,12 +81,13 @@ def settle_campaigns(verdict: Verdict, ledgers: Ledgers, kept: dict[str, Kept]) 
         lives[life.asked.campaign or ""].append(life)
     for call in ledgers.calls:
         calls[call.name].append(call)
-    conditions, late = ledgers.conditions, 0
+    conditions, late, stops = ledgers.conditions, 0, list[list[Quiet]]()
     for name, end in kept.items():
         campaign = History(name, lives[name], calls[name], end)
         for check in (_totals, _report, _snapshots, _refusals):
             verdict.violations += [Violation(what, name, more) for what, more in check(campaign)]
-        late += sum(len(_accepted_in(campaign, quiet)) for quiet in quiets(campaign))
+        stops.append([*quiets(campaign)])
+        late += sum(len(_accepted_in(campaign, quiet)) for quiet in stops[-1])
         for call, what, more in (*_left(campaign, conditions), *_after(campaign)):
             allowed = what in FORGETTABLE and is_forgotten(call, conditions)
             found = verdict.excused if allowed else verdict.violations
@@ -101,7 +102,8 @@ def settle_campaigns(verdict: Verdict, ledgers: Ledgers, kept: dict[str, Kept]) 
         "adds refused": sum(
             life.asked.refused is not None for all in lives.values() for life in all
         ),
-        "inside when stopped, and left": late,
+        "inside when stopped": sum(quiet.inside for each in stops for quiet in each),
+        "of these accepted later": late,
     }
     verdict.figures["lost by Redis"] = dict(Counter(each.name for each in verdict.excused))
 

@@ -25,6 +25,8 @@ from viber_courier import CampaignCancelled, Producer, Progress
 from viber_courier.store.connection import StoreUnavailable
 
 ACTS = {"pause": 6, "resume": 7, "cancel": 2, "progress": 3}
+AIM = 30
+"""Looks for a campaign that is worth a pause: a request is a matter of milliseconds."""
 NUMBERS = ("added", "waiting", "inside", "ended")
 
 
@@ -56,6 +58,8 @@ class Marketer:
         while not self.told.wait(self._chance.uniform(*pauses) if names else None):
             name = self._chance.choice(names)
             (act,) = self._chance.choices([*ACTS], [*ACTS.values()])
+            if act in ("pause", "cancel") and self._chance.random() < 0.4:
+                name = self._aim(name)
             if act == "cancel" and name not in self._known:
                 act = "pause"  # nothing is cancelled of a campaign that nobody knows
             if act == "cancel" and name not in self._cancelled:
@@ -72,6 +76,15 @@ class Marketer:
         for name in names:
             self._persist(name, "resume")
         self._producer.close()
+
+    def _aim(self, name: str) -> str:
+        """A campaign with messages inside a request, if one is soon found."""
+        for _ in range(AIM):
+            other = self._chance.choice(self._marketing.names)
+            with suppress(StoreUnavailable):
+                if self._producer.campaign(other).progress().inside:
+                    return other
+        return name
 
     def _persist(self, name: str, act: str) -> None:
         persist(lambda: self._call(name, act), StoreUnavailable)
