@@ -78,7 +78,8 @@ mutants: setup
 chaos: $(FAULTS_READY)
 	$(BIN)/python -m tests.faults.chaos $(if $(MESSAGES),--messages $(MESSAGES)) \
 	  $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED)) $(if $(FSYNC),--fsync $(FSYNC)) \
-	  $(if $(REDIS),--redis $(REDIS)) $(foreach trouble,$(WITHOUT),--without "$(subst _, ,$(trouble))")
+	  $(if $(REDIS),--redis $(REDIS)) $(if $(CAMPAIGNS),--campaigns $(CAMPAIGNS)) \
+	  $(foreach trouble,$(WITHOUT),--without "$(subst _, ,$(trouble))")
 
 demo: setup
 	$(BIN)/courier demo

@@ -179,11 +179,12 @@ def commands_fault(client: Any, key: str, commands: Mapping[str, str]) -> str:
     client.set(key, "1", px=CHECK_MS)
     denied, others = "", list[str]()
     rows = (
-        (name, given.replace("KEY", key).split())
+        # PERSIST would leave the key for ever if the check is broken off.
+        (name, f"{key}:absent" if name == "PERSIST" else key, *given.split())
         for given, names in commands.items()
         for name in names.split()
     )
-    calls = [("TIME",), *((name, key, *args) for name, args in rows), ("DEL", key)]
+    calls = [("TIME",), *rows, ("DEL", key)]
     for name, *args in calls:
         try:
             client.execute_command(*name.split("|"), *(key if a == KEY else a for a in args))

@@ -12,7 +12,17 @@ from typing import Any
 import pytest
 
 from tests.faults.chaos import oracle
-from tests.faults.chaos.oracle import Act, Asked, Cancel, Conditions, Ledgers, Verdict, judge
+from tests.faults.chaos.oracle import (
+    Act,
+    Asked,
+    Call,
+    Cancel,
+    Conditions,
+    Ledgers,
+    Listing,
+    Verdict,
+    judge,
+)
 from viber_courier.schemas.status import NEXT, Status
 
 Json = dict[str, Any]
@@ -82,6 +92,28 @@ def names(verdict: Verdict) -> set[str]:
     return {violation.name for violation in verdict.violations}
 
 
+def suppressed(
+    ledger: Ledgers, *listings: tuple[float, bool], priority: str = "low", **job: Any
+) -> Ledgers:
+    """Ledgers whose number was listed (True) or not, so many seconds after noon."""
+    asked = ledger.asked["m1"]
+    asked.job |= {"priority": priority, **job}
+    asked.listings = [Listing(NOON + at - 0.1, NOON + at, on) for at, on in listings]
+    for each in ledger.accepted:
+        each["message"]["priority"] = priority
+    return ledger
+
+
+def of_campaign(ledger: Ledgers, *calls: Call) -> Ledgers:
+    """Ledgers whose message is one of the campaign ``c``."""
+    ledger.asked["m1"].campaign, ledger.calls = "c", calls
+    for each in ledger.events:
+        each["data"]["campaign"] = "c"
+    return ledger
+
+
+REFUSED = [unsent(1, "rejected", "suppressed", attempts=0)]
+BY_REQUEST = [unsent(1, "cancelled", "by-request", attempts=0)]
 TWICE = [taken(1, 101), taken(2, 102)]
 RESENT = [
     event(1, "submitted", providerId="102", unsure=1, attempts=2),
@@ -121,6 +153,16 @@ GOOD: dict[str, Callable[[], Ledgers]] = {
     "expired": lambda: ledgers([unsent(1, "expired", "ttl", attempts=0, time=20)], [], ttlSec=30),
     "validity clipped by ttlSec": lambda: ledgers(
         accepted=[taken(validityPeriodSec=29)], ttlSec=30, validityPeriodSec=60
+    ),
+    "suppressed before": lambda: suppressed(ledgers(REFUSED, []), (-1, True)),
+    "suppressed while it waited": lambda: suppressed(ledgers(REFUSED, []), (0.5, True)),
+    "suppressed, and no longer": lambda: suppressed(ledgers(), (-2, True), (-1, False)),
+    "suppressed in another lane": lambda: suppressed(ledgers(), (-1, True), priority="high"),
+    "sent all the same": lambda: suppressed(ledgers(), (-1, True), ignoreSuppression=True),
+    "suppressed after the request's begin": lambda: suppressed(ledgers(), (0.9, True)),
+    "of a campaign": lambda: of_campaign(ledgers()),
+    "of a campaign that is cancelled": lambda: of_campaign(
+        ledgers(BY_REQUEST, []), Call("c", "cancel", NOON)
     ),
     "validity added by ttlSec": lambda: ledgers(accepted=[taken(validityPeriodSec=29)], ttlSec=30),
 }
@@ -180,6 +222,23 @@ BAD: dict[str, list[Callable[[], Ledgers]]] = {
     "event at odds with itself": [lambda: ledgers([event(1, "submitted", messageId="m2")])],
     "event for an unknown id": [with_stranger],
     "accepted unasked": [lambda: ledgers(accepted=[taken(), taken(2, 102, address="791")])],
+    "campaign altered": [
+        lambda: ledgers([event(1, "submitted", campaign="c"), event(2, "read", final=True)])
+    ],
+    "suppressed unasked": [
+        lambda: ledgers(REFUSED, [], priority="low"),
+        lambda: suppressed(ledgers(REFUSED, []), (-1, True), priority="high"),
+        lambda: suppressed(ledgers(REFUSED, []), (-1, True), ignoreSuppression=True),
+        lambda: suppressed(ledgers(REFUSED, []), (9, True)),
+    ],
+    "sent though suppressed": [
+        lambda: suppressed(ledgers(), (-1, True)),
+        lambda: suppressed(ledgers(), (-1, True), (2, False)),
+        lambda: suppressed(ledgers(accepted=[taken(at=30)]), (2, True)),
+    ],
+    "suppressed but otherwise ended": [
+        lambda: suppressed(ledgers([unsent(1, "failed", "attempts")], []), (-1, True))
+    ],
     "illegal order": [
         lambda: ledgers([event(1, "read", final=True)]),
         lambda: ledgers([event(1, "submitted"), event(2, "delivered"), event(3, "sent")]),
@@ -255,7 +314,10 @@ BAD: dict[str, list[Callable[[], Ledgers]]] = {
         )
     ],
     "cancelled but otherwise ended": [lambda: ledgers(cancels=[Cancel(NOON, NOON, result=True)])],
-    "cancelled unasked": [lambda: ledgers([unsent(1, "cancelled", "by-request")], [])],
+    "cancelled unasked": [
+        lambda: ledgers(BY_REQUEST, []),
+        lambda: of_campaign(ledgers(BY_REQUEST, []), Call("d", "cancel", NOON)),
+    ],
     "cancelled but denied": [
         lambda: ledgers(
             [unsent(1, "cancelled", "by-request")], [], cancels=[Cancel(NOON, NOON, result=False)]
@@ -349,6 +411,7 @@ FORGETFUL = Act("kill -9 Redis", NOON + 2, NOON + 3, requests=4, forgets=True)
             conditions=conditions,
             cancels=[Cancel(NOON, NOON + 1, result=True)],
         ),
+        lambda conditions: suppressed(ledgers(conditions=conditions), (-1, True)),
     ],
 )
 def test_what_a_killed_redis_forgot_is_counted_apart(case: Callable[..., Ledgers]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import re
@@ -385,6 +386,33 @@ def test_a_worker_s_check_covers_what_is_documented(users: Users, namespace: str
     more = "-zadd -hset -xtrim -time"
     with redis.Redis.from_url(users.make("courier-worker", more=more)) as client:
         assert store_fault(client, namespace).endswith("grant +time +hset +zadd +xtrim")
+
+
+class Breaking(redis.Redis):
+    """A connection that breaks after so many commands."""
+
+    commands = 0
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        self.commands -= 1
+        if self.commands < 0:
+            raise redis.ConnectionError
+        return super().execute_command(*args, **options)
+
+
+def test_a_check_of_permissions_that_breaks_off_leaves_no_key_for_ever(
+    redis_server: RedisServer, namespace: str
+) -> None:
+    with closing(Breaking.from_url(redis_server.url, decode_responses=True)) as client:
+        for commands in range(40):
+            # When the connection breaks after so many commands
+            client.commands = commands
+            with contextlib.suppress(redis.ConnectionError):
+                store_fault(client, namespace)
+            # Then what has been written so far expires
+            client.commands = 1000
+            found = [*client.scan_iter(f"{{{namespace}}}:*")]
+            assert [key for key in found if client.pttl(key) == -1] == []
 
 
 @pytest.mark.parametrize(

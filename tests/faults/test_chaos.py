@@ -18,6 +18,7 @@ from tests.faults.chaos.stores import Single
 
 SMALL = {
     **{"pauses": (0.5, 2.0), "farthest": 10.0, "retention": 4.0, "naps": (3.0, 8.0)},
+    **{"campaigns": 8, "marketing": (0.02, 0.3)},
     "endings": tuple(each for each in ENDINGS if each not in NEVER_FINAL),
 }
 
@@ -34,6 +35,8 @@ def test_a_small_chaos_run_breaks_no_promise(tmp_path: Path) -> None:
     # And it was chaos
     figures = report.verdict.figures
     assert figures["asked"] == 1500 and figures["said to be unsure"] > 0
+    campaigns = figures["campaigns"]
+    assert campaigns["messages"] > 100 and campaigns["pauses"] > 0
     assert sum(report.acts.values()) >= 3 and sum(report.faults.values()) >= 10
     shutil.rmtree(tmp_path)
 
@@ -71,6 +74,7 @@ def test_the_archive_keeps_what_is_trimmed_and_drops_what_redis_forgot(tmp_path:
 
 
 CALM = {"messages": 600, "seconds": 3.0, "rate": 0.0, "acts": False, "apps": 2, "patience": 60.0}
+CALM |= {"campaigns": 6, "marketing": (0.02, 0.2)}
 """Nothing breaks but what is planted."""
 SOON = (10, 20, 50, 99, 99)
 """Endings that come soon."""
@@ -84,6 +88,8 @@ SOON = (10, 20, 50, 99, 99)
         ("double-claim", "doubled silently"),
         ("altered", "content altered"),
         ("second-end", "ended twice"),
+        ("deaf-to-pauses", "left a paused campaign"),
+        ("lost-count", "campaign's total wrong"),
     ],
 )
 def test_a_planted_fault_is_found(plant: str, violation: str | None, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=0.005, help="of each kind of fault")
     parser.add_argument("--redis", choices=("single", "sentinel"), default="single")
     parser.add_argument("--door", type=float, default=0.1, help="part of messages as Celery tasks")
+    parser.add_argument("--campaigns", type=float, default=0.3, help="part of apps' bulks in them")
     some: dict[str, Any] = {"choices": TROUBLES, "action": "append", "default": []}
     parser.add_argument("--without", **some, help="a trouble to leave out")
     parser.add_argument("--only", **some, help="a trouble: no other one comes but these")
@@ -39,6 +40,7 @@ def main() -> int:
         plant=given.plant,
         redis=given.redis,
         door=given.door,
+        part=given.campaigns,
         without=frozenset(given.without or (given.only and set(TROUBLES) - set(given.only))),
     )
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))

@@ -166,9 +166,13 @@ LASTING = {
     "missed": 1,
     "kept": 1,
     "format": 1,
+    "campaigns": 1,
+    "suppressed": 1,
+    "turns": 4,
+    "held": 4,
 }
 """Keys of the store that stay for ever: the first words of their names, and how many there are."""
-PASSING = {"m", "c", "common", "once", "bell", "bucket", "check"}
+PASSING = {"m", "c", "common", "once", "bell", "bucket", "check", "campaign"}
 """Those that expire."""
 EMPTY = {"lane", "watch"}
 """Those that are gone when every message has ended."""
@@ -176,8 +180,9 @@ SLACK_MS, NODE = 10_000, 200
 """Of trimming: a sweep's delay on a busy machine, and events of one node of a stream."""
 TASKS = (".enqueue", ".enqueue.held", ".enqueue.bodies")
 """Ends of the names of what holds ``courier.enqueue`` tasks: there may be none."""
-MOST_WORDS, MOST_BELLS = 20, 40
-"""Words on the wake list, and tasks on a queue, that may be left: wake-ups of nothing."""
+MOST_WORDS, MOST_BELLS, MOST_LINES = 20, 40, 48
+"""Words on the wake list, and tasks on a queue, that may be left: wake-ups of nothing. And lines of
+24 campaigns: an empty one is looked at when what was cancelled there would have been due."""
 
 
 def left_behind(keys: Sequence[Left], namespace: str, kept: int) -> Iterator[Violation]:
@@ -202,6 +207,7 @@ def _why_left(key: Left, word: str | None, kept: int) -> str:
     if word in PASSING:
         return "" if key.expires else "never expires"
     most = {"results": kept, "wake": MOST_WORDS, **dict.fromkeys(EMPTY, 0)}
+    most |= dict.fromkeys(("turns", "held"), MOST_LINES)
     is_known = word in LASTING or word in most
     return "" if is_known and key.size <= most.get(word, key.size) else "left behind"
 

@@ -21,18 +21,37 @@ SIZES = (2, 7, 30, 100, 400, 1200)
 PRIORITIES = ("realtime", "high", "normal", "low")
 
 
+NAMES = ("Анна", "Bob", "O'Neil", "d\\n", "李")
+RATED, RATE = 4, 40.0
+"""Every which campaign has a rate of its own, and how many messages a second that is."""
+
+
 @dataclass(frozen=True)
 class Order:
-    """One call of an app: ``enqueue(rows[0])`` or ``enqueue_many(rows, common)``."""
+    """One call of an app: ``enqueue(rows[0])``, ``enqueue_many(rows, common)``, or ``add(rows)`` of
+    a campaign, whose ``rate`` is its own; with ``template`` each row has a column."""
 
     rows: list[Json]
     common: Json | None = None
+    campaign: str | None = None
+    template: bool = False
+    rate: float | None = None
 
     @property
     def jobs(self) -> list[Json]:
         """Each row as the message that it means: it replaces whole fields, null takes away."""
         merged = [{**(self.common or {}), **row} for row in self.rows]
+        if self.template:
+            merged = [_rendered(job, job.pop("name")) for job in merged]
         return [{k: v for k, v in job.items() if v is not None} for job in merged]
+
+
+def _rendered(value: Any, name: str) -> Any:
+    if isinstance(value, dict):
+        return {k: _rendered(each, name) for k, each in value.items()}
+    if not isinstance(value, str):
+        return value
+    return value.replace("{name}", name).replace("{{", "{").replace("}}", "}")
 
 
 def orders(
@@ -42,8 +61,11 @@ def orders(
     count: int,
     endings: Sequence[int] = ENDINGS,
     sizes: Sequence[int] = SIZES,
+    campaigns: Sequence[str] = (),
+    part: float = 0.0,
 ) -> Iterator[Order]:
-    """Singles and bulks, ``count`` messages in all, with addresses numbered from ``first``."""
+    """Singles and bulks, ``count`` messages in all, with addresses numbered from ``first``. Such a
+    part of the bulks goes into campaigns."""
     done = 0
     while done < count:
         if chance.random() < 0.4:
@@ -56,8 +78,29 @@ def orders(
             _row(chance, f"{name}:{done + n}", first + done + n, common, endings)
             for n in range(size)
         ]
-        yield Order(rows, common)
+        of_campaign = campaigns and chance.random() < part
+        yield _campaign(chance, rows, common, campaigns) if of_campaign else Order(rows, common)
         done += size
+
+
+def _campaign(chance: Random, rows: list[Json], common: Json, names: Sequence[str]) -> Order:
+    """The same rows in a campaign: some from a template, some in hours that are open."""
+    place = chance.randrange(len(names))
+    rate = RATE if place % RATED == 0 else None
+    if chance.random() < 0.3:
+        now = datetime.now(UTC)
+        hours = {
+            f"{word}": f"{now + timedelta(hours=h):%H:%M}" for word, h in (("from", -6), ("to", 6))
+        }
+        common["sendWindow"] = {**hours, "zone": "UTC"}
+    template = "text" in common["content"] and chance.random() < 0.4
+    if template:
+        text = f"{{name}}: {{{{-20 %}}}} {common['content']['text']}"
+        common["content"] = {**common["content"], "text": text}
+        if "smsText" in common:
+            common["smsText"] = "{name} " + common["smsText"]
+        rows = [{**row, "name": chance.choice(NAMES)} for row in rows]
+    return Order(rows, common, names[place], template, rate)
 
 
 def _single(chance: Random, id: str, number: int, endings: Sequence[int]) -> Json:
@@ -88,6 +131,8 @@ def _row(chance: Random, id: str, number: int, common: Json, endings: Sequence[i
         row["sendAt"] = _instant(chance.uniform(-5, 6))
     if chance.random() < 0.03:
         row["ttlSec"] = chance.randint(16, 40)
+    if chance.random() < 0.02:
+        row["ignoreSuppression"] = True
     return row
 
 

@@ -42,14 +42,17 @@ REASONS = {  # of an accepted message; where nothing stands: none
     "lost": "tracking-ended",
 }
 REASONS_UNSENT = {  # of a message without a provider's id
-    "rejected": _CODE,
+    "rejected": f"{_CODE}|suppressed",
     "expired": "ttl",
     "failed": "attempts|crashed",
     "cancelled": "by-request",
-    "unconfirmed": f"unsure|attempts|crashed|ttl|by-request|{_CODE}",
+    "unconfirmed": f"unsure|attempts|crashed|ttl|by-request|suppressed|{_CODE}",
     "lost": "no-provider-id",
 }
-OPTIONS = {"id", "sendAt", "ttlSec", "onUnsure", "metadata", "resendSms"}
+OPTIONS = {
+    *("id", "sendAt", "ttlSec", "onUnsure", "metadata", "resendSms"),
+    *("sendWindow", "ignoreSuppression"),
+}
 """Of a job, what isn't sent."""
 VALIDITIES = {"validityPeriodSec": 86400, "smsValidityPeriodSec": 259200}
 """Clipped by ``ttlSec``; what holds where a job sets none."""
@@ -84,6 +87,7 @@ FORGETTABLE = {
     ),
     *("accepted more often than tried", "accepted without an end that says so"),
     *("cancelled but accepted", "cancelled but otherwise ended", "sent again too often"),
+    *("sent though suppressed", "suppressed but otherwise ended"),
 }
 """What a Redis that loses its last writes at kill -9 does by itself."""
 
@@ -97,11 +101,36 @@ class Cancel:
     result: bool
 
 
+@dataclass(frozen=True)
+class Listing:
+    """A message's number was put on the list of suppressed ones (``on``), or taken off it."""
+
+    called: float
+    answered: float
+    on: bool
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call about a campaign: ``pause``, ``resume``, ``cancel`` or ``progress``.
+
+    ``answer``: the numbers of the progress that it returned, or ``refused``: CampaignCancelled.
+    Without one it may or may not have held.
+    """
+
+    name: str
+    act: str
+    called: float
+    answered: float | None = None
+    answer: Json | None = None
+
+
 @dataclass
 class Asked:
     """A message as its app asked for it. ``stored``: when ``enqueue`` last returned, if ever.
 
-    ``task``: it went through Celery, as a task ``courier.enqueue``.
+    ``task``: it went through Celery, as a task ``courier.enqueue``. ``row``: its number among those
+    that were added to its campaign at once. ``refused``: when the campaign was cancelled already.
     """
 
     job: Json
@@ -110,6 +139,10 @@ class Asked:
     times: int = 1
     cancels: list[Cancel] = field(default_factory=list)
     task: bool = False
+    campaign: str | None = None
+    row: int = 0
+    refused: float | None = None
+    listings: list[Listing] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -140,6 +173,12 @@ class Conditions:
     resends: int = 2  # how often an unsure message may be sent again
     waits: float = 0.0  # seconds that a request, once begun, may wait for replicas
     offsets: Sequence[tuple[float, float]] = ((0.0, 0.0),)  # of Redis's clock, and since when
+    lease: float = 10.0  # seconds within which a request that has begun must have left
+
+    @property
+    def reach(self) -> float:
+        """Seconds after which no request can leave that had begun before."""
+        return self.lease + self.deadline + self.waits + TIME_MATTERS
 
 
 @dataclass
@@ -152,6 +191,7 @@ class Ledgers:
     events: list[Json]
     records: dict[str, Json | None]
     conditions: Conditions = field(default_factory=Conditions)
+    calls: Sequence[Call] = ()
 
 
 @dataclass(frozen=True, order=True)
@@ -181,6 +221,7 @@ class Life:
     accepted: list[Json]
     events: list[Json]
     record: Json | None
+    stopped: float | None = None  # when somebody first called cancel of its campaign
 
     @property
     def job(self) -> Json:
@@ -212,7 +253,7 @@ Check = Callable[[Life, Conditions], Iterable[Finding]]
 
 def judge(ledgers: Ledgers) -> Verdict:
     """Compare the three ledgers."""
-    lives, strangers = _join(ledgers)
+    lives, strangers = join(ledgers)
     violations, excused = list(strangers), list[Violation]()
     for life in lives:
         rewound = _rewound(life, ledgers.conditions)
@@ -228,7 +269,7 @@ def judge(ledgers: Ledgers) -> Verdict:
     return Verdict(violations, excused, figures)
 
 
-def _join(ledgers: Ledgers) -> tuple[list[Life], list[Violation]]:
+def join(ledgers: Ledgers) -> tuple[list[Life], list[Violation]]:
     """The ledgers by message, and what belongs to none."""
     by_address = {_address(asked.job): id for id, asked in ledgers.asked.items()}
     assert len(by_address) == len(ledgers.asked), "addresses must tell messages apart"
@@ -244,8 +285,15 @@ def _join(ledgers: Ledgers) -> tuple[list[Life], list[Violation]]:
         events[str(event.get("subject"))].append(event)
     for id in events.keys() - ledgers.asked.keys():
         strangers.append(Violation("event for an unknown id", id))
+    stopped = dict[str | None, float]()
+    for call in ledgers.calls:
+        if call.act == "cancel":
+            stopped.setdefault(call.name, call.called)
     lives = [
-        Life(id, asked, accepted[id], events[id], ledgers.records.get(id))
+        Life(
+            *(id, asked, accepted[id], events[id], ledgers.records.get(id)),
+            stopped.get(asked.campaign),
+        )
         for id, asked in ledgers.asked.items()
     ]
     return lives, strangers
@@ -262,10 +310,16 @@ def _rewound(life: Life, conditions: Conditions) -> bool:
         return False
     instants = [each["at"] for each in life.accepted]
     instants += [life.asked.stored] if life.asked.stored else []
-    instants += [cancel.answered for cancel in life.asked.cancels]
+    instants += [each.answered for each in (*life.asked.cancels, *life.asked.listings)]
     # A settle follows its acceptance by at most a request's deadline.
     wide = conditions.forgotten + conditions.deadline
     return any(act.begun - wide <= instant <= act.over for act in acts for instant in instants)
+
+
+def is_stalled(instant: float, conditions: Conditions) -> bool:
+    """Whether what left then may come from a worker that was stopped right before it."""
+    stalls = [act for act in conditions.acts if act.kind == "stalled worker"]
+    return any(act.begun <= instant <= act.over + conditions.deadline for act in stalls)
 
 
 def _astray(life: Life, conditions: Conditions) -> float:
@@ -295,6 +349,8 @@ def _numbering(life: Life, _: Conditions) -> Iterator[Finding]:
             yield "numbers with gaps", f"{event['id']} in place {n}"
         if data["messageId"] != life.id or event["type"] != f"viber.message.{data['status']}":
             yield "event at odds with itself", event["id"]
+        if data.get("campaign") != life.asked.campaign:
+            yield "campaign altered", f"{data.get('campaign')} of {life.asked.campaign}"
 
 
 def _ending(life: Life, _: Conditions) -> Iterator[Finding]:
@@ -434,10 +490,34 @@ def _cancelling(life: Life, _: Conditions) -> Iterator[Finding]:
     ):
         yield "cancelled but otherwise ended", str(life.last.get("status"))
     stopped = life.last.get("reason") == "by-request"
-    if stopped and not life.asked.cancels:
+    if stopped and not life.asked.cancels and life.stopped is None:
         yield "cancelled unasked", str(life.last.get("status"))
-    if stopped and life.last.get("status") == "cancelled" and not promised:
+    denied = not promised and life.stopped is None
+    if stopped and life.last.get("status") == "cancelled" and denied:
         yield "cancelled but denied", "every answer was False"
+
+
+def _suppressing(life: Life, conditions: Conditions) -> Iterator[Finding]:
+    """Lanes that advertise obey the list from a number's listing on."""
+    listings, last = life.asked.listings, life.last
+    heeds = life.job["priority"] in ("normal", "low") and not life.job.get("ignoreSuppression")
+    if last.get("reason") == "suppressed":
+        at = datetime.fromisoformat(life.events[-1]["time"]).timestamp()
+        till = at + _astray(life, conditions)
+        if not heeds or not any(each.on and each.called <= till for each in listings):
+            yield "suppressed unasked", last["status"]
+    for n, each in enumerate(listings if heeds else ()):
+        if each.on:
+            before = each.answered <= life.asked.called
+            since = each.answered + (0 if before else conditions.reach)
+            until = listings[n + 1].called if n + 1 < len(listings) else float("inf")
+            sent = [a["at"] - each.answered for a in life.accepted if since < a["at"] < until]
+            if sent and (before or not is_stalled(each.answered + sent[0], conditions)):
+                yield "sent though suppressed", f"{sent[0]:.1f} s later"
+            ends = {"rejected": "suppressed", "cancelled": "by-request", "expired": "ttl"}
+            right = ends.get(last.get("status", "")) == last.get("reason")
+            if before and until == float("inf") and last.get("final") and not right:
+                yield "suppressed but otherwise ended", f"{last['status']}, {last['reason']}"
 
 
 def _schedule(life: Life, conditions: Conditions) -> Iterator[Finding]:
@@ -491,7 +571,7 @@ def _records(life: Life, _: Conditions) -> Iterator[Finding]:
 
 CHECKS: tuple[Check, ...] = (
     *(_numbering, _ending, _order, _reasons, _acceptance, _doubles),
-    *(_content, _cancelling, _schedule, _tracking, _outcome, _records),
+    *(_content, _cancelling, _suppressing, _schedule, _tracking, _outcome, _records),
 )
 
 
@@ -510,7 +590,7 @@ def _figures(lives: list[Life], ledgers: Ledgers, excused: list[Violation]) -> J
     return {
         "asked": len(lives),
         "through the task door": sum(life.asked.task for life in lives),
-        "enqueued again": sum(life.asked.times - 1 for life in lives),
+        "enqueued again": sum(max(0, life.asked.times - 1) for life in lives),
         "accepted": sum(bool(life.accepted) for life in lives),
         "acceptances": len(ledgers.accepted),
         "accepted more than once": len(doubled),
@@ -520,6 +600,7 @@ def _figures(lives: list[Life], ledgers: Ledgers, excused: list[Violation]) -> J
         "unsure at most": conditions.unsure_answers + may,
         "cancelled on request": sum(any(c.result for c in life.asked.cancels) for life in lives),
         "cancels denied": sum(any(not c.result for c in life.asked.cancels) for life in lives),
+        "numbers suppressed": sum(any(x.on for x in life.asked.listings) for life in lives),
         "events": len(ledgers.events),
         "by end": dict(ends.most_common()),
         "lost by Redis": dict(Counter(each.name for each in excused)),

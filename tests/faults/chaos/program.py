@@ -104,11 +104,45 @@ def repeat_ends() -> None:
     Store.settle = twice  # type: ignore[method-assign]
 
 
+def heed_no_pause() -> None:
+    """Claims serve paused campaigns as any other, and requests with their messages begin."""
+    claim, begin = Store.claim, Store.begin
+
+    def deaf(self: Store, lane: str, answered: bool) -> Lease[Waiting] | RateLimited | None:
+        turns, held = self.keys.queues(lane)
+        for member in self.redis.zrange(held, 0, -1):
+            self.redis.zadd(turns, {member: 0})
+            self.redis.zrem(held, member)
+        return claim(self, lane, answered)
+
+    def blind(
+        self: Store, lease: Lease[Waiting], messages: Sequence[Waiting], inside: bool = True
+    ) -> Lease[Waiting]:
+        return replace(begin(self, replace(lease, line=""), messages, inside), line=lease.line)
+
+    Store.claim, Store.begin = deaf, blind  # type: ignore[method-assign]
+
+
+def lose_counts() -> None:
+    """Once in a while a campaign does not count an end."""
+    settle, calls = Store.settle, count(1)
+
+    def lossy(self: Store, lease: Lease[Any], moves: Sequence[Move], *more: Any) -> Any:
+        answer = settle(self, lease, moves, *more)
+        if lease.line and moves and next(calls) % EVERY == 0:
+            self.redis.hincrby(self.keys.campaigns + lease.line[2:], "ended", -1)
+        return answer
+
+    Store.settle = lossy  # type: ignore[method-assign]
+
+
 PLANTS: dict[str, Callable[[], None]] = {
     "lost-settle": lose_settles,
     "double-claim": double_claims,
     "altered": alter_contents,
     "second-end": repeat_ends,
+    "deaf-to-pauses": heed_no_pause,
+    "lost-count": lose_counts,
 }
 
 if plant := os.environ.get("CHAOS_PLANT"):

@@ -18,9 +18,11 @@ import redis
 from tests.conftest import Simulator
 from tests.faults.chaos.accounts import Evidence, Left, Seen, digest, settle_accounts
 from tests.faults.chaos.archive import Archive
+from tests.faults.chaos.campaigns import ROW, Kept, settle_campaigns
 from tests.faults.chaos.disturb import LAGGING, SLOTS, Disturber, Target
 from tests.faults.chaos.jobs import ENDINGS
-from tests.faults.chaos.ledger import Part, read_ledger
+from tests.faults.chaos.ledger import Part, read_calls, read_ledger
+from tests.faults.chaos.marketer import Marketing, told
 from tests.faults.chaos.oracle import Act, Asked, Conditions, Ledgers, Verdict, Violation, judge
 from tests.faults.chaos.reader import Reading, read_account
 from tests.faults.chaos.rules import is_unsure, refusal_codes
@@ -56,6 +58,7 @@ SHORT = {
     "COURIER_SMS_GRACE": "1.5",
     "COURIER_TRACKING_MARGIN": "1",
     "COURIER_SWEEP_INTERVAL": "0.5",
+    "COURIER_SUPPRESSION_KEY": "known to all of this run",
 }
 """Every wait is short, so that minutes hold all of a message's life."""
 REPLICATED = {"COURIER_REPLICAS": "2", "COURIER_REPLICAS_TIMEOUT": "1"}
@@ -81,6 +84,9 @@ class Options:
     plant: str = ""
     endings: tuple[int, ...] = ENDINGS
     door: float = 0.1  # the part of the messages that comes as tasks of a plain Celery client
+    part: float = 0.3  # of the apps' bulks: so many go into campaigns
+    campaigns: int = 24
+    marketing: tuple[float, float] = (0.05, 0.4)  # seconds between two calls about campaigns
     farthest: float = 40.0  # seconds by which Redis's clock may be off, either way
     retention: float = 30.0  # seconds for which events are kept
     naps: tuple[float, float] = (5.0, 60.0)  # seconds in which the lagging reader reads nothing
@@ -136,6 +142,7 @@ class Installation:
         self.producer = Producer.from_env({**self.env, "COURIER_REDIS_URL": self.store.own_url})
         stack.callback(self.producer.close)
         self.keys = Keys(NAMESPACE)
+        self.campaigns = tuple(f"c{n}" for n in range(options.campaigns if options.part else 0))
         self.archive = Archive(self.store, self.keys.results)
         self.archive.start()
 
@@ -164,14 +171,19 @@ class Installation:
                     raise
                 time.sleep(0.2)
 
-    def waiting(self) -> tuple[int, int]:
-        """Messages in line, and messages that are followed."""
-        return self.ask(
-            lambda client: (
-                sum(client.zcard(lane) for lane in self.keys.lanes),
-                int(client.zcard(self.keys.watch)),
-            )
-        )
+    def waiting(self) -> tuple[int, int, int]:
+        """Messages in line, messages in campaigns' lines, and messages that are followed."""
+        lines = [f"{lane}:{name}" for lane in self.keys.lanes for name in self.campaigns]
+
+        def look(client: redis.Redis) -> tuple[int, int, int]:
+            with client.pipeline(transaction=False) as pipe:
+                for key in (*self.keys.lanes, *lines, self.keys.watch):
+                    pipe.zcard(key)
+                *sizes, watched = pipe.execute()
+            plain = len(self.keys.lanes)
+            return sum(sizes[:plain]), sum(sizes[plain:]), watched
+
+        return self.ask(look)
 
     def known(self) -> int:
         """Messages stored."""
@@ -194,7 +206,10 @@ def run(options: Options, folder: Path, say: Callable[[str], object] = print) ->
         readers = [_start(each.command(), folder / f"{each.group}.log") for each in readings]
         for reader in readers:
             stack.callback(_end, reader)
-        parts = _parts(options, place.env, folder)
+        parts = _parts(options, place, folder)
+        marketing = _marketing(options, place, folder)
+        marketer = _start(marketing.command(), folder / "marketer.log")
+        stack.callback(_end, marketer)
 
         def tell() -> None:
             _tell(place, disturber, begun, say)
@@ -204,7 +219,8 @@ def run(options: Options, folder: Path, say: Callable[[str], object] = print) ->
         _linger(options, place, tell)
         disturber.stop()
         mark("healed")
-        _let_end(options, place, tell)
+        _tell_to_end(marketer, folder / "marketer.log")
+        _let_end(options, place, parts, tell)
         mark("ended")
         for program in (*place.workers, place.beat):
             program.stop()
@@ -213,8 +229,14 @@ def run(options: Options, folder: Path, say: Callable[[str], object] = print) ->
         for reader in readers:
             reader.wait(120)
         place.archive.stop()
-        ledgers = _collect(place, parts, options, disturber, folder)
+        calls = Path(marketing.ledger)
+        ledgers = _collect(place, parts, calls, disturber, folder)
         verdict = judge(ledgers)
+        kept = {name: _kept(place, name) for name in place.campaigns}
+        _write(
+            folder / "campaigns.jsonl", [{"name": n, **asdict(each)} for n, each in kept.items()]
+        )
+        settle_campaigns(verdict, ledgers, kept)
         settle_accounts(verdict, ledgers, _evidence(options, place, disturber, readings))
         exits = sum(len(worker.exits) for worker in place.workers)
     verdict.violations += disturber.violations
@@ -251,20 +273,28 @@ def _disturber(options: Options, place: Installation) -> Disturber:
 def _linger(options: Options, place: Installation, tell: Callable[[], None]) -> None:
     """Most of what was asked last meets faults too."""
     linger = time.monotonic() + (LINGER if options.acts else 0)
-    while sum(place.waiting()) > options.messages / 10 and time.monotonic() < linger:
+    while time.monotonic() < linger:
+        plain, _, watched = place.waiting()  # campaigns may be paused
+        if plain + watched <= options.messages / 10:
+            return
         tell()
 
 
-def _let_end(options: Options, place: Installation, tell: Callable[[], None]) -> None:
+def _let_end(
+    options: Options, place: Installation, parts: list[Part], tell: Callable[[], None]
+) -> None:
     """Wait until all that was asked for has ended, or nothing has changed for long."""
-    deadline, before, since = time.monotonic() + options.patience, (0, 0, 0), time.monotonic()
+    asked = {id: each for part in parts for id, each in read_ledger(Path(part.ledger)).items()}
+    refused = [id for id, each in asked.items() if each.stored is None]
+    wanted = options.messages - sum(place.producer.get(id) is None for id in refused)
+    deadline, before, since = time.monotonic() + options.patience, (0, 0), time.monotonic()
     while time.monotonic() < deadline:
-        now = (*place.waiting(), place.known())
-        if now[:2] == (0, 0) and now[2] >= options.messages:
+        now = sum(place.waiting()), place.known()
+        if not now[0] and now[1] >= wanted:
             return
         if now != before:
             before, since = now, time.monotonic()
-        if now[:2] == (0, 0) and time.monotonic() - since > UNHEARD:
+        if not now[0] and time.monotonic() - since > UNHEARD:
             return  # the rest is lost
         tell()
 
@@ -278,7 +308,32 @@ def _readings(options: Options, env: dict[str, str], folder: Path) -> list[Readi
     ]
 
 
-def _parts(options: Options, env: dict[str, str], folder: Path) -> list[Part]:
+def _marketing(options: Options, place: Installation, folder: Path) -> Marketing:
+    """At most a third of the campaigns are cancelled, so that the others show their ends."""
+    return Marketing(
+        env=place.env,
+        ledger=str(folder / "marketer.jsonl"),
+        names=place.campaigns,
+        seed=options.seed,
+        pauses=options.marketing,
+        most=len(place.campaigns) // 3,
+    )
+
+
+def _tell_to_end(program: subprocess.Popen[bytes], log: Path) -> None:
+    program.terminate()
+    if program.wait(150):
+        raise RuntimeError(log.read_text()[-2000:])
+
+
+def _kept(place: Installation, name: str) -> Kept:
+    """A campaign in the end."""
+    campaign = place.producer.campaign(name)
+    rows = [{n: getattr(row, n) for n in ("id", "row", *ROW)} for row in campaign.report()]
+    return Kept(told(campaign.progress()), rows)
+
+
+def _parts(options: Options, place: Installation, folder: Path) -> list[Part]:
     door = round(options.messages * options.door)
     each = (options.messages - door) // options.apps
     counts = {f"app{n}": each for n in range(options.apps - 1)}
@@ -293,8 +348,10 @@ def _parts(options: Options, env: dict[str, str], folder: Path) -> list[Part]:
             count=count,
             seconds=options.seconds,
             ledger=str(folder / f"asked-{name}.jsonl"),
-            env=env,
+            env=place.env,
             endings=options.endings,
+            campaigns=place.campaigns,
+            part=options.part,
         )
         for (name, count), first in zip(counts.items(), firsts, strict=False)
     ]
@@ -330,17 +387,17 @@ def _tell(
 ) -> None:
     """A line about how far it is, every few seconds."""
     time.sleep(3)
-    lanes, watched = place.waiting()
+    lanes, lines, watched = place.waiting()
     accepted = place.simulator.get("requests")["messages"]
     acts = ", ".join(f"{n} {kind}" for kind, n in sorted(disturber.told().items()))
     say(
-        f"{time.monotonic() - begun:5.0f} s  {lanes} waiting, {accepted} accepted,"
-        f" {watched} followed; {acts}"
+        f"{time.monotonic() - begun:5.0f} s  {lanes} waiting, {lines} in campaigns,"
+        f" {accepted} accepted, {watched} followed; {acts}"
     )
 
 
 def _collect(
-    place: Installation, parts: list[Part], options: Options, disturber: Disturber, folder: Path
+    place: Installation, parts: list[Part], calls: Path, disturber: Disturber, folder: Path
 ) -> Ledgers:
     asked: dict[str, Asked] = {}
     for part in parts:
@@ -364,6 +421,7 @@ def _collect(
         acts=acts,
         offsets=disturber.offsets,
         waits=LEASE if isinstance(place.store, Sentinels) else 0.0,
+        lease=LEASE,
     )
     _write(folder / "accepted.jsonl", accepted)
     _write(folder / "events.jsonl", events)
@@ -372,7 +430,7 @@ def _collect(
     _write(folder / "acts.jsonl", [asdict(act) for act in acts])
     _write(folder / "offsets.jsonl", list(disturber.offsets))
     _write(folder / "broken.jsonl", list(broken.items()))
-    return Ledgers(asked, accepted, events, records, conditions)
+    return Ledgers(asked, accepted, events, records, conditions, read_calls(calls))
 
 
 def _evidence(
