@@ -71,8 +71,8 @@ class Master:
                 continue
             # One that is cut off from the others still names the old master, and sees it down.
             if state and state["is_master"] and not (state["is_sdown"] or state["is_odown"]):
-                others = [each for each in self.sentinels if each is not sentinel]
-                self.sentinels = sentinel, *others  # asked first: an earlier one may be silent
+                # It is asked first from now on: an earlier one may be silent.
+                self.sentinels = sentinel, *(s for s in self.sentinels if s is not sentinel)
                 return _place(state)
         raise failure
 
