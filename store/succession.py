@@ -62,13 +62,18 @@ class Master:
         return None
 
     async def _look(self) -> Place:
-        failure: redis.RedisError = redis.ConnectionError("no sentinel knows the master")
+        failure: redis.RedisError = redis.ConnectionError("no sentinel sees the master")
         for sentinel in self.sentinels:
             try:
-                if found := await reply(sentinel.sentinel_get_master_addr_by_name(self._name)):
-                    return found[0], int(found[1])
+                state = (await reply(sentinel.sentinel_masters())).get(self._name)
             except (redis.ConnectionError, redis.TimeoutError) as error:
                 failure = error
+                continue
+            # One that is cut off from the others still names the old master, and sees it down.
+            if state and state["is_master"] and not (state["is_sdown"] or state["is_odown"]):
+                # It is asked first from now on: an earlier one may be silent.
+                self.sentinels = sentinel, *(s for s in self.sentinels if s is not sentinel)
+                return _place(state)
         raise failure
 
 

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import redis
 from tests.conftest import Simulator, free_port, text_job, wait_for
 from tests.faults.installation import running
 from tests.faults.parts import start_sentinel
-from viber_courier import AsyncProducer, StoreUnavailable
+from viber_courier import AsyncProducer, Producer, StoreUnavailable
 from viber_courier.ops.redis_server import RedisServer
 from viber_courier.schemas.settings import Settings
 
@@ -49,15 +49,15 @@ class Failover:
         # A sentinel asks for replicas every 10 s: one that follows by then is known by the first.
         wait_for(lambda: all(map(following, self.servers[1:])), 60, "a replica doesn't follow")
         self._down_after = down_after
-        self._folder, self.ports = folder, [free_port() for _ in range(3)]
-        self._sentinels = [self._start(port) for port in self.ports]
+        self.folder, self.ports = folder, [free_port() for _ in range(3)]
+        self.sentinels = [self._start(port) for port in self.ports]
         hosts = ",".join(f"127.0.0.1:{port}" for port in self.ports)
         self.url = f"sentinel://app:secret@{hosts}/0?master={NAME}"
         wait_for(self.complete, 60, "the sentinels have not found each other and the replica")
 
     def _start(self, port: int) -> subprocess.Popen[bytes]:
         given = port, self.servers[0].port, NAME, "peer", "secret", self._down_after
-        return start_sentinel(self._folder, *given)
+        return start_sentinel(self.folder, *given)
 
     def complete(self) -> bool:
         """Whether all sentinels agree, and all other servers follow the master and are known so."""
@@ -124,7 +124,7 @@ class Failover:
             client.execute_command("SENTINEL", "FAILOVER", NAME)
 
     def stop(self) -> None:
-        for sentinel in self._sentinels:
+        for sentinel in self.sentinels:
             sentinel.terminate()
             sentinel.wait(10)
         for server in self.servers:
@@ -266,3 +266,74 @@ def test_an_event_loop_follows_a_failover(
             assert all([await producer.get(id) for id in stored[-100:]])
 
     asyncio.run(main())
+
+
+@contextmanager
+def one_sees_the_dead(failover: Failover) -> Iterator[None]:
+    """The first sentinel is cut off from the others, and knows the dead master only."""
+    old = failover.servers[0]
+
+    def seen_by(port: int) -> dict[str, Any]:
+        with redis.Redis(port=port, decode_responses=True) as client:
+            said: dict[str, Any] = client.sentinel_masters()[NAME]
+        return said
+
+    old.stop(kill=True)
+    wait_for(lambda: all(seen_by(port)["port"] != old.port for port in failover.ports), 30)
+    first = failover.sentinels[0]
+    first.terminate()
+    first.wait(10)
+    given = failover.ports[0], old.port, NAME, "peer", "secret", DOWN_AFTER
+    failover.sentinels[0] = start_sentinel(failover.folder, *given)
+
+    def sees_it_down() -> bool:
+        with suppress(redis.ConnectionError):
+            return bool(seen_by(failover.ports[0])["is_sdown"])
+        return False
+
+    wait_for(sees_it_down, 30)
+    yield
+
+
+@contextmanager
+def one_hangs(failover: Failover) -> Iterator[None]:
+    """The first sentinel is there, and says nothing."""
+    failover.sentinels[0].send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        failover.sentinels[0].send_signal(signal.SIGCONT)
+
+
+@pytest.mark.parametrize("fault", [one_hangs, one_sees_the_dead])
+def test_another_sentinel_is_asked_where_the_first_one_is_of_no_use(
+    fault: Any, failover: Failover, namespace: str
+) -> None:
+    settings = Settings(redis_url=failover.url, namespace=namespace)
+
+    def slow(seconds: list[float]) -> int:
+        return sum(each > 0.5 for each in seconds)
+
+    async def asynchronous() -> list[float]:
+        took = list[float]()
+        async with AsyncProducer(settings) as producer:
+            for _ in range(20):
+                begun = time.monotonic()
+                await producer.enqueue(text_job())
+                took.append(time.monotonic() - begun)
+                await asyncio.sleep(0.2)
+        return took
+
+    # Given a first sentinel that says nothing, or knows nothing new
+    with fault(failover):
+        with closing(Producer(settings)) as producer:
+            took = list[float]()
+            for _ in range(20):
+                begun = time.monotonic()
+                producer.enqueue(text_job())
+                took.append(time.monotonic() - begun)
+                time.sleep(0.2)
+        # Then apps find the master, and only the first call waits for that sentinel
+        assert slow(took) <= 1, took
+        took = asyncio.run(asynchronous())
+        assert slow(took) <= 1, took
