@@ -39,7 +39,8 @@ class Field(NamedTuple):
 class Form(NamedTuple):
     """An action. ``title`` and ``back``, the page to go to, are formatted with the values.
 
-    ``act`` returns what it did, for people. It raises WrongValue or CourierError.
+    ``act`` returns what it did, for people. It raises WrongValue or CourierError. ``no``: the page
+    for those who don't agree, if it is another.
     """
 
     title: str
@@ -48,6 +49,7 @@ class Form(NamedTuple):
     fields: tuple[Field, ...]
     act: Act
     back: str
+    no: str = ""
 
     def values(self, given: Mapping[str, str], asks: bool = False) -> dict[str, str]:
         """Returns the fields' values among these. Raises WrongValue.
