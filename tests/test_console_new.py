@@ -6,12 +6,11 @@ import io
 import os
 import re
 import socket
-import subprocess
 import time
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +24,14 @@ from viber_courier import Producer
 from viber_courier.ops.console import audit, drafts, upload
 from viber_courier.ops.console.drafts import Drafts, common_of, plain
 from viber_courier.ops.redis_server import RedisServer
+from viber_courier.ops.up import free_port
 from viber_courier.store.keys import Keys
 
 TEXT = "Привет, {Имя}! Скидка {Скидка} %"
 FIELDS = {"subject": "Shop", "text": TEXT, "template": "yes", "paused": "yes", "hours": "24"}
 FIELDS |= {"priority": "low", "column": "Телефон", "country": "RU", "zone": "recipient"}
 NAMES = ("Ольга", "Иван", "Мария")
+NESTED = "--x\r\nContent-Type: multipart/mixed; boundary=z\r\n\r\n--z--\r\n--x--"
 EVIL = "<img src=x onerror=alert(1)>\u202exslx.csv"
 
 
@@ -73,12 +74,12 @@ def workbook(rows: int) -> bytes:
     return file.getvalue()
 
 
-def send(person: Person, list: Any, name: str = "list.xlsx", **given: str) -> requests.Response:
+def send(person: Person, list: Any, called: str = "list.xlsx", **given: str) -> requests.Response:
     """Fill the form of a new campaign, and send it with a list."""
     page = person.get("/new-campaign")
     hidden = {key: inputs(page.text)[key] for key in ("token", "draft")}
     fields = {**hidden, **FIELDS, **given}
-    files = {"list": (name, list)} if list is not None else {"list": ("", b"")}
+    files = {"list": (called, list)} if list is not None else {"list": ("", b"")}
     parts = [(key, (None, value)) for key, value in fields.items()]
     return person.session.post(
         f"{person.url}/new-campaign",
@@ -92,7 +93,7 @@ def looked(person: Person, sent: requests.Response) -> requests.Response:
     """The page of a dry run that has ended."""
     assert sent.status_code == 200, words(sent)
     path = sent.url.removeprefix(person.url)
-    wait_for(lambda: "is being looked through" not in person.get(path).text, 60)
+    wait_for(lambda: "is being looked through" not in person.get(path).text, 300)
     return person.get(path)
 
 
@@ -104,7 +105,12 @@ def press_start(person: Person, page: requests.Response) -> requests.Response:
 def added(person: Person, name: str) -> str:
     """What a campaign's page says once its list is added."""
     path = f"/campaigns/{name}"
-    wait_for(lambda: "is being added" not in words(person.get(path)), 60)
+
+    def has_ended() -> bool:
+        said = words(person.get(path))
+        return any(each in said for each in ("The list is added", "Stopped", "It failed"))
+
+    wait_for(has_ended, 300)
     return words(person.get(path))
 
 
@@ -133,7 +139,8 @@ def test_a_list_is_looked_through_revealed_started_and_added(person: Person, app
     assert "SMS segments 30; they cost 135.00 at 4.50 each" in said
     assert "09:00 to 21:00, each recipient’s own time" in said
     assert 'data-country="KZ"' in page.text
-    assert re.search(r"Address must be .* 33 1", said) and "Имя" in said
+    assert "its country has no such numbers 33 1" in said
+    assert "Text has no value for {Имя} 34 1" in said
     # No number and no name before it is asked for, and that is on record
     assert "Ольга" not in said and "7925" not in said
     shown = person.fill(re.findall(r'href="(/do/reveal-list[^"]*)"', page.text)[0])
@@ -194,7 +201,7 @@ def test_what_is_wrong_is_said_and_the_list_is_kept(person: Person, app: Produce
     assert "Rows 3 Messages 3" in words(mended)
     picture = {"imageUrl": "https://example.com/a.png"}
     page = looked(person, send(person, None, name="wrong", draft=draft, **picture))
-    assert "Button’s caption is required" in words(page)
+    assert "Button’s link is required; Button’s caption is required 2 3" in words(page)
     # A cancelled campaign takes no more
     app.campaign("gone", common=common_job()).add([{"address": "79250000009"}])
     app.campaign("gone").cancel()
@@ -219,7 +226,7 @@ def test_what_is_wrong_is_said_and_the_list_is_kept(person: Person, app: Produce
 def test_files_that_are_no_list(person: Person, list: bytes, fault: str) -> None:
     sent = send(person, list, name="odd")
     page = sent if sent.status_code == 422 else looked(person, sent)
-    assert fault.casefold() in words(page).casefold()
+    assert fault.casefold() in words(page).casefold(), words(page)
 
 
 def test_a_file_may_have_any_name(person: Person) -> None:
@@ -237,10 +244,7 @@ def test_a_double_click_starts_once(person: Person, app: Producer) -> None:
     form = inputs(person.get(path).text)
     with ThreadPoolExecutor(2) as pool:
         answers = [pool.submit(person.post, path, form) for _ in range(2)]
-        assert all(
-            "Started" in words(each.result()) or "Progress" in words(each.result())
-            for each in answers
-        )
+        assert all(each.result().url.endswith("/campaigns/double") for each in answers)
     # Another form of the same
     late = person.post(path, {**form, "once": "another"})
     assert late.status_code == 422 and "started already" in words(late)
@@ -329,29 +333,22 @@ def test_at_most_two_lists_at_once_and_no_larger_than_allowed(person: Person) ->
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_zip_bomb_takes_nothing_with_it(person: Person, console: Console, app: Producer) -> None:
-    """Its sheet has 4 GB of blank cells."""
-    book = io.BytesIO(workbook(3))
+    """Its sheet has 1.3 GB of text."""
     bomb = io.BytesIO()
+    cell = b'<c r="A5" t="inlineStr"><is><t>%s</t></is></c>' % (b"y" * 2000)
     with (
-        zipfile.ZipFile(book) as old,
+        zipfile.ZipFile(io.BytesIO(workbook(3))) as old,
         zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as new,
     ):
         for item in old.infolist():
-            data = old.read(item)
-            if "sheet1" not in item.filename:
-                new.writestr(item.filename, data)
-                continue
-            begin, end = data.split(b"</sheetData>")
+            begin, mark, end = old.read(item).partition(b"</sheetData>")
             with new.open(item.filename, "w", force_zip64=True) as file:
                 file.write(begin)
-                row = b"".join(
-                    b'<c r="%c5" t="inlineStr"><is><t>%s</t></is></c>' % (65 + n, b"y" * 2000)
-                    for n in range(20)
-                )
-                for _ in range(100_000):
-                    file.write(b"<row>" + row + b"</row>")
-                file.write(b"</sheetData>" + end)
+                for _ in range(32_000 if mark else 0):
+                    file.write(b"<row>" + 20 * cell + b"</row>")
+                file.write(mark + end)
     before = memory(console.process.pid)
     sent = send(person, bomb.getvalue(), name="bomb")
     began = time.monotonic()
@@ -372,18 +369,20 @@ def memory(pid: int, what: str = "VmRSS") -> int:
 
 
 def children(pid: int) -> list[int]:
-    return [
-        int(each)
-        for each in subprocess.run(
-            ["pgrep", "-P", str(pid)], capture_output=True, text=True, check=False
-        ).stdout.split()
-    ]
+    """The processes that a process has started."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            if path.read_text().rpartition(")")[2].split()[1] == str(pid):
+                found.append(int(path.parent.name))
+    return found
 
 
 # --- what breaks in the middle --------------------------------------------------------------------
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_large_lists_hold_up_no_page_and_their_memory_is_bounded(
     person: Person, console: Console, app: Producer
 ) -> None:
@@ -415,12 +414,13 @@ def test_large_lists_hold_up_no_page_and_their_memory_is_bounded(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("how", ["term", "kill"])
 def test_a_restart_in_the_middle_says_so_and_the_same_list_goes_on(
     how: str, tmp_path: Path, env: dict[str, str], app: Producer
 ) -> None:
     name, keys = f"restart-{how}", Keys(app.settings.namespace)
-    rows = "".join(f"+7925{n:07};{NAMES[n % 3]};{n % 30}\n" for n in range(100_000))
+    rows = "".join(f"+7925{n:07};{NAMES[n % 3]};{n % 30}\n" for n in range(30_000))
     data = ("Телефон;Имя;Скидка\n" + rows).encode()
     folders = {"TMPDIR": str(tmp_path)}
     made = Console(tmp_path, {**env, **USER, **folders})
@@ -441,7 +441,7 @@ def test_a_restart_in_the_middle_says_so_and_the_same_list_goes_on(
         assert "Traceback" not in made.log
     assert bool(list(tmp_path.glob("courier-console-*"))) == (how == "kill")
     count = app.campaign(name).progress().added
-    assert count < 100_000
+    assert count < 30_000
     made = Console(tmp_path, {**env, **USER, **folders})
     with ExitStack() as stack:
         stack.callback(made.close)
@@ -450,21 +450,22 @@ def test_a_restart_in_the_middle_says_so_and_the_same_list_goes_on(
         said = words(someone.get(f"/campaigns/{name}"))
         assert "Add the same list again to go on: nothing is stored twice" in said
         if how == "term":
-            assert re.search(r"Stopped: [\d,]+ of 100,000 rows are stored. the console was", said)
+            assert re.search(r"Stopped: [\d,]+ of 30,000 rows are stored. the console was", said)
         page = looked(someone, send(someone, data, "big.csv", name=name))
         assert len(list(tmp_path.glob("courier-console-*"))) == 1, "the killed one's lists are gone"
         press_start(someone, page)
         assert re.search(r"[\d,]+ messages stored, [\d,]+ were there before", added(someone, name))
-        assert app.campaign(name).progress().added == 100_000
+        assert app.campaign(name).progress().added == 30_000
     app.campaign(name).cancel()
     assert app.redis.exists(keys.audit)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_redis_that_goes_away_in_the_middle_is_waited_for(
-    tmp_path: Path, redis_server: RedisServer
+    tmp_path: Path,
 ) -> None:
-    own = RedisServer(tmp_path)
+    own = RedisServer(tmp_path, free_port(0))
     own.start()
     env = {"COURIER_REDIS_URL": own.url, "COURIER_NAMESPACE": "away", "TMPDIR": str(tmp_path)}
     made = Console(tmp_path, {**env, **USER})
@@ -473,31 +474,33 @@ def test_redis_that_goes_away_in_the_middle_is_waited_for(
         stack.callback(made.close)
         someone = Person(made.url)
         someone.log_in()
-        rows = "".join(f"+7925{n:07};{NAMES[n % 3]};{n % 30}\n" for n in range(60_000))
+        rows = "".join(f"+7925{n:07};{NAMES[n % 3]};{n % 30}\n" for n in range(20_000))
         data = ("Телефон;Имя;Скидка\n" + rows).encode()
         press_start(someone, looked(someone, send(someone, data, "big.csv", name="away")))
         with closing(Producer.from_env(env)) as app:
             wait_for(lambda: app.campaign("away").progress().added > 1000, 30)
             app.redis.execute_command("CLIENT", "PAUSE", "8000", "ALL")
-            assert "60,000 messages stored" in added(someone, "away")
-            assert app.campaign("away").progress().added == 60_000
+            assert "20,000 messages stored" in added(someone, "away")
+            assert app.campaign("away").progress().added == 20_000
 
 
-def test_a_full_queue_is_said_and_the_same_list_goes_on(
-    tmp_path: Path, env: dict[str, str], app: Producer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The setting bounds what the console's own processes may store."""
-    settings = {"COURIER_MAX_QUEUED": "50", "TMPDIR": str(tmp_path)}
-    monkeypatch.setattr(drafts, "KEPT_SECONDS", 10.0)
-    made = Console(tmp_path, {**env, **USER, **settings, "COURIER_NAMESPACE": "console-full"})
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_full_queue_is_waited_for_and_said(tmp_path: Path, env: dict[str, str]) -> None:
+    own = {**env, "COURIER_NAMESPACE": "console-full", "TMPDIR": str(tmp_path)}
+    made = Console(tmp_path, {**own, **USER, "COURIER_MAX_QUEUED": "50"})
     with ExitStack() as stack:
         stack.callback(made.close)
+        app = stack.enter_context(closing(Producer.from_env(own)))
         someone = Person(made.url)
         someone.log_in()
         press_start(someone, looked(someone, send(someone, workbook(80), name="full")))
         wait_for(lambda: "Waiting up to 600 s" in words(someone.get("/campaigns/full")), 30)
-        made.process.terminate()
-        made.process.wait(20)
+        assert app.campaign("full").progress().added == 50
+        # Once there is room, it goes on
+        for row in list(app.campaign("full").report())[:40]:
+            app.cancel(row.id)
+        assert "80 messages stored" in added(someone, "full")
 
 
 # --- parts ----------------------------------------------------------------------------------------

@@ -51,7 +51,7 @@ ENTRIES = 1000
 """Entries of the audit stream among which ends of adds are looked for."""
 _CALL = "from viber_courier.ops.cli import main; main(prog_name='courier')"
 _OPTION = re.compile(r" ?\(--[^)]*\)")
-_PATH = re.compile(r"\bcommon\.(?:(?:content|sendWindow)\.)?(\w+)")
+_PATH = re.compile(r"\b(?:common\.)?(?:content|sendWindow)\.(\w+)|\bcommon\.(\w+)")
 _LOCK = "lock"
 State = Literal["new", "looking", "ready", "adding", "added"]
 logger = logging.getLogger(__name__)
@@ -195,8 +195,9 @@ class Drafts:
         timer.start()
         self._pool.shutdown(cancel_futures=True)
         timer.cancel()
-        for place in self._place:
+        for place, file in zip(self._place, self._files, strict=True):
             shutil.rmtree(place, ignore_errors=True)
+            file.close()
 
     def _kill(self) -> None:
         for child in [*self._children]:
@@ -346,7 +347,7 @@ def plain(text: str) -> str:
     text = _OPTION.sub("", text).removeprefix("nothing was stored: ")
     for option, words in (("--sheet NAME", "the field Sheet"), ("--campaign NAME", "name")):
         text = text.replace(option, words)
-    text = _PATH.sub(lambda found: LABELS.get(found[1], found[1]), text)
+    text = _PATH.sub(lambda found: LABELS.get(found[1] or found[2], found[0]), text)
     return text[:1].upper() + text[1:]
 
 
@@ -387,6 +388,6 @@ def _error(said: list[str]) -> str:
 def _hold(pid: int) -> None:
     """Bounds a process's memory, and lets pages go before it."""
     with suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, pid, 10)
+        os.setpriority(os.PRIO_PROCESS, pid, 5)
         if hasattr(resource, "prlimit"):  # Linux
             resource.prlimit(pid, resource.RLIMIT_AS, (MEMORY, MEMORY))
