@@ -22,7 +22,8 @@ from tests.conftest import common_job, wait_for
 from tests.console import LOGIN, USER, Console, Person, discreet, inputs, words
 from viber_courier import Producer
 from viber_courier.ops.console import audit, drafts, upload
-from viber_courier.ops.console.drafts import Drafts, common_of, plain
+from viber_courier.ops.console.bulk import common_of, plain
+from viber_courier.ops.console.drafts import Drafts
 from viber_courier.ops.redis_server import RedisServer
 from viber_courier.ops.up import free_port
 from viber_courier.store.keys import Keys

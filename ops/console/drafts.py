@@ -10,7 +10,6 @@ import fcntl
 import json
 import logging
 import os
-import re
 import resource
 import secrets
 import shutil
@@ -21,7 +20,6 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -31,6 +29,7 @@ from typing import IO, Any, Literal
 from viber_courier import Producer, StoreUnavailable
 from viber_courier.ops.console.actions import Actions
 from viber_courier.ops.console.audit import entries
+from viber_courier.ops.console.bulk import common_of, error_of, options_of, outcome, plain
 from viber_courier.ops.console.forms import Values, WrongValue
 from viber_courier.ops.lists.recipients import counted
 
@@ -50,8 +49,6 @@ TWICE = "nothing is stored twice"
 ENTRIES = 1000
 """Entries of the audit stream among which ends of adds are looked for."""
 _CALL = "from viber_courier.ops.cli import main; main(prog_name='courier')"
-_OPTION = re.compile(r" ?\(--[^)]*\)")
-_PATH = re.compile(r"\b(?:common\.)?(?:content|sendWindow)\.(\w+)|\bcommon\.(\w+)")
 _LOCK = "lock"
 State = Literal["new", "looking", "ready", "adding", "added"]
 logger = logging.getLogger(__name__)
@@ -228,7 +225,7 @@ class Drafts:
             printed, said = self._bulk(
                 draft, LOOK_SECONDS, "--dry-run", *([f"--sms-price={price}"] if price else [])
             )
-            draft.found, draft.fault = printed, "" if printed else plain(_error(said))
+            draft.found, draft.fault = printed, "" if printed else plain(error_of(said))
         except Exception as error:
             draft.fault = f"The list can't be read: {type(error).__name__}"
             logger.error("look at a list failed", extra={"error": type(error).__name__})
@@ -254,7 +251,7 @@ class Drafts:
         text = "It failed: the log says why."
         try:
             printed, said = self._bulk(draft, None, f"--refused={draft.refused}", "--wait=10m")
-            text = _outcome(printed) if printed else self._stopped(said)
+            text = outcome(printed) if printed else self._stopped(said)
             draft.state = "added" if printed else "ready"
             if printed:
                 draft.list.unlink(missing_ok=True)
@@ -276,15 +273,11 @@ class Drafts:
         self, draft: Draft, seconds: float | None, *more: str
     ) -> tuple[dict[str, Any] | None, list[str]]:
         """Runs ``courier bulk``; returns what it printed, None if it failed, and what it said."""
-        values = draft.values
-        options = ["--json", f"--campaign={values['name']}", *more]
-        options += ["--template"] if values.get("template") else []
-        options += [f"--map={values['column']}=address"] if values["column"] else []
-        options += [f"--{n}={values[n]}" for n in ("country", "sheet") if values[n]]
-        options += [f"--common={draft.folder / 'common.json'}", "--", str(draft.list)]
+        given = [*options_of(draft.values), *more]
+        given += [f"--common={draft.folder / 'common.json'}", "--", str(draft.list)]
         with (draft.folder / "printed").open("w+", encoding="utf-8") as printed:
             child = subprocess.Popen(  # noqa: S603 - our own program; each value is in its option
-                [sys.executable, "-c", _CALL, "bulk", *options],
+                [sys.executable, "-c", _CALL, "bulk", *given],
                 stdin=subprocess.DEVNULL,
                 stdout=printed,
                 stderr=subprocess.PIPE,
@@ -315,74 +308,9 @@ class Drafts:
 
     def _stopped(self, said: list[str]) -> str:
         where = next((line for line in said if line.startswith("Stopped: ")), "Stopped.")
-        why = "the console was ended." if self._is_over else plain(_error(said))
+        why = "the console was ended." if self._is_over else plain(error_of(said))
         where = where.partition(" Start the same")[0]
         return f"{where} {why[:90]} Add the same list again to go on: {TWICE}."
-
-
-def common_of(values: Mapping[str, str]) -> dict[str, Any]:
-    """Returns the common part of a draft's messages, as ``courier bulk --common`` reads it."""
-    content = {
-        name: values[name] for name in ("text", "caption", "action", "imageUrl") if values[name]
-    }
-    kinds = {("imageUrl",): "image", ("text",): "text", (): "text"}
-    common: dict[str, Any] = {"contentType": kinds.get(tuple(content), "button")}
-    common |= {name: values[name] for name in ("subject", "priority")}
-    common |= {name: values[name] for name in ("smsText", "smsSrcAddress") if values[name]}
-    common |= {"content": content} if content else {}
-    if values.get("resendSms") or values["smsText"]:
-        common["resendSms"] = True
-    if values["hours"]:
-        common["ttlSec"] = int(values["hours"]) * 3600
-    if values["from"] or values["to"]:
-        window: dict[str, Any] = {name: values[name] for name in ("from", "to") if values[name]}
-        days = values.get("days", "").split()
-        common["sendWindow"] = {**window, "zone": values["zone"] or "recipient"}
-        common["sendWindow"] |= {"days": days} if days else {}
-    return common
-
-
-def plain(text: str) -> str:
-    """Returns what the command said in the words of the console's form, without its options."""
-    text = _OPTION.sub("", text).removeprefix("nothing was stored: ")
-    for option, words in (("--sheet NAME", "the field Sheet"), ("--campaign NAME", "name")):
-        text = text.replace(option, words)
-    text = _PATH.sub(lambda found: LABELS.get(found[1] or found[2], found[0]), text)
-    return text[:1].upper() + text[1:]
-
-
-LABELS = {
-    "subject": "Sender",
-    "text": "Text",
-    "caption": "Button’s caption",
-    "action": "Button’s link",
-    "imageUrl": "Picture’s link",
-    "smsText": "SMS text",
-    "smsSrcAddress": "SMS sender",
-    "ttlSec": "Hours",
-    "from": "From",
-    "to": "To",
-    "zone": "Time zone",
-}
-"""Of the form's fields, by their names in a job."""
-
-
-def _outcome(found: Mapping[str, Any]) -> str:
-    parts = [f"{counted(found['stored'], 'message')} stored"]
-    for name, text in (
-        ("storedBefore", "were there before"),
-        ("refused", "refused"),
-        ("repeated", "repeated"),
-        ("suppressed", "to suppressed numbers, not sent"),
-    ):
-        parts += [f"{found[name]:,} {text}"] if found[name] else []
-    return f"The list is added: {', '.join(parts)}."
-
-
-def _error(said: list[str]) -> str:
-    """Returns the command's error; what else it printed may be a traceback."""
-    found = [line.removeprefix("Error: ") for line in said if line.startswith("Error: ")]
-    return found[-1] if found else "the list is too large or too odd: it took too much"
 
 
 def _hold(pid: int) -> None:

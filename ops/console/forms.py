@@ -69,6 +69,8 @@ class Form(NamedTuple):
 
 
 _HERE: Any = json.loads((Path(__file__).parent / "forms.json").read_text("utf-8"))
+LABELS: dict[str, str] = _HERE["labels"]
+"""Of a new campaign's fields, by their names in a job."""
 _FIELDS = {
     "lane": Field("lane", pattern="|".join(PAUSABLE)),
     "status": Field("status", pattern="|".join(["", *sorted(DEAD)])),

@@ -23,7 +23,8 @@ from viber_courier.ops.commands.top import FUNNEL
 from viber_courier.ops.console import campaigns
 from viber_courier.ops.console.actions import Actions
 from viber_courier.ops.console.audit import Actor, entries
-from viber_courier.ops.console.drafts import Drafts, plain
+from viber_courier.ops.console.bulk import plain
+from viber_courier.ops.console.drafts import Drafts
 from viber_courier.ops.console.forms import FORMS, Form, WrongValue
 from viber_courier.ops.console.problems import Problem
 from viber_courier.ops.console.sessions import MOST_DONE, Session, Sessions
