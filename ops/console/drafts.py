@@ -39,7 +39,7 @@ KEPT_SECONDS, MOST_DRAFTS = 3600.0, 10
 """How long a draft is kept after its latest use, and how many are: each has a list on disk."""
 LOOK_SECONDS, END_SECONDS = 600.0, 3.0
 """How long a list may be looked through, and how long an add may take to end when it is told to."""
-MEMORY = 2**30
+MEMORY = 768 * 2**20
 """Bytes of address space of each process."""
 ADD, ADDED = "add list", "added list"
 """What the audit stream calls the beginning and the end of an add."""
@@ -154,7 +154,7 @@ class Drafts:
         if draft is None or draft.name != given["name"]:
             raise WrongValue("the list is no longer here: upload it again")
         with self._lock:
-            adding = [each.name for each in self._known.values() if each.state == "adding"]
+            adding = [each.name for each in [*self._known.values()] if each.state == "adding"]
             if draft.state != "ready":
                 raise WrongValue("it is started already, or can't be")
             if draft.name in adding or len(adding) >= AT_ONCE:
@@ -178,7 +178,7 @@ class Drafts:
                     broken = f"{BROKEN_OFF}: {TWICE}."
                     ended[entry.on] = entry.how if entry.what == ADDED else broken
             self._ended = ended
-        drafts = [each for each in self._known.values() if each.values.get("name") == name]
+        drafts = [each for each in [*self._known.values()] if each.values.get("name") == name]
         adding = next((each for each in drafts if each.state == "adding"), None)
         latest = next((each for each in reversed(drafts) if each.is_begun), None)
         return {"adding": adding, "latest": latest, "ended": self._ended.get(name, "")}
@@ -314,8 +314,9 @@ class Drafts:
 
 
 def _hold(pid: int) -> None:
-    """Bounds a process's memory, and lets pages go before it."""
+    """Bounds a process's memory; lets pages go before it, and it before them where memory ends."""
     with suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, pid, 5)
         if hasattr(resource, "prlimit"):  # Linux
             resource.prlimit(pid, resource.RLIMIT_AS, (MEMORY, MEMORY))
+            Path(f"/proc/{pid}/oom_score_adj").write_text("1000")

@@ -108,6 +108,7 @@ class Upload:
     async def _accept(self, parts: MultipartReader) -> Draft:
         """Returns a draft with what a form has sent; it may be an earlier one, changed."""
         draft = self._drafts.new()
+        draft.state = "looking"  # nobody deletes it while it comes
         try:
             async with asyncio.timeout(UPLOAD_SECONDS):
                 draft.values = await self._receive(parts, draft)
@@ -116,6 +117,7 @@ class Upload:
         except (ValueError, LookupError, RuntimeError, web.RequestPayloadError, BadHttpMessage):
             raise Problem(400, "The form can't be read.") from None
         finally:
+            draft.state = "new"
             if not draft.values:
                 self._drafts.drop(draft)
         kept = self._drafts.get(draft.values.pop("draft"))
