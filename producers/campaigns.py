@@ -49,8 +49,9 @@ class Progress:
     ``waiting`` messages are in line, ``inside`` of these are in a request right now: they may still
     leave although the campaign is paused or cancelled. ``statuses`` says how many messages are in
     each status, ``entered`` how many have come into each ``<status>`` or ``<status>:<reason>``.
+    ``later`` of those that wait are due later: by sending hours, ``sendAt`` or a retry.
     ``seconds_left`` is how long the rest will wait at the pace of the last minute; None if it
-    stands still.
+    stands still, or most of it is due later.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Progress:
     resent: int = 0
     waiting: int = 0
     inside: int = 0
+    later: int = 0
     ended: int = 0
     statuses: Mapping[Status, int] = field(default_factory=dict)
     entered: Mapping[str, int] = field(default_factory=dict)
@@ -111,6 +113,7 @@ def read_progress(name: str, fields: Mapping[str, str], now: int) -> Progress:
             statuses[Status(status)] += int(count)
         elif status == "left":
             statuses[Status(more)] -= int(count)
+    later = max(0, int(fields.get("later", 0)) - numbers["inside"])
     over = numbers["added"] == numbers["ended"] > 0
     state: State = "paused" if "paused" in fields else "ended" if over else "running"
     return Progress(
@@ -120,16 +123,17 @@ def read_progress(name: str, fields: Mapping[str, str], now: int) -> Progress:
         created=iso(int(fields["created"]) / SECOND),
         rate=float(fields["rate"]) if "rate" in fields else None,
         **numbers,
+        later=later,
         statuses=dict(+statuses),
         entered=entered,
-        seconds_left=_seconds_left(fields, numbers["waiting"], now),
+        seconds_left=_seconds_left(fields, numbers["waiting"], later, now),
     )
 
 
-def _seconds_left(fields: Mapping[str, str], waiting: int, now: int) -> float | None:
+def _seconds_left(fields: Mapping[str, str], waiting: int, later: int, now: int) -> float | None:
     if not waiting:
         return 0.0
-    if "served" not in fields or fields.keys() & {"paused", "stopped"}:
+    if 2 * later > waiting or "served" not in fields or fields.keys() & {"paused", "stopped"}:
         return None
     idle = max(0, now - int(fields["served"])) / MINUTE
     age = max(SECOND, now - int(fields["began"])) / MINUTE

@@ -539,6 +539,22 @@ def test_how_long_it_will_take(producer: Producer, shop: Workshop) -> None:
     assert campaign.progress().seconds_left is None
 
 
+def test_how_long_is_not_said_of_what_is_due_later(producer: Producer, shop: Workshop) -> None:
+    # Given a campaign at a pace, most of which waits until tomorrow
+    campaign, _ = start(producer, "a", 3000)
+    shop.clock.freeze()
+    for _ in range(20):
+        shop.answer()
+        shop.clock.advance(0.5)
+    assert producer.campaign("a").progress().later == 0
+    later = producer.campaign("a", common=common_job(sendAt=iso_in(86_400)))
+    later.add([{"address": f"7926{n:07}"} for n in range(2000)])
+    # Then nobody is promised that the rest takes seconds
+    progress = campaign.progress()
+    assert (progress.waiting, progress.later) == (3000, 2000)
+    assert progress.seconds_left is None
+
+
 def _progress(shop: Workshop, name: str) -> Progress:
     """By the clock of the test."""
     fields: Any = shop.client.hgetall(shop.store.keys.campaigns + name)

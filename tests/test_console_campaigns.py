@@ -62,7 +62,7 @@ def test_a_campaign_is_watched_paused_cancelled_and_reported(person: Person, app
     common = common_job(priority="low", content={"text": TEXT})
     ids = app.campaign("nov-sale", common=common).add(rows)
     app.campaign("other", common=common).add(rows[:1])
-    row = "nov-sale running 1,200 1,200 0"
+    row = "nov-sale Running 1,200 1,200 0"
     wait_for(lambda: row in words(person.get("/campaigns")))  # the list may be a second old
     shown = person.get("/campaigns/nov-sale")
     assert "Added 1,200 Waiting 1,200" in words(shown) and "queued 1,200 100.0 %" in words(shown)

@@ -186,6 +186,8 @@ def _print(progress: Progress, as_json: bool) -> None:
 
 def _left(progress: Progress) -> str:
     if progress.seconds_left is None or not progress.waiting:
+        if 2 * progress.later > progress.waiting:
+            return "later"
         return "-" if progress.waiting else ""
     minutes, seconds = divmod(round(progress.seconds_left), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"

@@ -82,6 +82,7 @@ def show(
     cost = price * sms.segments if price is not None and sms else None
     if as_json:
         values = asdict(found) | {"landlines": survey.landlines, "notes": notes}
+        values["lines"] = survey.lines
         values["sms"] = sms and {**asdict(sms), "cost": None if cost is None else str(cost)}
         return emit({"dryRun": True, **values})
     counts = {"rows": found.rows, "refused": found.refused, "repeated": found.repeated}

@@ -45,7 +45,21 @@ def _list(producer: Producer, _: Mapping[str, str]) -> Read:
 
 def _show(producer: Producer, given: Mapping[str, str]) -> Read:
     progress = _progress(producer, given["name"])
-    return progress and {"it": progress, "left": _duration(progress.seconds_left)}
+    return progress and _shown(progress)
+
+
+def _shown(progress: Progress) -> dict[str, Any]:
+    return {"it": progress, "left": _duration(progress.seconds_left)}
+
+
+def with_lists(found: Read, about: Mapping[str, Any], name: str) -> Read:
+    """Returns what a campaign's page shows, with what is said of its lists.
+
+    A campaign of which nothing is stored has a page while a list is added to it.
+    """
+    if found is None and about["adding"]:
+        found = _shown(Progress(name=name))
+    return {**found, **about} if isinstance(found, Mapping) else found
 
 
 def _progress(producer: Producer, name: str) -> Any:

@@ -39,7 +39,8 @@ class Field(NamedTuple):
 class Form(NamedTuple):
     """An action. ``title`` and ``back``, the page to go to, are formatted with the values.
 
-    ``act`` returns what it did, for people. It raises WrongValue or CourierError.
+    ``act`` returns what it did, for people. It raises WrongValue or CourierError. ``no``: the page
+    for those who don't agree, if it is another.
     """
 
     title: str
@@ -48,6 +49,7 @@ class Form(NamedTuple):
     fields: tuple[Field, ...]
     act: Act
     back: str
+    no: str = ""
 
     def values(self, given: Mapping[str, str], asks: bool = False) -> dict[str, str]:
         """Returns the fields' values among these. Raises WrongValue.
@@ -67,6 +69,8 @@ class Form(NamedTuple):
 
 
 _HERE: Any = json.loads((Path(__file__).parent / "forms.json").read_text("utf-8"))
+LABELS: dict[str, str] = _HERE["labels"]
+"""Of a new campaign's fields, by their names in a job."""
 _FIELDS = {
     "lane": Field("lane", pattern="|".join(PAUSABLE)),
     "status": Field("status", pattern="|".join(["", *sorted(DEAD)])),

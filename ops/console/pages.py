@@ -23,9 +23,13 @@ from viber_courier.ops.commands.top import FUNNEL
 from viber_courier.ops.console import campaigns
 from viber_courier.ops.console.actions import Actions
 from viber_courier.ops.console.audit import Actor, entries
+from viber_courier.ops.console.bulk import plain
+from viber_courier.ops.console.drafts import Drafts
 from viber_courier.ops.console.forms import FORMS, Form, WrongValue
+from viber_courier.ops.console.problems import Problem
 from viber_courier.ops.console.sessions import MOST_DONE, Session, Sessions
 from viber_courier.ops.console.story import tell
+from viber_courier.ops.console.upload import Upload
 from viber_courier.ops.console.watch import EVERY, Picture, Watch
 from viber_courier.ops.counters import by_status
 from viber_courier.producers.dead import DeadLetter
@@ -55,14 +59,6 @@ _UNSEEN = re.compile(
 Run = Callable[..., Awaitable[Any]]
 
 
-class Problem(Exception):
-    """Ends a request with a page that says why."""
-
-    def __init__(self, status: int, text: str, headers: Mapping[str, str] = {}) -> None:
-        super().__init__(text)
-        self.status, self.headers = status, headers
-
-
 class Pages:
     """Handlers. ``run`` calls a function in a thread, ``actor`` says who sends a request."""
 
@@ -88,7 +84,10 @@ class Pages:
             lstrip_blocks=True,
         )
         self._templates.filters["stamp"] = _stamp
-        self._forms = FORMS | campaigns.FORMS
+        self._drafts = Drafts(producer)
+        self._upload = Upload(self._drafts, self.render, self._act_for)
+        self._forms = FORMS | campaigns.FORMS | self._upload.forms
+        self._reveals = {"reveal": self._reveal, "reveal-list": self._upload.reveal}
         nav = list(NAV.items())
         nav[2:2] = [(page.path, page.label) for page in campaigns.PAGES if page.label]
         self._templates.globals |= {
@@ -99,6 +98,7 @@ class Pages:
             "pretty": lambda value: json.dumps(value, ensure_ascii=False, indent=2),
             "dead": DEAD,
             "iso": iso,
+            "plain": plain,
         }
 
     def add_to(self, app: web.Application) -> None:
@@ -113,6 +113,7 @@ class Pages:
         ):
             app.router.add_get(path, handler, allow_head=False)
         app.router.add_post("/do/{form}", self._act)
+        self._upload.add_to(app)
         for page in campaigns.PAGES:
             app.router.add_get(page.path, self._drawer(page), allow_head=False)
 
@@ -143,6 +144,8 @@ class Pages:
         self._is_over = True
 
     async def close(self) -> None:
+        """Ends what goes on by itself."""
+        await asyncio.to_thread(self._drafts.close)
         await self._watch.close()
 
     # --- home -------------------------------------------------------------------------------------
@@ -188,6 +191,9 @@ class Pages:
             return await self._story(request, id, reveal=False)
         return self.render("message.html", request, id="", story=None, revealed=False)
 
+    async def _reveal(self, request: web.Request, values: Mapping[str, str]) -> web.Response:
+        return await self._story(request, values["id"], reveal=True)
+
     async def _story(self, request: web.Request, id: str, reveal: bool) -> web.Response:
         story = await self._run(tell, self._producer, id, reveal)
         given = {"id": id, "story": story, "revealed": reveal}
@@ -216,6 +222,9 @@ class Pages:
     def _drawer(self, page: campaigns.Page) -> Callable[..., Awaitable[web.StreamResponse]]:
         async def draw(request: web.Request) -> web.StreamResponse:
             found = await self._read(page, dict(request.match_info))
+            if page.template == "campaign.html":
+                about = await self._run(self._drafts.about, request.match_info["name"])
+                found = campaigns.with_lists(found, about, request.match_info["name"])
             if found is None:
                 raise Problem(404, "There is no such thing, or it has expired (COURIER_RETENTION).")
             if isinstance(found, Mapping):
@@ -276,11 +285,12 @@ class Pages:
         """POST /do/{form}: does it, and says what it did on the page where it leads."""
         form, sent = self._form(request), await request.post()
         given = {name: text for name, text in sent.items() if isinstance(text, str)}
-        actions = Actions(self._producer, self._actor(request))
+        actions = self._actions(request)
+        reveal = self._reveals.get(request.match_info["form"])
         try:
             values, done = form.values(given), request[SESSION].done
             # Sent twice by a double click, it acts once, and says the same. Each look is on record.
-            once = "" if form is FORMS["reveal"] else given.get("once", "")
+            once = "" if reveal else given.get("once", "")
             if (work := done.get(once)) is None:
                 work = asyncio.ensure_future(self._run(form.act, actions, values))
                 work.add_done_callback(lambda work: work.cancelled() or work.exception())
@@ -299,12 +309,18 @@ class Pages:
             return self._sheet(request, form, given, f"Not done: {failure(error).message}", 409)
         self._watch.forget()
         self._reads.clear()
-        if form is FORMS["reveal"]:
-            return await self._story(request, values["id"], reveal=True)
+        if reveal:
+            return await reveal(request, values)
         if said not in request[SESSION].said:
             request[SESSION].said.append(said)
         quoted = {name: quote(text, safe="") for name, text in values.items()}
         raise Problem(303, "", {"Location": form.back.format(**quoted)})
+
+    def _actions(self, request: web.Request) -> Actions:
+        return Actions(self._producer, self._actor(request))
+
+    async def _act_for(self, request: web.Request, act: Callable[..., Any], *given: Any) -> Any:
+        return await self._run(act, self._actions(request), *given)
 
     def _form(self, request: web.Request) -> Form:
         if (form := self._forms.get(request.match_info["form"])) is None:
@@ -328,7 +344,9 @@ class Pages:
             "once": secrets.token_urlsafe(12),
             "title": form.title.format(**known).rstrip(": "),
         }
-        return self.render("form.html", request, status, **given, back=form.back.format(**quoted))
+        return self.render(
+            "form.html", request, status, **given, back=(form.no or form.back).format(**quoted)
+        )
 
 
 def _visible(value: Any) -> Any:

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from aiohttp import hdrs, web
+from aiohttp import BodyPartReader, hdrs, web
+from aiohttp.http_exceptions import BadHttpMessage
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
@@ -23,8 +24,10 @@ from viber_courier import Producer, Settings, StoreUnavailable
 from viber_courier.ops.commands.serving import log_failure
 from viber_courier.ops.console.accounts import Accounts, Brake, address_in
 from viber_courier.ops.console.audit import Actor, record
-from viber_courier.ops.console.pages import SESSION, Pages, Problem
+from viber_courier.ops.console.pages import SESSION, Pages
+from viber_courier.ops.console.problems import Problem
 from viber_courier.ops.console.sessions import COOKIE, LONGEST_SECONDS, Session, Sessions
+from viber_courier.ops.console.upload import PARTS, PATH, text_of
 from viber_courier.schemas.settings import is_loopback
 from viber_courier.store.connection import connect
 
@@ -180,14 +183,19 @@ class Console:
         """Raises Problem unless a form of ours has sent this request."""
         if request.headers.get("Origin", "").partition("://")[2] != request.host:
             raise Problem(403, "This form was sent by another site.")
-        if request.content_type != "application/x-www-form-urlencoded":
+        has_list = request.path == PATH
+        form = "multipart/form-data" if has_list else "application/x-www-form-urlencoded"
+        if request.content_type != form:
             raise Problem(415, "This is no form of ours.")
         try:
             async with asyncio.timeout(BODY_SECONDS):
-                given = (await request.post()).get("token", "")
+                if has_list:
+                    given: Any = await _first_part(request)
+                else:
+                    given = (await request.post()).get("token", "")
         except TimeoutError:
             raise Problem(408, "The form did not come in time.") from None
-        except (ValueError, LookupError, web.RequestPayloadError):
+        except (ValueError, LookupError, web.RequestPayloadError, BadHttpMessage):
             raise Problem(400, "The form can't be read.") from None
         token = given if isinstance(given, str) else ""
         if fresh or not compare_digest(token.encode(errors="replace"), session.token.encode()):
@@ -262,6 +270,15 @@ def _cookie(request: web.Request) -> str:
 
 def _seen(path: str) -> web.Response:
     return web.Response(status=303, headers={"Location": path})
+
+
+async def _first_part(request: web.Request) -> str:
+    """Returns the token of a form with a file; nothing else of it is read before that is right."""
+    request[PARTS] = parts = await request.multipart()
+    part = await parts.next()
+    if not isinstance(part, BodyPartReader) or part.name != "token":
+        return ""
+    return await text_of(part)
 
 
 async def _texts(request: web.Request) -> Mapping[str, str]:

@@ -7,6 +7,7 @@
 --   guard          never exists: a cluster refuses the call while its slot moves
 --   format         of what the store holds
 --   registry       the campaigns
+--   lanes[8]       the lane sets
 --   turns[4]       the lanes' lines (lua/lib/lines.lua)
 --   held_lines[4]  those of paused campaigns
 --   bells[4]       the lanes' bells
@@ -27,6 +28,7 @@
 --   stopped             when it was cancelled (us)
 --   rate                most messages a second, if it has a rate of its own
 --   served, pace, began  how fast it goes (lua/claim.lua)
+--   later               messages in its lines that are not due, or inside a request
 --   looked:<set>        how far the look for what must end has come in a line
 -- 'open' and 'pause' make a campaign that is unknown.
 local newer = unreadable(format, formats, act ~= 'read')
@@ -66,4 +68,6 @@ if not refused and act ~= 'read' then
     retire(campaigns, registry, name, at, keep)
   end
 end
-return {text(at), refused and '1' or '', unpack(redis.call('HGETALL', campaign))}
+local later = 0
+for n = 1, 8 do later = later + redis.call('ZCOUNT', lanes[n] .. ':' .. name, '(' .. text(at), '+inf') end
+return {text(at), refused and '1' or '', 'later', later, unpack(redis.call('HGETALL', campaign))}

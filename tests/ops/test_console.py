@@ -12,6 +12,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import openpyxl
 import pytest
 
 from tests.conftest import Simulator, Start, common_job, iso_in, text_job, wait_for
@@ -269,6 +270,147 @@ def test_a_campaign_is_paused_and_stops_and_the_rest_is_cancelled(
         assert TEXT not in answer and "79250000" not in answer
 
 
+def test_a_campaign_is_begun_from_a_workbook_and_the_rest_is_cancelled(
+    browse: Browse, start_worker: Start, app: Any, simulator: Simulator, tmp_path: Path
+) -> None:
+    # Given an Excel file as a marketing team has it
+    start_worker(COURIER_RATE_LIMIT="20", COURIER_BATCH_SIZE="5")
+    book = openpyxl.Workbook()
+    sheet: Any = book.active
+    sheet.append(["Телефон", "Имя", "Скидка", "Менеджер"])
+    for n in range(1500):
+        phone = f"8 (925) 000-{n // 100:02}-{n % 100:02}"
+        sheet.append([phone, ("Ольга", "Иван", "Мария")[n % 3], 15])
+    sheet.append(["8 (925) 000-00-01", "Пётр", 10])
+    sheet.append(["7 701 000 00 01", "Айгуль", 10])
+    sheet.append(["12-34", "Иван", 10])
+    sheet.append(["+7 925 100 00 00", None, 10])
+    book.save(tmp_path / "Клиенты ноябрь.xlsx")
+    person = browse()
+    page = person.page
+    person.log_in()
+    person.click("Campaigns")
+    seen = looks(person, "/new-campaign", "new-form")
+    page.set_viewport_size(WIDE)
+    # When somebody fills the form, with a mistake
+    person.open("/campaigns")
+    person.click("New campaign")
+    page.get_by_label("Name", exact=True).fill("nov-sale")
+    page.get_by_label("Excel file").set_input_files(tmp_path / "Клиенты ноябрь.xlsx")
+    page.get_by_label("Column of phone numbers").fill("Телефон")
+    page.get_by_label("Country of national numbers").fill("RU")
+    page.get_by_label("Sender", exact=True).fill("Shop")
+    page.get_by_label("Text", exact=True).fill("Здравствуйте, {Имя}! Ваша скидка — {Скидка} %")
+    page.get_by_label("Send an SMS").check()
+    page.get_by_label("Price of an SMS").fill("four")
+    page.get_by_label("From", exact=True).fill("00:00")
+    page.get_by_label("To", exact=True).fill("23:59")
+    person.click("Look through the list", "button")
+    person.sees("Price of an SMS segment: such as 4.50", "Клиенты ноябрь.xlsx is kept")
+    # And mends it
+    page.get_by_label("Price of an SMS").fill("4.50")
+    person.click("Look through the list", "button")
+    person.sees("What would be sent", "1,504", "Refused because", "Kazakhstan", "6,754.50")
+    person.sees("1 row repeats an earlier row's number", "1 of 1,501 numbers is in Kazakhstan")
+    draft = page.url.removeprefix(person.url)
+    seen += looks(person, draft, "new-dry-run")
+    for answer in person.answers.values():
+        assert "Ольга" not in answer and "7925000" not in answer
+    person.open(draft)
+    person.click("Reveal the first messages")
+    person.click("Reveal", "button")
+    person.sees("Здравствуйте, Ольга! Ваша скидка — 15 %", "7925***00")
+    shot(person, "new-revealed-wide-light")
+    person.open(draft)
+    person.click("Start")
+    person.sees("Start campaign nov-sale?")
+    person.click("No, go back")
+    person.sees("Nothing is stored yet.")
+    assert app.campaign("nov-sale").progress().state == "unknown"
+    person.click("Start")
+    person.click("Start", "button")
+    person.sees("waits for a last look", "The list is added: 1,501 messages stored, 2 refused")
+    seen += looks(person, "/campaigns/nov-sale", "new-added")
+    page.set_viewport_size(WIDE)
+    with page.expect_download() as download:
+        person.click("Refused rows (CSV)")
+    assert "12-34" in Path(download.value.path()).read_text("utf-8-sig")
+    # Then nothing leaves before it is resumed
+    assert not simulator.accepted()
+    person.click("Resume")
+    person.click("Resume", "button")
+    person.sees("Resumed.")
+    ended = page.inner_text("#c-2")
+    wait_for(lambda: page.inner_text("#c-2") != ended, 30, "the page is not live")
+    wait_for(lambda: simulator.accepted(), 30)
+    person.click("Pause")
+    page.get_by_label("Reason").fill("wrong price")
+    person.click("Pause", "button")
+    person.sees("Paused.", "wrong price")
+    person.click("Cancel the rest")
+    person.click("Cancel the rest", "button")
+    person.sees("Cancelled: what waited has ended.")
+    with page.expect_download() as download:
+        person.click("Report (CSV)")
+    lines = Path(download.value.path()).read_text("utf-8").splitlines()
+    assert len(lines) == 1502 and any("cancelled" in line for line in lines)
+    assert not any(seen), seen
+    assert [each for each in person.complaints if " 422 " not in each] == [] and person.far == []
+    person.click("Audit")
+    person.sees("add list", "added list", "a dry run's first messages")
+
+
+def test_a_campaign_is_begun_without_scripts_and_with_a_keyboard(
+    browse: Browse, app: Any, tmp_path: Path
+) -> None:
+    list = tmp_path / "list.csv"
+    list.write_text("address;Имя\n79250000001;Ольга\n79250000002;Иван\n")
+    person = browse(java_script_enabled=False)
+    page, press = person.page, person.page.keyboard.press
+    person.open("/login")
+    page.get_by_label("Name").fill(LOGIN)
+    page.get_by_label("Password").fill(PASSWORD)
+    press("Enter")
+    page.get_by_role("heading", name="Now").wait_for()
+    person.open("/campaigns")
+    page.get_by_role("link", name="New campaign").focus()
+    press("Enter")
+    page.get_by_label("Excel file").set_input_files(list)
+    page.get_by_label("Name", exact=True).focus()
+    page.keyboard.type("by-keyboard")
+    page.get_by_label("Sender", exact=True).focus()
+    page.keyboard.type("Shop")
+    press("Tab")
+    page.keyboard.type("Hi, ")
+    page.keyboard.insert_text("{Имя}!")
+    page.get_by_role("button", name="Look through the list").focus()
+    press("Enter")
+    person.sees("What would be sent")  # it reloads by itself
+    page.get_by_role("link", name="Start").focus()
+    press("Enter")
+    page.get_by_role("button", name="Start").focus()
+    press("Enter")
+    wait_for(lambda: app.campaign("by-keyboard").progress().added == 2, 30)
+
+
+def looks(person: Person, path: str, name: str) -> list[list[str]]:
+    """What is wrong with a page, in each size and scheme."""
+    found = []
+    for scheme, (width, size) in product(("light", "dark"), SIZES.items()):
+        person.page.emulate_media(color_scheme=scheme)
+        person.page.set_viewport_size(size)
+        found.append(faults(person, path, f"{name}-{width}-{scheme}"))
+    person.page.emulate_media(color_scheme="light")
+    person.page.set_viewport_size(WIDE)
+    return found
+
+
+def shot(person: Person, name: str) -> None:
+    """A picture of the page, where a folder for pictures is named."""
+    if folder := os.environ.get("COURIER_SCREENSHOTS"):
+        person.page.screenshot(path=f"{folder}/console-{name}.png", full_page=True)
+
+
 class Evil(BaseHTTPRequestHandler):
     """Another site, which frames the console and sends its forms."""
 
@@ -396,8 +538,7 @@ def faults(person: Person, path: str, name: str) -> list[str]:
     if path == "/":
         wait_for(lambda: page.inner_text("#link") == "Live.", 20)
         wait_for(lambda: page.inner_text("#rate-1") not in ("–", ""), 20)
-    if folder := os.environ.get("COURIER_SCREENSHOTS"):
-        page.screenshot(path=f"{folder}/console-{name}.png", full_page=True)
+    shot(person, name)
     found = []
     if page.evaluate("document.documentElement.scrollWidth > window.innerWidth"):
         found.append("it is wider than the window")

@@ -37,3 +37,6 @@ if (polled) {
   };
   setInterval(ask, 1000 * polled.dataset.every);
 }
+
+const names = new Intl.DisplayNames(["en"], { type: "region" });
+for (const each of document.querySelectorAll("[data-country]")) each.textContent = names.of(each.dataset.country);
