@@ -168,6 +168,8 @@ class Webhook:
             tasks.create_task(self._post(tasks, line, events))
 
     async def _post(self, tasks: asyncio.TaskGroup, line: Line, events: Sequence[Waiting]) -> None:
+        if self.is_set():  # since it was begun: a process can be stopped anywhere
+            return
         begun = time.monotonic()
         failure = await self._endpoint.post(events, bool(self._options.batch))
         if failure is None:
