@@ -152,6 +152,7 @@ class _Loop(Generic[E]):
 
     async def run(self) -> None:
         outages, has_read, tidied = 0, False, 0.0
+        self.reader.is_over = self.stop.is_set
         try:
             while not self.stop.is_set():
                 try:

@@ -9,7 +9,7 @@ import logging
 import time
 import uuid
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Generic, Literal, TypeVar
@@ -173,6 +173,8 @@ class Reader:
         self.namespace, self.group, self.source = namespace, group, source
         self._consumer, self._start = consumer, start
         self._lost, self._most = list[str](), READ_COUNT
+        self.is_over: Callable[[], bool] = lambda: False
+        """Is asked right before each read, which others wait for if it is not acknowledged."""
         self.start_over()
 
     def acks(self, made: type[A]) -> A:
@@ -303,6 +305,8 @@ class Reader:
             raise EventsMissed(self.group, since, until)
 
     async def _group_read(self, start: str, block: int | None = None) -> Entries:
+        if self.is_over():  # since the caller looked, there were round trips
+            return []
         names = self.group, self._consumer, {self._stream: start}
         got = await reply(self._client.xreadgroup(*names, count=self._most, block=block))
         # [[stream, entries]]; by RESP3 {stream: [entries]} or, of redis-py 8, {stream: entries}

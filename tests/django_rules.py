@@ -134,6 +134,17 @@ class OutboxTest(CourierMixin, TransactionTestCase):
         outbox("--once")
         self.assertEqual(len(self.sent()), 6)
 
+    def test_what_breaks_after_the_commit_is_logged_and_does_not_reach_the_request(self) -> None:
+        hooks = list[str]()
+        broken = mock.patch.object(Producer, "enqueue_many", side_effect=RuntimeError)
+        with broken, self.assertLogs("django.db.backends.base", "ERROR"), transaction.atomic():
+            for id in ("a", "b"):
+                enqueue_on_commit(job(id))
+            transaction.on_commit(lambda: hooks.append("ours"))
+        self.assertEqual((self.sent(), hooks), ([], ["ours"]))
+        outbox("--once")
+        self.assertEqual(self.sent(), ["a", "b"])
+
     def test_a_wrong_job_is_refused_in_the_request(self) -> None:
         for wrong in (job("a", ttlSec=1), "no job", job("a", colour="red")):
             with self.assertRaises(InvalidMessage):

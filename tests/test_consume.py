@@ -317,6 +317,25 @@ def test_apps_in_asyncio_have_the_same_loop(server: RedisServer, number: int) ->
     asyncio.run(app())
 
 
+def test_what_stops_it_while_it_acknowledges_leaves_new_events_to_others(
+    producer: Producer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cancelled(producer, "a")
+    app, ack = App(9), results_module.Reader.ack
+
+    async def interrupted(reader: results_module.Reader, entries: Any) -> Any:
+        done = await ack(reader, entries)
+        cancelled(producer, "b")  # when this process, stopped for some seconds, goes on
+        app.stop.set()
+        return done
+
+    monkeypatch.setattr(results_module.Reader, "ack", interrupted)
+    consume(producer, "crm", app, consumer="one", stop=app.stop)
+    assert app.calls == [["a:1"]]
+    groups: Any = producer.redis.xinfo_groups(Keys(producer.settings.namespace).results)
+    assert groups[0]["pending"] == 0
+
+
 def test_an_async_handler_needs_aconsume(producer: Producer) -> None:
     async def handle(events: list[Event]) -> None: ...
 

@@ -484,6 +484,35 @@ def test_sending_goes_on_while_redis_does_not_answer(
     server.stop()
 
 
+@pytest.mark.slow
+def test_after_an_outage_of_redis_nothing_comes_twice_that_was_taken_during_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = RedisServer(tmp_path, free_port())
+    server.start()
+    producer, receiver = Producer(Settings(redis_url=server.url)), Receiver()
+    many(producer, 1000)
+
+    async def take_time(receiver: Receiver, events: object) -> None:
+        await asyncio.sleep(0.05)
+
+    async def run() -> None:
+        receiver._answer = take_time
+        async with receiver.serve() as url, pushing(producer, url, tmp_path, concurrency=8):
+            await until(lambda: len(receiver.taken) > 20 and left(producer)[0] == 0)
+            server.stop()
+            before = len(receiver.taken)
+            await until(lambda: "lease not asked for" in caplog.text)  # its turn is over
+            assert before + 50 < len(receiver.taken) < 1000
+            server.start()
+            await until(lambda: left(producer) == (0, 0, 0), 60)
+        assert len(receiver.taken) == len(receiver.first) == 1000
+
+    asyncio.run(run())
+    producer.close()
+    server.stop()
+
+
 def test_who_lost_the_lease_is_not_failing(producer: Producer, tmp_path: Path) -> None:
     many(producer, 1)
     receiver = Receiver(failing(503, lambda ids: True))

@@ -73,7 +73,8 @@ class Webhook:
                 pause = TICK
                 try:
                     with store_errors(self._producer.redis):
-                        is_held = await self._lease.acquire()
+                        if is_held := await self._lease.acquire():
+                            await self._remove()  # of a turn that Redis's outage ended: read next
                 except StoreUnavailable as error:
                     if not is_transient(error.__cause__):
                         raise
@@ -151,7 +152,8 @@ class Webhook:
                     self._has_more = False
                     found = await self._outbox.read(after, line.room)
                     line.add(found)
-                    after, self._has_more = (found[-1].entry, True) if found else (after, False)
+                    if found:
+                        after, self._has_more = found[-1].entry, True
             except redis.RedisError as error:
                 is_away = True  # until the next tick
                 logger.warning("waiting events not read", extra={"error": reason(error)})
@@ -166,6 +168,8 @@ class Webhook:
             tasks.create_task(self._post(tasks, line, events))
 
     async def _post(self, tasks: asyncio.TaskGroup, line: Line, events: Sequence[Waiting]) -> None:
+        if self.is_set():  # since it was begun: a process can be stopped anywhere
+            return
         begun = time.monotonic()
         failure = await self._endpoint.post(events, bool(self._options.batch))
         if failure is None:

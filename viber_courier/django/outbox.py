@@ -79,6 +79,7 @@ class _Sending:
         self._id, self._db = id, db
         self._ids: dict[str, None] = latest._ids if latest else {}
         self._ids[id] = None
+        self.__qualname__ = "enqueue_on_commit"  # for Django's log, if it raises
 
     def __call__(self) -> None:
         """Is called once for each message: the first call sends all.
