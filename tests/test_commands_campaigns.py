@@ -12,7 +12,7 @@ from typing import Any
 import openpyxl
 import pytest
 
-from tests.conftest import Clock, Courier, common_job
+from tests.conftest import Clock, Courier, common_job, iso_in
 from tests.workshop import Workshop
 from viber_courier import Producer
 from viber_courier.worker.outcome import Refused
@@ -56,6 +56,18 @@ def test_a_list_becomes_a_campaign_whose_report_names_its_lines(
     assert all(row["ended"] and row["id"] for row in rows)
     assert "7925" not in report.read_text() + said
     assert courier("campaign", "report", "nov-sale", "--csv", "-").stdout.count("\n") == 4
+
+
+def test_no_time_is_promised_of_what_waits_for_later(
+    courier: Courier, shop: Workshop, tmp_path: Path
+) -> None:
+    rows = [{"address": f"7925{n:07}"} for n in range(4)]
+    shop.producer.campaign("nov-sale", common=common_job(priority="low")).add(rows[:1])
+    later = common_job(priority="low", sendAt=iso_in(86_400))
+    shop.producer.campaign("nov-sale", common=later).add(rows[1:])
+    found = courier.json("campaign", "show", "nov-sale")
+    assert (found["waiting"], found["later"], found["secondsLeft"]) == (4, 3, None)
+    assert courier("campaign", "list").stdout.split()[-1] == "later"
 
 
 def test_a_report_of_lists_says_what_became_of_each_person(

@@ -100,7 +100,7 @@ def test_each_pod_may_do_little(name: str) -> None:
         "capabilities": {"drop": ["ALL"]},
     }
     tmp = next(each for each in pod(name)["volumes"] if each["name"] == "tmp")
-    assert tmp["emptyDir"] == {"sizeLimit": "64Mi"}
+    assert tmp["emptyDir"] == {"sizeLimit": "256Mi" if name == "console" else "64Mi"}
 
 
 @pytest.mark.parametrize("name", WORKERS)
