@@ -327,10 +327,12 @@ def test_at_most_two_lists_at_once_and_no_larger_than_allowed(person: Person) ->
         assert third.headers["Retry-After"] and "Campaigns" in words(person.get("/campaigns"))
     # Once these have gone, there is room
     wait_for(lambda: send(person, workbook(1), name="third").status_code == 200, 20)
-    large = send(
-        person, b"address\n" + b"79250000000\n" * (upload.MOST_BYTES // 12 + 9000), name="large"
-    )
-    assert large.status_code == 413 and "larger than 50 MB" in words(large)
+    rows = b"address\n" + b"79250000000\n" * (upload.MOST_BYTES // 12 + 9000)
+    large = send(person, rows, "large.csv", name="large")
+    while large.status_code == 503:  # the second of the two, or the third's dry run, is still there
+        large = send(person, rows, "large.csv", name="large")
+    assert large.status_code == 413, words(large)
+    assert "larger than 50 MB" in words(large)
 
 
 @pytest.mark.slow

@@ -16,7 +16,6 @@ from typing import Any
 from urllib.parse import quote
 
 from aiohttp import BodyPartReader, hdrs, web
-from aiohttp.http_exceptions import BadHttpMessage
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
@@ -27,7 +26,7 @@ from viber_courier.ops.console.audit import Actor, record
 from viber_courier.ops.console.pages import SESSION, Pages
 from viber_courier.ops.console.problems import Problem
 from viber_courier.ops.console.sessions import COOKIE, LONGEST_SECONDS, Session, Sessions
-from viber_courier.ops.console.upload import PARTS, PATH, text_of
+from viber_courier.ops.console.upload import PARTS, PATH, UNREADABLE, text_of
 from viber_courier.schemas.settings import is_loopback
 from viber_courier.store.connection import connect
 
@@ -195,7 +194,7 @@ class Console:
                     given = (await request.post()).get("token", "")
         except TimeoutError:
             raise Problem(408, "The form did not come in time.") from None
-        except (ValueError, LookupError, web.RequestPayloadError, BadHttpMessage):
+        except UNREADABLE:
             raise Problem(400, "The form can't be read.") from None
         token = given if isinstance(given, str) else ""
         if fresh or not compare_digest(token.encode(errors="replace"), session.token.encode()):

@@ -31,6 +31,11 @@ MOST_CHARACTERS, MOST_PARTS = 2100, 40
 CHUNK = 2**16
 TICK_SECONDS = 60.0
 """How often drafts are looked at that may have expired."""
+UNREADABLE = (
+    *(ValueError, LookupError, RuntimeError, ConnectionError),
+    *(web.RequestPayloadError, BadHttpMessage),
+)
+"""What is raised where a form is no form, or its sender has gone."""
 Run = Callable[..., Awaitable[Any]]
 FRESH = {"priority": "low", "template": "yes", "paused": "yes", "zone": "recipient", "hours": "24"}
 """What a new form has in it."""
@@ -99,7 +104,7 @@ class Upload:
             self._drafts.look(draft)
         except BaseException as error:
             self._drafts.give()
-            if isinstance(error, OSError) and not isinstance(error, ConnectionError | TimeoutError):
+            if isinstance(error, OSError):
                 text = f"The list can't be kept: {error.strerror}."
                 raise Problem(503, text) from None
             raise
@@ -114,7 +119,7 @@ class Upload:
                 draft.values = await self._receive(parts, draft)
         except TimeoutError:
             raise Problem(408, "The list did not come in time.") from None
-        except (ValueError, LookupError, RuntimeError, web.RequestPayloadError, BadHttpMessage):
+        except UNREADABLE:
             raise Problem(400, "The form can't be read.") from None
         finally:
             draft.state = "new"
