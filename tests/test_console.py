@@ -321,6 +321,7 @@ def test_a_live_page_ends_with_its_session(console: Console, person: Person) -> 
     assert person.get("/live").status_code == 401
 
 
+@pytest.mark.slow
 def test_redis_away_is_said_and_the_page_stays(tmp_path: Path, redis_server: RedisServer) -> None:
     away = Console(tmp_path, {"COURIER_REDIS_URL": "redis://127.0.0.1:1/0", **USER})
     try:
@@ -572,6 +573,7 @@ def test_unknown_names_take_as_long_as_known_ones() -> None:
 # --- without logins -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_without_logins_it_is_for_this_machine_only(
     courier: Courier, tmp_path: Path, env: dict[str, str]
 ) -> None:
@@ -757,6 +759,7 @@ def test_who_acts_is_not_what_the_environment_says(shell: Courier, app: Producer
     assert next(audit.entries(app, 1)).who == pwd.getpwuid(os.getuid()).pw_name
 
 
+@pytest.mark.slow
 def test_two_consoles_on_one_host_do_not_end_each_other_s_sessions(
     tmp_path: Path, person: Person, env: dict[str, str]
 ) -> None:
@@ -856,6 +859,7 @@ def test_a_look_that_fails_is_said_and_the_next_one_is_tried(app: Producer) -> N
     assert asyncio.run(main()) == ["The look at Redis failed: ValueError", ""]
 
 
+@pytest.mark.slow
 def test_pages_that_ask_for_the_same_picture_get_the_same(app: Producer) -> None:
     async def main() -> dict[int, Picture]:
         watch, seen = Watch(app, asyncio.to_thread), dict[int, Picture]()

@@ -174,6 +174,7 @@ def test_numbers_are_suppressed_looked_up_and_taken_off(person: Person, app: Any
     assert PHONE not in str(list(audit.entries(app, 100)))
 
 
+@pytest.mark.slow
 def test_without_a_key_it_says_so(tmp_path: Any, env: dict[str, str]) -> None:
     made = Console(tmp_path, {**env, **USER, "COURIER_SUPPRESSION_KEY": ""})
     try:

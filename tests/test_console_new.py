@@ -121,6 +121,7 @@ def entries(app: Producer, name: str) -> list[tuple[str, ...]]:
     return [(entry.who, entry.what, entry.how) for entry in reversed(found)]
 
 
+@pytest.mark.slow
 def test_a_list_is_looked_through_revealed_started_and_added(person: Person, app: Producer) -> None:
     assert "/new-campaign" in person.get("/campaigns").text
     app.suppressions.add("79250000001", "asked us")
@@ -178,6 +179,7 @@ def test_a_list_is_looked_through_revealed_started_and_added(person: Person, app
     assert app.campaign("nov-sale").progress().added == 31
 
 
+@pytest.mark.slow
 def test_what_is_wrong_is_said_and_the_list_is_kept(person: Person, app: Producer) -> None:
     for name, given, fault in (
         ("no name", {"name": "два слова"}, "Name: 1 to 64"),

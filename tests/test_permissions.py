@@ -401,6 +401,7 @@ class Breaking(redis.Redis):
         return super().execute_command(*args, **options)
 
 
+@pytest.mark.slow
 def test_a_check_of_permissions_that_breaks_off_leaves_no_key_for_ever(
     redis_server: RedisServer, namespace: str
 ) -> None:

@@ -262,6 +262,7 @@ def test_what_goes_on_failing_holds_up_its_message_only_and_is_put_aside(
     assert left(producer) == (0, 0, 0)
 
 
+@pytest.mark.slow
 def test_what_was_put_aside_can_be_dropped(
     producer: Producer, tmp_path: Path, courier: Courier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -291,6 +292,7 @@ def test_what_was_put_aside_can_be_dropped(
 
 
 @pytest.mark.parametrize("form", ["seconds", "date"])
+@pytest.mark.slow
 def test_retry_after_is_obeyed_by_all(producer: Producer, tmp_path: Path, form: str) -> None:
     many(producer, 5)
     date = format_datetime(datetime.now(UTC) + timedelta(seconds=3), usegmt=True)
@@ -376,6 +378,7 @@ def test_events_outlive_the_stream_that_they_came_from(producer: Producer, tmp_p
     asyncio.run(run())
 
 
+@pytest.mark.slow
 def test_an_endpoint_that_is_down_delays_its_own_group_only(
     producer: Producer, tmp_path: Path
 ) -> None:
@@ -941,6 +944,7 @@ def test_it_serves_health_and_metrics_and_ends_by_term(
     assert producer.redis.exists(Keys(producer.settings.namespace).push("lease", "crm")) == 0
 
 
+@pytest.mark.slow
 def test_redis_that_refuses_ends_it_and_one_that_is_away_is_waited_for(
     courier: Courier, tmp_path: Path
 ) -> None:
