@@ -164,6 +164,7 @@ def test_what_is_due_waits_two_sweep_intervals_at_most_without_beat(
     client.close()
 
 
+@pytest.mark.slow
 def test_a_worker_without_beat_sends_retries_polls_and_keeps_schedules(
     start_worker: Start, app: Producer, simulator: Simulator
 ) -> None:

@@ -225,6 +225,7 @@ def test_a_whole_system_is_well_ready_and_alive(
     system("live", "--worker", "one@here")
 
 
+@pytest.mark.slow
 def test_a_lane_without_a_worker_is_named(system: Courier, start_worker: Start) -> None:
     namespace = system.env["COURIER_NAMESPACE"]
     start_worker("-n", "slow@here", "-Q", f"{namespace}.send.low", beat=False)
@@ -272,6 +273,7 @@ def test_redis_and_a_broker_that_are_started_meanwhile_are_waited_for(
     server.stop()
 
 
+@pytest.mark.slow
 def test_what_cannot_be_reached_is_named_without_its_password(
     system: Courier, app: Producer
 ) -> None:

@@ -129,6 +129,7 @@ def test_without_a_key_each_command_names_the_setting(courier: Courier, args: st
     assert "COURIER_SUPPRESSION_KEY must be set" in said
 
 
+@pytest.mark.slow
 def test_doctor_finds_a_key_that_is_missing_or_another(
     courier: Courier, producer: Producer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -94,6 +94,7 @@ def test_a_server_that_hangs_is_not_asked_again() -> None:
             Script(redis.Redis(connection_pool=pool), Source("one", "return 1", (), ())).begin()
 
 
+@pytest.mark.slow
 def test_a_signal_whose_handler_raises_breaks_nothing(redis_server: RedisServer) -> None:
     # Given a program in which a signal's handler raises, as Ctrl-C's does, again and again
     program = f"""

@@ -100,6 +100,7 @@ def test_each_status_is_on_one_line_of_the_funnel() -> None:
     assert {*Status} - set(parts) == {Status.SENDING, Status.SENT, Status.SMS_SENT}
 
 
+@pytest.mark.slow
 def test_top_and_exporter_count_every_end_as_the_events_do(
     system_env: dict[str, str], start_worker: Start, app: Producer
 ) -> None:

@@ -152,6 +152,7 @@ def test_a_signal_ends_everything(demo: Demo, number: signal.Signals, when: str)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the worker in /proc")
+@pytest.mark.slow
 def test_a_worker_that_dies_is_told(demo: Demo) -> None:
     demo.wait_for_text("A worker starts")
     os.kill(wait_for(demo.worker), signal.SIGKILL)

@@ -164,6 +164,7 @@ def test_a_broker_that_refuses_the_login_is_said(
     assert "password" in vars(record)["error"] and "hidden" not in vars(record)["error"]
 
 
+@pytest.mark.slow
 def test_term_while_the_broker_is_away_leaves_the_events_to_the_next(
     producer: Producer, broker: RedisServer, courier: Courier
 ) -> None:

@@ -92,6 +92,7 @@ def test_what_was_due_when_its_hours_ended_waits_for_the_next(shop: Workshop, ho
     assert shop.serve() == [3] and {state(shop, id) for id in ids} == {("submitted", 1, 0)}
 
 
+@pytest.mark.slow
 def test_what_waits_for_its_hours_takes_nothing_of_the_rate(
     client: redis.Redis, settings: Settings, clock: Clock, hours: Hours
 ) -> None:
@@ -109,6 +110,7 @@ def test_what_waits_for_its_hours_takes_nothing_of_the_rate(
     assert sum(shop.provider.sizes) == 10
 
 
+@pytest.mark.slow
 def test_what_waits_for_its_hours_takes_nothing_of_its_campaign_s_rate(
     client: redis.Redis, settings: Settings, clock: Clock, hours: Hours
 ) -> None:

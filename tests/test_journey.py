@@ -287,6 +287,7 @@ def test_no_task_of_wrong_jobs_takes_good_ones_or_the_worker_with_it(
     client.close()
 
 
+@pytest.mark.slow
 def test_polling_goes_on_behind_a_busy_lane(
     app: Producer, start_worker: Start, simulator: Simulator
 ) -> None:
@@ -299,6 +300,7 @@ def test_polling_goes_on_behind_a_busy_lane(
     assert app.redis.llen(f"{app.settings.namespace}.poll") < 10
 
 
+@pytest.mark.slow
 def test_a_beat_whose_clock_is_minutes_slow_is_a_beat_all_the_same(
     app: Producer, start_worker: Start, system_env: dict[str, str], tmp_path: Path
 ) -> None:
@@ -324,6 +326,7 @@ sys.argv = ["celery", "-A", "viber_courier.worker", "beat"]; main()
         beat.wait()
 
 
+@pytest.mark.slow
 def test_a_beat_without_workers_fills_no_queue(
     app: Producer, system_env: dict[str, str], tmp_path: Path
 ) -> None:
@@ -349,6 +352,7 @@ def test_a_beat_without_workers_fills_no_queue(
         beat.wait()
 
 
+@pytest.mark.slow
 def test_two_beats_are_harmless(app: Producer, start_worker: Start, simulator: Simulator) -> None:
     start_worker()
     start_worker("-n", "second@%h")

@@ -159,6 +159,7 @@ def test_a_worker_proves_that_it_takes_tasks(
         assert answer == f"{name}@here"
 
 
+@pytest.mark.slow
 def test_closings_of_the_gate_are_counted(
     app: Producer, start_worker: Start, simulator: Simulator
 ) -> None:

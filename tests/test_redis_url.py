@@ -417,6 +417,7 @@ UNUSABLE = {  # what is said of a URL that is well-formed
 
 
 @pytest.mark.parametrize("form", UNUSABLE)
+@pytest.mark.slow
 def test_a_url_that_the_server_refuses_is_one_line(
     place: Place, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -146,6 +146,7 @@ def test_a_promise_waits_for_the_replica_also_where_its_repeat_writes_nothing(
         assert other.cancel("a") is True
 
 
+@pytest.mark.slow
 def test_campaigns_and_suppressions_wait_for_the_replica(
     app: Producer, pair: Pair, still: Callable[[], None]
 ) -> None:

@@ -79,6 +79,7 @@ def others(tmp_path: Path) -> dict[str, str]:
     return {**OTHERS, "PYTHONPATH": str(tmp_path)}
 
 
+@pytest.mark.slow
 def test_another_celerys_settings_reach_no_worker_and_no_beat(
     others: dict[str, str],
     system_env: dict[str, str],
@@ -101,6 +102,7 @@ def test_another_celerys_settings_reach_no_worker_and_no_beat(
     assert not list(tmp_path.glob("*.read"))
 
 
+@pytest.mark.slow
 def test_beat_alone_is_as_deaf(
     others: dict[str, str],
     system_env: dict[str, str],
