@@ -93,7 +93,7 @@ def read_ledger(path: Path) -> dict[str, Asked]:
     lines: list[Json] = [json.loads(text) for text in path.read_text().split("\n")[:-1]]
     for line in lines:
         if line["what"] == "asked":
-            of = line["campaign"]
+            of = line.get("campaign")  # an app that has none writes none
             for row, job in enumerate(line["jobs"]):
                 new = Asked(job, line["at"], times=0, task=line["task"], campaign=of, row=row)
                 asked.setdefault(job["id"], new)
