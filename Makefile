@@ -9,6 +9,8 @@ OPS_READY := .venv/.ready-ops
 APPS_READY := .venv/.ready-apps
 FAULTS_READY := .venv/.ready-faults
 SUITES := faults ops apps containers upgrade
+# Images set it: each of the hundreds of programs that the suites start would compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: setup check format test test-faults test-ops test-apps test-containers test-planted test-upgrade test-versions mutants chaos demo up bench bench-quick clean
 
