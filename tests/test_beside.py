@@ -37,7 +37,7 @@ def send_code(order):
 """
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@pytest.mark.parametrize("pool", ["prefork", pytest.param("threads", marks=pytest.mark.slow)])
 def test_an_apps_own_celery_task_enqueues(
     pool: str, redis_server: RedisServer, namespace: str, tmp_path: Path
 ) -> None:

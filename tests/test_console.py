@@ -810,6 +810,7 @@ def test_it_ends_within_five_seconds_whoever_is_connected(
 # --- what it needs --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_its_redis_user_needs_what_the_command_line_needs(
     redis_server: RedisServer, namespace: str, tmp_path: Path
 ) -> None:

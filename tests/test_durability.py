@@ -33,6 +33,7 @@ def test_each_danger_names_what_mends_it(info: dict[str, object], words: list[st
     assert all(word in text for word, text in zip(words, found, strict=True))
 
 
+@pytest.mark.slow
 def test_a_worker_refuses_such_a_redis_unless_told_otherwise(tmp_path: Path) -> None:
     server = RedisServer(tmp_path, free_port(), ["--appendonly", "no"])
     server.start()

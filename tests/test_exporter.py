@@ -433,6 +433,7 @@ class Exporter:
         return self.process.returncode, err
 
 
+@pytest.mark.slow
 def test_the_command_shows_what_a_worker_has_done(
     system_env: dict[str, str], start_worker: Start, app: Producer
 ) -> None:

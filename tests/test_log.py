@@ -173,6 +173,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_each_line_of_a_real_worker_is_an_object(
     app: Producer, start_worker: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

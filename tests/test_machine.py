@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import fakeredis
+import pytest
 from hypothesis import settings as how
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -209,5 +210,10 @@ class Life(RuleBasedStateMachine):
         assert len(places) == (0 if record.final else 1)
 
 
-Life.TestCase.settings = how(max_examples=60, stateful_step_count=40, deadline=None)
-TestLife = Life.TestCase
+class TestLife(Life.TestCase):
+    settings = how(max_examples=20, stateful_step_count=40, deadline=None)
+
+
+@pytest.mark.slow
+class TestLongLife(Life.TestCase):
+    settings = how(max_examples=200, stateful_step_count=40, deadline=None)

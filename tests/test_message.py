@@ -796,6 +796,7 @@ def test_any_text_that_utf8_can_carry_is_kept_to_the_letter(
         assert json.loads(parsed.metadata or "{}") == metadata
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=1000)
 @given(
     fields=st.lists(parts(), max_size=3),

@@ -87,6 +87,7 @@ def test_the_wheel_holds_one_name_and_all_that_belongs_to_it(builds: Builds) -> 
     assert not [name for name in inside if name.startswith(("tests", "ops/bench", "docs"))]
 
 
+@pytest.mark.slow
 def test_an_sdist_and_an_archive_without_links_build_the_same_wheel(builds: Builds) -> None:
     # Given the sdist, and an archive as GitHub offers it, unpacked where there are no links
     with tarfile.open(builds.sdist) as archive:

@@ -308,6 +308,7 @@ def test_retry_after_is_obeyed_by_all(producer: Producer, tmp_path: Path, form: 
     assert len(receiver.times) == 6
 
 
+@pytest.mark.slow
 def test_an_endpoint_that_is_gone_ends_it_and_nothing_is_lost(
     producer: Producer, tmp_path: Path
 ) -> None:
@@ -908,6 +909,7 @@ def test_the_command_sends_and_ends_with_4_when_the_endpoint_is_gone(
     assert left(producer) == (0, 1, 0)
 
 
+@pytest.mark.slow
 def test_it_serves_health_and_metrics_and_ends_by_term(
     courier: Courier, producer: Producer, tmp_path: Path
 ) -> None:

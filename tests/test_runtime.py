@@ -193,7 +193,7 @@ GREEN = {"gevent", "eventlet"}
 
 
 @pytest.mark.parametrize(
-    "pool", [pytest.param(pool, marks=[pytest.mark.slow] * (pool in GREEN)) for pool in POOLS]
+    "pool", [pytest.param(pool, marks=[pytest.mark.slow] * (pool != "prefork")) for pool in POOLS]
 )
 def test_a_worker_runs_in_each_pool_that_the_command_line_chooses(
     pool: str,

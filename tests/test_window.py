@@ -97,6 +97,7 @@ instants = st.one_of(
 )
 
 
+@pytest.mark.slow
 @profile(deadline=None, max_examples=150)
 @given(instant=instants, window=windows)
 @example(at("2026-03-29T00:30"), hours("02:30-02:40", "Europe/Berlin"))  # left out that night
