@@ -36,7 +36,7 @@ format: setup
 	$(BIN)/ruff format .
 
 test: setup
-	$(BIN)/pytest -n 3 --dist worksteal -m "not slow" $(foreach suite,$(SUITES),--ignore tests/$(suite))
+	$(BIN)/pytest -n 4 --dist worksteal -m "not slow" $(foreach suite,$(SUITES),--ignore tests/$(suite))
 
 test-faults: $(FAULTS_READY)
 	$(BIN)/pytest -n 4 --dist worksteal --timeout 600 tests/faults --ignore tests/faults/test_fuzz.py
