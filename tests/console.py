@@ -26,6 +26,12 @@ class Console(Program):
     def __init__(self, folder: Path, env: dict[str, str], *options: str) -> None:
         super().__init__("console", folder, env, *options)
 
+    def person(self) -> Person:
+        """Somebody who has logged in."""
+        made = Person(self.url)
+        assert made.log_in().status_code == 200
+        return made
+
     def close(self) -> None:
         self.process.terminate()
         with suppress(subprocess.TimeoutExpired):

@@ -64,16 +64,13 @@ def console(tmp_path_factory: pytest.TempPathFactory, env: dict[str, str]) -> It
 
 @pytest.fixture
 def person(console: Console) -> Person:
-    made = Person(console.url)
-    assert made.log_in().status_code == 200
-    return made
+    return console.person()
 
 
 @pytest.fixture(scope="module")
 def app(env: dict[str, str]) -> Iterator[Producer]:
-    producer = Producer.from_env(env)
-    yield producer
-    producer.close()
+    with closing(Producer.from_env(env)) as producer:
+        yield producer
 
 
 @pytest.fixture
@@ -634,8 +631,7 @@ def test_a_form_of_another_site_does_nothing(person: Person, app: Producer, orig
 def test_a_form_without_its_token_does_nothing(
     console: Console, person: Person, app: Producer
 ) -> None:
-    other = Person(console.url)
-    other.log_in()
+    other = console.person()
     theirs = inputs(other.get("/do/pause?lane=low").text)["token"]
     for token in ("", "x", theirs, "ü"):
         data = {"token": token, "lane": "low", "reason": "x", "for": ""}
@@ -784,8 +780,7 @@ def test_it_ends_within_five_seconds_whoever_is_connected(
     host = f"HTTP/1.1\r\nHost: 127.0.0.1:{made.port}\r\n"
     with ExitStack() as stack:
         stack.callback(made.close)
-        someone = Person(made.url)
-        someone.log_in()
+        someone = made.person()
         cookie = "; ".join(f"{each.name}={each.value}" for each in someone.session.cookies)
         request = {
             "live": f"GET /live {host}Cookie: {cookie}\r\n\r\n",

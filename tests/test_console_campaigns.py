@@ -8,7 +8,7 @@ import re
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -38,16 +38,13 @@ def console(tmp_path_factory: pytest.TempPathFactory, env: dict[str, str]) -> It
 
 @pytest.fixture
 def person(console: Console) -> Person:
-    made = Person(console.url)
-    assert made.log_in().status_code == 200
-    return made
+    return console.person()
 
 
 @pytest.fixture(scope="module")
 def app(env: dict[str, str]) -> Iterator[Any]:
-    producer = Producer.from_env(env)
-    yield producer
-    producer.close()
+    with closing(Producer.from_env(env)) as producer:
+        yield producer
 
 
 def newest(app: Producer) -> tuple[str, ...]:
@@ -113,8 +110,7 @@ def test_reports_that_nobody_reads_hold_up_no_page_and_not_the_end(
     made = Console(tmp_path, {**env, **USER})
     with ExitStack() as stack:
         stack.callback(made.close)
-        someone = Person(made.url)
-        someone.log_in()
+        someone = made.person()
         cookies = "; ".join(f"{each.name}={each.value}" for each in someone.session.cookies)
         head = f"Host: 127.0.0.1:{made.port}\r\nCookie: {cookies}\r\n\r\n"
         for _ in range(20):
@@ -178,8 +174,7 @@ def test_numbers_are_suppressed_looked_up_and_taken_off(person: Person, app: Any
 def test_without_a_key_it_says_so(tmp_path: Any, env: dict[str, str]) -> None:
     made = Console(tmp_path, {**env, **USER, "COURIER_SUPPRESSION_KEY": ""})
     try:
-        someone = Person(made.url)
-        someone.log_in()
+        someone = made.person()
         assert "COURIER_SUPPRESSION_KEY must be set" in words(someone.get("/suppressions"))
         assert someone.fill("/do/suppress", phone=PHONE).status_code == 409
     finally:

@@ -52,9 +52,7 @@ def console(tmp_path_factory: pytest.TempPathFactory, env: dict[str, str]) -> It
 
 @pytest.fixture
 def person(console: Console) -> Person:
-    made = Person(console.url)
-    assert made.log_in().status_code == 200
-    return made
+    return console.person()
 
 
 @pytest.fixture(scope="module")
@@ -431,8 +429,7 @@ def test_a_restart_in_the_middle_says_so_and_the_same_list_goes_on(
     made = Console(tmp_path, {**env, **USER, **folders})
     with ExitStack() as stack:
         stack.callback(made.close)
-        someone = Person(made.url)
-        someone.log_in()
+        someone = made.person()
         press_start(someone, looked(someone, send(someone, data, "big.csv", name=name)))
         wait_for(lambda: app.campaign(name).progress().added > 1000, 30)
         orphans = children(made.process.pid)
@@ -450,8 +447,7 @@ def test_a_restart_in_the_middle_says_so_and_the_same_list_goes_on(
     made = Console(tmp_path, {**env, **USER, **folders})
     with ExitStack() as stack:
         stack.callback(made.close)
-        someone = Person(made.url)
-        someone.log_in()
+        someone = made.person()
         said = words(someone.get(f"/campaigns/{name}"))
         assert "Add the same list again to go on: nothing is stored twice" in said
         if how == "term":
@@ -477,8 +473,7 @@ def test_redis_that_goes_away_in_the_middle_is_waited_for(
     with ExitStack() as stack:
         stack.callback(own.stop)
         stack.callback(made.close)
-        someone = Person(made.url)
-        someone.log_in()
+        someone = made.person()
         rows = "".join(f"+7925{n:07};{NAMES[n % 3]};{n % 30}\n" for n in range(20_000))
         data = ("Телефон;Имя;Скидка\n" + rows).encode()
         press_start(someone, looked(someone, send(someone, data, "big.csv", name="away")))
@@ -497,8 +492,7 @@ def test_a_full_queue_is_waited_for_and_said(tmp_path: Path, env: dict[str, str]
     with ExitStack() as stack:
         stack.callback(made.close)
         app = stack.enter_context(closing(Producer.from_env(own)))
-        someone = Person(made.url)
-        someone.log_in()
+        someone = made.person()
         press_start(someone, looked(someone, send(someone, workbook(80), name="full")))
         wait_for(lambda: "Waiting up to 600 s" in words(someone.get("/campaigns/full")), 30)
         assert app.campaign("full").progress().added == 50
