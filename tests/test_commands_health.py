@@ -182,6 +182,7 @@ def severities(courier: Courier, *options: str, code: int, **env: str) -> dict[s
     return {each["about"]: each["severity"] for each in found}
 
 
+@pytest.mark.slow
 def test_a_whole_system_is_well_ready_and_alive(
     system: Courier,
     app: Producer,

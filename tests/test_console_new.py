@@ -239,6 +239,7 @@ def test_a_file_may_have_any_name(person: Person) -> None:
     assert "List passwd" in words(page)
 
 
+@pytest.mark.slow
 def test_a_double_click_starts_once(person: Person, app: Producer) -> None:
     page = looked(person, send(person, workbook(500), name="double"))
     path = re.findall(r'href="(/do/start-campaign[^"]*)"', page.text)[0].replace("&amp;", "&")
@@ -253,6 +254,7 @@ def test_a_double_click_starts_once(person: Person, app: Producer) -> None:
     assert [what for _, what, _ in entries(app, "double")] == ["add list", "added list"]
 
 
+@pytest.mark.slow
 def test_it_begins_at_once_if_asked(person: Person, app: Producer) -> None:
     page = looked(person, send(person, workbook(5), name="at-once", paused=""))
     assert "begins at once" in words(page)
@@ -306,6 +308,7 @@ def test_a_list_needs_the_token_first_and_our_own_site(person: Person, console: 
     assert person.get("/new-campaign/nothing").status_code == 404
 
 
+@pytest.mark.slow
 def test_at_most_two_lists_at_once_and_no_larger_than_allowed(person: Person) -> None:
     token = inputs(person.get("/new-campaign").text)["token"]
     cookies = "; ".join(f"{each.name}={each.value}" for each in person.session.cookies)

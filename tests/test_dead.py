@@ -147,6 +147,7 @@ def test_a_job_refused_after_it_left_its_app_is_without_content(producer: Produc
     assert caught.value.reason == "content-gone" and listed(producer) == ["a"]
 
 
+@pytest.mark.slow
 def test_a_long_list_is_read_in_the_order_of_the_ends_and_narrowed(
     client: redis.Redis, settings: Settings, clock: Clock
 ) -> None:

@@ -381,6 +381,7 @@ def test_a_scrape_asks_as_much_of_redis_whatever_waits(tmp_path: Path) -> None:
         server.stop()
 
 
+@pytest.mark.slow
 def test_a_redis_that_is_away_or_hangs_is_told_at_once(tmp_path: Path) -> None:
     server = RedisServer(tmp_path, free_port())
     server.start()

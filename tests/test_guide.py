@@ -24,6 +24,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 MARK = "<!-- commands -->\n"
 
 
+@pytest.mark.slow
 def test_the_guide_runs_from_its_first_block_to_its_last(
     system_env: dict[str, str],
     start_worker: Start,

@@ -646,6 +646,7 @@ def test_a_redis_that_refuses_to_write_is_not_asked_in_a_row(
     server.stop()
 
 
+@pytest.mark.slow
 def test_no_log_line_holds_anything_of_a_message(
     producer: Producer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -679,6 +680,7 @@ def authority(name: str, folder: Path) -> tuple[str, ssl.SSLContext]:
     return made.ca, context
 
 
+@pytest.mark.slow
 def test_tls_is_verified(producer: Producer, tmp_path: Path) -> None:
     ours, theirs = authority("ours", tmp_path), authority("theirs", tmp_path)
     cancelled(producer, "a")
