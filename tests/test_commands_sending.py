@@ -256,6 +256,12 @@ def test_bulk_dry_run_shows_what_would_be_sent_and_needs_no_redis(
     assert told["countries"] == {"RU": 9, "PK": 1} and len(told["reasons"]) == 2
     assert told["first"][0] == {**COMMON, "address": "7925***00", "metadata": {"n": "0"}}
     assert len(told["first"]) == 3 and not list(tmp_path.glob("*.refused.csv"))
+    # but the refused rows, if it is told where
+    kept = tmp_path / "mend.csv"
+    assert courier.json(*words, "--refused", str(kept), code=1)["refusedFile"] == str(kept)
+    rows = [line.split(";")[:2] for line in kept.read_text().splitlines()]
+    assert rows == [["address", "metadata.n"], ["7,925E+10", "x"], ["1", "z"]]
+    assert str(kept) in "".join(courier(*words, "--refused", str(kept), code=1).stdout.split())
     said = courier(*words, code=1, COLUMNS="80").stdout
     assert "1 of 10 numbers is in Pakistan" in said and "9  Russia" in said
     assert "Excel has cut this number's digits" in said and "Message 3 of 10" in said

@@ -146,6 +146,15 @@ def test_a_list_is_looked_through_revealed_started_and_added(person: Person, app
     shown = person.fill(re.findall(r'href="(/do/reveal-list[^"]*)"', page.text)[0])
     assert "Привет, Ольга! Скидка 5 %" in words(shown) and "7925***00" in words(shown)
     assert entries(app, "nov-sale") == [(LOGIN, "reveal", "a dry run's first messages")]
+    # The rows to mend, which is on record, too
+    link = r'href="(/new-campaign/[^"]*refused.csv)"'
+    (place,) = re.findall(link, page.text)
+    rows = person.get(place)
+    assert rows.headers["Content-Type"] == "text/csv"
+    assert "attachment" in rows.headers["Content-Disposition"]
+    first = rows.content.decode("utf-8-sig").splitlines()
+    assert [line.split(";")[0] for line in first] == ["Телефон", "12345", "+7 701 000 00 01"]
+    assert entries(app, "nov-sale")[-1] == (LOGIN, "reveal", "rows that were refused")
     # Nothing is stored yet
     assert app.campaign("nov-sale").progress().state == "unknown"
     begun = press_start(person, page)
@@ -155,19 +164,12 @@ def test_a_list_is_looked_through_revealed_started_and_added(person: Person, app
     progress = app.campaign("nov-sale").progress()
     assert (progress.state, progress.reason) == ("paused", "waits for a last look")
     assert (progress.added, progress.rate) == (31, 50)
-    begin, end = entries(app, "nov-sale")[1:]
+    begin, end = entries(app, "nov-sale")[2:]
     assert begin == (LOGIN, "add list", "31 messages, paused at first, 50 a second")
     assert end[:2] == (LOGIN, "added list") and text in end[2]
-    # The refused rows, which is on record, too
-    link = re.findall(
-        r'href="(/new-campaign/[^"]*refused.csv)"', person.get(begun.url[len(person.url) :]).text
-    )
-    rows = person.get(link[0])
-    assert (
-        rows.headers["Content-Type"] == "text/csv"
-        and "attachment" in rows.headers["Content-Disposition"]
-    )
-    assert "12345" in rows.content.decode("utf-8-sig")
+    # The same rows are refused
+    (place,) = re.findall(link, person.get(begun.url[len(person.url) :]).text)
+    assert person.get(place).content == rows.content
     assert entries(app, "nov-sale")[-1] == (LOGIN, "reveal", "rows that were refused")
     # The same list again stores nothing twice
     again = looked(person, send(person, file.getvalue(), name="nov-sale", **given))

@@ -184,22 +184,26 @@ def bulk(
 
     Refused rows go to a file in the list's own form, with the reason as the last column. Mend them
     there and give that file to the same command. While Redis is away or full it retries (--wait).
+    A dry run writes them if --refused names a file: they can be mended before anything is sent.
     """
     if sms_price is not None and not dry_run:
         raise click.UsageError("--sms-price needs --dry-run")
     common, wait, template = _read_common(common_file), more.pop("wait"), more["template"]
-    refused_file = _refused_file(file, common_file, more.pop("refused_file"))
+    named = more.pop("refused_file")
+    refused_file = _refused_file(file, common_file, named)
     campaign = _campaign(campaign, common, dry_run)
-    with _before_storing():
+    with _before_storing(), ExitStack() as stack:
         table, survey = Table(file, Reading(**more)), Survey()
         if dry_run:
-            survey = try_out(table, country, common, campaign, template, repeat)
+            width = max((len(row.cells) for row in table.rows()), default=0) if named else 0
+            keep = _refused_rows(named, table, width, stack).add if named else None
+            survey = try_out(table, country, common, campaign, template, repeat, keep)
         else:
             survey.add(table.rows(), table.columns, country)
     notes = [*table.notes, *survey.notes(repeat, country_name), *table.value_notes(common)]
     notes += _campaign_notes(campaign, table, dry_run)
     if dry_run:
-        show(survey.result(), survey, notes, sms_price, as_json)
+        show(survey, notes, sms_price, as_json, named if survey.refused else None)
         sys.exit(PARTLY if survey.refused else 0)
     producer = Producer.from_env()
     for note in notes if not as_json else ():

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from decimal import Decimal, InvalidOperation
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import click
@@ -16,10 +17,11 @@ from rich.text import Text
 
 from viber_courier import Producer
 from viber_courier.ops.commands.terminal import console, emit, grid, plain
+from viber_courier.ops.lists.columns import Row
 from viber_courier.ops.lists.recipients import Survey
 from viber_courier.ops.lists.tables import Table
 from viber_courier.producers.client import CHUNK_ROWS
-from viber_courier.producers.preview import Preview, Sms
+from viber_courier.producers.preview import Sms
 from viber_courier.producers.rows import Checks
 from viber_courier.schemas.errors import ConfigError
 from viber_courier.store.replies import run
@@ -46,13 +48,14 @@ def try_out(
     campaign: str | None,
     template: bool,
     repeat: bool,
+    refused: Callable[[Row, str], None] | None,
 ) -> Survey:
     """Returns what storing a list would find. Raises InvalidMessage if the common part is wrong."""
     among: Any = None
     now = time.time()
     if campaign and (common is None or isinstance(common, Mapping)):
         common = {**(common or {}), "campaign": campaign}
-    survey = Survey(Checks(common, template, now, campaign or ""), now, repeat)
+    survey = Survey(Checks(common, template, now, campaign or ""), now, repeat, refused)
     try:
         among = Producer.from_env().suppressions.among
     except ConfigError as error:
@@ -75,14 +78,15 @@ def country_name(code: str) -> str:
 
 
 def show(
-    found: Preview, survey: Survey, notes: list[str], price: Decimal | None, as_json: bool
+    survey: Survey, notes: list[str], price: Decimal | None, as_json: bool, kept: Path | None
 ) -> None:
-    """Prints what a dry run found."""
+    """Prints what a dry run found. ``kept``: the file of the refused rows."""
+    found = survey.result()
     notes, sms = [*notes, *found.notes], found.sms
     cost = price * sms.segments if price is not None and sms else None
     if as_json:
         values = asdict(found) | {"landlines": survey.landlines, "notes": notes}
-        values["lines"] = survey.lines
+        values |= {"lines": survey.lines, "refusedFile": kept and str(kept)}
         values["sms"] = sms and {**asdict(sms), "cost": None if cost is None else str(cost)}
         return emit({"dryRun": True, **values})
     counts = {"rows": found.rows, "refused": found.refused, "repeated": found.repeated}
@@ -101,6 +105,7 @@ def show(
     }
     for title, section in sections.items():
         parts += ["", Text(title, "bold"), _counts(section)] if section else []
+        parts += [plain(f"See {kept}")] if kept and title == "Refused because" else []
     if cost is not None:
         everywhere = f", the same in {len(countries)} countries" if len(countries) > 1 else ""
         parts.append(f"They cost {cost:,.2f} at {price} a segment{everywhere}")

@@ -85,7 +85,7 @@ class Draft:
 
     @property
     def refused(self) -> Path:
-        """The rows that an add has refused, if there are any."""
+        """The rows that the latest look or add has refused, if there are any."""
         return self.folder / "refused.csv"
 
     @property
@@ -250,7 +250,7 @@ class Drafts:
     def _add(self, draft: Draft, actions: Actions) -> None:
         text = "It failed: the log says why."
         try:
-            printed, said = self._bulk(draft, None, f"--refused={draft.refused}", "--wait=10m")
+            printed, said = self._bulk(draft, None, "--wait=10m")
             text = outcome(printed) if printed else self._stopped(said)
             draft.state = "added" if printed else "ready"
             if printed:
@@ -274,7 +274,8 @@ class Drafts:
     ) -> tuple[dict[str, Any] | None, list[str]]:
         """Runs ``courier bulk``; returns what it printed, None if it failed, and what it said."""
         given = [*options_of(draft.values), *more]
-        given += [f"--common={draft.folder / 'common.json'}", "--", str(draft.list)]
+        given += [f"--common={draft.folder / 'common.json'}", f"--refused={draft.refused}"]
+        given += ["--", str(draft.list)]
         with (draft.folder / "printed").open("w+", encoding="utf-8") as printed:
             child = subprocess.Popen(  # noqa: S603 - our own program; each value is in its option
                 [sys.executable, "-c", _CALL, "bulk", *given],

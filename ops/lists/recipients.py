@@ -43,13 +43,18 @@ class Survey(Tally):
     """Counts what a list holds before any of it is stored.
 
     With ``checks``, as of ``now``, rows are checked and counted as messages, too: each number's
-    first, or each with ``sends_all``.
+    first, or each with ``sends_all``. ``refused`` is given each refused row and why.
     """
 
     def __init__(
-        self, checks: Checks | None = None, now: float = 0, sends_all: bool = False
+        self,
+        checks: Checks | None = None,
+        now: float = 0,
+        sends_all: bool = False,
+        refused: Callable[[Row, str], None] | None = None,
     ) -> None:
         super().__init__()
+        self._refused = refused
         self._checks, self._now, self._sends_all = checks, now, sends_all
         self.landlines = self.width = 0
         self.lines = dict[str, int]()  # the first of each reason
@@ -67,6 +72,8 @@ class Survey(Tally):
                 reason = str(wrong) if isinstance(wrong, Refusal) else reason_of(wrong)
                 self.lines.setdefault(reason, row.line)
                 self.refuse(reason)
+                if self._refused:
+                    self._refused(row, reason)
 
     def _count(self, recipient: Recipient) -> None:
         number, checks = recipient.number, self._checks
