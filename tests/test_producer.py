@@ -562,10 +562,10 @@ def test_a_job_beyond_all_bounds_is_a_wrong_job_said_shortly(more: dict[str, Any
         lambda: producer.enqueue_many([{"address": "79250000001", **more}], common=common_job()),
         lambda: producer.enqueue_many(rows(1), common={**common_job(), **(common or {"id": 1})}),
     ):
-        begun = time.monotonic()
+        begun = time.process_time()
         with pytest.raises(InvalidMessage) as caught:
             enqueue()
-        assert time.monotonic() - begun < 1
+        assert time.process_time() - begun < 1
         assert len(str(caught.value)) < 4000
     assert producer.redis.dbsize() == 0
     # And for an app that can't see exceptions it is one short event, however often it is asked
