@@ -216,4 +216,4 @@ class TestLife(Life.TestCase):
 
 @pytest.mark.slow
 class TestLongLife(Life.TestCase):
-    settings = how(max_examples=200, stateful_step_count=40, deadline=None)
+    settings = how(max_examples=100, stateful_step_count=40, deadline=None)
