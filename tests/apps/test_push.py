@@ -332,6 +332,7 @@ def test_a_rabbit_that_is_killed_keeps_what_it_has_confirmed(
     producer: Producer, rabbit: Rabbit
 ) -> None:
     declare(rabbit, "shop", {"x-queue-type": "quorum"})  # what Celery's detect_quorum_queues is for
+    rabbit.sync()
     many(producer, 500)
 
     async def run() -> None:
