@@ -115,6 +115,7 @@ def test_closing_leaves_nothing_behind(own_server: RedisServer) -> None:
     wait_for(lambda: connections(own_server) == 0, 5)
 
 
+@pytest.mark.slow
 def test_a_call_that_is_cancelled_gives_its_reply_to_nobody(own_server: RedisServer) -> None:
     # Given a server behind a line of unsteady speed, and records that know their number
     proxy, chance = Proxy(own_server.port), random.Random(7)

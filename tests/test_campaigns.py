@@ -526,6 +526,7 @@ def test_a_suppressed_message_costs_its_campaign_no_tokens(
     assert statuses == ["rejected"] * 3 + ["submitted", "queued"]
 
 
+@pytest.mark.slow
 def test_how_long_it_will_take(producer: Producer, shop: Workshop) -> None:
     campaign, _ = start(producer, "a", 3000)
     shop.clock.freeze()

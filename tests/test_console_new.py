@@ -232,6 +232,7 @@ def test_files_that_are_no_list(person: Person, list: bytes, fault: str) -> None
     assert fault.casefold() in words(page).casefold(), words(page)
 
 
+@pytest.mark.slow
 def test_a_file_may_have_any_name(person: Person) -> None:
     rows = "Телефон;Имя;Скидка\n+79250000000;<b>Ольга</b>;5\n".encode()
     page = looked(person, send(person, rows, EVIL, name="any-name"))

@@ -70,6 +70,7 @@ def names_in(wheel: Path) -> set[str]:
         return set(archive.namelist())
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_one_name_and_all_that_belongs_to_it(builds: Builds) -> None:
     names = names_in(builds.wheel)
     assert {name.split("/")[0] for name in names} == {

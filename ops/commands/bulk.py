@@ -36,6 +36,7 @@ from viber_courier.ops.commands.trial import (
     show,
     try_out,
 )
+from viber_courier.ops.lists.columns import Row
 from viber_courier.ops.lists.files import NotAList
 from viber_courier.ops.lists.phone import require_country
 from viber_courier.ops.lists.recipients import Survey, counted
@@ -182,21 +183,18 @@ def bulk(
     edited the file: ids are made from the campaign (or the common part) and the phone number.
     To send the same again, name another campaign. courier campaign shows, pauses and cancels it.
 
-    Refused rows go to a file in the list's own form, with the reason as the last column. Mend them
-    there and give that file to the same command. While Redis is away or full it retries (--wait).
-    A dry run writes them if --refused names a file: they can be mended before anything is sent.
+    Refused rows go to a file in the list's own form, with the reason as the last column; a dry
+    run's to --refused only. Mend it, and give it to the same command. It waits for Redis (--wait).
     """
     if sms_price is not None and not dry_run:
         raise click.UsageError("--sms-price needs --dry-run")
     common, wait, template = _read_common(common_file), more.pop("wait"), more["template"]
-    named = more.pop("refused_file")
-    refused_file = _refused_file(file, common_file, named)
+    refused_file = _refused_file(file, common_file, named := more.pop("refused_file"))
     campaign = _campaign(campaign, common, dry_run)
     with _before_storing(), ExitStack() as stack:
         table, survey = Table(file, Reading(**more)), Survey()
         if dry_run:
-            width = max((len(row.cells) for row in table.rows()), default=0) if named else 0
-            keep = _refused_rows(named, table, width, stack).add if named else None
+            keep = _rows_to_mend(named, table, stack)
             survey = try_out(table, country, common, campaign, template, repeat, keep)
         else:
             survey.add(table.rows(), table.columns, country)
@@ -206,8 +204,7 @@ def bulk(
         show(survey, notes, sms_price, as_json, named if survey.refused else None)
         sys.exit(PARTLY if survey.refused else 0)
     producer = Producer.from_env()
-    for note in notes if not as_json else ():
-        click.echo(f"Note: {note}", err=True)
+    click.echo("".join(f"Note: {note}\n" for note in notes if not as_json), err=True, nl=False)
     with ExitStack() as stack:
         refused = _refused_rows(refused_file, table, survey.width, stack)
         ids, sends = Ids(campaign or digest_of(common), counts=repeat), (repeat, template)
@@ -216,6 +213,15 @@ def bulk(
         _store_all(storing, table, file.name, survey.rows)
     _report(storing, refused, refused_file, survey, notes if as_json else None)
     sys.exit(PARTLY if refused.count else 0)
+
+
+def _rows_to_mend(
+    path: Path | None, table: Table, stack: ExitStack
+) -> Callable[[Row, str], None] | None:
+    if path is None:
+        return None
+    width = max((len(row.cells) for row in table.rows()), default=0)
+    return _refused_rows(path, table, width, stack).add
 
 
 def _refused_rows(path: Path, table: Table, width: int, stack: ExitStack) -> RefusedRows:
