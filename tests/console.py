@@ -6,13 +6,15 @@ import html
 import re
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import pytest
 import requests
 
 from tests.program import Program
+from viber_courier import Producer
 
 PHONE, TEXT = "79255550123", "Kod-40417"
 """What no page and no log line may hold before somebody has asked for it."""
@@ -90,3 +92,14 @@ def words(page: requests.Response) -> str:
     """What a page says, without its tags."""
     text = re.sub(r"(?s)<head>.*?</head>|<[^>]*>", " ", page.text)
     return " ".join(html.unescape(text).split())
+
+
+@pytest.fixture
+def person(console: Console) -> Person:
+    return console.person()
+
+
+@pytest.fixture(scope="module")
+def app(env: dict[str, str]) -> Iterator[Producer]:
+    with closing(Producer.from_env(env)) as producer:
+        yield producer

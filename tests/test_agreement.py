@@ -131,7 +131,7 @@ def good_jobs(draw: st.DrawFn) -> dict[str, Any]:
     return job
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=150)
 @given(st.lists(good_jobs(), min_size=1, max_size=4), st.none() | st.integers(15, 2592000))
 def test_what_we_accept_the_simulator_accepts_to_the_letter(
     raws: list[dict[str, Any]], left: int | None

@@ -30,8 +30,10 @@ from tests.console import (
     USER,
     Console,
     Person,
+    app,
     discreet,
     inputs,
+    person,
     words,
 )
 from tests.test_permissions import Users
@@ -45,6 +47,8 @@ from viber_courier.ops.look import take_look
 from viber_courier.ops.redis_server import RedisServer
 from viber_courier.schemas.errors import ConfigError
 from viber_courier.store.keys import Keys
+
+__all__ = ["app", "person"]
 
 PAGES = ("/", "/messages", "/dead", "/audit", "/do/pause?lane=low", "/live")
 HOSTILE = "<script>alert(1)</script>\"'&{{7*7}}"
@@ -60,17 +64,6 @@ def console(tmp_path_factory: pytest.TempPathFactory, env: dict[str, str]) -> It
     """One for all; whatever they do, its log says nothing of a message and no password."""
     with discreet(tmp_path_factory.mktemp("console"), env, PASSWORD) as made:
         yield made
-
-
-@pytest.fixture
-def person(console: Console) -> Person:
-    return console.person()
-
-
-@pytest.fixture(scope="module")
-def app(env: dict[str, str]) -> Iterator[Producer]:
-    with closing(Producer.from_env(env)) as producer:
-        yield producer
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import re
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,13 @@ import requests
 
 import viber_courier
 from tests.conftest import common_job, wait_for
-from tests.console import LOGIN, PHONE, TEXT, USER, Console, Person, discreet, words
+from tests.console import LOGIN, PHONE, TEXT, USER, Console, Person, app, discreet, person, words
 from viber_courier import Producer
 from viber_courier.ops.commands.looking import event_fields
 from viber_courier.ops.console import audit
 from viber_courier.ops.redis_server import RedisServer
+
+__all__ = ["app", "person"]
 
 
 @pytest.fixture(scope="module")
@@ -34,17 +36,6 @@ def env(redis_server: RedisServer) -> dict[str, str]:
 def console(tmp_path_factory: pytest.TempPathFactory, env: dict[str, str]) -> Iterator[Console]:
     with discreet(tmp_path_factory.mktemp("console"), env) as made:
         yield made
-
-
-@pytest.fixture
-def person(console: Console) -> Person:
-    return console.person()
-
-
-@pytest.fixture(scope="module")
-def app(env: dict[str, str]) -> Iterator[Any]:
-    with closing(Producer.from_env(env)) as producer:
-        yield producer
 
 
 def newest(app: Producer) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ import pytest
 import requests
 
 from tests.conftest import common_job, wait_for
-from tests.console import LOGIN, USER, Console, Person, discreet, inputs, words
+from tests.console import LOGIN, USER, Console, Person, app, discreet, inputs, person, words
 from viber_courier import Producer
 from viber_courier.ops.console import audit, drafts, upload
 from viber_courier.ops.console.bulk import common_of, plain
@@ -27,6 +27,8 @@ from viber_courier.ops.console.drafts import Drafts
 from viber_courier.ops.redis_server import RedisServer
 from viber_courier.ops.up import free_port
 from viber_courier.store.keys import Keys
+
+__all__ = ["app", "person"]
 
 TEXT = "Привет, {Имя}! Скидка {Скидка} %"
 FIELDS = {"subject": "Shop", "text": TEXT, "template": "yes", "paused": "yes", "hours": "24"}
@@ -48,17 +50,6 @@ def console(tmp_path_factory: pytest.TempPathFactory, env: dict[str, str]) -> It
     with discreet(folder, {**env, "TMPDIR": str(folder)}, "Ольга", "925000") as made:
         yield made
     assert not list(folder.glob("courier-console-*")), "lists are left on disk"
-
-
-@pytest.fixture
-def person(console: Console) -> Person:
-    return console.person()
-
-
-@pytest.fixture(scope="module")
-def app(env: dict[str, str]) -> Iterator[Producer]:
-    with closing(Producer.from_env(env)) as producer:
-        yield producer
 
 
 def workbook(rows: int) -> bytes:

@@ -16,7 +16,7 @@ import pytest
 from tests.cluster import Cluster
 from tests.conftest import Simulator, common_job, free_port, text_job, wait_for
 from tests.faults.installation import Installation, Load, running
-from tests.faults.test_sentinel import Failover, admin, role
+from tests.faults.test_sentinel import Failover, admin, following, role
 from viber_courier import Campaign, CampaignCancelled, Producer, StoreUnavailable
 from viber_courier.ops.redis_server import RedisServer
 
@@ -209,6 +209,7 @@ def test_what_a_campaign_was_told_outlives_a_failover(tmp_path: Path) -> None:
             # Then the next one has all of it
             new = failover.master()
             wait_for(lambda new=new: role(new) == "master")
+            wait_for(lambda: all(map(following, failover.replicas())), 30)
             wait_for(lambda new=new: is_followed(new), 30)
             with contextlib.closing(Producer.from_env(more)) as other:
                 team.check(other)

@@ -116,7 +116,7 @@ def test_a_scheduled_message_leaves_soon_after_its_instant_and_never_before(
     # Then each left at its time
     for each in simulator.accepted():
         late = each["at"] - at[int(each["message"]["address"][-1])].timestamp()
-        assert 0 <= late < 4, late  # half a second where nothing else runs
+        assert 0 <= late < 4, late  # 1.8 s on a busy machine
 
 
 def test_a_message_a_month_ahead_costs_nothing_while_it_waits(

@@ -29,7 +29,7 @@ finally:  # not ru_maxrss: a process inherits it from the one that started it
 """
 
 
-@settings(max_examples=8_000, **AT_LENGTH)  # type: ignore[arg-type]
+@settings(max_examples=20_000, **AT_LENGTH)  # type: ignore[arg-type]
 @given(st.data(), numbers())
 def test_any_spelling_is_its_number_or_refused(
     data: st.DataObject, number: tuple[str, str]
@@ -37,7 +37,7 @@ def test_any_spelling_is_its_number_or_refused(
     check_spelling(data, *number)
 
 
-@settings(max_examples=1_000, **AT_LENGTH)  # type: ignore[arg-type]
+@settings(max_examples=2_000, **AT_LENGTH)  # type: ignore[arg-type]
 @given(tables())
 def test_any_table_has_its_rows(
     tmp_path: Path, table: tuple[bytes, str, list[dict[str, str]]]

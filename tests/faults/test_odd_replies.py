@@ -25,7 +25,7 @@ def test_no_odd_reply_means_less_than_it_says(how: Spelling, count: int) -> None
 
 
 @pytest.mark.timeout(1200)
-@profile(max_examples=max(1, IN_ALL // 40), deadline=None, suppress_health_check=list(HealthCheck))
+@profile(max_examples=max(1, IN_ALL // 20), deadline=None, suppress_health_check=list(HealthCheck))
 @given(spellings=st.lists(SPELLINGS, min_size=1, max_size=6), lanes=LANE_LISTS)
 def test_whatever_is_answered_no_message_goes_too_often_or_nowhere(
     world: World, spellings: list[Spelling], lanes: list[str]
