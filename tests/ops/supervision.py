@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any, cast
+from xmlrpc.client import ServerProxy
+
+from supervisor.xmlrpc import SupervisorTransport
 
 from tests.conftest import free_port, wait_for
 
@@ -25,6 +30,12 @@ def children(pid: int) -> list[int]:
         return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except FileNotFoundError:
         return []
+
+
+def _family(pid: int) -> Iterator[int]:
+    yield pid
+    for each in children(pid):
+        yield from _family(each)
 
 
 def is_alive(pid: int) -> bool:
@@ -79,15 +90,23 @@ class Supervisord:
         run = subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=120)
         return run.stdout + run.stderr
 
+    def _info(self, name: str) -> dict[str, Any]:
+        """Asked as supervisorctl does, which would take its time to start for each look."""
+        where = f"unix://{self.folder}/supervisor.sock"
+        with (
+            contextlib.suppress(OSError),  # it is about to start
+            ServerProxy("http://127.0.0.1", SupervisorTransport(serverurl=where)) as proxy,
+        ):
+            return cast("dict[str, Any]", proxy.supervisor.getProcessInfo(name))
+        return {"statename": "", "pid": 0}
+
     def state(self, name: str) -> str:
         """RUNNING, BACKOFF ..."""
-        words = self.ctl("status", name).split()
-        return words[1] if len(words) > 1 else ""
+        return str(self._info(name)["statename"])
 
     def pid(self, name: str) -> int:
         """0 while it doesn't run."""
-        answer = self.ctl("pid", name).strip()
-        return int(answer) if answer.isdecimal() else 0
+        return int(self._info(name)["pid"])
 
     def log(self, name: str) -> str:
         """What it has written so far."""
@@ -101,10 +120,15 @@ class Supervisord:
             if name in WORKERS:
                 wait_for(lambda name=name: " ready." in self.log(name), 120)
 
-    def stop(self) -> None:
-        """As Ctrl-C does."""
-        self.process.terminate()
-        self.process.wait(150)
+    def kill(self) -> None:
+        """With all that it has started; stopped first, so that it starts none of them again."""
+        self.process.send_signal(signal.SIGSTOP)
+        family = list(_family(self.process.pid))
+        for pid in family:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait(20)
+        wait_for(lambda: not any(map(is_alive, family)))
 
 
 @contextlib.contextmanager
@@ -116,4 +140,4 @@ def supervised_system(settings: Mapping[str, str]) -> Iterator[Supervisord]:
             system.ready()
             yield system
         finally:
-            system.stop()
+            system.kill()
