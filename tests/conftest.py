@@ -66,6 +66,15 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 
 
 @pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[RedisServer]:
+    """A server that no other test uses."""
+    server = RedisServer(tmp_path, free_port())
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
 def namespace() -> str:
     """A fresh namespace for each test: nothing is ever flushed."""
     return f"t{next(_numbers)}"

@@ -12,9 +12,8 @@ import os
 import random
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -38,15 +37,6 @@ from viber_courier.store.aio import MOST_CONNECTIONS
 @pytest.fixture
 def made(redis_server: RedisServer, namespace: str) -> Settings:
     return Settings(redis_url=redis_server.url, namespace=namespace)
-
-
-@pytest.fixture
-def own_server(tmp_path: Path) -> Iterator[RedisServer]:
-    """A server that no other test uses."""
-    server = RedisServer(tmp_path, free_port())
-    server.start()
-    yield server
-    server.stop()
 
 
 def connections(server: RedisServer) -> int:

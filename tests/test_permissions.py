@@ -403,9 +403,9 @@ class Breaking(redis.Redis):
 
 @pytest.mark.slow
 def test_a_check_of_permissions_that_breaks_off_leaves_no_key_for_ever(
-    redis_server: RedisServer, namespace: str
+    own_server: RedisServer, namespace: str
 ) -> None:
-    with closing(Breaking.from_url(redis_server.url, decode_responses=True)) as client:
+    with closing(Breaking.from_url(own_server.url, decode_responses=True)) as client:
         for commands in range(40):
             # When the connection breaks after so many commands
             client.commands = commands
