@@ -177,6 +177,7 @@ def test_what_is_wrong_is_said_and_the_list_is_kept(person: Person, app: Produce
         ("no sender", {"subject": ""}, "Sender: 1 to 11"),
         ("hours", {"hours": "0"}, "Hours: a whole number"),
         ("rate", {"rate": "fast"}, "Own rate"),
+        ("no rate", {"rate": "0.0"}, "Own rate"),
         ("price", {"price": "-1"}, "Price of an SMS segment"),
     ):
         sent = send(person, workbook(1), **{"name": "wrong", **given})
@@ -196,6 +197,14 @@ def test_what_is_wrong_is_said_and_the_list_is_kept(person: Person, app: Produce
     picture = {"imageUrl": "https://example.com/a.png"}
     page = looked(person, send(person, None, name="wrong", draft=draft, **picture))
     assert "Button’s link is required; Button’s caption is required 2 3" in words(page)
+    # What was looked through before the form was changed can't be started any more
+    page = looked(person, send(person, None, name="wrong", draft=draft))
+    assert "Hours" in words(send(person, None, name="wrong", draft=draft, hours="0", text="Other"))
+    refused = press_start(person, page)
+    assert refused.status_code == 422 and "started already, or can" in words(refused)
+    assert app.campaign("wrong").progress().state == "unknown"
+    again = person.get(f"/new-campaign/{draft}")
+    assert "has not been looked through as the form is now" in words(again)
     # A cancelled campaign takes no more
     app.campaign("gone", common=common_job()).add([{"address": "79250000009"}])
     app.campaign("gone").cancel()

@@ -44,6 +44,7 @@ MEMORY = 768 * 2**20
 ADD, ADDED = "add list", "added list"
 """What the audit stream calls the beginning and the end of an add."""
 WAITS = "waits for a last look"
+UNSEEN = "Its list has not been looked through as the form is now: choose Change, and go on there."
 BROKEN_OFF = "The console ended while a list was added. Add the same list again to go on"
 TWICE = "nothing is stored twice"
 ENTRIES = 1000
@@ -68,7 +69,7 @@ class Draft:
     values: dict[str, str] = field(default_factory=dict)
     state: State = "new"
     found: dict[str, Any] | None = None
-    fault: str = ""
+    fault: str = UNSEEN
     said: str = ""
     is_begun: bool = False
     used: float = 0.0
@@ -134,6 +135,23 @@ class Drafts:
         draft = Draft(id, Path(tempfile.mkdtemp(dir=self._folder())), used=time.monotonic())
         self._known[id] = draft
         return draft
+
+    def merge(self, draft: Draft, id: str) -> Draft:
+        """Returns an earlier draft with what a form has changed; if it can't be had, the new one.
+
+        What a look has found before holds no longer.
+        """
+        kept = self.get(id)
+        with self._lock:
+            if kept is None or kept.is_at_work:
+                return draft
+            kept.state, kept.found, kept.fault = "new", None, UNSEEN
+        if draft.file:
+            draft.list.replace(kept.list)
+            kept.file = draft.file
+        kept.values, kept.is_begun = draft.values, False
+        self.drop(draft)
+        return kept
 
     def expire(self) -> None:
         """Deletes drafts that nobody has used for long."""

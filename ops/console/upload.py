@@ -51,7 +51,7 @@ PATTERNS = {
     "country": ("([A-Za-z]{2})?", "Country: two letters, such as RU"),
     "priority": ("|".join(LANES), "Lane: one of the list"),
     "hours": ("[1-9][0-9]{0,2}", "Hours: a whole number from 1 to 720"),
-    "rate": (r"([0-9]{1,6}(\.[0-9]{1,6})?)?", "Own rate: messages a second, such as 20"),
+    "rate": (r"((?=.*[1-9])[0-9]{1,6}(\.[0-9]{1,6})?)?", "Own rate: messages a second, such as 20"),
     "price": (r"([0-9]{1,6}(\.[0-9]{1,6})?)?", "Price of an SMS segment: such as 4.50"),
 }
 
@@ -125,15 +125,7 @@ class Upload:
             draft.state = "new"
             if not draft.values:
                 self._drafts.drop(draft)
-        kept = self._drafts.get(draft.values.pop("draft"))
-        if kept is None or kept.is_at_work:
-            return draft
-        if draft.file:
-            draft.list.replace(kept.list)
-            kept.file = draft.file
-        kept.values, kept.is_begun = draft.values, False
-        self._drafts.drop(draft)
-        return kept
+        return self._drafts.merge(draft, draft.values.pop("draft"))
 
     async def _receive(self, parts: MultipartReader, draft: Draft) -> dict[str, str]:
         values, count = dict.fromkeys(("draft", *NAMES), ""), 0
