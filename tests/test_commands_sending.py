@@ -212,6 +212,68 @@ def test_bulk_takes_ids_of_the_app_s_own(
     assert "a" in waiting(producer) and len(waiting(producer)) == 2
 
 
+def test_bulk_dry_run_counts_ids_that_come_twice_as_the_add_does(
+    courier: Courier, producer: Producer, common: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "list.csv"
+    file.write_text(
+        "id,address\na,79250000001\na,79250000002\na,79250000001\nb,79250000002\n,79250000003\n"
+    )
+    tried = courier.json("bulk", str(file), "--common", common, "--dry-run", code=1)
+    told = courier.json("bulk", str(file), "--common", common, code=1)
+    assert tried["messages"] == told["stored"] == len(waiting(producer)) == 3
+    assert tried["repeated"] == told["repeated"] == 1
+    assert tried["reasons"] == told["reasons"] == {"id belongs to another message": 1}
+
+
+def test_bulk_takes_no_refused_rows_of_repeated_numbers_for_those_that_are_stored(
+    courier: Courier, producer: Producer, common: str, tmp_path: Path
+) -> None:
+    # Given a number with two rows, the second of them refused
+    file = tmp_path / "list.csv"
+    file.write_text("address,ttlSec\n79250000001,60\n79250000001,soon\n")
+    told = courier.json("bulk", str(file), "--common", common, "--repeat", code=1)
+    refused = Path(told["refusedFile"])
+    refused.write_text(refused.read_text().replace("soon", "60"))
+    # When it is mended without the first, then the second isn't taken for the first
+    words = ("--common", common, "--repeat")
+    for more in (["--dry-run"], []):
+        said = courier("bulk", str(refused), *words, *more, code=2).stderr
+        assert "nothing was stored" in said and "give the whole list again" in said
+    # And in the whole list it is sent
+    file.write_text(file.read_text().replace("soon", "60"))
+    told = courier.json("bulk", str(file), *words)
+    assert (told["stored"], told["storedBefore"], len(waiting(producer))) == (1, 1, 2)
+
+
+def test_bulk_writes_reasons_that_the_lists_encoding_lacks(
+    courier: Courier, producer: Producer, tmp_path: Path
+) -> None:
+    # Given a Western list, and a text with a column whose name is Cyrillic
+    file, shared = tmp_path / "list.csv", tmp_path / "common.json"
+    file.write_text("address;Name\n79250000001;José\n79250000002;André\n", encoding="cp1252")
+    shared.write_text(json.dumps({**COMMON, "content": {"text": "{Имя}{Name}"}}))
+    words = ("bulk", str(file), "--common", str(shared), "--template")
+    # When it is added, then the refused rows are there, and what the command says is true
+    told = courier.json(*words, code=1)
+    assert (told["stored"], told["refused"]) == (0, 2)
+    lines = Path(told["refusedFile"]).read_text("cp1252").splitlines()
+    assert lines[2].startswith("79250000002;André;content.text has no value for {\\u0418")
+
+
+def test_bulk_replaces_no_list_by_refused_rows(
+    courier: Courier, common: str, tmp_path: Path
+) -> None:
+    # Given rows of an earlier run, whose place was taken since
+    file, later = tmp_path / "list.refused.csv.old", tmp_path / "list.refused.csv"
+    file.write_text("address\n79250000001\n12\n")
+    later.write_text("address\n13\n")
+    for more in (["--dry-run"], []):
+        words = ("bulk", str(file), "--common", common, "--refused", str(later), *more)
+        assert "must be another file than FILE" in courier(*words, code=2).stderr
+    assert file.read_text() == "address\n79250000001\n12\n" and later.exists()
+
+
 def test_bulk_sends_to_a_number_once_however_it_is_spelled(
     courier: Courier, producer: Producer, common: str, tmp_path: Path
 ) -> None:

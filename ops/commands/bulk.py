@@ -50,6 +50,11 @@ from viber_courier.store.connection import is_transient
 
 RETRY_SECONDS = 0.5
 """Pause between tries while the queue is full or Redis can't be used."""
+REPEATED = (
+    "with --repeat, rows of one number are told apart by their order: mend the rows in the list"
+    " itself, and give the whole list again, without the column 'reason'"
+)
+"""Why a file of refused rows is not taken: its rows would be taken for those that are stored."""
 T = TypeVar("T")
 PATH = click.Path(dir_okay=False, path_type=Path)
 
@@ -193,6 +198,8 @@ def bulk(
     campaign = _campaign(campaign, common, dry_run)
     with _before_storing(), ExitStack() as stack:
         table, survey = Table(file, Reading(**more)), Survey()
+        if repeat and table.columns.has_reasons and "id" not in table.columns.names:
+            raise NotAList(REPEATED)
         if dry_run:
             keep = _rows_to_mend(named, table, stack)
             survey = try_out(table, country, common, campaign, template, repeat, keep)
@@ -280,7 +287,10 @@ def _refused_file(file: Path, common_file: Path | None, given: Path | None) -> P
     if not file.is_file():
         raise click.UsageError("FILE must be a regular file: it is read twice")
     if path.exists():
-        if any(path.samefile(each) for each in (file, common_file) if each and each.exists()):
+        old = Path(f"{path}.old")  # what is replaced when there is a file already
+        places = [each for each in (path, old) if each.exists()]
+        given_files = [each for each in (file, common_file) if each and each.exists()]
+        if any(place.samefile(each) for place in places for each in given_files):
             raise click.UsageError("--refused must be another file than FILE and --common")
         if not path.is_file():
             raise click.UsageError("--refused must be a regular file")

@@ -110,6 +110,11 @@ class Columns:
             raise NotAList("no column 'address' for the phone numbers (--map COLUMN=address)")
         self._fields = [(n, name) for n, name in enumerate(names) if name != IGNORED]
 
+    @property
+    def has_reasons(self) -> bool:
+        """Whether the list is a file of refused rows."""
+        return self._reason is not None
+
     def cells(self, cells: Sequence[str]) -> list[str]:
         """Returns a record's cells without the reason, filled up to the columns' number.
 

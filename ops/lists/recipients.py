@@ -14,6 +14,8 @@ from viber_courier.schemas.message import require_in_time
 
 LINES = 5
 """Lines of repeated numbers that are named."""
+NOT_ITS_ID = "id belongs to another message"
+"""Why a row is refused that has another message's id."""
 FEW = 0.1
 """A country with at most this part of a list's numbers, or with one of them, is told."""
 
@@ -58,6 +60,7 @@ class Survey(Tally):
         self._checks, self._now, self._sends_all = checks, now, sends_all
         self.landlines = self.width = 0
         self.lines = dict[str, int]()  # the first of each reason
+        self._owners = dict[str, str]()  # the digest of the message that has an id of the app's own
         self.repeated_lines: list[int] = []
 
     def add(self, rows: Iterable[Row], columns: Columns, country: str | None) -> None:
@@ -78,6 +81,10 @@ class Survey(Tally):
     def _count(self, recipient: Recipient) -> None:
         number, checks = recipient.number, self._checks
         job = checks and require_in_time(checks.parse(recipient.job, self._now))
+        is_sent = self._sends_all or int(number.digits) not in self._seen
+        if job and job.id and is_sent:
+            if self._owners.setdefault(job.id, job.digest) != job.digest:
+                raise Refusal(NOT_ITS_ID)
         if is_new := self.number(number.digits, lambda _: number.country):
             self.landlines += number.is_landline
         elif self.repeated <= LINES:

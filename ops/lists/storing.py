@@ -13,7 +13,7 @@ from uuid import NAMESPACE_OID, uuid5
 
 from viber_courier import Conflict, EnqueueError, InvalidMessage, Producer
 from viber_courier.ops.lists.columns import REASON, Refusal, Row
-from viber_courier.ops.lists.recipients import Recipient, read_recipient
+from viber_courier.ops.lists.recipients import NOT_ITS_ID, Recipient, read_recipient
 from viber_courier.ops.lists.tables import Table
 from viber_courier.producers.preview import reason_of
 from viber_courier.store.connection import store_errors
@@ -76,7 +76,9 @@ class ListFile:
         if path.exists():
             path.replace(f"{path}.old")
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        file = stack.enter_context(os.fdopen(fd, "w", encoding=table.form.encoding, newline=""))
+        # A reason may name a column in letters that the list's encoding lacks.
+        form = {"encoding": table.form.encoding, "errors": "backslashreplace", "newline": ""}
+        file = stack.enter_context(os.fdopen(fd, "w", **form))  # type: ignore
         table.form.begin(file)
         form = {"delimiter": table.form.delimiter, "lineterminator": table.form.line_end}
         self._writers = [
@@ -192,6 +194,6 @@ class Storing:
     def _reason(self, error: EnqueueError, has_own_id: bool) -> str:
         if isinstance(error, Conflict):
             if has_own_id:
-                return "id belongs to another message"
+                return NOT_ITS_ID
             return "this number has another message in this campaign: use a new --campaign NAME"
         return reason_of(error) if isinstance(error, InvalidMessage) else str(error)
