@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import shutil
 import socket
 import time
 import zipfile
@@ -174,6 +175,7 @@ def test_a_list_is_looked_through_revealed_started_and_added(person: Person, app
 def test_what_is_wrong_is_said_and_the_list_is_kept(person: Person, app: Producer) -> None:
     for name, given, fault in (
         ("no name", {"name": "два слова"}, "Name: 1 to 64"),
+        ("a name of no page", {"name": ".."}, "Name: 1 to 64"),
         ("no sender", {"subject": ""}, "Sender: 1 to 11"),
         ("hours", {"hours": "0"}, "Hours: a whole number"),
         ("rate", {"rate": "fast"}, "Own rate"),
@@ -212,6 +214,18 @@ def test_what_is_wrong_is_said_and_the_list_is_kept(person: Person, app: Produce
     assert "was cancelled, and takes no more" in words(page)
     refused = press_start(person, page)
     assert refused.status_code == 409 and "cancelled" in words(refused)
+    # and nobody is told that its list was broken off
+    said = "The latest add did not begin, and has stored nothing."
+    assert said in words(person.get("/campaigns/gone"))
+    assert entries(app, "gone")[-1] == (LOGIN, "added list", said)
+    # Of an add that has stopped, the draft doesn't say that nothing was stored
+    page = looked(person, send(person, workbook(2), name="gone", paused=""))
+    press_start(person, page)
+    assert "Stopped. Campaign 'gone' was cancelled" in added(person, "gone")
+    assert "Nothing is stored yet" not in words(person.get(page.url[len(person.url) :]))
+    # Days without hours are not left out in silence
+    page = looked(person, send(person, workbook(2), name="wrong", days="mon"))
+    assert "From is required" in words(page)
 
 
 @pytest.mark.parametrize(
@@ -238,8 +252,33 @@ def test_a_file_may_have_any_name(person: Person) -> None:
     page = looked(person, send(person, rows, EVIL, name="any-name"))
     assert "<img src=x" not in page.text and "\u202e" not in page.text and "\\u202e" in page.text
     assert "Messages 1" in words(page)
+    # Bytes that are no text
+    token = inputs(person.get("/new-campaign").text)["token"]
+    fields = {"token": token, **FIELDS, "name": "any-name"}
+    head = '--x\r\nContent-Disposition: form-data; name="{}"'
+    body = "".join(f"{head.format(name)}\r\n\r\n{text}\r\n" for name, text in fields.items())
+    part = head.format("list").encode() + b'; filename="\xcf\xf0.csv"\r\n\r\n' + rows
+    kind = {"Origin": person.url, "Content-Type": "multipart/form-data; boundary=x"}
+    data = body.encode() + part + b"\r\n--x--\r\n"
+    sent = person.session.post(f"{person.url}/new-campaign", data=data, headers=kind, timeout=30)
+    assert "List \\udccf\\udcf0.csv" in words(looked(person, sent))
     page = looked(person, send(person, rows, "../../../etc/passwd", name="any-name"))
     assert "List passwd" in words(page)
+
+
+@pytest.mark.slow
+def test_an_earlier_looks_page_starts_nothing(person: Person, app: Producer) -> None:
+    # Given a list that somebody has looked through, and somebody else again with another text
+    first = looked(person, send(person, workbook(2), name="two-looks"))
+    draft = re.findall(r'href="/new-campaign\?draft=([^"]*)"', first.text)[0]
+    second = looked(person, send(person, workbook(5), name="two-looks", draft=draft, text="Other"))
+    # When the first one starts what was shown then
+    refused = press_start(person, first)
+    # Then what was not shown is not sent
+    assert refused.status_code == 422 and "looked through anew" in words(refused)
+    assert app.campaign("two-looks").progress().state == "unknown"
+    press_start(person, second)
+    assert "5 messages stored" in added(person, "two-looks")
 
 
 @pytest.mark.slow
@@ -550,5 +589,9 @@ def test_drafts_are_few_and_expire(
     more[1].used -= drafts.KEPT_SECONDS + 1
     assert kept.get(more[1].id) is None and not more[1].folder.exists()
     assert kept.get(more[2].id) is more[2]
+    # Whoever tidies up the folder of temporary files may take an idle console's
+    (place,) = tmp_path.iterdir()
+    shutil.rmtree(place)
+    assert kept.new().folder.is_dir()
     kept.close()
     assert not list(tmp_path.iterdir())

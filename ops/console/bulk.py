@@ -35,9 +35,9 @@ def common_of(values: Mapping[str, str]) -> dict[str, Any]:
         common["resendSms"] = True
     if values["hours"]:
         common["ttlSec"] = int(values["hours"]) * 3600
-    if values["from"] or values["to"]:
+    days = values.get("days", "").split()
+    if values["from"] or values["to"] or days:  # days alone are refused, not left out
         window: dict[str, Any] = {name: values[name] for name in ("from", "to") if values[name]}
-        days = values.get("days", "").split()
         common["sendWindow"] = {**window, "zone": values["zone"] or "recipient"}
         common["sendWindow"] |= {"days": days} if days else {}
     return common

@@ -46,6 +46,7 @@ ADD, ADDED = "add list", "added list"
 WAITS = "waits for a last look"
 UNSEEN = "Its list has not been looked through as the form is now: choose Change, and go on there."
 BROKEN_OFF = "The console ended while a list was added. Add the same list again to go on"
+UNBEGUN = "The latest add did not begin, and has stored nothing."
 TWICE = "nothing is stored twice"
 ENTRIES = 1000
 """Entries of the audit stream among which ends of adds are looked for."""
@@ -60,7 +61,8 @@ class Draft:
     """A campaign's list and fields. ``file``: the list's name as it was uploaded.
 
     ``found`` is what the dry run printed, ``fault`` why there is none, ``said`` the latest line of
-    an add. ``is_begun``: something of it may be stored.
+    an add. ``is_begun``: something of it may be stored. ``seen`` is another for each look, so that
+    nothing is started from the page of an earlier one.
     """
 
     id: str
@@ -73,6 +75,7 @@ class Draft:
     said: str = ""
     is_begun: bool = False
     used: float = 0.0
+    seen: str = ""
 
     @property
     def name(self) -> str:
@@ -162,8 +165,9 @@ class Drafts:
 
     def look(self, draft: Draft) -> None:
         """Begins a dry run. It gives the turn back that was taken."""
-        draft.state, draft.found, draft.fault = "looking", None, ""
         (draft.folder / "common.json").write_text(json.dumps(common_of(draft.values)))
+        draft.state, draft.found, draft.fault = "looking", None, ""
+        draft.seen = secrets.token_urlsafe(6)
         self._pool.submit(self._look, draft)
 
     def start(self, actions: Actions, given: Values) -> str:
@@ -171,6 +175,8 @@ class Drafts:
         draft = self.get(given["draft"])
         if draft is None or draft.name != given["name"]:
             raise WrongValue("the list is no longer here: upload it again")
+        if draft.seen != given["seen"]:
+            raise WrongValue("it was looked through anew since: go back, and see what that found")
         with self._lock:
             adding = [each.name for each in [*self._known.values()] if each.state == "adding"]
             if draft.state != "ready":
@@ -183,6 +189,7 @@ class Drafts:
             self._open(draft, actions)
         except BaseException:
             draft.state = "ready"
+            self._end(draft, actions, UNBEGUN)
             raise
         self._pool.submit(self._add, draft, actions)
         return "Started: the list is being added."
@@ -225,7 +232,7 @@ class Drafts:
 
     def _folder(self) -> Path:
         """Returns the folder of this process; deletes those of consoles that were killed."""
-        if not self._place:
+        if not (self._place and self._place[-1].exists()):  # who tidies up may have taken it
             prefix = f"courier-console-{os.getuid()}-"
             for path in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
                 with suppress(OSError), (path / _LOCK).open("r") as file:
@@ -233,9 +240,9 @@ class Drafts:
                     shutil.rmtree(path, ignore_errors=True)
             self._place.append(Path(tempfile.mkdtemp(prefix=prefix)))
             # Processes inherit the lock: nobody deletes a list that is still read.
-            self._files.append((self._place[0] / _LOCK).open("w"))
-            fcntl.flock(self._files[0], fcntl.LOCK_EX)
-        return self._place[0]
+            self._files.append((self._place[-1] / _LOCK).open("w"))
+            fcntl.flock(self._files[-1], fcntl.LOCK_EX)
+        return self._place[-1]
 
     def _look(self, draft: Draft) -> None:
         price = draft.values["price"]
@@ -277,6 +284,10 @@ class Drafts:
             draft.state = "ready"
             logger.error("adding a list failed", extra={"error": type(error).__name__})
         draft.used = time.monotonic()
+        self._end(draft, actions, text)
+
+    def _end(self, draft: Draft, actions: Actions, text: str) -> None:
+        """Notes how an add has ended."""
         self._note(draft.name, text)
         try:
             actions.record(ADDED, draft.name, text)

@@ -53,9 +53,9 @@ browser may leave it unread."""
 NAV = {"/": "Home", "/messages": "Messages", "/dead": "Dead letters", "/audit": "Audit"}
 
 _UNSEEN = re.compile(
-    "[\x00-\x09\x0b-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff]"
+    "[\x00-\x09\x0b-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff]"
 )
-"""Control characters, line ends but one, marks of direction, and what has no width."""
+"""Control characters, line ends but one, marks of direction, what has no width or is no text."""
 Run = Callable[..., Awaitable[Any]]
 
 

@@ -46,7 +46,8 @@ NAMES = (
 )
 BOXES = ("template", "resendSms", "paused", "days")
 PATTERNS = {
-    "name": (CAMPAIGN.pattern, "Name: 1 to 64 of A-Z, a-z, 0-9, _ . -"),
+    # No browser asks for a page that is called . or ..
+    "name": (rf"(?!\.\.?$){CAMPAIGN.pattern}", "Name: 1 to 64 of A-Z, a-z, 0-9, _ . -"),
     "subject": (".{1,11}", "Sender: 1 to 11 characters"),
     "country": ("([A-Za-z]{2})?", "Country: two letters, such as RU"),
     "priority": ("|".join(LANES), "Lane: one of the list"),

@@ -81,16 +81,18 @@ class Survey(Tally):
     def _count(self, recipient: Recipient) -> None:
         number, checks = recipient.number, self._checks
         job = checks and require_in_time(checks.parse(recipient.job, self._now))
-        is_sent = self._sends_all or int(number.digits) not in self._seen
-        if job and job.id and is_sent:
-            if self._owners.setdefault(job.id, job.digest) != job.digest:
-                raise Refusal(NOT_ITS_ID)
+        if job and job.id and (self._sends_all or int(number.digits) not in self._seen):
+            self._require_own(job.id, job.digest)
         if is_new := self.number(number.digits, lambda _: number.country):
             self.landlines += number.is_landline
         elif self.repeated <= LINES:
             self.repeated_lines.append(recipient.row.line)
         if checks and job and (is_new or self._sends_all):
             self.message(checks, recipient.job, job, checks.wire(job))
+
+    def _require_own(self, id: str, digest: str) -> None:
+        if self._owners.setdefault(id, digest) != digest:
+            raise Refusal(NOT_ITS_ID)
 
     def few(self) -> Iterator[tuple[str, int]]:
         """Yields the countries that the list otherwise hardly has, with how many numbers."""
