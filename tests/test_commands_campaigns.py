@@ -102,6 +102,30 @@ def test_a_report_of_lists_says_what_became_of_each_person(
     old = ("campaign", "report", "nov-sale", "--list", str(first))
     assert "--list needs --csv" in courier(*old, code=2).stderr
     assert "another file" in courier(*old, "--csv", str(first), *how, code=2).stderr
+    # Nor is a list replaced by an earlier report
+    kept = first.rename(tmp_path / "report.csv.old")
+    old = ("campaign", "report", "nov-sale", "--list", str(kept))
+    assert "another file" in courier(*old, "--csv", str(report), *how, code=2).stderr
+    assert kept.read_text("cp1251").startswith(head)
+
+
+def test_a_report_of_a_list_gives_nobody_the_end_of_another_persons_message(
+    courier: Courier, shop: Workshop, tmp_path: Path
+) -> None:
+    file, common, report = (tmp_path / name for name in ("list.csv", "common.json", "report.csv"))
+    common.write_text(json.dumps(common_job(priority="low")))
+    file.write_text("id,address\na,79250000001\na,79250000002\nb,79250000001\n")
+    words = ("--common", str(common), "--campaign", "nov-sale")
+    courier("bulk", str(file), *words, code=1)
+    shop.answer(Refused("error-address-unknown"))
+    courier("campaign", "report", "nov-sale", "--list", str(file), "--csv", str(report))
+    with report.open(newline="") as written:
+        found = [(row["status"], row["reason"]) for row in csv.DictReader(written)]
+    assert found == [
+        ("rejected", "error-address-unknown"),
+        ("refused", "id belongs to another message"),
+        ("repeated", "an earlier row has this number"),
+    ]
 
 
 def test_a_report_of_a_list_follows_a_letter_that_was_sent_again(

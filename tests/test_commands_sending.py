@@ -246,6 +246,23 @@ def test_bulk_takes_no_refused_rows_of_repeated_numbers_for_those_that_are_store
     assert (told["stored"], told["storedBefore"], len(waiting(producer))) == (1, 1, 2)
 
 
+def test_bulk_again_with_mended_rows_of_repeated_numbers_sends_nothing_twice(
+    courier: Courier, producer: Producer, common: str, tmp_path: Path
+) -> None:
+    # Given a number's first row with a spreadsheet's error, and its second one, which is stored
+    file = tmp_path / "list.csv"
+    file.write_text("address,content.text\n79250000001,#N/A\n79250000001,B\n")
+    words = ("bulk", str(file), "--common", common, "--repeat")
+    assert courier.json(*words, code=1)["stored"] == 1
+    # When the first is mended
+    file.write_text(file.read_text().replace("#N/A", "A"))
+    told = courier.json(*words)
+    # Then it is sent, and the second not again
+    assert (told["stored"], told["storedBefore"]) == (1, 1)
+    texts = sorted(job["content"]["text"] for job in jobs(courier, producer))
+    assert texts == ["A", "B"]
+
+
 def test_bulk_writes_reasons_that_the_lists_encoding_lacks(
     courier: Courier, producer: Producer, tmp_path: Path
 ) -> None:

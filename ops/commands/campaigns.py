@@ -148,7 +148,8 @@ def report(name: str, csv: str | None, listed: Path | None, as_json: bool, **how
 def _write_list(
     found: Campaign, listed: Path, path: Path, country: str | None, repeat: bool, **how: Any
 ) -> None:
-    if path.exists() and path.samefile(listed):
+    places = [path, Path(f"{path}.old")] if path.exists() else []  # what is there becomes .old
+    if any(each.exists() and each.samefile(listed) for each in places):
         raise click.UsageError("--csv must be another file than --list")
     try:
         table = Table(listed, Reading(**how, template=True))

@@ -50,7 +50,9 @@ class Row(NamedTuple):
 
 
 class Refusal(Exception):
-    """A row can't be used. The text says why and repeats no cell."""
+    """A row can't be used. The text says why and repeats no cell. ``number``: if it can be read."""
+
+    number = ""
 
 
 def is_blank(cell: str) -> bool:

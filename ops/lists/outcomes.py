@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from viber_courier import ReportRow
 from viber_courier.ops.lists.columns import Refusal, Row
-from viber_courier.ops.lists.recipients import read_recipient
+from viber_courier.ops.lists.recipients import NOT_ITS_ID, read_recipient
 from viber_courier.ops.lists.storing import Ids
 from viber_courier.ops.lists.tables import Table
 
@@ -32,17 +32,21 @@ def outcomes(
     table: Table, country: str | None, ids: Ids, ends: dict[str, End], sends_all: bool
 ) -> Iterator[tuple[Row, End]]:
     """Yields a list's rows with what became of each."""
-    seen = set[int]()
+    seen, owners = set[int](), dict[str, str]()
     for row in table.rows():
         try:
             recipient = read_recipient(row, table.columns, country)
         except Refusal as wrong:
+            ids.next(wrong.number)
             yield row, ("refused", str(wrong), "", "")
             continue
         number = recipient.number.digits
         id, own = ids.next(number), recipient.job.get("id")
-        if int(number) in seen and not (sends_all or own):
+        if int(number) in seen and not (sends_all or own in ends):
             yield row, ("repeated", "an earlier row has this number", "", "")
             continue
         seen.add(int(number))
+        if own and owners.setdefault(own, number) != number:
+            yield row, ("refused", NOT_ITS_ID, "", "")
+            continue
         yield row, ends.get(own or id, ("", ABSENT, "", ""))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from viber_courier.ops.lists.columns import Columns, Refusal, Row
@@ -30,7 +31,13 @@ class Recipient(NamedTuple):
 
 def read_recipient(row: Row, columns: Columns, country: str | None) -> Recipient:
     """Returns a row's job and number. Raises Refusal."""
-    job = columns.job(row.cells)
+    try:
+        job = columns.job(row.cells)
+    except Refusal as wrong:
+        with suppress(InvalidMessage):
+            address = row.cells[columns.names.index("address")]
+            wrong.number = read_number(address, country).digits
+        raise
     if "address" not in job:
         raise Refusal("address is required")
     try:

@@ -129,15 +129,18 @@ class Storing:
 
     def store(self, chunk: Sequence[Row]) -> None:
         """Stores those of the rows that are valid. Repeating it changes nothing."""
-        good, refused = list[Recipient](), list[tuple[Row, str]]()
+        good, refused, made = list[Recipient](), list[tuple[Row, str]](), dict[int, str]()
         for row in chunk:
             try:
                 good.append(read_recipient(row, self._columns, self._country))
+                number = good[-1].number.digits
             except Refusal as wrong:
                 refused.append((row, str(wrong)))
+                number = wrong.number
+            made[row.line] = self._ids.next(number)  # once mended, it has the same place
         while good:
             batch, good = self._split(good)
-            refused += self._enqueue(batch)
+            refused += self._enqueue(batch, made)
         for row, reason in sorted(refused):
             self._refused.add(row, reason)
 
@@ -156,9 +159,11 @@ class Storing:
                 later.append(each)
         return [*batch.values()], later
 
-    def _enqueue(self, batch: list[Recipient]) -> Iterator[tuple[Row, str]]:
-        """Stores rows; returns those that were refused, with the reason."""
-        jobs = [{"id": self._ids.next(each.number.digits), **each.job} for each in batch]
+    def _enqueue(
+        self, batch: list[Recipient], made: Mapping[int, str]
+    ) -> Iterator[tuple[Row, str]]:
+        """Stores rows, under ids ``made`` by line; returns those that were refused, and why."""
+        jobs = [{"id": made[each.row.line], **each.job} for each in batch]
         before = self._retry(lambda: self._existing([job["id"] for job in jobs]))
         lines = [each.row.line for each in batch]
         ids, faults = self._retry(lambda: self._attempt(jobs, lines))
