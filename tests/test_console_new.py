@@ -282,6 +282,37 @@ def test_an_earlier_looks_page_starts_nothing(person: Person, app: Producer) -> 
 
 
 @pytest.mark.slow
+def test_a_text_is_sent_as_people_paste_it(person: Person, app: Producer) -> None:
+    """With spaces that hold a number together, and emoji that are joined."""
+    text = "Скидка 5\xa0000\u202f₽ \U0001f469\u200d\U0001f4bb"
+    page = looked(person, send(person, workbook(1), name="pasted", text=text))
+    draft = re.findall(r'href="/new-campaign\?draft=([^"]*)"', page.text)[0]
+    assert text in person.get(f"/new-campaign?draft={draft}").text, "Change keeps it"
+    press_start(person, page)
+    assert "1 message stored" in added(person, "pasted")
+    (row,) = app.campaign("pasted").report()
+    found = person.fill(f"/do/reveal?id={row.id}")
+    assert text in found.text
+
+
+@pytest.mark.slow
+def test_a_campaigns_page_has_the_rows_of_its_latest_add(person: Person, app: Producer) -> None:
+    # Given two lists for one campaign, and the one that came first is added last
+    head, pages = "Телефон;Имя;Скидка\n", []
+    for n, wrong in enumerate(("11", "22")):
+        rows = f"{head}+7925000000{n};Ольга;5\n{wrong};Иван;5\n"
+        pages.append(looked(person, send(person, rows.encode(), "list.csv", name="both")))
+    for n in (1, 0):
+        press_start(person, pages[n])
+        wait_for(lambda n=n: app.campaign("both").progress().added == 2 - n, 60)  # type: ignore
+        wait_for(lambda: "is being added" not in words(person.get("/campaigns/both")), 60)
+    # Then its page has the rows that this one refused
+    page = person.get("/campaigns/both").text
+    (place,) = re.findall(r'href="(/new-campaign/[^"]*refused.csv)"', page)
+    assert "11;" in person.get(place).content.decode("utf-8")
+
+
+@pytest.mark.slow
 def test_a_double_click_starts_once(person: Person, app: Producer) -> None:
     page = looked(person, send(person, workbook(500), name="double"))
     path = re.findall(r'href="(/do/start-campaign[^"]*)"', page.text)[0].replace("&amp;", "&")

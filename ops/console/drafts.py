@@ -61,8 +61,8 @@ class Draft:
     """A campaign's list and fields. ``file``: the list's name as it was uploaded.
 
     ``found`` is what the dry run printed, ``fault`` why there is none, ``said`` the latest line of
-    an add. ``is_begun``: something of it may be stored. ``seen`` is another for each look, so that
-    nothing is started from the page of an earlier one.
+    an add. ``begun``: when its latest add began, by which something of it may be stored. ``seen`` is
+    another for each look, so that nothing is started from the page of an earlier one.
     """
 
     id: str
@@ -73,7 +73,7 @@ class Draft:
     found: dict[str, Any] | None = None
     fault: str = UNSEEN
     said: str = ""
-    is_begun: bool = False
+    begun: float = 0.0
     used: float = 0.0
     seen: str = ""
 
@@ -152,7 +152,7 @@ class Drafts:
         if draft.file:
             draft.list.replace(kept.list)
             kept.file = draft.file
-        kept.values, kept.is_begun = draft.values, False
+        kept.values, kept.begun = draft.values, 0.0
         self.drop(draft)
         return kept
 
@@ -205,7 +205,8 @@ class Drafts:
             self._ended = ended
         drafts = [each for each in [*self._known.values()] if each.values.get("name") == name]
         adding = next((each for each in drafts if each.state == "adding"), None)
-        latest = next((each for each in reversed(drafts) if each.is_begun), None)
+        begun = [each for each in drafts if each.begun]
+        latest = max(begun, key=lambda each: each.begun, default=None)
         return {"adding": adding, "latest": latest, "ended": self._ended.get(name, "")}
 
     def close(self) -> None:
@@ -259,7 +260,7 @@ class Drafts:
             self.give()
 
     def _open(self, draft: Draft, actions: Actions) -> None:
-        is_paused = draft.values.get("paused") and not draft.is_begun
+        is_paused = draft.values.get("paused") and not draft.begun
         rate = draft.values["rate"]
         how = [counted((draft.found or {})["messages"], "message")]
         how += ["paused at first"] if is_paused else []
@@ -270,7 +271,7 @@ class Drafts:
             actions.producer.campaign(draft.name).pause(WAITS)
         if rate:
             actions.producer.campaign(draft.name, rate=float(rate)).add([])
-        draft.is_begun, draft.said = True, ""
+        draft.begun, draft.said = time.monotonic(), ""
 
     def _add(self, draft: Draft, actions: Actions) -> None:
         text = "It failed: the log says why."

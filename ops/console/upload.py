@@ -28,6 +28,8 @@ UPLOAD_SECONDS, CHUNK_SECONDS = 900.0, 60.0
 """How long a list may take to come, and each part of it."""
 MOST_CHARACTERS, MOST_PARTS = 2100, 40
 """Of a field, and of a form."""
+PASTED = dict.fromkeys(map(ord, "\n\xa0\u2009\u200c\u200d\u202f"))
+"""What else a text may have: line ends, spaces that hold together, what joins emoji."""
 CHUNK = 2**16
 TICK_SECONDS = 60.0
 """How often drafts are looked at that may have expired."""
@@ -193,7 +195,7 @@ async def text_of(part: BodyPartReader) -> str:
         text = data.decode().replace("\r\n", "\n").strip()
     except UnicodeDecodeError:
         raise Problem(400, "The form can't be read.") from None
-    if len(text) > MOST_CHARACTERS or not text.replace("\n", "").isprintable():
+    if len(text) > MOST_CHARACTERS or not text.translate(PASTED).isprintable():
         raise Problem(400, "A field is too long, or not printable.")
     return text
 

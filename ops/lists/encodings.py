@@ -58,8 +58,9 @@ def find_encoding(path: Path, given: str | None, names: Collection[str]) -> tupl
     """
     if given:
         try:
+            b"0".decode(given, "ignore")  # some codecs are of no text, or of no long one
             given = codecs.lookup(given).name
-        except LookupError:
+        except (LookupError, UnicodeError):
             raise NotAList(f"no such encoding: {given}") from None
         given = given.removesuffix("-sig")
     with path.open("rb") as file:
