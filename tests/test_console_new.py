@@ -607,6 +607,31 @@ def test_the_commands_words_become_the_forms() -> None:
     assert plain("common.sendWindow.zone is unknown") == "Time zone is unknown"
 
 
+@pytest.mark.slow
+def test_refused_rows_of_an_earlier_list_are_gone(person: Person) -> None:
+    page = looked(person, send(person, b"address\n1\n79250000001\n", name="mixed", column=""))
+    (place,) = re.findall(r'href="(/new-campaign/[^"]*refused.csv)"', page.text)
+    assert person.get(place).status_code == 200
+    draft = place.split("/")[2]
+    page = looked(person, send(person, b"%PDF-1.4", name="mixed", draft=draft))
+    assert page.url.endswith(draft) and "is a PDF" in words(page)
+    assert person.get(place).status_code == 404
+
+
+@pytest.mark.slow
+def test_no_fault_names_an_option_that_the_form_lacks(person: Person) -> None:
+    for given, list, fault in (
+        ({"column": ""}, workbook(1), "name that of the phone numbers in the form"),
+        ({"column": "Имя"}, b"address\n1\n", "numbers names a column 'Имя' that"),
+        ({"sheet": "A"}, workbook(1), "the name that the field Sheet gives"),
+        ({"sheet": "A"}, b"address\n1\n", "The field Sheet names a sheet, and"),
+        ({"country": "zz"}, workbook(1), "Country: must be a country's two letters"),
+        ({"column": ""}, b"address;smsText\n79250000001;\xdf\n", "save the list as .xlsx"),
+    ):
+        said = words(looked(person, send(person, list, "l", name="words", **given)))
+        assert fault in said and "--" not in said, said
+
+
 def test_drafts_are_few_and_expire(
     tmp_path: Path, app: Producer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -163,6 +163,8 @@ def test_encodings_are_found_out(write: Write, encoding: str, text: str) -> None
         ("address,comment\n1,Zażółć gęślą jaźń\n".encode("cp1250"), None, "name it with --enc"),
         ("address,comment\n1,Я\n".encode("koi8-r"), None, "line 2 has letters whose encoding"),
         ("address\n1\n", "klingon", "no such encoding"),
+        ("address\n1\n", "hex", "no such encoding"),
+        ("address\n1\n", "idna", "no such encoding"),
         *[
             (f"address,comment\n1,{text}\n".encode(encoding), None, "whose encoding can't be told")
             for encoding, text in (

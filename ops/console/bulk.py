@@ -10,6 +10,16 @@ from viber_courier.ops.console.forms import LABELS
 from viber_courier.ops.lists.recipients import counted
 
 _OPTION = re.compile(r" ?\(--[^)]*\)")
+_MAP = re.compile(r"(?:, such as address;content\.text)?; --map COLUMN.*")
+_WORDS = {
+    "--map names": "Column of phone numbers names",
+    "--sheet NAME": "the field Sheet",
+    "--sheet": "the field Sheet",
+    "Invalid value for '--country'": "Country",
+    "--campaign NAME": "name",
+    "name it with --encoding, e.g. cp1251": "save the list as .xlsx",
+}
+"""What stands in the form for the command's options."""
 _PATH = re.compile(r"\b(?:common\.)?(?:content|sendWindow)\.(\w+)|\bcommon\.(\w+)")
 
 
@@ -46,7 +56,8 @@ def common_of(values: Mapping[str, str]) -> dict[str, Any]:
 def plain(text: str) -> str:
     """Returns what the command said in the words of the console's form, without its options."""
     text = _OPTION.sub("", text).removeprefix("nothing was stored: ")
-    for option, words in (("--sheet NAME", "the field Sheet"), ("--campaign NAME", "name")):
+    text = _MAP.sub("; name that of the phone numbers in the form", text)
+    for option, words in _WORDS.items():
         text = text.replace(option, words)
     text = _PATH.sub(lambda found: LABELS.get(found[1] or found[2], found[0]), text)
     return text[:1].upper() + text[1:]

@@ -61,8 +61,8 @@ class Draft:
     """A campaign's list and fields. ``file``: the list's name as it was uploaded.
 
     ``found`` is what the dry run printed, ``fault`` why there is none, ``said`` the latest line of
-    an add. ``begun``: when its latest add began, by which something of it may be stored. ``seen`` is
-    another for each look, so that nothing is started from the page of an earlier one.
+    an add. ``begun``: when its latest add began, by which something of it may be stored. ``seen``
+    is another for each look, so that nothing is started from the page of an earlier one.
     """
 
     id: str
@@ -166,6 +166,7 @@ class Drafts:
     def look(self, draft: Draft) -> None:
         """Begins a dry run. It gives the turn back that was taken."""
         (draft.folder / "common.json").write_text(json.dumps(common_of(draft.values)))
+        draft.refused.unlink(missing_ok=True)  # they are another list's
         draft.state, draft.found, draft.fault = "looking", None, ""
         draft.seen = secrets.token_urlsafe(6)
         self._pool.submit(self._look, draft)
