@@ -381,6 +381,20 @@ def test_a_list_needs_the_token_first_and_our_own_site(person: Person, console: 
     assert person.get("/new-campaign/nothing").status_code == 404
 
 
+def test_what_a_form_calls_its_parts_is_in_no_log(console: Console) -> None:
+    """Nobody needs a login to send it, and each text would be kept in memory, too."""
+    kind = {"Origin": console.url, "Content-Type": "multipart/form-data; boundary=x"}
+    for odd in (
+        "form-data; name=79255550123",
+        "form-data; name*=x''%ff; filename*=y''79255550123",
+        ";",
+    ):
+        body = f"--x\r\nContent-Disposition: {odd}\r\n\r\nx\r\n--x--\r\n"
+        sent = requests.post(f"{console.url}/new-campaign", data=body, headers=kind, timeout=30)
+        assert sent.status_code == 403
+    assert "Disposition" not in console.log
+
+
 @pytest.mark.slow
 def test_at_most_two_lists_at_once_and_no_larger_than_allowed(person: Person) -> None:
     token = inputs(person.get("/new-campaign").text)["token"]
@@ -605,6 +619,10 @@ def test_the_commands_words_become_the_forms() -> None:
     assert plain("nothing was stored: common.content.text must be") == "Text must be"
     assert plain("no column 'address' (--map COLUMN=address)") == "No column 'address'"
     assert plain("common.sendWindow.zone is unknown") == "Time zone is unknown"
+    text = (
+        "such as address;content.text; --map COLUMN=FIELD renames a column (not read: 1 more sheet)"
+    )
+    assert plain(f"name them, {text}").endswith("in the form (not read: 1 more sheet)")
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from viber_courier.ops.console.forms import LABELS
 from viber_courier.ops.lists.recipients import counted
 
 _OPTION = re.compile(r" ?\(--[^)]*\)")
-_MAP = re.compile(r"(?:, such as address;content\.text)?; --map COLUMN.*")
+_MAP = re.compile(r"(?:, such as address;content\.text)?; --map COLUMN.*?(?= \(|$)")
 _WORDS = {
     "--map names": "Column of phone numbers names",
     "--sheet NAME": "the field Sheet",

@@ -7,6 +7,7 @@ import logging
 import re
 import socket
 import ssl
+import warnings
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from hmac import compare_digest
@@ -15,7 +16,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from aiohttp import BodyPartReader, hdrs, web
+from aiohttp import (
+    BadContentDispositionHeader,
+    BadContentDispositionParam,
+    BodyPartReader,
+    hdrs,
+    web,
+)
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
@@ -77,6 +84,8 @@ class Console:
 
     def app(self) -> web.Application:
         """Returns the routes."""
+        for odd in (BadContentDispositionHeader, BadContentDispositionParam):
+            warnings.simplefilter("ignore", odd)  # they repeat what anybody may have sent
         self._producer = Producer(
             self._settings, client=connect(self._settings.redis_url, self._settings.namespace)
         )
