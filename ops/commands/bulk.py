@@ -197,9 +197,7 @@ def bulk(
     refused_file = _refused_file(file, common_file, named := more.pop("refused_file"))
     campaign = _campaign(campaign, common, dry_run)
     with _before_storing(), ExitStack() as stack:
-        table, survey = Table(file, Reading(**more)), Survey()
-        if repeat and table.columns.has_reasons and "id" not in table.columns.names:
-            raise NotAList(REPEATED)
+        table, survey = _table(file, repeat, **more), Survey()
         if dry_run:
             keep = _rows_to_mend(named, table, stack)
             survey = try_out(table, country, common, campaign, template, repeat, keep)
@@ -220,6 +218,13 @@ def bulk(
         _store_all(storing, table, file.name, survey.rows)
     _report(storing, refused, refused_file, survey, notes if as_json else None)
     sys.exit(PARTLY if refused.count else 0)
+
+
+def _table(file: Path, sends_all: bool, **more: Any) -> Table:
+    table = Table(file, Reading(**more))
+    if sends_all and table.columns.has_reasons and "id" not in table.columns.names:
+        raise NotAList(REPEATED)
+    return table
 
 
 def _rows_to_mend(

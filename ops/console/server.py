@@ -16,13 +16,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from aiohttp import (
-    BadContentDispositionHeader,
-    BadContentDispositionParam,
-    BodyPartReader,
-    hdrs,
-    web,
-)
+from aiohttp import BodyPartReader, hdrs, web
+from aiohttp.multipart import BadContentDispositionHeader, BadContentDispositionParam
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 

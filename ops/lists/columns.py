@@ -77,6 +77,8 @@ def is_field(name: str) -> bool:
 class Columns:
     """The columns that a header names. ``header`` is the header as written, without ``reason``.
 
+    ``has_reasons``: it is that of a file of refused rows.
+
     With ``template``, other names are a template's (schemas/template.py). Otherwise raises NotAList
     if it names what is no field of a job; also without an ``address``.
     """
@@ -88,6 +90,7 @@ class Columns:
         names = [name_of(cell, renamed) for cell in self.header]
         is_ours = len(names) > 1 and names[-1].casefold() == REASON and REASON not in renamed
         self._reason = len(names) - 1 if is_ours else None
+        self.has_reasons = is_ours
         if is_ours:
             del names[-1], self.header[-1]
         self.names = names
@@ -111,11 +114,6 @@ class Columns:
         if "address" not in names:
             raise NotAList("no column 'address' for the phone numbers (--map COLUMN=address)")
         self._fields = [(n, name) for n, name in enumerate(names) if name != IGNORED]
-
-    @property
-    def has_reasons(self) -> bool:
-        """Whether the list is a file of refused rows."""
-        return self._reason is not None
 
     def cells(self, cells: Sequence[str]) -> list[str]:
         """Returns a record's cells without the reason, filled up to the columns' number.
