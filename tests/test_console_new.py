@@ -644,6 +644,7 @@ def test_no_fault_names_an_option_that_the_form_lacks(person: Person) -> None:
         ({"sheet": "A"}, workbook(1), "the name that the field Sheet gives"),
         ({"sheet": "A"}, b"address\n1\n", "The field Sheet names a sheet, and"),
         ({"country": "zz"}, workbook(1), "Country: must be a country's two letters"),
+        ({"country": ""}, workbook(1), "national numbers these are, by the field Country"),
         ({"column": ""}, b"address;smsText\n79250000001;\xdf\n", "save the list as .xlsx"),
     ):
         said = words(looked(person, send(person, list, "l", name="words", **given)))

@@ -16,6 +16,7 @@ _WORDS = {
     "--sheet NAME": "the field Sheet",
     "--sheet": "the field Sheet",
     "Invalid value for '--country'": "Country",
+    "as --country RU": "by the field Country",
     "--campaign NAME": "name",
     "name it with --encoding, e.g. cp1251": "save the list as .xlsx",
 }
