@@ -44,8 +44,8 @@ PURE = [
     "ops/lists/columns",
     "ops/lists/recipients",
 ]
-CORE, OPS, COMMANDS, LISTS, APPS = 8658, 1755, 2323, 1166, 2201
-CONSOLE = 1686
+CORE, OPS, COMMANDS, LISTS, APPS = 8658, 1755, 2336, 1193, 2201
+CONSOLE = 1712
 """Lines of code: all but ``ops``, ``ops``, its commands, its lists, what apps of one kind need, the
 console (docs/decisions/0021, 0027, 0036, 0045)."""
 

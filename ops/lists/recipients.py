@@ -67,7 +67,7 @@ class Survey(Tally):
         self._checks, self._now, self._sends_all = checks, now, sends_all
         self.landlines = self.width = 0
         self.lines = dict[str, int]()  # the first of each reason
-        self._owners = dict[str, str]()  # the digest of the message that has an id of the app's own
+        self._owners = dict[int, int]()  # whose is each id of the list's own; hashes, to be small
         self.repeated_lines: list[int] = []
 
     def add(self, rows: Iterable[Row], columns: Columns, country: str | None) -> None:
@@ -98,7 +98,7 @@ class Survey(Tally):
             self.message(checks, recipient.job, job, checks.wire(job))
 
     def _require_own(self, id: str, digest: str) -> None:
-        if self._owners.setdefault(id, digest) != digest:
+        if self._owners.setdefault(hash(id), hash(digest)) != hash(digest):
             raise Refusal(NOT_ITS_ID)
 
     def few(self) -> Iterator[tuple[str, int]]:
