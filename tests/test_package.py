@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import signal
 import subprocess
 import sys
@@ -26,8 +27,22 @@ getattr(build_meta, f"build_{sys.argv[1]}")(sys.argv[2])
 """
 
 
-def git(*args: str) -> bytes:
-    return subprocess.run(["git", *args], cwd=ROOT, check=True, capture_output=True).stdout
+def git(*args: str, at: Path = ROOT, **env: str) -> bytes:
+    command = ["git", *args]
+    env = {**os.environ, **env}
+    return subprocess.run(command, cwd=at, check=True, capture_output=True, env=env).stdout
+
+
+def work_tree(folder: Path, root: Path = ROOT) -> str:
+    """The work tree as it is, changes to it included; a new file is in it once it is added."""
+    # Git locks the index for this: others that run beside it would fail.
+    index = folder / "index"
+    place = git("rev-parse", "--git-path", "index", at=root).decode().strip()
+    index.write_bytes((root / place).read_bytes())
+    person = {"GIT_AUTHOR_NAME": "t", "GIT_AUTHOR_EMAIL": "t@t"}  # it makes a commit
+    person |= {"GIT_COMMITTER_NAME": "t", "GIT_COMMITTER_EMAIL": "t@t"}
+    made = git("stash", "create", at=root, GIT_INDEX_FILE=str(index), **person)
+    return made.decode().strip() or "HEAD"
 
 
 class Builds:
@@ -38,8 +53,7 @@ class Builds:
         wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         subprocess.run([*pip, "--target", folder / "backend", *wanted], check=True)
-        # The work tree as it is, changes to it included; a new file is in it once it is added.
-        tree = git("stash", "create").decode().strip() or "HEAD"
+        tree = work_tree(folder)
         self.checkout = folder / "checkout"
         with tarfile.open(fileobj=io.BytesIO(git("archive", tree))) as archive:
             archive.extractall(self.checkout, filter="tar")
@@ -58,6 +72,21 @@ class Builds:
         assert run.returncode == 0, run.stderr
         (built,) = into.iterdir()
         return built
+
+
+def test_a_work_tree_is_read_while_git_is_at_work_there(tmp_path: Path) -> None:
+    # Given a changed work tree, whose index another git has locked
+    root = tmp_path / "root"
+    root.mkdir()
+    git("init", "-q", at=root)
+    (root / "file").write_text("committed")
+    git("add", "file", at=root)
+    git("-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "first", at=root)
+    (root / "file").write_text("changed")
+    (root / ".git/index.lock").touch()
+    # Then it is read as it is, and the lock is left to whom it belongs
+    assert git("show", f"{work_tree(tmp_path, root)}:file", at=root) == b"changed"
+    assert (root / ".git/index.lock").exists()
 
 
 @pytest.fixture(scope="session")
