@@ -131,6 +131,7 @@ def good_jobs(draw: st.DrawFn) -> dict[str, Any]:
     return job
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=150)
 @given(st.lists(good_jobs(), min_size=1, max_size=4), st.none() | st.integers(15, 2592000))
 def test_what_we_accept_the_simulator_accepts_to_the_letter(

@@ -132,6 +132,7 @@ def test_an_sdist_and_an_archive_without_links_build_the_same_wheel(builds: Buil
         assert names_in(builds.build("wheel", source)) == names_in(builds.wheel)
 
 
+@pytest.mark.slow
 def test_an_app_installs_two_dependencies(builds: Builds) -> None:
     with zipfile.ZipFile(builds.wheel) as archive:
         (name,) = (name for name in archive.namelist() if name.endswith("/METADATA"))
