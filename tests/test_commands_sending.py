@@ -261,6 +261,12 @@ def test_bulk_again_with_mended_rows_of_repeated_numbers_sends_nothing_twice(
     assert (told["stored"], told["storedBefore"]) == (1, 1)
     texts = sorted(job["content"]["text"] for job in jobs(courier, producer))
     assert texts == ["A", "B"]
+    # When a row whose number was wrong is mended, and put below the others of that number
+    file.write_text(f"{file.read_text()}7925,C\n79250000002,D\n")
+    assert courier.json(*words, code=1)["stored"] == 1
+    file.write_text(file.read_text().replace("7925,C\n", "") + "79250000001,C\n")
+    told = courier.json(*words)
+    assert (told["stored"], told["storedBefore"]) == (1, 3)
 
 
 def test_bulk_writes_reasons_that_the_lists_encoding_lacks(
