@@ -28,7 +28,7 @@ def children(pid: int) -> list[int]:
     """Its processes."""
     try:
         return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return []
 
 
@@ -42,7 +42,7 @@ def is_alive(pid: int) -> bool:
     """Whether it runs; one that has ended and waits to be asked about does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return False
 
 
