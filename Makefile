@@ -39,8 +39,8 @@ test: setup
 	$(BIN)/pytest -n 4 --dist worksteal -m "not slow" $(foreach suite,$(SUITES),--ignore tests/$(suite))
 
 test-faults: $(FAULTS_READY)
-	$(BIN)/pytest -n 4 --dist worksteal --timeout 600 -m slow \
-	  $(foreach suite,$(filter-out faults,$(SUITES)),--ignore tests/$(suite)) --ignore tests/faults/test_fuzz.py
+	$(BIN)/pytest -n 4 --dist worksteal --timeout 600 tests/faults --ignore tests/faults/test_fuzz.py
+	$(BIN)/pytest -n 4 --dist worksteal -m slow $(foreach suite,$(SUITES),--ignore tests/$(suite))
 	$(BIN)/pytest -n 2 --dist worksteal --timeout 600 tests/faults/test_fuzz.py  # alone: any thread would be chance to it
 
 test-ops: $(OPS_READY)
