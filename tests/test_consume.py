@@ -7,15 +7,14 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import redis
 from redis import asyncio as aio
 
-from tests.conftest import free_port, text_job, wait_for
+from tests.conftest import text_job, wait_for
 from viber_courier import (
     AsyncEvent,
     AsyncProducer,
@@ -194,11 +193,8 @@ def test_what_others_have_to_read_is_silence_too(producer: Producer) -> None:
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisServer]:
-    made = RedisServer(tmp_path, free_port())
-    made.start()
-    yield made
-    made.stop()
+def server(own_server: RedisServer) -> RedisServer:
+    return own_server
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -7,7 +7,6 @@ import json
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing, suppress
-from pathlib import Path
 from typing import Any
 
 import kombu
@@ -31,12 +30,9 @@ def producer(redis_server: RedisServer, namespace: str) -> Iterator[Producer]:
 
 
 @pytest.fixture
-def broker(tmp_path: Path) -> Iterator[RedisServer]:
+def broker(own_server: RedisServer) -> RedisServer:
     """The app's own."""
-    server = RedisServer(tmp_path, free_port())
-    server.start()
-    yield server
-    server.stop()
+    return own_server
 
 
 @asynccontextmanager

@@ -206,9 +206,8 @@ def test_an_order_paid_while_redis_is_away_is_sent_within_a_second_of_its_return
             assert time.monotonic() - began < 15
             place.shop.run(ROLLED_BACK)
             assert place.outbox() == {"sent": away, "waiting": 1}
-            wait_for(
-                lambda n=known: "the outbox waits" in said.read_text()[n:], 30
-            )  # it sits it out
+            # it sits it out
+            wait_for(lambda n=known: "the outbox waits" in said.read_text()[n:], 30)
             # Then the one is sent within a second of Redis's return, and the other never
             place.redis.start()
             began = time.monotonic()
